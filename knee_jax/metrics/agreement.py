@@ -1,0 +1,139 @@
+"""Agreement of predicted with true grades, as functions of confusion matrices.
+
+A confusion matrix counts rows of truth against columns of prediction: `confusion[..., t, p]`.
+Leading dimensions are resamples, so that a whole bootstrap is one matrix product
+(`confusion_matrices`) and one call per metric. Where a metric is undefined, for instance kappa when
+truth and prediction are one and the same class throughout, the value is NaN.
+"""
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def pair_indicators(truth: Array, prediction: Array, num_classes: int) -> Array:
+    """Marks which cell of the confusion matrix each knee falls into.
+
+    Args:
+        truth: int [n], 0 to num_classes - 1.
+        prediction: int [n], 0 to num_classes - 1.
+        num_classes: number of classes C.
+
+    Returns:
+        float64 [n, C * C], one-hot in each row.
+    """
+    cells = np.asarray(truth, np.int64) * num_classes + np.asarray(prediction, np.int64)
+    indicators = np.zeros((len(cells), num_classes**2))
+    indicators[np.arange(len(cells)), cells] = 1.0
+    return indicators
+
+
+def confusion_matrices(weights: Array, indicators: Array) -> Array:
+    """Confusion matrices of weighted samples.
+
+    Args:
+        weights: [..., n], how often each knee counts.
+        indicators: [n, C * C] from `pair_indicators`.
+
+    Returns:
+        float64 [..., C, C]: truth in rows, prediction in columns.
+    """
+    num_classes = round(indicators.shape[1] ** 0.5)
+    counts = np.asarray(weights, np.float64) @ indicators
+    return counts.reshape(*counts.shape[:-1], num_classes, num_classes)
+
+
+def accuracy(confusion: Array) -> Array:
+    """Share of knees graded as read, 0 to 1: confusion [..., C, C] -> [...]."""
+    return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
+
+
+def balanced_accuracy(confusion: Array) -> Array:
+    """Mean recall over the classes present in the truth, 0 to 1: [..., C, C] -> [...]."""
+    support = confusion.sum(-1)
+    recall = _ratio(_diagonal(confusion), support)
+    return _ratio(np.where(support > 0, recall, 0.0).sum(-1), (support > 0).sum(-1))
+
+
+def f1_macro(confusion: Array) -> Array:
+    """Unweighted mean of the F1 scores of the classes seen, 0 to 1: [..., C, C] -> [...].
+
+    A class counts as seen where it occurs in the truth or among the predictions (scikit-learn's
+    rule); a class that occurs only among the predictions has F1 = 0.
+    """
+    occurrences = confusion.sum(-1) + confusion.sum(-2)
+    scores = np.where(occurrences > 0, _class_f1(confusion), 0.0)
+    return _ratio(scores.sum(-1), (occurrences > 0).sum(-1))
+
+
+def f1_weighted(confusion: Array) -> Array:
+    """Mean of the classes' F1 scores weighted by true counts, 0 to 1: [..., C, C] -> [...]."""
+    support = confusion.sum(-1)
+    scores = np.where(support > 0, _class_f1(confusion), 0.0)
+    return _ratio((scores * support).sum(-1), support.sum(-1))
+
+
+def linear_kappa(confusion: Array) -> Array:
+    """Cohen's kappa with disagreement |t - p| (Cohen 1968), at most 1: [..., C, C] -> [...]."""
+    return _weighted_kappa(confusion, power=1)
+
+
+def quadratic_kappa(confusion: Array) -> Array:
+    """Cohen's kappa with disagreement (t - p)^2 (Cohen 1968), at most 1: [..., C, C] -> [...]."""
+    return _weighted_kappa(confusion, power=2)
+
+
+def mse(confusion: Array) -> Array:
+    """Mean squared difference of the grades, in squared grades: [..., C, C] -> [...]."""
+    distances = _grade_distances(confusion.shape[-1]) ** 2
+    return _ratio((confusion * distances).sum((-2, -1)), confusion.sum((-2, -1)))
+
+
+def rmse(confusion: Array) -> Array:
+    """Root of `mse`, in grades: [..., C, C] -> [...]."""
+    return np.sqrt(mse(confusion))
+
+
+METRICS = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "f1_macro": f1_macro,
+    "f1_weighted": f1_weighted,
+    "linear_kappa": linear_kappa,
+    "quadratic_kappa": quadratic_kappa,
+    "mse": mse,
+    "rmse": rmse,
+}
+"""Every metric of agreement by the name it has in `metrics.json`."""
+
+
+def _weighted_kappa(confusion: Array, power: int) -> Array:
+    # Distances are those of the grades themselves. scikit-learn without `labels` would close up the
+    # gap that a grade absent from the sample leaves, and so change the disagreement of the others.
+    distances = _grade_distances(confusion.shape[-1]) ** power
+    observed = (confusion * distances).sum((-2, -1))
+    by_chance = confusion.sum(-1)[..., :, None] * confusion.sum(-2)[..., None, :]
+    expected = _ratio((by_chance * distances).sum((-2, -1)), confusion.sum((-2, -1)))
+    return 1.0 - _ratio(observed, expected)
+
+
+def _grade_distances(num_classes: int) -> Array:
+    grades = np.arange(num_classes)
+    return np.abs(grades[:, None] - grades[None, :]).astype(np.float64)
+
+
+def _class_f1(confusion: Array) -> Array:
+    return _ratio(2.0 * _diagonal(confusion), confusion.sum(-1) + confusion.sum(-2))
+
+
+def _diagonal(confusion: Array) -> Array:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Quotient, NaN where the denominator is zero."""
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    )
+    quotient = np.full(numerator.shape, np.nan)
+    return np.divide(numerator, denominator, out=quotient, where=denominator != 0)

@@ -1,0 +1,123 @@
+"""The predictions table: what its columns are, and the check that they hold what they should.
+
+One row for each knee and visit. Columns: `subject, side, visit` (any other identity, such as
+`cohort, site, split, model, fold`, may follow), then for each grade g that was predicted: `g` (the
+true grade, -1 where nobody read it), `g_pred` (the predicted grade), `g_p0 ... g_p{C-1}` (the
+probabilities of its classes). Software other than this project's can write it as well.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from knee_jax.errors import UserError
+from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
+
+IDENTITY = ("subject", "side", "visit")
+
+_SUM_TOLERANCE = 1e-3
+
+
+def probability_columns(grade: str) -> list[str]:
+    """Names of the columns with the probabilities of a grade's classes, in order."""
+    return [f"{grade}_p{c}" for c in range(NUM_CLASSES[grade])]
+
+
+def grades_in(table: pd.DataFrame) -> list[str]:
+    """The grades that the table speaks of, in the usual order."""
+    columns = set(table.columns)
+    return [g for g in GRADES if columns & {g, f"{g}_pred", *probability_columns(g)}]
+
+
+def subjects_of(table: pd.DataFrame) -> np.ndarray:
+    """Who each row belongs to, str [n]: cohort and subject, since cohorts may share numbers."""
+    subjects = table["subject"].astype(str)
+    if "cohort" in table.columns:
+        subjects = table["cohort"].astype(str) + "/" + subjects
+    return subjects.to_numpy(str)
+
+
+def read_predictions(path: Path | str) -> pd.DataFrame:
+    """Reads and checks a predictions table.
+
+    Raises:
+        UserError: The file is missing, is not a CSV table, or fails `check_predictions`.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"subject": str, "side": str})
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such predictions table; run the evaluation first") from None
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: cannot be read as a CSV table ({reason})") from None
+    check_predictions(table, str(path))
+    return table
+
+
+def check_predictions(table: pd.DataFrame, name: str = "predictions") -> None:
+    """Checks that a predictions table is complete and consistent.
+
+    Args:
+        table: the predictions table.
+        name: what messages call it: its file, where it has one.
+
+    Raises:
+        UserError: A column is missing, a probability is not in [0, 1] or those of a knee do not sum
+            to 1, a grade is not among its classes, or a knee occurs twice. Names the column and
+            the first row at fault, counted from 1 below the header.
+    """
+    if table.empty:
+        raise UserError(f"{name}: has no rows; nothing can be scored")
+    grades = grades_in(table)
+    if not grades:
+        raise UserError(f"{name}: has no grade; expected columns such as kl, kl_pred, kl_p0")
+    needed = list(IDENTITY)
+    for grade in grades:
+        needed += [grade, f"{grade}_pred", *probability_columns(grade)]
+    if absent := [column for column in needed if column not in table.columns]:
+        raise UserError(f"{name}: lacks the column {', '.join(absent)}")
+    for column in IDENTITY:
+        _refuse(table[column].isna().to_numpy(), name, column, "is empty")
+    _check_unique(table, name)
+    for grade in grades:
+        _check_grade(table, grade, name)
+
+
+def _check_unique(table: pd.DataFrame, name: str) -> None:
+    knees = pd.DataFrame({"owner": subjects_of(table)}, index=table.index)
+    repeated = knees.join(table[["side", "visit"]]).duplicated().to_numpy()
+    if repeated.any():
+        knee = table.iloc[int(repeated.argmax())]
+        raise UserError(
+            f"{name}: row {int(repeated.argmax()) + 1} repeats the knee subject {knee['subject']}, "
+            f"side {knee['side']}, visit {knee['visit']}; every knee and visit counts once"
+        )
+
+
+def _check_grade(table: pd.DataFrame, grade: str, name: str) -> None:
+    classes = range(NUM_CLASSES[grade])
+    for column, allowed in ((grade, (MISSING, *classes)), (f"{grade}_pred", tuple(classes))):
+        wrong = ~_numbers(table[column]).isin(allowed).to_numpy()
+        _refuse(wrong, name, column, f"is not one of {', '.join(map(str, allowed))}", table)
+    columns = probability_columns(grade)
+    for column in columns:
+        wrong = ~_numbers(table[column]).between(0.0, 1.0).to_numpy()
+        _refuse(wrong, name, column, "is not a probability", table)
+    totals = table[columns].sum(axis=1).to_numpy(np.float64)
+    wrong = np.abs(totals - 1.0) > _SUM_TOLERANCE
+    _refuse(wrong, name, f"{columns[0]} to {columns[-1]}", "do not sum to 1")
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column, errors="coerce")
+
+
+def _refuse(
+    wrong: np.ndarray, name: str, column: str, problem: str, table: pd.DataFrame | None = None
+) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        found = "" if table is None else f" (found {table[column].iloc[row]})"
+        more = f", and {wrong.sum() - 1} more" if wrong.sum() > 1 else ""
+        raise UserError(f"{name}: {column} {problem} in row {row + 1}{more}{found}")

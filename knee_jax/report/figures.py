@@ -1,0 +1,267 @@
+"""The figures of a report, each a matplotlib figure that the caller saves.
+
+Figures are made without pyplot, hence without global state, a window system or anything to close.
+Colours are Okabe & Ito's (2008), which people with any form of colour blindness tell apart.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from knee_jax.grades import MISSING, NUM_CLASSES
+from knee_jax.landmarks import FEMUR, TIBIA
+from knee_jax.metrics import agreement, discrimination
+from knee_jax.metrics.predictions import grades_in
+from knee_jax.metrics.summary import Summary, task_scores
+from knee_jax.report.examples import Example
+from knee_jax.report.tables import METRIC_TITLES, format_estimate, target_title
+
+Array = np.ndarray
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, BLACK = COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#B8A800",
+    "#222222",
+)
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": "#222222",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.8,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+}
+_DPI = 150
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG; the same figure gives the same bytes."""
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(path, dpi=_DPI, facecolor="white")
+
+
+def confusion_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
+    """Confusion matrices of the named grades: percent of each true grade, and counts.
+
+    Args:
+        table: a predictions table in which each of the grades has labelled rows.
+        grades: which grades, one panel each, at most three in a row.
+    """
+    with matplotlib.rc_context(_STYLE):
+        size = 4.2 if len(grades) == 1 else 3.4
+        figure, panels, _ = _panels(len(grades), 3, (size, size))
+        for axes, grade in zip(panels, grades, strict=True):
+            _draw_confusion(axes, table, grade)
+        return figure
+
+
+def curves_figure(table: pd.DataFrame, task: str, summary: Summary) -> Figure:
+    """ROC and precision-recall curve of a two-class task, with the areas and their intervals.
+
+    Args:
+        table: rows of a predictions table whose grade is known; both classes occur.
+        task: a key of `knee_jax.metrics.summary.TASKS`.
+        summary: the metrics of the same rows.
+    """
+    scores, positives = task_scores(table, task)
+    roc = discrimination.roc_curve(scores, positives)
+    precision_recall = discrimination.precision_recall_curve(scores, positives)
+    prevalence = positives.mean()
+    with matplotlib.rc_context(_STYLE):
+        figure, (left, right), _ = _panels(2, 2, (3.7, 3.8))
+        area = format_estimate(summary[task]["roc_auc"])
+        left.plot([0, 1], [0, 1], color="#999999", lw=1, ls="--", label="Chance 0.500")
+        left.plot(roc.x, roc.y, color=BLUE, label=f"AUC {area}")
+        left.set(
+            title=f"{target_title(task)}: ROC",
+            xlabel="False positive rate (1 - specificity)",
+            ylabel="True positive rate (sensitivity)",
+        )
+        area = format_estimate(summary[task]["average_precision"])
+        right.axhline(
+            prevalence, color="#999999", lw=1, ls="--", label=f"Prevalence {prevalence:.3f}"
+        )
+        right.step(
+            precision_recall.x,
+            precision_recall.y,
+            where="pre",
+            color=BLUE,
+            label=f"AP {area}",
+        )
+        right.set(
+            title=f"{target_title(task)}: precision-recall",
+            xlabel="Recall (sensitivity)",
+            ylabel="Precision (positive predictive value)",
+        )
+        for axes in (left, right):
+            axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        left.legend(loc="lower right")
+        right.legend(loc="lower left")
+        return figure
+
+
+def distribution_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
+    """How often each class occurs among the true and the predicted grades of labelled knees.
+
+    Args:
+        table: a predictions table.
+        grades: which grades, one panel each, at most four in a row.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, panels, columns = _panels(len(grades), 4, (2.75, 2.3), share_y=True)
+        for axes, grade in zip(panels, grades, strict=True):
+            labelled = table[table[grade] != MISSING]
+            classes = np.arange(NUM_CLASSES[grade])
+            for shift, column, colour, label in (
+                (-0.2, grade, "#8A8A8A", "read"),
+                (0.2, f"{grade}_pred", BLUE, "predicted"),
+            ):
+                counts = np.bincount(labelled[column].to_numpy(np.int64), minlength=len(classes))
+                share = 100.0 * counts / max(1, len(labelled))
+                axes.bar(classes + shift, share, width=0.38, color=colour, label=label)
+            axes.set(xticks=classes, xlabel="Grade")
+            axes.set_title(target_title(grade), fontsize=9.5)
+        for axes in panels[::columns]:
+            axes.set_ylabel("Knees (%)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        return figure
+
+
+def training_figure(history: pd.DataFrame) -> Figure:
+    """Training curves, a panel for each quantity.
+
+    Args:
+        history: long table with the columns step, name, value; the last part of a name, after the
+            last `/`, is the quantity, and what stands before it tells the panel's lines apart
+            (`train/loss` and `val/loss` share a panel).
+    """
+    parts = history["name"].str.rpartition("/")
+    history = history.assign(line=parts[0], quantity=parts[2])
+    with matplotlib.rc_context(_STYLE):
+        quantities = list(dict.fromkeys(history["quantity"]))
+        figure, panels, _ = _panels(len(quantities), 3, (3.5, 2.7))
+        lines = dict.fromkeys(history["line"])
+        colours = dict(zip(lines, itertools.cycle(COLOURS)))
+        for axes, quantity in zip(panels, quantities, strict=True):
+            for line, rows_of in history[history["quantity"] == quantity].groupby(
+                "line", sort=False
+            ):
+                few = len(rows_of) < 30
+                axes.plot(
+                    rows_of["step"],
+                    rows_of["value"],
+                    color=colours[line],
+                    marker="o" if few else "",
+                    ms=3,
+                    label=line,
+                )
+            title = METRIC_TITLES.get(quantity, quantity.replace("_", " "))
+            axes.set(title=title[:1].upper() + title[1:], xlabel="Step")
+            axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            if any(axes.get_legend_handles_labels()[1]):
+                axes.legend(fontsize=8)
+        return figure
+
+
+def example_figure(example: Example) -> Figure:
+    """One knee with its landmarks, and its lateral and medial side marked."""
+    height, width = example.image.shape
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2.6, 2.6 * height / width))
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.axis("off")
+        # The pixel (0, 0) fills [0, 1] x [0, 1]: half-pixel centres, as the keypoints have them.
+        axes.imshow(example.image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+        if example.keypoints is not None:
+            for bone, colour in ((FEMUR, ORANGE), (TIBIA, SKY)):
+                x, y = np.asarray(example.keypoints)[list(bone)].T
+                axes.plot(x, y, ".", color=colour, ms=3.2, mew=0)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        for x, side, align in ((0.03, "lateral", "left"), (0.97, "medial", "right")):
+            axes.text(
+                *(x, 0.03, side),
+                transform=axes.transAxes,
+                ha=align,
+                va="bottom",
+                fontsize=8,
+                color="white",
+                bbox={"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5},
+            )
+        return figure
+
+
+def labelled_grades(table: pd.DataFrame) -> list[str]:
+    """The grades of a predictions table that at least one knee has."""
+    return [grade for grade in grades_in(table) if (table[grade] != MISSING).any()]
+
+
+def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
+    labelled = table[table[grade] != MISSING]
+    indicators = agreement.pair_indicators(
+        labelled[grade].to_numpy(), labelled[f"{grade}_pred"].to_numpy(), NUM_CLASSES[grade]
+    )
+    counts = agreement.confusion_matrices(np.ones(len(labelled)), indicators)
+    percent = 100.0 * counts / np.maximum(1.0, counts.sum(1, keepdims=True))
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for (t, p), share in np.ndenumerate(percent):
+        colour = "white" if share > 55 else "#222222"
+        axes.text(p, t - 0.08, f"{share:.0f}%", ha="center", va="center", color=colour)
+        axes.text(
+            p, t + 0.25, f"{counts[t, p]:.0f}", ha="center", va="center", color=colour, fontsize=7.5
+        )
+    classes = np.arange(NUM_CLASSES[grade])
+    axes.set(
+        title=target_title(grade),
+        xticks=classes,
+        yticks=classes,
+        xlabel="Predicted grade",
+        ylabel="True grade",
+    )
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _panels(
+    count: int, max_columns: int, size: tuple[float, float], share_y: bool = False
+) -> tuple[Figure, list[Axes], int]:
+    """A figure with `count` panels of `size` inches; also says how many stand in a row."""
+    columns = min(count, max_columns)
+    rows = -(-count // columns)
+    figure = Figure(
+        figsize=(size[0] * columns, size[1] * rows),
+        layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08),
+    )
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count], columns

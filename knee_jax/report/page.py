@@ -1,0 +1,268 @@
+"""The HTML report of a work directory: one page, its figures beside it, no network needed."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from knee_jax.errors import UserError
+from knee_jax.grades import GRADES, MISSING
+from knee_jax.metrics.predictions import grades_in, read_predictions, subjects_of
+from knee_jax.metrics.summary import TASKS, Summary
+from knee_jax.report import figures, tables
+from knee_jax.report.examples import Example
+
+_CSS_PIXELS_PER_INCH = 96
+
+_HEADLINES = (
+    ("kl", "accuracy"),
+    ("kl", "balanced_accuracy"),
+    ("kl", "quadratic_kappa"),
+    ("kl_ge_2", "roc_auc"),
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Picture(NamedTuple):
+    """A figure on the page: path relative to the page, width in CSS pixels, text for no eyes."""
+
+    path: str
+    width: int
+    alt: str
+
+
+class SplitSection(NamedTuple):
+    """All that the page shows of one split."""
+
+    name: str
+    num_rows: int
+    num_subjects: int
+    grade_rows: list[dict[str, Any]]
+    task_rows: list[dict[str, Any]]
+    unscored: list[str]
+    pictures: list[Picture]
+
+
+def write_report(
+    workdir: Path | str,
+    examples: Sequence[Example],
+    title: str,
+    intervals: str = "95 % intervals are percentiles of bootstrap resamples.",
+) -> Path:
+    """Writes `report/index.html` and `report/figures/*.png` from the files of a work directory.
+
+    Reads `metrics.json` and, for each split in it, `predictions/<split>.csv`; and, where they are,
+    `metrics.jsonl` (rows {"step": int, "wall_s": seconds, name: value, ...}), `config.json` and
+    `environment.json`. Figures of an earlier report are replaced. The same files and examples give
+    the same report, byte for byte.
+
+    Args:
+        workdir: the work directory.
+        examples: knees to show.
+        title: of the page.
+        intervals: how the intervals were made, from `knee_jax.metrics.bootstrap.describe`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: `metrics.json` or a predictions table is missing or damaged.
+    """
+    workdir = Path(workdir)
+    metrics = _read_json(workdir / "metrics.json")
+    if not metrics:
+        raise UserError(f"{workdir / 'metrics.json'}: holds no metrics; run the evaluation first")
+    settings = [
+        (heading, list(_flat(_read_json(workdir / name))))
+        for heading, name in (("Configuration", "config.json"), ("Environment", "environment.json"))
+        if (workdir / name).exists()
+    ]
+    folder = workdir / "report"
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    (folder / "figures").mkdir(parents=True)
+    # What was held out to the last comes first.
+    splits = sorted(metrics, key=lambda split: split != "test")
+    sections = [_split_section(folder, workdir, split, metrics[split]) for split in splits]
+    page = _template().render(
+        title=title,
+        headlines=_headlines(metrics[splits[0]]),
+        sections=sections,
+        example_groups=_example_groups(folder, examples),
+        landmarks=any(example.keypoints is not None for example in examples),
+        training=_training(folder, workdir / "metrics.jsonl"),
+        intervals=intervals,
+        grade_titles={grade.upper(): tables.target_title(grade) for grade in GRADES},
+        settings=settings,
+    )
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def read_history(path: Path) -> pd.DataFrame:
+    """Reads the scalars of a training run.
+
+    A run that was killed may have left a line unfinished, and once resumed it repeats steps: the
+    unfinished line is skipped and logged, and the last value of a step stands.
+
+    Args:
+        path: `metrics.jsonl`.
+
+    Returns:
+        Table with the columns step int, name str, value float, in the order of names, then steps.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            step = int(row["step"])
+        except (ValueError, KeyError, TypeError):
+            _log.warning("%s: line %d is not a row of scalars; skipped", path, number)
+            continue
+        for name, value in row.items():
+            if name not in ("step", "wall_s") and isinstance(value, int | float):
+                values.setdefault(name, {})[step] = float(value)
+    rows = [(step, name, value) for name in values for step, value in sorted(values[name].items())]
+    return pd.DataFrame(rows, columns=["step", "name", "value"])
+
+
+def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) -> SplitSection:
+    table = read_predictions(workdir / "predictions" / f"{split}.csv")
+    grades = [grade for grade in figures.labelled_grades(table) if grade in summary]
+    others = [grade for grade in grades if grade != "kl"]
+    pictures = []
+
+    def add(name: str, alt: str, figure: Figure) -> None:
+        pictures.append(_save(folder, f"{split}_{name}", alt, figure))
+
+    if "kl" in grades:
+        add(
+            "confusion_kl",
+            "Confusion matrix of the KL grade",
+            figures.confusion_figure(table, ["kl"]),
+        )
+    for task in (task for task in TASKS if task in summary):
+        if summary[task]["roc_auc"]["value"] is not None:
+            labelled = table[table[TASKS[task][0]] != MISSING]
+            add(
+                f"curves_{task}",
+                f"ROC and precision-recall curves of {tables.target_title(task)}",
+                figures.curves_figure(labelled, task, summary),
+            )
+    if others:
+        add(
+            "confusion_oarsi",
+            "Confusion matrices of the OARSI grades",
+            figures.confusion_figure(table, others),
+        )
+    if grades:
+        add(
+            "distribution",
+            "Distributions of the true and the predicted grades",
+            figures.distribution_figure(table, grades),
+        )
+    return SplitSection(
+        name=split,
+        num_rows=len(table),
+        num_subjects=len(set(subjects_of(table))),
+        grade_rows=[_row(target, summary[target]) for target in summary if target in GRADES],
+        task_rows=[_row(target, summary[target]) for target in summary if target not in GRADES],
+        unscored=[tables.target_title(g) for g in grades_in(table) if g not in summary],
+        pictures=pictures,
+    )
+
+
+def _row(target: str, estimates: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {
+        title: (tables.format_value(estimates[metric]), tables.format_interval(estimates[metric]))
+        for metric, title in tables.METRIC_TITLES.items()
+        if metric in estimates
+    }
+    count = next(iter(estimates.values()))["n"]
+    return {"title": tables.target_title(target), "n": count, "cells": cells}
+
+
+def _headlines(summary: Summary) -> list[dict[str, str]]:
+    return [
+        {
+            "target": tables.target_title(target),
+            "metric": tables.METRIC_TITLES[metric],
+            "value": tables.format_value(summary[target][metric]),
+            "interval": tables.format_interval(summary[target][metric]),
+        }
+        for target, metric in _HEADLINES
+        if metric in summary.get(target, {})
+    ]
+
+
+def _example_groups(folder: Path, examples: Sequence[Example]) -> list[tuple[str, list[Any]]]:
+    headings = {
+        "correct": "Predicted correctly",
+        "wrong": "Predicted wrongly",
+        "unread": "Never read",
+    }
+    groups: dict[str, list[Any]] = {group: [] for group in headings}
+    for number, example in enumerate(examples):
+        truth = example.truth[example.grade]
+        alt = (
+            f"Knee radiograph, {tables.target_title(example.grade)} "
+            f"{'unknown' if truth == MISSING else truth}, predicted "
+            f"{example.prediction[example.grade]}"
+        )
+        picture = _save(folder, f"example_{number:02d}", alt, figures.example_figure(example))
+        groups[example.group].append((example, picture))
+    return [(headings[group], members) for group, members in groups.items() if members]
+
+
+def _training(folder: Path, path: Path) -> Picture | None:
+    if not path.exists():
+        return None
+    history = read_history(path)
+    if history.empty:
+        return None
+    return _save(folder, "training", "Training curves", figures.training_figure(history))
+
+
+def _save(folder: Path, name: str, alt: str, figure: Figure) -> Picture:
+    path = f"figures/{name}.png"
+    figures.save(figure, folder / path)
+    return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the evaluation first") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); delete it and run again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is not a JSON object; delete it and run again")
+    return content
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and text."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")

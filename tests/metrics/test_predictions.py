@@ -1,0 +1,100 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knee_jax.errors import UserError
+from knee_jax.grades import GRADES
+from knee_jax.metrics.predictions import (
+    check_predictions,
+    grades_in,
+    read_predictions,
+    subjects_of,
+)
+
+
+def test_a_table_survives_the_csv(make_table, tmp_path):
+    table = make_table(missing=0.2)
+    table.to_csv(tmp_path / "test.csv", index=False)
+    back = read_predictions(tmp_path / "test.csv")
+    assert back["subject"].iloc[0] == "00000"  # leading zeros are part of the name
+    pd.testing.assert_frame_equal(back, table, check_dtype=False)
+
+
+def test_the_grades_come_in_their_order(make_table):
+    table = make_table(2)
+    assert grades_in(table[list(reversed(table.columns))]) == list(GRADES)
+    assert grades_in(make_table(2, grades=("jsm", "kl"))) == ["kl", "jsm"]
+
+
+def test_cohorts_may_share_subject_numbers(make_table):
+    table = pd.concat(
+        [make_table(3).assign(cohort="oai"), make_table(3).assign(cohort="most")],
+        ignore_index=True,
+    )
+    check_predictions(table)
+    assert len(set(subjects_of(table))) == 6
+
+
+def damaged(table, row, column, value):
+    table = table.astype({column: object})
+    table.loc[row, column] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("kl", 5, "kl is not one of -1, 0, 1, 2, 3, 4 in row 4 (found 5)"),
+        ("osfl", 4, "osfl is not one of -1, 0, 1, 2, 3 in row 4 (found 4)"),
+        ("kl", 1.5, "kl is not one of"),
+        ("kl", None, "kl is not one of"),
+        ("kl_pred", -1, "kl_pred is not one of 0, 1, 2, 3, 4 in row 4 (found -1)"),
+        ("kl_p2", np.nan, "kl_p2 is not a probability in row 4 (found nan)"),
+        ("kl_p2", "many", "kl_p2 is not a probability in row 4 (found many)"),
+        ("kl_p2", -0.1, "kl_p2 is not a probability in row 4 (found -0.1)"),
+        ("kl_p2", 1.2, "kl_p2 is not a probability in row 4 (found 1.2)"),
+        ("kl_p2", 0.99, "kl_p0 to kl_p4 do not sum to 1 in row 4"),
+        ("subject", None, "subject is empty in row 4"),
+        ("side", "L", "row 4 repeats the knee subject 00000, side L, visit 24"),
+    ],
+)
+def test_a_bad_value_is_named(make_table, column, value, message):
+    table = make_table(5)
+    assert tuple(table.loc[3, ["subject", "side", "visit"]]) == ("00000", "R", 24)
+    with pytest.raises(UserError, match=re.escape(f"test.csv: {message}")):
+        check_predictions(damaged(table, 3, column, value), "test.csv")
+
+
+@pytest.mark.parametrize("column", ["subject", "visit", "kl", "jsm_pred", "kl_p4"])
+def test_a_missing_column_is_named(make_table, column):
+    with pytest.raises(UserError, match=f"predictions: lacks the column {column}$"):
+        check_predictions(make_table(2).drop(columns=column))
+
+
+def test_a_table_without_grades_or_rows(make_table):
+    with pytest.raises(UserError, match="has no grade"):
+        check_predictions(make_table(2, grades=()))
+    with pytest.raises(UserError, match="has no rows"):
+        check_predictions(make_table(2).head(0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such predictions table"),
+        (b"", "cannot be read as a CSV table"),
+        (b"a,b\n1,2,3\n1,2,3,4,5\n", "cannot be read as a CSV table"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "cannot be read as a CSV table"),
+        (b"subject,side,visit\n1,L,0\n", "has no grade"),
+    ],
+)
+def test_a_file_that_is_no_table(tmp_path, content, message):
+    path = tmp_path / "test.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_predictions(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)

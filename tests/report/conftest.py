@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knee_jax.grades import GRADES, NUM_CLASSES
+from knee_jax.metrics.summary import summarise, write_metrics
+from knee_jax.report.examples import Example
+
+
+def random_table(num_subjects, seed, grades=GRADES):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for subject in range(num_subjects):
+        for side in "LR":
+            row = {"subject": f"{subject:05d}", "side": side, "visit": 0}
+            for grade in grades:
+                truth = int(rng.integers(NUM_CLASSES[grade]))
+                probabilities = rng.dirichlet(1 + 3 * np.eye(NUM_CLASSES[grade])[truth])
+                row |= {grade: truth, f"{grade}_pred": int(probabilities.argmax())}
+                row |= {f"{grade}_p{c}": float(p) for c, p in enumerate(probabilities)}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def table():
+    return random_table(30, seed=0)
+
+
+@pytest.fixture
+def make_workdir(tmp_path):
+    """Makes a work directory as an evaluation leaves it."""
+
+    def make(name="run", grades=GRADES):
+        workdir = tmp_path / name
+        (workdir / "predictions").mkdir(parents=True)
+        metrics = {}
+        for seed, split in enumerate(("validation", "test")):
+            predictions = random_table(12, seed, grades)
+            predictions.to_csv(workdir / "predictions" / f"{split}.csv", index=False)
+            metrics[split] = summarise(predictions, num_resamples=20)
+        write_metrics(workdir / "metrics.json", metrics)
+        rows = [{"step": s, "wall_s": s / 2, "train/loss": 1 / s, "lr": 1e-4} for s in (1, 2, 3)]
+        rows.append({"step": 3, "wall_s": 2.0, "validation/loss": 0.5})
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (workdir / "metrics.jsonl").write_text(lines)
+        (workdir / "config.json").write_text('{"model": {"name": "kpn"}, "seed": 3}')
+        (workdir / "environment.json").write_text('{"python": "3.11.7"}')
+        return workdir
+
+    return make
+
+
+@pytest.fixture
+def examples():
+    rng = np.random.default_rng(0)
+    image = rng.integers(256, size=(64, 64), dtype=np.uint8)
+    keypoints = rng.uniform(5, 59, size=(74, 2)).astype(np.float32)
+    return [
+        Example(image, {"kl": 2, "jsm": 1}, {"kl": 2, "jsm": 0}, "a & <b>", keypoints),
+        Example(image, {"kl": 0, "jsm": 1}, {"kl": 3, "jsm": 1}, "wrong knee"),
+        Example(image, {"kl": -1, "jsm": -1}, {"kl": 1, "jsm": 1}, "unread knee"),
+    ]

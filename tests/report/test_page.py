@@ -1,0 +1,122 @@
+import logging
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from knee_jax.errors import UserError
+from knee_jax.metrics.bootstrap import describe
+from knee_jax.report.page import read_history, write_report
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and gathers links, ids and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.links, self.ids, self.text = [], [], [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag == "img":
+            assert attributes["alt"]
+            self.sources.append(attributes["src"])
+        if tag == "a":
+            self.links.append(attributes["href"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_report_is_whole_and_stands_alone(make_workdir, examples):
+    workdir = make_workdir()
+    path = write_report(workdir, examples, "Knees & more", describe(20))
+    assert path == workdir / "report" / "index.html"
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not re.search(r"(src|href)=\"(https?:)?//", text)
+    drawn = {p.name for p in (workdir / "report" / "figures").iterdir()}
+    assert {f"figures/{name}" for name in drawn} == set(page.sources)
+    assert all(link.removeprefix("#") in page.ids for link in page.links)
+    assert {"test_confusion_kl.png", "validation_curves_kl_ge_2.png", "training.png"} <= drawn
+    assert {"test_confusion_oarsi.png", "test_distribution.png", "example_02.png"} <= drawn
+    for words in ("Knees & more", "a & <b>", "not a medical device", "2.5 and 97.5", "model.name"):
+        assert words.lower() in page.text.lower()
+    assert text.index('id="split-test"') < text.index('id="split-validation"')
+
+
+def test_the_same_inputs_give_the_same_files(make_workdir, examples):
+    first, second = make_workdir("a", ("kl", "jsm")), make_workdir("b", ("kl", "jsm"))
+    for workdir in (first, second, second):
+        write_report(workdir, examples, "Knees")
+    assert snapshot(first / "report") == snapshot(second / "report")
+
+
+def test_figures_of_an_earlier_report_do_not_stay(make_workdir, examples):
+    workdir = make_workdir(grades=("jsl",))
+    write_report(workdir, examples, "Knees")
+    write_report(workdir, [], "Knees", intervals="By hand.")
+    assert not list((workdir / "report" / "figures").glob("example_*"))
+    assert "By hand." in (workdir / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_one_grade_and_nothing_but_an_evaluation(make_workdir):
+    workdir = make_workdir(grades=("jsm",))
+    for name in ("metrics.jsonl", "config.json", "environment.json"):
+        (workdir / name).unlink()
+    page = Page(write_report(workdir, [], "Knees").read_text(encoding="utf-8"))
+    assert "figures/test_confusion_oarsi.png" in page.sources
+    assert "figures/training.png" not in page.sources
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.json", None, "no such file"),
+        ("metrics.json", "{", "is not JSON"),
+        ("metrics.json", "[]", "is not a JSON object"),
+        ("metrics.json", "{}", "holds no metrics"),
+        ("predictions/test.csv", None, "no such predictions table"),
+        ("config.json", "{", "is not JSON"),
+    ],
+)
+def test_a_damaged_work_directory_is_named(make_workdir, file, content, message):
+    workdir = make_workdir(grades=("jsl",))
+    (workdir / file).unlink()
+    if content is not None:
+        (workdir / file).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        write_report(workdir, [], "Knees")
+    assert str(workdir / file) in str(error.value)
+
+
+def test_history_survives_a_kill_and_a_resume(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1, "wall_s": 1.0, "train/loss": 3.0}\n'
+        '{"step": 2, "wall_s": 2.0, "train/loss": 9.0, "note": "text", "bad": null}\n'
+        '{"step": 3, "wall_s": 3.0, "tra\n'
+        '{"step": 2, "wall_s": 1.0, "train/loss": 2.0}\n'
+    )
+    with caplog.at_level(logging.WARNING):
+        history = read_history(path)
+    assert history.to_dict("list") == {
+        "step": [1, 2],
+        "name": ["train/loss", "train/loss"],
+        "value": [3.0, 2.0],
+    }
+    assert "line 3 is not a row of scalars" in caplog.text
