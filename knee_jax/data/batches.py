@@ -1,0 +1,117 @@
+"""Prepared set → device batches, resident or streamed; both give the same bits.
+
+A batch is a dict of global device arrays:
+    image: uint8 [batch, height, width]
+    keypoints: float32 [batch, 74, 2], x and y in pixels, the first pixel's centre at 0.5
+    keypoints_valid: bool [batch]
+    grades: int8 [batch, 7], -1 missing
+    row: int32 [batch], the knee's row in the index, -1 where the batch is filled up
+    mask: bool [batch], False where the batch is filled up
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from knee_jax import sharding
+from knee_jax.data.prepared import PreparedSet
+from knee_jax.data.sampling import PADDING, Plan
+from knee_jax.errors import UserError
+
+Batch = dict[str, jax.Array]
+
+
+class Source(Protocol):
+    """Makes the batches of a plan."""
+
+    def batches(self, plan: Plan, steps: range) -> Iterator[Batch]:
+        """The batches of `steps`, in order."""
+
+
+class Resident:
+    """The chosen knees lie on every device, and a batch is gathered there.
+
+    Args:
+        prepared: the set.
+        rows: int64 [n], every row that a plan may ask for.
+        mesh: where to put them.
+    """
+
+    def __init__(self, prepared: PreparedSet, rows: np.ndarray, mesh: Mesh):
+        self._rows = np.unique(rows)
+        self._batch_sharding = sharding.split(mesh)
+        self._knees = sharding.place(prepared.load(self._rows), sharding.replicated(mesh))
+        self._gather = jax.jit(_gather, out_shardings=self._batch_sharding)
+
+    def batches(self, plan: Plan, steps: range) -> Iterator[Batch]:
+        """The batches of `steps`, in order."""
+        for step in steps:
+            rows = plan(step)
+            local = rows[sharding.local_slice(len(rows))]
+            slot = np.searchsorted(self._rows, np.where(local == PADDING, self._rows[0], local))
+            chosen = {"row": local.astype(np.int32), "slot": slot.astype(np.int32)}
+            yield self._gather(self._knees, sharding.to_global(chosen, self._batch_sharding))
+
+
+def _gather(knees: Batch, chosen: Batch) -> Batch:
+    batch = {name: jnp.take(array, chosen["slot"], axis=0) for name, array in knees.items()}
+    return batch | {"row": chosen["row"], "mask": chosen["row"] != PADDING}
+
+
+class Streamed:
+    """Knees are read from disk by Grain, ahead of the step that needs them.
+
+    Args:
+        prepared: the set.
+        mesh: where batches go.
+        workers: processes that read; 0 reads in threads of this process.
+    """
+
+    def __init__(self, prepared: PreparedSet, mesh: Mesh, workers: int):
+        self._prepared = prepared
+        self._workers = workers
+        self._batch_sharding = sharding.split(mesh)
+
+    def batches(self, plan: Plan, steps: range) -> Iterator[Batch]:
+        """The batches of `steps`, in order."""
+        prepared, part = self._prepared, sharding.local_slice(len(plan(steps.start)))
+        stream = (
+            grain.MapDataset.range(steps.start, steps.stop)
+            .map(lambda step: prepared.load_batch(plan(step)[part]))
+            .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+        )
+        if self._workers:
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        iterator = iter(stream)
+        try:
+            for local in iterator:
+                yield sharding.to_global(local, self._batch_sharding)
+        finally:
+            iterator.close()
+
+
+def make_source(
+    prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, *, mode: str, workers: int
+) -> Source:
+    """The source a config names: 'resident', 'streamed', or 'auto', which takes what fits."""
+    if mode not in ("auto", "resident", "streamed"):
+        raise UserError(f"config.data.mode = '{mode}': choose auto, resident or streamed")
+    fits = len(rows) * prepared.bytes_per_knee < _device_memory() / 4
+    if mode == "resident" or (mode == "auto" and fits):
+        return Resident(prepared, rows, mesh)
+    return Streamed(prepared, mesh, workers)
+
+
+def _device_memory() -> int:
+    """Bytes of memory of one device; for a CPU, of the machine shared by its devices."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // jax.local_device_count()

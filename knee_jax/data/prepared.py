@@ -1,0 +1,85 @@
+"""A prepared set on disk: its index, and knees by row of the index."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tensorflow_datasets as tfds
+from etils import epath
+
+from knee_jax.data.sampling import PADDING
+from knee_jax.errors import UserError
+from knee_jax.grades import GRADES
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSet:
+    """A set made by `knee_jax.prepare`.
+
+    Attributes:
+        path: the folder of the set (`<data_dir>/<name>[/<config>]/<version>`).
+        index: one row a knee and visit, in record order: `split`, `record` (position in the TFDS
+            split), identity, `spacing_mm`, `keypoints_valid` and the seven grades.
+    """
+
+    path: epath.Path
+    index: pd.DataFrame
+
+    @functools.cached_property
+    def _records(self) -> dict[str, Any]:
+        builder = tfds.builder_from_directory(self.path)
+        return {split: builder.as_data_source(split) for split in self.index["split"].unique()}
+
+    @functools.cached_property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of every image, pixels."""
+        return tfds.builder_from_directory(self.path).info.features["image"].shape
+
+    @property
+    def bytes_per_knee(self) -> int:
+        """Memory that a knee takes on a device, nearly all of it pixels."""
+        return int(np.prod(self.image_shape)) + 1024
+
+    def load(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads knees.
+
+        Args:
+            rows: int64 [n], rows of the index.
+
+        Returns:
+            image uint8 [n, height, width], keypoints float32 [n, 74, 2], keypoints_valid bool [n],
+            grades int8 [n, 7].
+        """
+        where = self.index.iloc[rows]
+        knees = [
+            self._records[split][record] for split, record in zip(where["split"], where["record"])
+        ]
+        return {
+            name: np.stack([np.asarray(knee[name]) for knee in knees])
+            for name in ("image", "keypoints", "keypoints_valid", "grades")
+        }
+
+    def load_batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """As `load`, for a batch that may hold `PADDING`; adds `row` int32 and `mask` bool."""
+        mask = rows != PADDING
+        knees = self.load(np.where(mask, rows, 0))
+        return knees | {"row": rows.astype(np.int32), "mask": mask}
+
+
+def open_set(path: epath.PathLike) -> PreparedSet:
+    """Opens the prepared set in folder `path`.
+
+    Raises:
+        UserError: `path` holds no whole prepared set.
+    """
+    file = epath.Path(path) / "index.csv"
+    if not file.exists():
+        raise UserError(
+            f"{path} holds no prepared set (index.csv is missing): "
+            "run `python -m knee_jax.prepare --dataset=NAME`"
+        )
+    identity = dict.fromkeys(("split", "subject", "side", "cohort", "site", "source"), str)
+    index = pd.read_csv(file, dtype=identity, keep_default_na=False, na_values={"spacing_mm": [""]})
+    return PreparedSet(file.parent, index.astype(dict.fromkeys(GRADES, np.int8)))

@@ -1,0 +1,86 @@
+"""Training, validation and test knees, always divided by subject.
+
+Both knees and all visits of a subject lie on the same side of every split.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from knee_jax.errors import UserError
+
+Split = dict[str, np.ndarray]
+"""'train', 'validation', 'test' → rows of the index, int64 [n], ascending. 'test' may be empty."""
+
+PUBLISHED_NAMES = {"train": "train", "val": "validation", "test": "test"}
+
+
+def published(index: pd.DataFrame) -> Split:
+    """The split that the set was published with (its `split` column)."""
+    return {
+        ours: np.flatnonzero(index["split"].to_numpy() == theirs)
+        for theirs, ours in PUBLISHED_NAMES.items()
+    }
+
+
+def ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Split:
+    """A random split by subject, stratified on the subject's worst KL grade.
+
+    Zheng et al. 2021, Experiment Setup: 2:1:1, "subject-stratified".
+
+    Args:
+        index: the prepared set's index; uses `subject` and `kl` (-1 unread counts as a stratum).
+        parts: for instance {"train": 2, "validation": 1, "test": 1}.
+        seed: fixes the split.
+    """
+    worst = index.groupby("subject")["kl"].max()
+    rng = np.random.default_rng(seed)
+    # Subjects in random order inside each stratum, the strata laid end to end and dealt in turn:
+    # every part gets its share of every stratum to within one subject.
+    subjects = rng.permutation(worst.index.to_numpy())
+    subjects = subjects[np.argsort(worst[subjects].to_numpy(), kind="stable")]
+    cycle = [name for name, count in parts.items() for _ in range(count)]
+    deal = np.resize(rng.permutation(cycle), len(subjects))
+    chosen = dict(zip(subjects, deal))
+    part_of_row = index["subject"].map(chosen).to_numpy()
+    return {name: np.flatnonzero(part_of_row == name) for name in parts}
+
+
+def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int) -> Split:
+    """Fold `fold` (from 0) of a subject-wise cross-validation, stratified on the KL grade.
+
+    The held-out fold is the validation part; there is no test part.
+    """
+    if not 0 <= fold < num_folds:
+        raise UserError(
+            f"config.data.fold = {fold} is not one of the {num_folds} folds 0..{num_folds - 1}"
+        )
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    folds = list(splitter.split(index, index["kl"], index["subject"]))
+    train, validation = folds[fold]
+    return {"train": train, "validation": validation, "test": np.empty(0, np.int64)}
+
+
+def make_split(index: pd.DataFrame, kind: str, *, num_folds: int, fold: int, seed: int) -> Split:
+    """The split a config names: 'published', 'ratio' (2:1:1) or 'k_fold'.
+
+    Raises:
+        UserError: an unknown name, or a training or validation part without a knee.
+    """
+    if kind == "published":
+        parts = published(index)
+    elif kind == "ratio":
+        parts = ratio(index, {"train": 2, "validation": 1, "test": 1}, seed)
+    elif kind == "k_fold":
+        parts = k_fold(index, num_folds, fold, seed)
+    else:
+        raise UserError(f"config.data.split = '{kind}': choose published, ratio or k_fold")
+    for name in ("train", "validation"):
+        if not len(parts[name]):
+            raise UserError(
+                f"the {kind} split leaves no knee for {name} ({len(index)} knees in the set): "
+                "prepare more of the set, or choose another config.data.split"
+            )
+    return parts
