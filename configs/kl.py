@@ -1,0 +1,51 @@
+"""kl: Kellgren-Lawrence grading of `kneekl224`, the real knees that everybody can download.
+
+    python -m knee_jax.main --config=configs/kl.py --config.data.manual_dir=DIR --workdir=runs/kl
+
+DIR is the unpacked archive (Chen 2018, doi:10.17632/56rmx5bjcr.1): folders train, val and test,
+each with folders 0 to 4. The published split is used; results are on its test part where it is
+present, and on its validation part otherwise, which also chose the checkpoint.
+
+Variants, after a colon (`configs/kl.py:demo`):
+
+    (none)   ResNet-34 at 224 px, 30 epochs. Not timed on a GPU yet.
+    demo     ResNet-18 at 112 px for a CPU.
+"""
+
+import ml_collections
+
+from knee_jax.configs import kpn
+from knee_jax.configs.common import variant_of
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config of a variant."""
+    config = kpn.get_config()
+    config.grades = ("kl",)
+    config.class_weights = "none"
+    config.data.dataset = "kneekl224"
+    config.data.split = "published"
+    config.input.size = 224
+    config.augmentation = ml_collections.ConfigDict(
+        {
+            "translation": 0.04,
+            "rotation": 10.0,
+            "scale": (0.9, 1.1),
+            "gamma": (0.7, 1.4),
+            "brightness": 0.1,
+        }
+    )
+    config.model = ml_collections.ConfigDict({"name": "resnet", "depth": 34, "width": 64})
+    config.batch_size = 32
+    config.epochs = 30
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.drop_epochs = (15, 24)
+    return variant_of(config, variant, {"demo": _demo})
+
+
+def _demo(config: ml_collections.ConfigDict) -> None:
+    config.input.size = 112
+    config.model.depth = 18
+    config.epochs = 8
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.drop_epochs = (4, 6)

@@ -1,0 +1,125 @@
+"""Checkpoints of a run; the only file that knows Orbax.
+
+Two are kept: the latest, from which a run resumes, and the one with the best validation score.
+A save is written beside its final name and renamed when whole, so that a run that is killed while
+saving resumes from the checkpoint before.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint import checkpoint_managers
+
+from knee_jax import sharding
+from knee_jax.errors import UserError
+
+Tree = TypeVar("Tree")
+
+NOT_VALIDATED = float("-inf")
+
+
+class Checkpoints:
+    """The checkpoints in folder `path`."""
+
+    def __init__(self, path: Path, *, read_only: bool = False):
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(1),
+                checkpoint_managers.BestN(get_metric_fn=_score, n=1),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=_score,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        self._path = path
+        self._manager = ocp.CheckpointManager(
+            path.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
+
+    def save(self, step: int, state: Any, score: float | None = None) -> None:
+        """Begins to save; training may go on while it is written.
+
+        Args:
+            step: training steps done.
+            state: a pytree of device arrays.
+            score: the validation score, higher is better; None if not validated at this step.
+        """
+        if step in self._manager.all_steps():
+            return
+        metrics = {"score": NOT_VALIDATED if score is None else score}
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def latest_step(self) -> int | None:
+        """The step of the latest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the best validated checkpoint (the later one of equals), or None."""
+        scores = {
+            step: metrics["score"]
+            for step in self._manager.all_steps()
+            if (metrics := self._manager.metrics(step))["score"] != NOT_VALIDATED
+        }
+        return max(scores, key=lambda step: (scores[step], step), default=None)
+
+    def restore(self, step: int, like: Tree, mesh: Mesh) -> Tree:
+        """Reads a checkpoint, onto any mesh.
+
+        Args:
+            step: which one.
+            like: a pytree of arrays or `jax.ShapeDtypeStruct` of the same structure.
+            mesh: where the leaves go, replicated.
+
+        Raises:
+            UserError: the checkpoint holds another model's state.
+        """
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)
+            ),
+            like,
+        )
+        self._check_structure(step, target)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+
+    def _check_structure(self, step: int, target: Any) -> None:
+        saved = {
+            _name(path): tuple(leaf.shape)
+            for path, leaf in jax.tree.leaves_with_path(self._manager.item_metadata(step).tree)
+        }
+        wanted = {
+            _name(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(target)
+        }
+        for name in sorted(saved.keys() | wanted.keys()):
+            if saved.get(name) != wanted.get(name):
+                raise UserError(
+                    f"the checkpoint in {self._path} is of another model: {name} is "
+                    f"{saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this "
+                    "config; choose another --workdir or the config it was trained with"
+                )
+
+    def close(self) -> None:
+        """Waits until what was begun is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _score(metrics: Any) -> float:
+    return metrics["score"]
+
+
+def _name(path: Any) -> str:
+    keys = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path]
+    return "/".join(map(str, keys))

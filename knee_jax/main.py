@@ -1,0 +1,47 @@
+"""The front door: `python -m knee_jax.main --config=configs/kpn.py --workdir=runs/kpn`."""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from knee_jax import cli
+from knee_jax.evaluate import evaluate
+from knee_jax.train import train
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    "config",
+    help_string="File of a config and its variant, as in configs/kpn.py:demo; "
+    "--config.FIELD=VALUE changes a field.",
+    lock_config=True,
+)
+flags.DEFINE_string("workdir", None, "Folder of the run; the same command again resumes it.")
+flags.DEFINE_string("data_dir", "data", "Folder of prepared sets; a missing set is made there.")
+flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate"], "Train and then evaluate, or evaluate only."
+)
+flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of a multi-host run before anything else."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(_: list[str]) -> None:
+    """Runs what the flags ask for."""
+    if FLAGS.distributed:
+        jax.distributed.initialize()
+    workdir, data_dir = Path(FLAGS.workdir), Path(FLAGS.data_dir)
+    if FLAGS.mode == "train":
+        train(FLAGS.config, workdir, data_dir)
+    evaluate(FLAGS.config, workdir, data_dir)
+
+
+def run() -> None:
+    """The entry point of the command."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

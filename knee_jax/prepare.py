@@ -1,0 +1,134 @@
+"""Command: raw study → prepared set, with an account of every knee.
+
+python -m knee_jax.prepare --dataset=NAME [--manual_dir=DIR] [--data_dir=DIR] [--workers=N]
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from absl import flags, logging
+
+import knee_jax.datasets as datasets
+from knee_jax import cli
+from knee_jax.errors import UserError
+
+
+def prepare(
+    name: str,
+    data_dir: str | pathlib.Path,
+    manual_dir: str | pathlib.Path | None = None,
+    workers: int | None = None,
+) -> pathlib.Path:
+    """Prepares a data set unless that is done; of several processes at once, one does the work.
+
+    Args:
+        name: data set, with its config after a slash if it has any ('phantom_xray/demo').
+        data_dir: folder of all prepared sets.
+        manual_dir: folder of raw files, for the data sets that are made from yours.
+        workers: number of processes; None: one a core. The set does not depend on it.
+
+    Returns:
+        The set's folder, for `tfds.builder_from_directory`; it also holds `index.csv`,
+        `quarantine.csv` and `account.json`.
+
+    Raises:
+        UserError: unknown data set, raw files that cannot be used as a whole, or a full disk.
+    """
+    path = datasets.builder(name, data_dir).data_path
+    folder = pathlib.Path(path)
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.parent / ".lock"):
+        # Another process may have made it meanwhile.
+        if not folder.exists():
+            _remove_leftovers(folder)
+            builder = datasets.builder(name, data_dir)
+            builder.manual_dir = pathlib.Path(manual_dir).expanduser() if manual_dir else None
+            builder.workers = workers or _num_cores()
+            _download_and_prepare(builder)
+    return folder
+
+
+def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
+    tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    # TFDS prints and logs of downloads that there are not.
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        # It also makes a folder for them, wherever it is told to.
+        with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as nowhere:
+            builder.download_and_prepare(download_dir=nowhere, download_config=config)
+    except Exception as error:
+        if cli.is_full_disk(error):
+            place = builder.data_path.parent
+            raise UserError(f"{place}: the disk is full; make room or change data_dir") from error
+        raise
+    finally:
+        logging.set_verbosity(level)
+
+
+def _num_cores() -> int:
+    # What this process may use; macOS does not tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, however that ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that prepares {path.parent}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what a killed preparation of this set has left behind."""
+    for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        shutil.rmtree(leftover)
+
+
+def account_table(folder: pathlib.Path) -> str:
+    """Lays out the account of a prepared set as text: kept, and dropped by reason."""
+    account = json.loads((folder / "account.json").read_text())
+    rows = [("knees", account["seen"]), ("kept", account["kept"])]
+    rows += [(f"  {split}", count) for split, count in account["splits"].items()]
+    rows += [("dropped", sum(account["dropped"].values()))]
+    rows += [(f"  {reason}", count) for reason, count in account["dropped"].items()]
+    rows += [(name.replace("_", " "), count) for name, count in account["notes"].items()]
+    return "\n".join(f"{name:<32}{count:>8,}" for name, count in rows)
+
+
+def main(_: list[str]) -> None:
+    """Prepares the data set that the flags name and prints its account."""
+    options = flags.FLAGS
+    folder = prepare(options.dataset, options.data_dir, options.manual_dir, options.workers)
+    print(account_table(folder))
+    print(f"dropped knees: {folder / 'quarantine.csv'}")
+    print(f"prepared set:  {folder}")
+
+
+def run() -> None:
+    """The command; only here, since other commands that prepare have flags of their own."""
+    flags.DEFINE_string("dataset", None, "Data set, as `phantom_xray/demo`.", required=True)
+    flags.DEFINE_string("manual_dir", None, "Folder of your raw files.")
+    flags.DEFINE_string("data_dir", "data", "Folder of all prepared sets.")
+    flags.DEFINE_integer("workers", None, "Processes; default: one a core.", lower_bound=1)
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

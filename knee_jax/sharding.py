@@ -1,0 +1,67 @@
+"""The device mesh, and how state and batches lie on it.
+
+One axis, `data`: parameters are replicated, batches are split. `jax.jit` inserts the collectives,
+so a step reads the same on one device, on eight and on many processes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from knee_jax.errors import UserError
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes along the axis `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The leading (batch) axis divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(batch_size: int, name: str) -> None:
+    """Raises UserError when a batch cannot be divided evenly over the devices."""
+    if batch_size % jax.device_count():
+        raise UserError(
+            f"config.{name} = {batch_size} does not divide over {jax.device_count()} devices: "
+            f"choose a multiple of {jax.device_count()}"
+        )
+
+
+def local_slice(batch_size: int) -> slice:
+    """The contiguous part of a global batch that this process loads."""
+    size = batch_size // jax.process_count()
+    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+
+def to_global(local: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Process-local host arrays as global device arrays."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in local.items()
+    }
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """Puts a pytree that is equal on every process on the devices."""
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
+    )
+
+
+def to_host(tree: Any) -> Any:
+    """A pytree of global arrays as NumPy arrays, whole on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,1 @@
+"""What each system optimises and reports; a task's file name is its name in a config."""

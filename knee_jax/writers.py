@@ -1,0 +1,54 @@
+"""Scalars to JSONL and TensorBoard; written by the first process only."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+
+
+class ScalarWriter:
+    """Appends rows `{"step": ..., name: value, ...}` to `metrics.jsonl` and to TensorBoard.
+
+    Args:
+        workdir: folder of the run.
+        resume_step: rows of later steps, left by a run that was killed, are dropped.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int):
+        self._file = self._tensorboard = None
+        if jax.process_index() == 0:
+            path = workdir / "metrics.jsonl"
+            _drop_after(path, resume_step)
+            self._file = path.open("a", encoding="utf-8")
+            self._tensorboard = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=resume_step + 1
+            )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step."""
+        if self._file and self._tensorboard:
+            self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._file.flush()
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finishes the files."""
+        if self._file and self._tensorboard:
+            self._file.close()
+            self._tensorboard.close()
+
+    def __enter__(self) -> "ScalarWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    # A line without its end is one that the process was killed in.
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,193 @@
+"""The command, run as a user runs it: what it prints, and what it leaves when it is stopped."""
+
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from knee_jax.prepare import prepare
+
+NUM_CROPS = 600
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    root = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+    for number in range(NUM_CROPS):
+        folder = root / "train" / str(number % 5)
+        folder.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (224, 224), np.uint8)
+        cv2.imwrite(str(folder / f"{9000000 + number}R.png"), image)
+    (root / "train/0/9100000L.png").write_text("text")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(raw, tmp_path_factory):
+    """Files of a set that was prepared without disturbance."""
+    return contents(prepare("kneekl224", tmp_path_factory.mktemp("data"), raw, workers=1))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+def command(raw, data_dir, *more, **kwargs):
+    flags = ["--dataset=kneekl224", f"--manual_dir={raw}", f"--data_dir={data_dir}", *more]
+    words = [sys.executable, "-m", "knee_jax.prepare", *flags]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **kwargs)
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def test_account_is_printed(raw, tmp_path, whole):
+    process = command(raw, tmp_path, "--workers=2")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    folder = tmp_path / "kneekl224" / "1.0.0"
+    assert contents(folder) == whole
+    table = dict(line.rsplit(maxsplit=1) for line in out.splitlines())
+    assert table["knees"] == "601"
+    assert table["kept"] == "600"
+    assert table["  not_an_image"] == "1"
+    assert table["dropped knees:"] == str(folder / "quarantine.csv")
+    assert "601/601" in err
+    assert "film/s" in err
+    assert "TensorFlow" not in out + err
+
+
+def test_prepared_set_is_found_again(raw, tmp_path):
+    folder = prepare("kneekl224", tmp_path, raw, workers=1)
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert prepare("kneekl224", tmp_path) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+
+
+def test_no_tensorflow_and_no_jax(raw, tmp_path):
+    program = (
+        "import sys; from knee_jax.prepare import prepare\n"
+        f"prepare('kneekl224', {str(tmp_path)!r}, {str(raw)!r}, workers=1)\n"
+        "assert not {'tensorflow', 'jax'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--dataset=nothing", "--workers=0", "--manual_dir=/nowhere"])
+def test_mistakes_are_told_in_one_line(raw, tmp_path, flag):
+    process = command(raw, tmp_path, flag)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not out
+
+
+def children(pid):
+    return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def lives(pid):
+    try:
+        return ") Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("size", [0, 8_000_000])
+def test_killed(raw, tmp_path, whole, size):
+    """SIGKILL while records are written: nothing looks finished, and the next start mends it."""
+    process = command(raw, tmp_path, "--workers=2")
+    parent = tmp_path / "kneekl224"
+
+    def written():
+        return sum(path.stat().st_size for path in parent.glob("incomplete.*/*.array_record*"))
+
+    wait_for(lambda: any(parent.glob("incomplete.*/*.array_record*")) and written() >= size)
+    workers = children(process.pid)
+    process.kill()
+    process.communicate()
+    assert not (parent / "1.0.0").exists()
+    assert len(list(parent.glob("incomplete.*"))) == 1
+    wait_for(lambda: not any(map(lives, workers)))
+    assert contents(prepare("kneekl224", tmp_path, raw, workers=1)) == whole
+    assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0"]
+
+
+def test_interrupted(raw, tmp_path):
+    process = command(raw, tmp_path, "--workers=1")
+    parent = tmp_path / "kneekl224"
+    wait_for(lambda: any(parent.glob("incomplete.*/*.array_record*")))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert [path.name for path in parent.iterdir()] == [".lock"]
+
+
+def test_two_at_once(raw, tmp_path, whole):
+    both = [command(raw, tmp_path, "--workers=1") for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert told[0][0] == told[1][0]
+    assert sum("waiting for another process" in err for _, err in told) <= 1
+    # One of them read the films, the other found the set.
+    assert sum("601/601" in err for _, err in told) == 1
+    assert contents(tmp_path / "kneekl224" / "1.0.0") == whole
+
+
+def assert_told_of_full_disk(process, parent):
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith(f"error: {parent}: the disk is full")
+    assert "Traceback" not in err
+    assert not out
+    assert [path.name for path in parent.iterdir()] == [".lock"]
+
+
+def test_file_too_large(raw, tmp_path):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
+
+    process = command(raw, tmp_path, "--workers=1", preexec_fn=limit)
+    assert_told_of_full_disk(process, tmp_path / "kneekl224")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of a given size, where mounting one is permitted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size):
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
+            pytest.skip("mounting a small disk is not permitted here")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", str(disk)], capture_output=True)
+
+
+@pytest.mark.parametrize("missing", [20_000_000, 40_000, 4096])
+def test_full_disk(raw, small_disk, whole, missing):
+    """Down to the last page that is missing, for the tables and the index are written last."""
+    pages = sum(-(-len(data) // 4096) for data in whole.values())
+    disk = small_disk(pages * 4096 - missing)
+    assert_told_of_full_disk(command(raw, disk, "--workers=1"), disk / "kneekl224")
