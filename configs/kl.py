@@ -40,12 +40,17 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.epochs = 30
     config.optimizer.learning_rate = 3e-4
     config.optimizer.drop_epochs = (15, 24)
-    return variant_of(config, variant, {"demo": _demo})
+    return variant_of(config, variant, VARIANTS)
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:
     config.input.size = 112
     config.model.depth = 18
-    config.epochs = 8
+    config.model.width = 32
+    config.epochs = 12
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.drop_epochs = (4, 6)
+    config.optimizer.drop_factor = 0.3
+    config.optimizer.drop_epochs = (7, 10)
+
+
+VARIANTS = {"demo": _demo}

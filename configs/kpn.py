@@ -59,7 +59,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.evaluation = ml_collections.ConfigDict({"batch_size": 48, "num_resamples": 1000})
     config.log_every = 20
     config.checkpoint_every = 500
-    return variant_of(config, variant, {"no_kpn": _no_kpn, "demo": _demo})
+    return variant_of(config, variant, VARIANTS)
 
 
 def _no_kpn(config: ml_collections.ConfigDict) -> None:
@@ -75,3 +75,6 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.epochs = 12
     config.optimizer.learning_rate = 1e-3
     config.optimizer.drop_epochs = (6, 9)
+
+
+VARIANTS = {"no_kpn": _no_kpn, "demo": _demo}

@@ -23,15 +23,18 @@ flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "Train and then evaluate, or evaluate only."
 )
 flags.DEFINE_bool(
-    "distributed", False, "Join the other processes of a multi-host run before anything else."
+    "distributed", False, "Join the other processes of this run; on Slurm and TPU pods that is all."
 )
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where it cannot be found out.")
+flags.DEFINE_integer("num_processes", None, "Processes of the run, likewise.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, likewise.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(_: list[str]) -> None:
     """Runs what the flags ask for."""
     if FLAGS.distributed:
-        jax.distributed.initialize()
+        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     workdir, data_dir = Path(FLAGS.workdir), Path(FLAGS.data_dir)
     if FLAGS.mode == "train":
         train(FLAGS.config, workdir, data_dir)

@@ -1,0 +1,54 @@
+"""Running the project's commands as a user does, in processes of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+SMALL = (
+    "--config.data.dataset=phantom_xray/tiny",
+    "--config.data.split=ratio",
+    "--config.input.size=64",
+    "--config.model.width=8",
+    "--config.batch_size=8",
+    "--config.evaluation.batch_size=8",
+    "--config.evaluation.num_resamples=50",
+    "--config.epochs=1",
+)
+"""Overrides that make any config a matter of seconds."""
+
+
+def command(
+    *arguments: str | Path, devices: int = 1, cache: Path | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment for `subprocess` of `python -m ARGUMENTS`."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    if cache:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+    return [sys.executable, "-m", *map(str, arguments)], environment
+
+
+def run(*arguments: str | Path, devices: int = 1) -> subprocess.CompletedProcess:
+    """Runs `python -m ARGUMENTS` in the repository's root and returns what it printed."""
+    line, environment = command(*arguments, devices=devices)
+    return subprocess.run(
+        line, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+
+
+def train_flags(workdir: Path, data_dir: Path, config: str, changes: Sequence[str]) -> list[str]:
+    """The flags of `knee_jax.main` for a small run."""
+    return [
+        "knee_jax.main",
+        f"--config=configs/{config}",
+        f"--workdir={workdir}",
+        f"--data_dir={data_dir}",
+        *SMALL,
+        *changes,
+    ]

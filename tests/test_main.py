@@ -1,0 +1,111 @@
+"""The front door: every config, run as a user runs it."""
+
+import importlib
+import json
+import pkgutil
+
+import pandas as pd
+import pytest
+
+from knee_jax import configs
+from knee_jax.grades import GRADES
+from tests.commands import run, train_flags
+
+
+def every_variant():
+    for file in pkgutil.iter_modules(configs.__path__):
+        module = importlib.import_module(f"knee_jax.configs.{file.name}")
+        if hasattr(module, "get_config"):
+            yield from (f"{file.name}.py", *(f"{file.name}.py:{name}" for name in module.VARIANTS))
+
+
+@pytest.mark.parametrize("config", every_variant())
+def test_every_config_trains_evaluates_and_reports(config, tmp_path, tiny_data_dir):
+    done = run(*train_flags(tmp_path, tiny_data_dir, config, ()))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    for name in ("config.json", "environment.json", "statistics.json", "report/index.html"):
+        assert (tmp_path / name).stat().st_size > 0
+    grades = json.loads((tmp_path / "config.json").read_text())["grades"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics) == {"validation", "test"}
+    for split, targets in metrics.items():
+        table = pd.read_csv(tmp_path / "predictions" / f"{split}.csv", dtype={"subject": str})
+        assert not table.duplicated(["subject", "side", "visit"]).any()
+        assert set(targets) == {*grades, "kl_ge_2"}
+        for grade in grades:
+            assert targets[grade]["accuracy"]["n"] == (table[grade] >= 0).sum() > 0
+    assert all(title in done.stdout for title in ("KL grade", "95 % intervals", "index.html"))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"train/loss", "train/images_per_s", "validation/mean_accuracy"} <= set().union(*rows)
+
+
+def test_the_splits_share_no_subject_and_leave_no_labelled_knee_out(tmp_path, tiny_data_dir):
+    done = run(*train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ()))
+    assert done.returncode == 0, done.stderr[-3000:]
+    index = pd.read_csv(tiny_data_dir / "phantom_xray/tiny/1.0.0/index.csv", dtype={"subject": str})
+    labelled = index[(index[list(GRADES)] >= 0).any(axis=1)]
+    tables = {
+        split: pd.read_csv(tmp_path / "predictions" / f"{split}.csv", dtype={"subject": str})
+        for split in ("validation", "test")
+    }
+    people = {split: set(table["subject"]) for split, table in tables.items()}
+    assert not people["validation"] & people["test"]
+    for split, table in tables.items():
+        expected = labelled[labelled["subject"].isin(people[split])]
+        assert len(table) == len(expected)
+    counts = sum(map(len, people.values())) / labelled["subject"].nunique()
+    assert 0.4 <= counts <= 0.6
+
+
+def test_evaluate_alone_repeats_the_numbers(tmp_path, tiny_data_dir):
+    flags = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ())
+    assert run(*flags).returncode == 0
+    before = (tmp_path / "metrics.json").read_text()
+    (tmp_path / "metrics.json").unlink()
+    again = run(*flags, "--mode=evaluate")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert (tmp_path / "metrics.json").read_text() == before
+
+
+MISTAKES = {
+    "unknown variant": (["--config=configs/kpn.py:huge"], "no variant 'huge' in this config"),
+    "mistyped field": (["--config.model.dept=18"], "dept"),
+    "unknown flag": (["--workdirs=x"], "workdirs"),
+    "no such config": (["--config=configs/hip.py"], "hip.py"),
+    "wrong type": (["--config.batch_size=many"], "batch_size"),
+    "unknown data set": (["--config.data.dataset=oai"], "no data set is called 'oai'"),
+    "unknown model": (["--config.model.name=vgg"], "vgg"),
+    "unknown split": (["--config.data.split=random"], "choose published, ratio or k_fold"),
+    "empty split": (["--config.data.split=published"], "leaves no knee for train"),
+    "unknown weighting": (["--config.class_weights=sqrt"], "prevalence or none"),
+    "bad landmark preset": (["--config.model.landmarks=some"], "some"),
+    "missing weights": (["--config.init_from=none.pth"], "none.pth"),
+    "diverging": (["--config.optimizer.learning_rate=1e30"], "training has diverged"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_told_in_one_line(change, message, tmp_path, tiny_data_dir):
+    flags = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", change)
+    done = run(*flags)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path, tiny_data_dir):
+    flags = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ())
+    assert run(*flags).returncode == 0
+    other = run(*flags, "--config.model.depth=34")
+    assert other.returncode == 1
+    assert "another config; it differs in model.depth (18 there, 34 now)" in other.stderr
+    # With the check of the config out of the way, the checkpoint still knows.
+    (tmp_path / "config.json").unlink()
+    other = run(*flags, "--config.model.depth=34", "--mode=evaluate")
+    assert other.returncode == 1
+    assert "is of another model" in other.stderr
+    assert "Traceback" not in other.stderr
