@@ -19,7 +19,7 @@ def every_variant():
             yield from (f"{file.name}.py", *(f"{file.name}.py:{name}" for name in module.VARIANTS))
 
 
-@pytest.mark.parametrize("config", every_variant())
+@pytest.mark.parametrize("config", list(every_variant()))
 def test_every_config_trains_evaluates_and_reports(config, tmp_path, tiny_data_dir):
     done = run(*train_flags(tmp_path, tiny_data_dir, config, ()))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,90 @@
+"""Digital knees on bilateral films, from no data at all: the phantom's tree through the ingest."""
+
+import dataclasses
+import pathlib
+import shutil
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from knee_jax.datasets.radiographs import Plan, RadiographBuilder
+from knee_jax.ingest.film import Roi
+from knee_jax.ingest.study import plan_study
+from knee_jax.phantom.study import write_study
+
+
+@dataclasses.dataclass(kw_only=True)
+class PhantomConfig(tfds.core.BuilderConfig):
+    """How many films of what size, and what is cut out of them.
+
+    Attributes:
+        num_subjects: subjects, each with two knees.
+        visits: months since baseline.
+        rows: height of the films in pixels.
+        seed: of the phantom.
+        roi: region of interest of a knee.
+    """
+
+    num_subjects: int
+    visits: tuple[int, ...]
+    rows: int
+    seed: int = 0
+    roi: Roi = dataclasses.field(default_factory=Roi)
+
+
+class Builder(RadiographBuilder):
+    """Phantom knees with seven grades, landmarks, sites and visits, as one split `study`.
+
+    Subject-wise splits are drawn where they are needed (`knee_jax.data.splits`).
+    """
+
+    name = "phantom_xray"
+    VERSION = tfds.core.Version("1.0.0")
+    DEFAULT_BUILDER_CONFIG_NAME = "demo"
+    BUILDER_CONFIGS: ClassVar = [
+        PhantomConfig(
+            name="tiny",
+            description="24 subjects on small films; seconds, for tests.",
+            num_subjects=24,
+            visits=(0, 24),
+            rows=512,
+        ),
+        PhantomConfig(
+            name="demo",
+            description="About 1,000 knees for a first run on a CPU.",
+            num_subjects=250,
+            visits=(0, 24),
+            rows=1024,
+        ),
+        PhantomConfig(
+            name="full",
+            description="About 12,000 knees at the size of real films.",
+            num_subjects=2000,
+            visits=(0, 12, 24),
+            rows=2048,
+        ),
+    ]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the ROI in pixels."""
+        return self.builder_config.roi.pixels
+
+    def plan(self, work_dir: pathlib.Path) -> Plan:
+        """Writes the phantom's study tree and reads it as a real study's."""
+        config = self.builder_config
+        root = work_dir / "study"
+        write_study(
+            root,
+            num_subjects=config.num_subjects,
+            visits=config.visits,
+            seed=config.seed,
+            rows=config.rows,
+            workers=self.workers,
+        )
+        jobs, dropped, notes = plan_study(root, "phantom", config.roi)
+        return Plan({"study": jobs}, dropped, notes)
+
+    def _download_and_prepare(self, dl_manager, download_config=None):
+        super()._download_and_prepare(dl_manager, download_config)
+        shutil.rmtree(pathlib.Path(self.data_dir) / "study")

@@ -1,0 +1,1 @@
+"""Raw files to examples: NumPy on the host, one knee at a time, no jax."""

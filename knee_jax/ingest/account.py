@@ -1,0 +1,127 @@
+"""What became of every knee: the kept ones in record order, the dropped ones with their reasons."""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from knee_jax.grades import GRADES
+
+Example = dict[str, Any]
+"""One knee at one visit, as `example` makes it."""
+
+IDENTITY = ("subject", "side", "visit", "cohort", "site", "source")
+INDEX_COLUMNS = ("split", "record", *IDENTITY, "spacing_mm", "keypoints_valid", *GRADES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """One knee that cannot be used: a row of `quarantine.csv`.
+
+    Attributes:
+        subject: the study's subject id, '' where the file does not tell.
+        side: 'L' or 'R' as imaged, '' where the file does not tell.
+        visit: months since baseline.
+        source: file the knee would have come from, relative to the study's root; '' if none.
+        reason: short fixed name, by which `account.json` counts.
+        detail: what was found, in words.
+    """
+
+    subject: str
+    side: str
+    visit: int
+    source: str
+    reason: str
+    detail: str
+
+
+def example(
+    image: np.ndarray,
+    grades: np.ndarray,
+    *,
+    subject: str,
+    side: str,
+    visit: int,
+    cohort: str,
+    source: str,
+    site: str = "",
+    spacing_mm: float = float("nan"),
+    keypoints: np.ndarray | None = None,
+) -> Example:
+    """Makes one radiograph example, oriented as a right knee.
+
+    Args:
+        image: uint8 [H, W], lateral at the left.
+        grades: int8 [7] in the order of `GRADES`, -1 where missing.
+        subject: the study's subject id.
+        side: 'L' or 'R' as imaged.
+        visit: months since baseline.
+        cohort: name of the study.
+        source: file the pixels came from, relative to the study's root.
+        site: clinical site, '' where unknown.
+        spacing_mm: pixel size of `image`, NaN where unknown.
+        keypoints: float [74, 2] (x, y) in pixels of `image`, the first pixel's centre at 0.5;
+            None where there are none, which are then NaN and not valid.
+    """
+    missing = keypoints is None
+    points = np.full((74, 2), np.nan) if keypoints is None else keypoints
+    return {
+        "image": np.ascontiguousarray(image),
+        "keypoints": np.asarray(points, np.float32),
+        "keypoints_valid": not missing,
+        "grades": np.asarray(grades, np.int8),
+        "subject": subject,
+        "side": side,
+        "visit": visit,
+        "cohort": cohort,
+        "site": site,
+        "spacing_mm": np.float32(spacing_mm),
+        "source": source,
+    }
+
+
+class Account:
+    """Counts the knees of one preparation and writes the three account files."""
+
+    def __init__(self, dropped: Iterable[Dropped] = (), notes: Mapping[str, int] | None = None):
+        """Starts with knees already known to be unusable, and counts that are not of knees."""
+        self.kept: dict[str, list[dict]] = collections.defaultdict(list)
+        self.dropped = list(dropped)
+        self.notes = dict(notes or {})
+
+    def keep(self, split: str, knee: Example) -> int:
+        """Enters a knee as the next record of `split`; returns the record's number."""
+        rows = self.kept[split]
+        rows.append(
+            {"split": split, "record": len(rows)}
+            | {name: knee[name] for name in (*IDENTITY, "spacing_mm", "keypoints_valid")}
+            | dict(zip(GRADES, knee["grades"].tolist()))
+        )
+        return len(rows) - 1
+
+    def reasons(self) -> dict[str, int]:
+        """Number of dropped knees by reason, the most frequent first."""
+        counts = collections.Counter(knee.reason for knee in self.dropped)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Writes `index.csv`, `quarantine.csv` and `account.json` into `folder`."""
+        rows = [row for split in self.kept.values() for row in split]
+        index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+        index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
+        columns = [field.name for field in dataclasses.fields(Dropped)]
+        quarantine = pd.DataFrame([dataclasses.astuple(k) for k in self.dropped], columns=columns)
+        quarantine.to_csv(folder / "quarantine.csv", index=False, lineterminator="\n")
+        counts = {
+            "seen": len(rows) + len(self.dropped),
+            "kept": len(rows),
+            "dropped": self.reasons(),
+            "splits": {split: len(records) for split, records in self.kept.items()},
+            "notes": self.notes,
+        }
+        (folder / "account.json").write_text(json.dumps(counts, indent=2) + "\n")

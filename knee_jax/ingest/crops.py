@@ -1,0 +1,89 @@
+"""Ready crops in the published layout of `kneekl224`: {split}/{KL grade}/{subject}{L|R}.png.
+
+Chen P. "Knee Osteoarthritis Severity Grading Dataset", Mendeley Data V1, 2018,
+doi:10.17632/56rmx5bjcr.1: OAI baseline, 224x224 pixels, left knees not mirrored, spacing unknown.
+"""
+
+import pathlib
+import re
+
+import cv2
+import numpy as np
+
+from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.grades import GRADES, MISSING
+from knee_jax.ingest.account import Dropped, Example, example
+
+SPLITS = ("train", "val", "test", "auto_test")
+SIZE = 224
+_NAME = re.compile(r"(?P<kl>[0-4])/(?P<subject>\d+)(?P<side>[LR])\.png")
+
+
+def find_crops(root: pathlib.Path) -> dict[str, list[pathlib.PurePosixPath]]:
+    """Lists the files of every split that is present, by sorted path relative to `root`.
+
+    Raises:
+        UserError: no split is present, or a split's folder holds no file.
+    """
+    folders = [split for split in SPLITS if (root / split).is_dir()]
+    if not folders:
+        raise UserError(
+            f"{root}: none of the folders {', '.join(SPLITS)} is here; "
+            "give the unpacked download (doi:10.17632/56rmx5bjcr.1) with --manual_dir"
+        )
+    splits = {split: _files(root, split) for split in folders}
+    for split, files in splits.items():
+        if not files:
+            raise UserError(f"{root / split}: no files in this split; fill or remove the folder")
+    return splits
+
+
+def _files(root: pathlib.Path, split: str) -> list[pathlib.PurePosixPath]:
+    found = (path.relative_to(root) for path in (root / split).rglob("*") if path.is_file())
+    visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
+    return sorted(pathlib.PurePosixPath(path.as_posix()) for path in visible)
+
+
+def read_crop(root: pathlib.Path, source: pathlib.PurePosixPath) -> list[Example | Dropped]:
+    """Reads one crop: a list of the one example, or of the one dropped knee."""
+    name = _NAME.fullmatch("/".join(source.parts[1:]))
+    if name is None:
+        detail = "the path is not {split}/{0..4}/{subject}{L|R}.png"
+        return [Dropped("", "", 0, str(source), "unknown_name", detail)]
+    subject, side = name["subject"], name["side"]
+    try:
+        image = _read_png(root / source)
+    except UnusableKnee as trouble:
+        return [Dropped(subject, side, 0, str(source), trouble.reason, trouble.detail)]
+    grades = np.full(len(GRADES), MISSING, np.int8)
+    grades[GRADES.index("kl")] = int(name["kl"])
+    oriented = image if side == "R" else image[:, ::-1]
+    return [
+        example(
+            oriented,
+            grades,
+            subject=subject,
+            side=side,
+            visit=0,
+            cohort="OAI",
+            source=str(source),
+        )
+    ]
+
+
+def _read_png(path: pathlib.Path) -> np.ndarray:
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UnusableKnee("unreadable", error.strerror or str(error)) from error
+    if not data.size:
+        raise UnusableKnee("empty_file", "zero bytes")
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise UnusableKnee("not_an_image", "no decoder reads it, or its data are cut short")
+    if image.ndim != 2:
+        raise UnusableKnee("colour_image", f"{image.shape[-1]} channels instead of 1")
+    if image.shape != (SIZE, SIZE) or image.dtype != np.uint8:
+        found = f"{image.shape[1]}x{image.shape[0]} {image.dtype}"
+        raise UnusableKnee("wrong_size", f"{found} instead of {SIZE}x{SIZE} uint8")
+    return image

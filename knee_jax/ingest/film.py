@@ -1,0 +1,120 @@
+"""Film and landmarks → the region of interest of one knee, looking like a right knee.
+
+Tiulpin's pipeline (KNEEL, DeepKnee, and the preprocessing of papers 000 and 001): clip at the
+percentiles 5 and 99 of the whole film, a square of 140 mm about the middle of the tibial plateau,
+the plateau horizontal, left knees mirrored. Rotation, mirroring, crop and scale are one affine map
+about the centre of the ROI, so that the joint stays in the middle of it.
+"""
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+
+from knee_jax.errors import UnusableKnee
+from knee_jax.ingest.dicom import Film
+from knee_jax.landmarks import PLATEAU, PLATEAU_CENTRE
+
+PERCENTILES = (5, 99)
+
+
+@dataclasses.dataclass(frozen=True)
+class Roi:
+    """What is cut out.
+
+    Attributes:
+        size_mm: side of the square.
+        pixels: its side in pixels of the result.
+        level_plateau: rotate so that the line from landmark 47 to 63 is horizontal.
+    """
+
+    size_mm: float = 140.0
+    pixels: int = 350
+    level_plateau: bool = True
+
+    @property
+    def spacing_mm(self) -> float:
+        """Size of a pixel of the result."""
+        return self.size_mm / self.pixels
+
+
+def cut(
+    film: Film, window: tuple[float, float], landmarks_mm: np.ndarray, side: str, roi: Roi
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts one knee out of its film.
+
+    Args:
+        film: the radiograph.
+        window: grey values that become 0 and 255 (`intensity_window`).
+        landmarks_mm: float [74, 2], (x, y) on the film, from its upper left corner.
+        side: 'L' or 'R'.
+        roi: what to cut out.
+
+    Returns:
+        The image, uint8 [pixels, pixels], black beyond the film; and the landmarks in it, float64
+        [74, 2], (x, y) in pixels, where the first pixel's centre is at 0.5.
+    """
+    matrix = roi_to_film(landmarks_mm, side, roi) / np.array(film.spacing_mm)[:, None]
+    image = _resample(film.pixels, window, matrix, roi.pixels)
+    landmarks = landmarks_mm / film.spacing_mm
+    keypoints = (landmarks - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    return image, keypoints
+
+
+def intensity_window(pixels: np.ndarray) -> tuple[float, float]:
+    """Percentiles 5 and 99 of the whole film, as published.
+
+    Raises:
+        UnusableKnee: flat_image, where the two are equal.
+    """
+    low, high = np.percentile(pixels, PERCENTILES)
+    if not low < high:
+        raise UnusableKnee("flat_image", f"percentiles {PERCENTILES} are both {low:g}")
+    return float(low), float(high)
+
+
+def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
+    """Finds the affine map from pixels of the ROI to millimetres on the film.
+
+    Args:
+        landmarks_mm: float [74, 2], (x, y) on the film.
+        side: 'L' or 'R'; a left knee is mirrored.
+        roi: what to cut out.
+
+    Returns:
+        Float64 [2, 3] for columns (x, y, 1), x and y with half-pixel centres.
+    """
+    mirror = np.diag([-1.0 if side == "L" else 1.0, 1.0])
+    centre = landmarks_mm[PLATEAU_CENTRE]
+    x, y = mirror @ (landmarks_mm[PLATEAU[-1]] - landmarks_mm[PLATEAU[0]])
+    angle = math.atan2(y, x) if roi.level_plateau else 0.0
+    cos, sin = math.cos(angle), math.sin(angle)
+    linear = mirror @ np.array([[cos, -sin], [sin, cos]]) * roi.spacing_mm
+    return np.column_stack([linear, centre - linear @ np.full(2, roi.pixels / 2)])
+
+
+def _resample(
+    pixels: np.ndarray, window: tuple[float, float], matrix: np.ndarray, size: int
+) -> np.ndarray:
+    """Averages the film over the area of every ROI pixel.
+
+    Every pixel of the ROI is sampled as k x k bilinear points, finer than the film's own pixels,
+    and they are averaged: without that, shrinking 0.15 to 0.4 mm would fold its noise into it.
+    """
+    k = math.ceil(np.linalg.norm(matrix[:, :2], axis=1).max()) + 1
+    low, high = window
+    # Of the film, only the part that the ROI touches.
+    corners = matrix @ np.array([[0, size, size, 0], [0, 0, size, size], [1, 1, 1, 1]])
+    height, width = pixels.shape
+    left, top = np.clip(np.floor(corners.min(axis=1)) - 2, 0, (width, height)).astype(int)
+    right, bottom = np.clip(np.ceil(corners.max(axis=1)) + 2, 0, (width, height)).astype(int)
+    part = (pixels[top:bottom, left:right].astype(np.float32) - low) * (255 / (high - low))
+    # From half-pixel centres to OpenCV's, which count from the first pixel's centre.
+    fine = np.column_stack([matrix[:, :2] / k, matrix[:, 2] - (left, top)])
+    fine[:, 2] += fine[:, :2].sum(axis=1) / 2 - 0.5
+    sampled = cv2.warpAffine(
+        part.clip(0, 255), fine, (size * k, size * k), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+    mean = sampled.reshape(size, k, size, k).mean(axis=(1, 3))
+    return np.rint(mean).astype(np.uint8)
