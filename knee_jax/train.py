@@ -36,8 +36,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
 
     Args:
         config: see `configs/`.
-        workdir: receives `config.json`, `environment.json`, `statistics.json`, `metrics.jsonl`,
-            TensorBoard events and `checkpoints/`.
+        workdir: receives `config.json`, `environment.json`, `statistics.json`,
+            `parameters.txt`, `metrics.jsonl`, TensorBoard events and `checkpoints/`.
         data_dir: where prepared sets are.
 
     Raises:
@@ -53,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
 
     # ---- The state before the first step ----
     state = initial_state(experiment)
-    print(parameter_overview.get_parameter_overview(state.variables, include_stats=False))
+    report_parameters(state, workdir)
 
     # ---- The latest checkpoint, if this run was here before ----
     checkpoints = Checkpoints(workdir / "checkpoints")
@@ -113,6 +113,14 @@ def initial_state(experiment: Experiment) -> TrainState:
         variables = models.load(experiment.config.model.name, state.variables, source)
         state = state.replace(**variables)
     return sharding.place(state, sharding.replicated(experiment.mesh))
+
+
+def report_parameters(state: TrainState, workdir: Path) -> None:
+    """Writes every parameter and its shape to `parameters.txt`, and prints how many there are."""
+    if jax.process_index() == 0:
+        overview = parameter_overview.get_parameter_overview(state.variables, include_stats=False)
+        (workdir / "parameters.txt").write_text(overview + "\n", encoding="utf-8")
+        print(f"{parameter_overview.count_parameters(state.params):,} parameters")
 
 
 def make_train_step(experiment: Experiment) -> Step:
