@@ -1,0 +1,167 @@
+"""Seconds of one training step, ours against the same network in PyTorch (channels-last).
+
+    python benchmarks/train_step.py --net=resnet18 --size=112 --batch=32
+    python benchmarks/train_step.py --net=kpn_resnet50 --size=320 --batch=48 --dtype=bfloat16  # GPU
+
+Both train on the same random batch with Adam, turn by turn in one process, so that what else the
+machine does falls on both. `kpn_*` stops after the third stage and reads it at 30 landmarks.
+A row is appended to `benchmarks/results/train_step.csv`. On glibc, GLIBC_TUNABLES=
+glibc.malloc.hugetlb=1 spares both sides most of the page faults; the row says whether it was set.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pandas as pd
+
+from knee_jax import landmarks, models
+from knee_jax.grades import NUM_CLASSES
+
+RESULTS = Path(__file__).parent / "results" / "train_step.csv"
+
+
+def ours(net: str, dtype: str, image, keypoints, labels):
+    """Returns a function that trains one step and waits for it."""
+    name = "keypoint_pooling" if net.startswith("kpn_") else "resnet"
+    model = models.create(name, depth=int(net[-2:]), dtype=dtype)
+    variables = jax.jit(model.init)(jax.random.key(0), image[:1], keypoints[:1])
+    optimiser = optax.adam(1e-4)
+    state = (variables, optimiser.init(variables["params"]))
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+    def step(variables, moments, image, keypoints, labels):
+        def loss(params):
+            logits, statistics = model.apply(
+                {**variables, "params": params}, image, keypoints, True, mutable=["batch_stats"]
+            )
+            return sum(cross_entropy(x, labels).mean() for x in logits.values()), statistics
+
+        gradients, statistics = jax.grad(loss, has_aux=True)(variables["params"])
+        updates, moments = optimiser.update(gradients, moments)
+        params = optax.apply_updates(variables["params"], updates)
+        return {"params": params, **statistics}, moments
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    batch = jax.device_put((image, keypoints, labels))
+
+    def run():
+        nonlocal state
+        state = jax.block_until_ready(step(*state, *batch))
+
+    return run
+
+
+def theirs(net: str, dtype: str, image, keypoints, labels):
+    """The same in PyTorch; its operators of torchvision are not needed."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
+    import torch_reference as reference
+    from torch_reference import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kpn, points = net.startswith("kpn_"), landmarks.PRESETS["joint"]
+    trunk = reference.resnet(int(net[-2:]), channels=1).train()
+    width = trunk.fc.in_features // (2 if kpn else 1) * (len(points) if kpn else 1)
+    trunk.fc = torch.nn.Linear(width, sum(NUM_CLASSES.values()))
+    if kpn:
+        trunk.layer4 = torch.nn.Identity()
+    trunk = trunk.to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(trunk.parameters(), 1e-4)
+    x = reference.to_torch(image).to(device, memory_format=torch.channels_last)
+    y = torch.from_numpy(labels).long().to(device)
+    grid = torch.from_numpy(keypoints[:, points] / image.shape[1] * 2 - 1)[:, None].to(device)
+
+    def forward():
+        if not kpn:
+            return trunk(x)
+        features = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
+        features = trunk.layer3(trunk.layer2(trunk.layer1(features))).float()
+        pooled = torch.nn.functional.grid_sample(
+            features, grid, padding_mode="border", align_corners=False
+        )
+        return trunk.fc(pooled.flatten(1))
+
+    def run():
+        optimiser.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits = forward().float().split(list(NUM_CLASSES.values()), dim=1)
+        sum(torch.nn.functional.cross_entropy(x, y) for x in logits).backward()
+        optimiser.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run, torch.__version__
+
+
+def hardware() -> str:
+    """The accelerator's name, or the processor's and its number of cores."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    name = found[1] if found else platform.machine()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    nets = [kind + f"resnet{depth}" for kind in ("", "kpn_") for depth in (18, 34, 50)]
+    parser.add_argument("--net", default="resnet18", choices=nets)
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+
+    rng = np.random.default_rng(0)
+    shape = (args.batch, args.size, args.size, 1)
+    image = rng.normal(size=shape).astype(np.float32)
+    keypoints = rng.uniform(0, args.size, (args.batch, 74, 2)).astype(np.float32)
+    labels = rng.integers(0, 4, args.batch).astype(np.int32)
+    batch = (image, keypoints, labels)
+    run_ours = ours(args.net, args.dtype, *batch)
+    run_theirs, torch_version = theirs(args.net, args.dtype, *batch)
+
+    seconds: dict[str, list[float]] = {"ours": [], "torch": []}
+    for _ in range(args.rounds + 1):
+        for side, run in (("ours", run_ours), ("torch", run_theirs)):
+            start = time.perf_counter()
+            run()
+            seconds[side].append(time.perf_counter() - start)
+    ours_s, torch_s = (float(np.median(seconds[side][1:])) for side in ("ours", "torch"))
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    row = {
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware(),
+        "net": args.net,
+        "size": args.size,
+        "batch": args.batch,
+        "dtype": args.dtype,
+        "hugetlb": "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", ""),
+        "ours_s": round(ours_s, 4),
+        "torch_s": round(torch_s, 4),
+        "ratio": round(ours_s / torch_s, 2),
+        "ours_images_per_s": round(args.batch / ours_s, 1),
+        "ours_first_s": round(seconds["ours"][0], 1),
+        "ours_peak_gib": round(memory / 2**30, 2) if memory else None,
+        "rounds": args.rounds,
+        "jax": jax.__version__,
+        "torch": torch_version,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    pd.DataFrame([row]).to_csv(RESULTS, mode="a", header=not RESULTS.exists(), index=False)
+    print(pd.Series(row).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Writes a phantom study tree for people to look at: `python -m knee_jax.phantom --out=DIR`."""
+
+from absl import flags
+
+from knee_jax import cli
+from knee_jax.phantom.study import write_study
+
+_OUT = flags.DEFINE_string("out", None, "Folder of the tree, made if need be.", required=True)
+_SUBJECTS = flags.DEFINE_integer("subjects", 10, "Subjects, each with two knees.")
+_VISITS = flags.DEFINE_multi_integer("visit", [0, 12, 24], "Month of a visit; repeat for more.")
+_ROWS = flags.DEFINE_integer("rows", 2048, "Height of a film in pixels.", lower_bound=32)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the cohort.", lower_bound=0)
+_WORKERS = flags.DEFINE_integer("workers", 1, "Processes.", lower_bound=1)
+
+
+def main(_: list[str]) -> None:
+    """Writes the tree that the flags describe."""
+    write_study(
+        _OUT.value,
+        num_subjects=_SUBJECTS.value,
+        visits=_VISITS.value,
+        seed=_SEED.value,
+        rows=_ROWS.value,
+        workers=_WORKERS.value,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

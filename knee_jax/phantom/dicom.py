@@ -1,0 +1,130 @@
+"""Films as DICOM files, in the dialects of several machines."""
+
+import dataclasses
+from pathlib import Path
+
+import gdcm
+import numpy as np
+import pydicom
+import pydicom.encaps
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
+
+_GDCM = gdcm.TransferSyntax
+_ENCODED = {
+    JPEGLosslessSV1: _GDCM.JPEGLosslessProcess14_1,
+    JPEGLSLossless: _GDCM.JPEGLSLossless,
+    JPEG2000Lossless: _GDCM.JPEG2000Lossless,
+    RLELossless: _GDCM.RLELossless,
+}
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, *_ENCODED)
+"""Transfer syntaxes that the phantom writes, all lossless."""
+SHARES = (0.6, 0.14, 0.1, 0.08, 0.02, 0.06)
+"""How often each is chosen: JPEG 2000 takes seconds a film."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a film says about itself.
+
+    Attributes:
+        subject, barcode: ids; the barcode is the accession number.
+        date: YYYYMMDD.
+        maker: of the machine.
+        spacing: mm per pixel.
+        bits: stored per pixel, 10 to 16.
+        inverted: MONOCHROME1, where the least value is white.
+        syntax: transfer syntax, one of `SYNTAXES`.
+    """
+
+    subject: str
+    barcode: str
+    date: str
+    maker: str
+    spacing: float
+    bits: int
+    inverted: bool
+    syntax: UID
+
+
+def write_film(path: Path, film: np.ndarray, header: Header) -> None:
+    """Writes a film, [rows, columns] with 0 black and 1 white, as uint16 DICOM."""
+    top = 2**header.bits - 1
+    counts = np.clip(film, 0, 1.1) * np.float32(0.9 * top)
+    counts = np.minimum(counts, top).astype(np.uint16)
+    if header.inverted:
+        counts = np.uint16(top) - counts
+
+    meta = FileMetaDataset()
+    plain = header.syntax == ImplicitVRLittleEndian
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if plain else ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["film", header.barcode])
+    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SOPClassUID = ComputedRadiographyImageStorage
+    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", header.barcode])
+    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", header.barcode])
+    ds.StudyDate = ds.SeriesDate = header.date
+    ds.AccessionNumber = header.barcode
+    ds.Modality = "CR"
+    ds.Manufacturer = header.maker
+    ds.StudyDescription = "OAI^KNEE"
+    ds.SeriesDescription = "Bilateral PA Fixed Flexion Knee"
+    ds.PatientName = ds.PatientID = header.subject
+    ds.BodyPartExamined = "KNEE"
+    ds.ViewPosition = "PA"
+    ds.SeriesNumber = ds.InstanceNumber = 1
+    ds.ImagerPixelSpacing = [header.spacing, header.spacing]
+    ds.SamplesPerPixel = 1
+    ds.PhotometricInterpretation = "MONOCHROME1" if header.inverted else "MONOCHROME2"
+    ds.Rows, ds.Columns = counts.shape
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, header.bits, header.bits - 1
+    ds.PixelRepresentation = 0
+    ds.WindowCenter, ds.WindowWidth = (top + 1) // 2, top + 1
+    ds.PixelData = counts.tobytes()
+    ds["PixelData"].VR = "OW"
+
+    if header.syntax in _ENCODED:
+        frame = _encode(counts, header.bits, _ENCODED[header.syntax])
+        ds.PixelData = pydicom.encaps.encapsulate([frame])
+        ds["PixelData"].VR = "OB"
+        meta.TransferSyntaxUID = header.syntax
+    pydicom.dcmwrite(path, ds, enforce_file_format=True)
+
+
+def _encode(counts: np.ndarray, bits: int, syntax: int) -> bytes:
+    """Compresses uint16 counts [rows, columns] by gdcm: pydicom cannot encode JPEG Lossless."""
+    writer = gdcm.ImageWriter()  # It owns the image.
+    image = writer.GetImage()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((counts.shape[1], counts.shape[0], 1))
+    image.SetPhotometricInterpretation(
+        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
+    )
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, 0))
+    image.SetTransferSyntax(gdcm.TransferSyntax(_GDCM.ImplicitVRLittleEndian))
+    pixels = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    pixels.SetByteStringValue(counts.tobytes())
+    image.SetDataElement(pixels)
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(image)
+    if not change.Change():
+        raise RuntimeError(f"gdcm cannot encode {counts.shape} pixels as {syntax}")
+    fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
+    # SWIG hands the bytes over as a str.
+    return b"".join(
+        fragments.GetFragment(i).GetByteValue().GetBuffer().encode("utf-8", "surrogateescape")
+        for i in range(fragments.GetNumberOfFragments())
+    )
