@@ -21,16 +21,9 @@ SMALL = (
 """Overrides that make any config a matter of seconds."""
 
 
-def command(
-    *arguments: str | Path, devices: int = 1, cache: Path | None = None
-) -> tuple[list[str], dict[str, str]]:
+def command(*arguments: str | Path, devices: int = 1) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment for `subprocess` of `python -m ARGUMENTS`."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    if cache:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
     return [sys.executable, "-m", *map(str, arguments)], environment
 
 

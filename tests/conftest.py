@@ -1,13 +1,18 @@
 import os
+import tempfile
 from pathlib import Path
 
-import matplotlib
 import pytest
 from absl import flags
 
-matplotlib.use("Agg")
 # Grain looks up flags of its own, which only a command would have parsed.
 flags.FLAGS.mark_as_parsed()
+
+# The same networks are compiled again and again, in this process and in those it starts.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+if _CACHE not in os.environ:
+    _folder = tempfile.TemporaryDirectory(prefix="knee_jax_compiled_")
+    os.environ[_CACHE] = _folder.name
 
 REPOSITORY = Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
@@ -26,6 +31,8 @@ def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data_dir with the phantom set `phantom_xray/tiny`, prepared once a session."""
     from knee_jax.prepare import prepare
 
-    folder = Path(os.environ.get("KNEE_JAX_TEST_DATA") or tmp_path_factory.mktemp("data"))
+    base = tmp_path_factory.getbasetemp()
+    # Parallel workers have folders of their own below a common one; `prepare` lets one work.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
     prepare("phantom_xray/tiny", folder)
     return folder

@@ -1,0 +1,215 @@
+"""Layers with PyTorch's conventions: explicit symmetric padding, batch statistics, initial values.
+
+Images are [batch, height, width, channels]; parameters are float32 whatever the compute type.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from knee_jax.errors import UserError
+
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""He et al. 2015, eq. 14, as in torchvision's ResNet."""
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves [B, H, W, in] with [side, side, in, out], padded by (side - 1) // 2 all around."""
+    pad = (kernel.shape[0] - 1) // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`convolve` with its gradient for the kernel as products of matrices.
+
+    XLA's own weight gradient takes 2 to 4 times longer on the CPU (benchmarks/train_step.py).
+    """
+    return convolve(x, kernel, stride)
+
+
+def _forward(x, kernel, stride):
+    return convolve(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, gradient):
+    x, kernel = residuals
+    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel, stride), x)(gradient)
+    return dx, _kernel_gradient(x, gradient, kernel.shape[0], stride).astype(kernel.dtype)
+
+
+convolve_on_cpu.defvjp(_forward, _backward)
+
+BAND_BYTES = 6e6
+"""Of the patches that are laid out at a time: they should stay in the cache."""
+
+
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, side: int, stride: int) -> jax.Array:
+    """Sums (patches)^T (gradient), in bands of rows (rows, so that a sharded batch stays so)."""
+    pad = (side - 1) // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    batch, height, width, features = gradient.shape
+    patch = side * side * x.shape[-1]
+    bands = next(
+        n
+        for n in range(1, height + 1)
+        if height % n == 0 and (4 * batch * width * patch * height / n <= BAND_BYTES or n == height)
+    )
+    rows = height // bands
+
+    def add_band(total, band):
+        start = band * rows
+        window = lax.dynamic_slice_in_dim(x, start * stride, (rows - 1) * stride + side, axis=1)
+        shifted = [
+            window[
+                :,
+                i : i + (rows - 1) * stride + 1 : stride,
+                j : j + (width - 1) * stride + 1 : stride,
+            ]
+            for i in range(side)
+            for j in range(side)
+        ]
+        product = lax.dot_general(
+            jnp.concatenate(shifted, axis=-1),
+            lax.dynamic_slice_in_dim(gradient, start, rows, axis=1),
+            (((0, 1, 2), (0, 1, 2)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+        return total + product, None
+
+    total = jnp.zeros((patch, features), jnp.float32)
+    total, _ = lax.scan(add_band, total, jnp.arange(bands))
+    return total.reshape(side, side, -1, features)
+
+
+class Conv(nn.Module):
+    """2-D convolution without bias, padded by `(kernel_size - 1) // 2` on every side.
+
+    Flax's "SAME" pads a stride of 2 on one side only; PyTorch pads both.
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: odd side of the kernel, pixels.
+        stride: step of the output grid, pixels.
+        dtype: compute type; the parameter `kernel` [side, side, in, out] is float32.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves x [batch, height, width, channels]."""
+        side = self.kernel_size
+        kernel = self.param("kernel", kaiming_normal, (side, side, x.shape[-1], self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if jax.default_backend() != "cpu":
+            return convolve(x, kernel, self.stride)
+        if side == 1:
+            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        return convolve_on_cpu(x, kernel, self.stride)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis (Ioffe & Szegedy 2015), as PyTorch does it.
+
+    The batch is normalised by its biased variance, the running variance collects the unbiased one.
+    Statistics are float32; under `jax.jit` over a mesh they are those of the whole batch.
+
+    Attributes:
+        momentum: weight of the old running statistics (1 - PyTorch's momentum).
+        epsilon: added to the variance.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises x [..., channels]; the result has the type of `x`."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            x32 = x.astype(jnp.float32)
+            mean = x32.mean(axes)
+            var = jnp.square(x32 - mean).mean(axes)
+            if not self.is_initializing():
+                count = x.size // x.shape[-1]
+                unbiased = var * (count / max(count - 1, 1))
+                for running, value in ((running_mean, mean), (running_var, unbiased)):
+                    running.value = self.momentum * running.value + (
+                        1 - self.momentum
+                    ) * lax.stop_gradient(value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return ((x - mean) * factor + bias).astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """Affine map in float32 with PyTorch's initial values, U(-1/sqrt(in), 1/sqrt(in)).
+
+    Attributes:
+        features: number of outputs.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [..., in] to [..., features]."""
+        bound = x.shape[-1] ** -0.5
+
+        def uniform(key, shape):
+            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+        kernel = self.param("kernel", uniform, (x.shape[-1], self.features))
+        bias = self.param("bias", uniform, (self.features,))
+        return x.astype(jnp.float32) @ kernel + bias
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum with stride 2, one pixel of -inf around: [B, H, W, C] to [B, ~H/2, ~W/2, C].
+
+    One axis after the other, by comparisons: the gradient (to the first of equal values, as in
+    PyTorch) is then elementwise, 6 times faster on the CPU than XLA's select-and-scatter, and
+    free of the atomic additions that make that one irreproducible on a GPU.
+    """
+    return _max_pool_axis(_max_pool_axis(x, 2), 1)
+
+
+def _max_pool_axis(x: jax.Array, axis: int) -> jax.Array:
+    infinity = jnp.array(-jnp.inf, x.dtype)
+    padding = [(0, 0, 0)] * x.ndim
+    padding[axis] = (0, x.shape[axis] % 2, 0)
+    pairs = lax.pad(x, infinity, padding)
+    pairs = pairs.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    centre, after = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    padding[axis] = (1, -1, 0)
+    before = lax.pad(after, infinity, padding)
+    first = jnp.where(before < centre, centre, before)
+    return jnp.where(first < after, after, first)
+
+
+def choose(table: Mapping, name: Any, what: str) -> Any:
+    """Looks up `table[name]`; `UserError` listing the choices where it is not there."""
+    if name not in table:
+        raise UserError(f"unknown {what} {name!r}; choose from: {', '.join(map(str, table))}")
+    return table[name]

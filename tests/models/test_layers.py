@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from knee_jax.errors import UserError
+from knee_jax.models import layers
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "height", "width", "inputs"),
+    [(1, 1, 9, 8, 6), (1, 2, 9, 8, 6), (3, 1, 10, 7, 5), (3, 2, 11, 8, 5), (7, 2, 21, 24, 1)],
+)
+@pytest.mark.parametrize("band_bytes", [6e6, 2e4, 0])
+def test_every_form_of_the_convolution_is_the_native_one(
+    monkeypatch, side, stride, height, width, inputs, band_bytes
+):
+    """Values and both gradients, on the CPU's path and on that of the other back ends."""
+    monkeypatch.setattr(layers, "BAND_BYTES", band_bytes)
+    x = normal(0, 3, height, width, inputs)
+    conv = layers.Conv(4, side, stride)
+    variables = conv.init(jax.random.key(0), x)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (side, side, inputs, 4)
+    results = {}
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        y, vjp = jax.vjp(lambda k, x: conv.apply({"params": {"kernel": k}}, x), kernel, x)
+        results[backend] = (y, *vjp(normal(1, *y.shape)))
+    pad = (side - 1) // 2
+    reference = nn.Conv(4, (side, side), stride, ((pad, pad), (pad, pad)), use_bias=False)
+    y, vjp = jax.vjp(lambda k, x: reference.apply({"params": {"kernel": k}}, x), kernel, x)
+    for result in results.values():
+        for actual, desired in zip(result, (y, *vjp(normal(1, *y.shape))), strict=True):
+            scale = float(jnp.abs(desired).max())
+            np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-5 * scale)
+
+
+def test_bfloat16_convolution_keeps_float32_parameters_and_gradients():
+    x = normal(0, 2, 8, 8, 3)
+    conv = layers.Conv(4, 3, dtype="bfloat16")
+    variables = conv.init(jax.random.key(0), x)
+    gradient = jax.grad(lambda v: conv.apply(v, x).astype(jnp.float32).sum())(variables)
+    exact = jax.grad(lambda v: layers.Conv(4, 3).apply(v, x).sum())(variables)
+    assert conv.apply(variables, x).dtype == jnp.bfloat16
+    assert gradient["params"]["kernel"].dtype == jnp.float32
+    difference = jnp.abs(gradient["params"]["kernel"] - exact["params"]["kernel"]).max()
+    assert difference < 0.02 * jnp.abs(exact["params"]["kernel"]).max()
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 8, 3), (1, 7, 9, 2), (1, 1, 2, 1), (3, 5, 4, 1)])
+@pytest.mark.parametrize("decimals", [0, 6])
+def test_max_pool_and_its_gradient_are_the_native_ones_also_with_ties(shape, decimals):
+    x = jnp.round(normal(0, *shape), decimals)
+    native, native_vjp = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), x)
+    pooled, vjp = jax.vjp(layers.max_pool, x)
+    np.testing.assert_array_equal(pooled, native)
+    gradient = normal(1, *pooled.shape)
+    np.testing.assert_allclose(vjp(gradient)[0], native_vjp(gradient)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_max_pool_of_negative_values_ignores_the_border():
+    assert layers.max_pool(jnp.full((1, 3, 3, 1), -2.0)).max() == -2
+
+
+def test_batch_norm_normalises_by_biased_and_remembers_unbiased_variance():
+    x = 3 + 2 * normal(0, 5, 2, 1, 4)
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(4))
+    y, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(y.var((0, 1, 2)), 1, rtol=1e-4)
+    flat = np.asarray(x, np.float64).reshape(-1, 4)
+    np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        state["batch_stats"]["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5
+    )
+
+
+def test_batch_norm_keeps_its_precision_far_from_zero():
+    x = 1000 + normal(0, 64, 4, 4, 2)
+    norm = layers.BatchNorm()
+    y, _ = norm.apply(norm.init(jax.random.key(0), x, True), x, True, mutable=["batch_stats"])
+    x64 = np.asarray(x, np.float64)
+    expected = (x64 - x64.mean((0, 1, 2))) / np.sqrt(x64.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=1e-3)
+
+
+def test_initial_values_follow_torchvision():
+    """Kaiming normal (fan out) for convolutions, U(-1/sqrt(in), 1/sqrt(in)) for linear layers."""
+    x = jnp.zeros((1, 4, 4, 16))
+    kernel = layers.Conv(64, 3).init(jax.random.key(0), x)["params"]["kernel"]
+    assert float(kernel.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+    params = layers.Linear(500).init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+    for value in params.values():
+        assert 0.24 < float(jnp.abs(value).max()) <= 0.25
+        assert abs(float(value.mean())) < 0.03
+
+
+def test_choose_lists_what_there_is():
+    with pytest.raises(UserError, match="unknown fruit 'fig'; choose from: apple, pear"):
+        layers.choose({"apple": 1, "pear": 2}, "fig", "fruit")

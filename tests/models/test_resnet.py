@@ -1,0 +1,105 @@
+"""`models/resnet.py` against torchvision, by weights carried over."""
+
+import jax
+import numpy as np
+import pytest
+import torch_reference as reference
+from flax.traverse_util import flatten_dict
+from torch_reference import assert_close, to_ours, to_torch, torch
+
+from knee_jax.models import resnet
+
+
+def state_dict(net) -> dict:
+    """The reference's weights, its classifier named as our KL head."""
+    return {name.replace("fc.", "head_kl."): value for name, value in net.state_dict().items()}
+
+
+def ours(net, depth, image):
+    """Our model and its variables with the reference's weights."""
+    model = resnet.Model(depth=depth, grades=("kl",))
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return model, resnet.load(variables, state_dict(net))
+
+
+@pytest.mark.parametrize(
+    ("depth", "height", "width", "channels"),
+    [(18, 224, 224, 3), (18, 97, 130, 1), (34, 129, 95, 3), (50, 224, 224, 3), (50, 95, 130, 3)],
+)
+def test_stages_and_logits_equal_torchvision(depth, height, width, channels):
+    net = reference.resnet(depth, channels)
+    image = np.random.default_rng(1).normal(size=(2, height, width, channels)).astype(np.float32)
+    model, variables = ours(net, depth, image)
+
+    @jax.jit
+    def apply(variables):
+        return model.apply(variables, image, capture_intermediates=True)
+
+    logits, state = apply(variables)
+    maps = state["intermediates"]["trunk"]["__call__"][0]
+    with torch.no_grad():
+        expected_maps = reference.stages(net, to_torch(image))
+        expected_logits = net(to_torch(image))
+    assert len(maps) == 4
+    for actual, desired in zip(maps, expected_maps, strict=True):
+        assert_close(actual, to_ours(desired))
+    assert_close(logits["kl"], expected_logits)
+
+
+def test_training_step_equals_torchvision():
+    """Batch statistics, gradients and running statistics, in one forward and backward pass."""
+    net = reference.resnet(18, channels=1).train()
+    image = np.random.default_rng(1).normal(size=(6, 65, 64, 1)).astype(np.float32)
+    labels = np.array([0, 1, 2, 3, 4, 0])
+    model, variables = ours(net, 18, image)
+
+    @jax.jit
+    def step(variables):
+        def loss(params):
+            logits, state = model.apply(
+                {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+            )
+            log_p = jax.nn.log_softmax(logits["kl"])
+            return -log_p[np.arange(6), labels].mean(), state
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    (value, state), gradients = step(variables)
+    expected = torch.nn.functional.cross_entropy(net(to_torch(image)), torch.from_numpy(labels))
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+
+    template = {"params": gradients, **state}
+    dict_of_gradients = {
+        name: parameter.grad for name, parameter in net.named_parameters() if "fc" not in name
+    }
+    statistics = dict(net.named_buffers())
+    desired = resnet.load(template, {**dict_of_gradients, **statistics})
+    for path, value in flatten_dict(template).items():
+        if path[1] == "trunk":
+            tolerance = 1e-3 if path[0] == "params" else 1e-5
+            assert_close(value, flatten_dict(desired)[path], tolerance)
+    assert_close(gradients["head_kl"]["kernel"], net.fc.weight.grad.numpy().T)
+
+
+def test_stem_for_three_channels_reads_grey_images_alike():
+    net = reference.resnet(18)
+    grey = np.random.default_rng(1).normal(size=(1, 64, 64, 1)).astype(np.float32)
+    model, variables = ours(net, 18, grey)
+    with torch.no_grad():
+        expected = net(to_torch(np.repeat(grey, 3, axis=-1)))
+    assert_close(jax.jit(model.apply)(variables, grey)["kl"], expected)
+
+
+def test_pth_file_is_read(tmp_path):
+    net = reference.resnet(18)
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    image = np.zeros((1, 64, 64, 3), np.float32)
+    model = resnet.Model(depth=18, grades=("kl",))
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    heads = {"head_kl": {"kernel": np.zeros((512, 5)), "bias": np.zeros(5)}}
+    variables["params"].update(heads)
+    loaded = resnet.load(variables, tmp_path / "weights.pth")
+    kernel = net.layer2[0].downsample[0].weight.detach().numpy()[:, :, 0, 0].T
+    trunk = loaded["params"]["trunk"]
+    np.testing.assert_array_equal(trunk["layer2_0"]["downsample_conv"]["kernel"][0, 0], kernel)

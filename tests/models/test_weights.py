@@ -1,0 +1,165 @@
+import functools
+import pickle
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from knee_jax import models
+from knee_jax.errors import UserError
+from knee_jax.models import keypoint_pooling, resnet, weights
+
+TRUNK_18 = {"conv1.weight": (4, 3, 7, 7)}
+for _stage in (1, 2, 3, 4):
+    _in, _out = (4 << max(_stage - 2, 0)), (4 << (_stage - 1))
+    for _block in (0, 1):
+        _name = f"layer{_stage}.{_block}"
+        TRUNK_18[f"{_name}.conv1.weight"] = (_out, _in if _block == 0 else _out, 3, 3)
+        TRUNK_18[f"{_name}.conv2.weight"] = (_out, _out, 3, 3)
+        if _stage > 1 and _block == 0:
+            TRUNK_18[f"{_name}.downsample.0.weight"] = (_out, _in, 1, 1)
+for _name in list(TRUNK_18):
+    _norm = _name.replace("conv", "bn").replace("downsample.0", "downsample.1")
+    for _leaf in ("weight", "bias", "running_mean", "running_var"):
+        TRUNK_18[_norm.replace("weight", _leaf)] = TRUNK_18[_name][:1]
+
+
+@pytest.fixture
+def source():
+    """A ResNet-18 of width 4 in torchvision's layout, with its classifier and counters."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=shape).astype("f4") for name, shape in TRUNK_18.items()}
+    arrays["fc.weight"], arrays["fc.bias"] = np.zeros((1000, 32)), np.zeros(1000)
+    arrays["bn1.num_batches_tracked"] = np.array(7)
+    return arrays
+
+
+@functools.cache
+def variables(channels=3, name="resnet", **kwargs):
+    model = models.create(name, depth=18, width=4, grades=("kl", "osfl"), **kwargs)
+    image = np.zeros((1, 32, 32, channels), np.float32)
+    keypoints = np.ones((1, 74, 2), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+
+
+def test_every_array_finds_its_place(source):
+    before, after = variables(), resnet.load(variables(), source)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    trunk = after["params"]["trunk"]
+    np.testing.assert_array_equal(
+        trunk["layer3_0"]["downsample_conv"]["kernel"][0, 0],
+        source["layer3.0.downsample.0.weight"][:, :, 0, 0].T,
+    )
+    np.testing.assert_array_equal(
+        trunk["conv1"]["kernel"], source["conv1.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(
+        after["batch_stats"]["trunk"]["bn1"]["var"], source["bn1.running_var"]
+    )
+    for path, value in flatten_dict(after).items():
+        untouched = np.array_equal(value, flatten_dict(before)[path])
+        assert untouched == path[1].startswith("head_")
+
+
+def test_heads_are_taken_where_named(source):
+    source["head_osfl.weight"] = np.full((4, 32), 2.0)
+    source["head_osfl.bias"] = np.arange(4.0)
+    params = resnet.load(variables(), source)["params"]
+    np.testing.assert_array_equal(params["head_osfl"]["bias"], np.arange(4))
+    np.testing.assert_array_equal(params["head_osfl"]["kernel"], np.full((32, 4), 2))
+    np.testing.assert_array_equal(
+        params["head_kl"]["kernel"], variables()["params"]["head_kl"]["kernel"]
+    )
+
+
+def test_grey_stem_is_the_sum_over_the_colours(source):
+    kernel = resnet.load(variables(channels=1), source)["params"]["trunk"]["conv1"]["kernel"]
+    np.testing.assert_allclose(
+        kernel[:, :, 0], source["conv1.weight"].sum(1).transpose(1, 2, 0), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_three_stages_leave_the_fourth_behind(source):
+    loaded = keypoint_pooling.load(variables(name="keypoint_pooling"), source)
+    assert "layer4_0" not in loaded["params"]["trunk"]
+    np.testing.assert_array_equal(
+        loaded["params"]["trunk"]["layer3_1"]["bn2"]["scale"], source["layer3.1.bn2.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("layer2.1.bn2.running_var"), r"lack 'layer2\.1\.bn2\.running_var'"),
+        (lambda s: s.update(extra=np.zeros(3)), "hold 'extra'"),
+        (lambda s: s.update({"layer4.2.conv1.weight": np.zeros(3)}), r"hold 'layer4\.2\.conv1"),
+        (
+            lambda s: s.update({"layer1.0.conv1.weight": np.zeros((4, 4, 5, 5))}),
+            r"'layer1\.0\.conv1\.weight' has shape \(5, 5, 4, 4\).* needs \(3, 3, 4, 4\)",
+        ),
+        (lambda s: s.update({"bn1.bias": "text"}), r"'bn1\.bias' is not an array"),
+        (lambda s: s.update({"bn1.bias": {"a": 1}}), r"'bn1\.bias' is not an array"),
+    ],
+)
+def test_what_does_not_fit_is_named(source, change, message):
+    change(source)
+    with pytest.raises(UserError, match=message):
+        resnet.load(variables(), source)
+
+
+def test_npz_file_is_read(source, tmp_path):
+    np.savez(tmp_path / "weights.npz", **source)
+    from_file = resnet.load(variables(), tmp_path / "weights.npz")
+    from_memory = resnet.load(variables(), source)
+    jax.tree.map(np.testing.assert_array_equal, from_file, from_memory)
+
+
+def test_safetensors_file_is_read(source, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy", reason="needs the `torch` extra")
+    safetensors.save_file(source, tmp_path / "weights.safetensors")
+    from_file = resnet.load(variables(), tmp_path / "weights.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, from_file, resnet.load(variables(), source))
+
+
+class Bomb:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_pickled_code_is_not_executed(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, bomb=np.array([Bomb()], dtype=object))
+    with pytest.raises(UserError, match=r"weights\.npz: cannot be read"):
+        weights.read(path)
+    pytest.importorskip("torch", reason="needs the `torch` extra")
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"conv1.weight": Bomb()}))
+    with pytest.raises(UserError, match=r"weights\.pth: cannot be read"):
+        weights.read(path)
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.npz: no such file"):
+        weights.read(tmp_path / "gone.npz")
+    with pytest.raises(UserError, match=r"one of \.npz, \.safetensors, \.pth"):
+        weights.read("weights.h5")
+    (tmp_path / "text.npz").write_text("not an archive")
+    with pytest.raises(UserError, match=r"text\.npz: cannot be read"):
+        weights.read(tmp_path / "text.npz")
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    with pytest.raises(UserError, match="pip install safetensors"):
+        weights.read(tmp_path / "weights.safetensors")
+
+
+def test_the_names_asked_for_are_torchvisions():
+    """The names that `load` asks for are exactly torchvision's."""
+    paths = flatten_dict(variables())
+    names = {resnet._torch_name(path) for path in paths if path[1] == "trunk"}
+    assert names == set(TRUNK_18)
