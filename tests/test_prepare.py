@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -40,11 +39,13 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
-def command(raw, data_dir, *more, **kwargs):
+def command(raw, data_dir, *more, before=""):
+    """Starts the command; `before` is what a shell shall do first in the same process."""
     flags = ["--dataset=kneekl224", f"--manual_dir={raw}", f"--data_dir={data_dir}", *more]
     words = [sys.executable, "-m", "knee_jax.prepare", *flags]
+    shell = ["bash", "-c", f'{before} exec "$@"', "bash"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **kwargs)
+    return subprocess.Popen([*shell, *words], stdout=pipe, stderr=pipe, text=True)
 
 
 def wait_for(condition, seconds=30):
@@ -161,11 +162,8 @@ def assert_told_of_full_disk(process, parent):
 
 
 def test_file_too_large(raw, tmp_path):
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
-
-    process = command(raw, tmp_path, "--workers=1", preexec_fn=limit)
+    limit = "trap '' XFSZ; ulimit -f 5000;"
+    process = command(raw, tmp_path, "--workers=1", before=limit)
     assert_told_of_full_disk(process, tmp_path / "kneekl224")
 
 
