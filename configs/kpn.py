@@ -72,9 +72,9 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.model.depth = 18
     config.model.width = 32
     config.batch_size = 16
-    config.epochs = 12
+    config.epochs = 20
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.drop_epochs = (6, 9)
+    config.optimizer.drop_epochs = (12, 17)
 
 
 VARIANTS = {"no_kpn": _no_kpn, "demo": _demo}

@@ -5,6 +5,7 @@ A save is written beside its final name and renamed when whole, so that a run th
 saving resumes from the checkpoint before.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,11 +50,26 @@ class Checkpoints:
             step: training steps done.
             state: a pytree of device arrays.
             score: the validation score, higher is better; None if not validated at this step.
+
+        Raises:
+            UserError: the disk has no room for it. Asked beforehand, because what Orbax and
+                TensorStore print when they find out is pages long.
         """
         if step in self._manager.all_steps():
             return
+        self._manager.wait_until_finished()
+        self._require_space(state)
         metrics = {"score": NOT_VALIDATED if score is None else score}
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def _require_space(self, state: Any) -> None:
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._path).free
+        if free < 1.1 * needed:
+            raise UserError(
+                f"{self._path}: the disk is full; a checkpoint needs {needed / 1e6:.1f} MB and "
+                f"{free / 1e6:.1f} MB are free: make room, and the same command goes on"
+            )
 
     def latest_step(self) -> int | None:
         """The step of the latest whole checkpoint, or None."""

@@ -1,4 +1,5 @@
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -36,3 +37,19 @@ def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
     prepare("phantom_xray/tiny", folder)
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of a given size, where mounting one is permitted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size):
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
+            pytest.skip("mounting a small disk is not permitted here")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", str(disk)], capture_output=True)

@@ -81,3 +81,18 @@ def test_the_state_of_another_model_is_named(tmp_path):
         ),
     ):
         checkpoints.restore(1, like(features=4), sharding.make_mesh())
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(small_disk):
+    folder = small_disk("500k") / "c"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, make_state())
+    (folder.parent / "filler").write_bytes(bytes(300_000))
+    with (
+        Checkpoints(folder) as checkpoints,
+        pytest.raises(UserError, match=r"c: the disk is full; a checkpoint needs 0.\d MB"),
+    ):
+        checkpoints.save(2, make_state(features=8_000))
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        checkpoints.restore(1, like(), sharding.make_mesh())

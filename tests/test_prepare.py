@@ -1,6 +1,5 @@
 """The command, run as a user runs it: what it prints, and what it leaves when it is stopped."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -165,22 +164,6 @@ def test_file_too_large(raw, tmp_path):
     limit = "trap '' XFSZ; ulimit -f 5000;"
     process = command(raw, tmp_path, "--workers=1", before=limit)
     assert_told_of_full_disk(process, tmp_path / "kneekl224")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of a given size, where mounting one is permitted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(size):
-        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
-        if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
-            pytest.skip("mounting a small disk is not permitted here")
-        return disk
-
-    yield mount
-    subprocess.run(["umount", str(disk)], capture_output=True)
 
 
 @pytest.mark.parametrize("missing", [20_000_000, 40_000, 4096])
