@@ -4,7 +4,6 @@ Training and evaluation both begin here, so that they cannot disagree about it.
 """
 
 import dataclasses
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +81,8 @@ def set_up(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> 
     Raises:
         UserError: a config that cannot be run, in one line.
     """
-    for name in ("batch_size", "evaluation.batch_size"):
-        sharding.check_batch_size(_field(config, name), name)
+    sharding.check_batch_size(config.batch_size, "batch_size")
+    sharding.check_batch_size(config.evaluation.batch_size, "evaluation.batch_size")
     mesh = sharding.make_mesh()
     knees = prepared.open_set(
         prepare(config.data.dataset, data_dir, manual_dir=config.data.manual_dir or None)
@@ -95,8 +94,8 @@ def set_up(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> 
         fold=config.data.fold,
         seed=config.seed,
     )
-    task_file = importlib.import_module(f"{tasks.__name__}.{config.task}")
-    split = {name: task_file.usable(knees.index, rows, config) for name, rows in split.items()}
+    task = tasks.find(config.task)
+    split = {name: task.usable(knees.index, rows, config) for name, rows in split.items()}
     for name in ("train", "validation"):
         if not len(split[name]):
             raise UserError(
@@ -129,7 +128,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> 
             workers=config.data.workers,
         ),
         statistics=facts,
-        task=task_file.make(config, facts),
+        task=task.make(config, facts),
         model=model,
         schedule=schedule,
         optimizer=states.make_optimizer(config.optimizer, schedule),
@@ -143,12 +142,6 @@ def compute_dtype(name: str) -> Any:
     if name not in ("float32", "bfloat16"):
         raise UserError(f"config.dtype = '{name}': choose auto, float32 or bfloat16")
     return jnp.dtype(name)
-
-
-def _field(config: ml_collections.ConfigDict, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def _require_keypoints(

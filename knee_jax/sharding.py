@@ -32,7 +32,7 @@ def split(mesh: Mesh) -> NamedSharding:
 
 def check_batch_size(batch_size: int, name: str) -> None:
     """Raises UserError when a batch cannot be divided evenly over the devices."""
-    if batch_size % jax.device_count():
+    if batch_size < 1 or batch_size % jax.device_count():
         raise UserError(
             f"config.{name} = {batch_size} does not divide over {jax.device_count()} devices: "
             f"choose a multiple of {jax.device_count()}"

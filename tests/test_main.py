@@ -4,6 +4,8 @@ import importlib
 import json
 import pkgutil
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -68,14 +70,45 @@ def test_evaluate_alone_repeats_the_numbers(tmp_path, tiny_data_dir):
     assert (tmp_path / "metrics.json").read_text() == before
 
 
+@pytest.fixture
+def crops_dir(tmp_path):
+    """A folder laid out as the published kneekl224, with a few knees of noise."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 20), ("val", 10)):
+        for i in range(number):
+            folder = tmp_path / "crops" / split / str(i % 5)
+            folder.mkdir(parents=True, exist_ok=True)
+            image = rng.integers(0, 256, (224, 224), np.uint8)
+            cv2.imwrite(str(folder / f"{9000000 + 100 * (split == 'val') + i}L.png"), image)
+    return tmp_path / "crops"
+
+
+def test_published_crops_are_graded(crops_dir, tmp_path):
+    changes = ("--config.data.dataset=kneekl224", "--config.data.split=published")
+    flags = train_flags(tmp_path / "run", tmp_path / "data", "kl.py:demo", changes)
+    done = run(*flags, f"--config.data.manual_dir={crops_dir}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = pd.read_csv(tmp_path / "run" / "predictions" / "validation.csv")
+    assert sorted(table["subject"]) == [9000100 + i for i in range(10)]
+    assert sorted(table["kl"]) == sorted(i % 5 for i in range(10))
+    assert not (tmp_path / "run" / "predictions" / "test.csv").exists()
+
+    other = train_flags(tmp_path / "other", tmp_path / "data", "kpn.py:demo", changes)
+    done = run(*other)
+    assert done.returncode == 1
+    assert "30 of 30 knees of kneekl224 have no landmarks" in done.stderr
+
+
 MISTAKES = {
     "unknown variant": (["--config=configs/kpn.py:huge"], "no variant 'huge' in this config"),
     "mistyped field": (["--config.model.dept=18"], "dept"),
     "unknown flag": (["--workdirs=x"], "workdirs"),
     "no such config": (["--config=configs/hip.py"], "hip.py"),
+    "empty batch": (["--config.batch_size=0"], "choose a multiple of 1"),
     "wrong type": (["--config.batch_size=many"], "batch_size"),
     "unknown data set": (["--config.data.dataset=oai"], "no data set is called 'oai'"),
     "unknown model": (["--config.model.name=vgg"], "vgg"),
+    "unknown task": (["--config.task=segmentation"], "unknown task 'segmentation'"),
     "unknown split": (["--config.data.split=random"], "choose published, ratio or k_fold"),
     "empty split": (["--config.data.split=published"], "leaves no knee for train"),
     "unknown weighting": (["--config.class_weights=sqrt"], "prevalence or none"),
