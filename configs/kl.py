@@ -33,9 +33,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "scale": (0.9, 1.1),
             "gamma": (0.7, 1.4),
             "brightness": 0.1,
+            "noise": 0.0,
         }
     )
-    config.model = ml_collections.ConfigDict({"name": "resnet", "depth": 34, "width": 64})
+    config.model = ml_collections.ConfigDict(
+        {"name": "resnet", "depth": 34, "width": 64, "dropout": 0.0}
+    )
     config.batch_size = 32
     config.epochs = 30
     config.optimizer.learning_rate = 3e-4

@@ -91,9 +91,12 @@ class RadiographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             UserError: none was given, or it does not exist.
         """
         if self.manual_dir is None:
-            raise UserError(f"{self.name} is made from your own files: name them by --manual_dir")
+            raise UserError(
+                f"{self.name} is made from your own files: name their folder, with --manual_dir "
+                "(knee_jax.prepare) or --config.data.manual_dir (knee_jax.main)"
+            )
         if not self.manual_dir.is_dir():
-            raise UserError(f"{self.manual_dir}: no such folder; correct --manual_dir")
+            raise UserError(f"{self.manual_dir}: no such folder; correct manual_dir")
         return self.manual_dir
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -55,8 +55,6 @@ class Checkpoints:
             UserError: the disk has no room for it. Asked beforehand, because what Orbax and
                 TensorStore print when they find out is pages long.
         """
-        if step in self._manager.all_steps():
-            return
         self._manager.wait_until_finished()
         self._require_space(state)
         metrics = {"score": NOT_VALIDATED if score is None else score}

@@ -23,7 +23,8 @@ from knee_jax.report.examples import Example, choose_examples
 from knee_jax.report.page import write_report
 from knee_jax.report.tables import terminal_table
 
-Predictor = Callable[[states.Variables, Batch], dict[str, jax.Array]]
+Predictor = Callable[[states.Variables, Batch], tuple[jax.Array, dict[str, jax.Array]]]
+"""(variables, batch) → the batch's rows of the index, and class probabilities."""
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> None:
@@ -39,12 +40,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -
     Raises:
         UserError: there is no checkpoint, or it is of another config.
     """
-    workdirs.claim(workdir, config)
-    experiment = set_up(config, workdir, data_dir)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    workdirs.require(workdir)
+    workdirs.refuse_other(workdir, config)
+    # Read only: the run may be training at this moment.
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.best_step()
         if best is None:
             raise UserError(f"{workdir} holds no validated checkpoint: train first")
+        experiment = set_up(config, workdir, data_dir)
         like = jax.eval_shape(experiment.random_state)
         variables = checkpoints.restore(best, like, experiment.mesh).variables
 
@@ -59,12 +62,12 @@ def write_results(
     experiment: Experiment, tables: dict[str, pd.DataFrame], workdir: Path, step: int
 ) -> None:
     """Writes tables, metrics and report of a checkpoint, and prints the last split's metrics."""
-    config = experiment.config
+    config, settings = experiment.config, experiment.config.evaluation
     (workdir / "predictions").mkdir(exist_ok=True)
     for name, table in tables.items():
         table.to_csv(workdir / "predictions" / f"{name}.csv", index=False, float_format="%.6g")
     metrics = {
-        name: summarise(table, config.evaluation.num_resamples, config.seed)
+        name: summarise(table, settings.num_resamples, scheme=settings.scheme)
         for name, table in tables.items()
     }
     write_metrics(workdir / "metrics.json", metrics)
@@ -73,20 +76,24 @@ def write_results(
         workdir,
         examples(experiment, tables[last], last),
         title=f"{config.data.dataset} read by {config.model.name}",
-        intervals=bootstrap.describe(config.evaluation.num_resamples, config.seed),
+        intervals=bootstrap.describe(settings.num_resamples, scheme=settings.scheme),
     )
-    print(f"\n{last} knees, checkpoint of step {step}, 95 % intervals by subject:\n")
+    print(f"\n{last} knees, checkpoint of step {step}, 95 % intervals by {settings.scheme}:\n")
     print(terminal_table(metrics[last]))
+    if last == "validation":
+        print("\nThese knees also chose the checkpoint, so the numbers are a little optimistic.")
     print(f"\nreport: {page}")
 
 
 def make_predictor(experiment: Experiment) -> Predictor:
-    """The compiled prediction: (variables, batch) → class probabilities, on every process."""
+    """The compiled prediction; its results are whole on every process."""
 
-    def predictor(variables: states.Variables, batch: Batch) -> dict[str, jax.Array]:
+    def predictor(
+        variables: states.Variables, batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         images, keypoints = experiment.views(batch, jax.random.key(0), Augmentation())
         outputs = experiment.model.apply(variables, images, keypoints, train=False)
-        return experiment.task.probabilities(outputs)
+        return batch["row"], experiment.task.probabilities(outputs)
 
     return jax.jit(predictor, out_shardings=sharding.replicated(experiment.mesh))
 
@@ -99,9 +106,15 @@ def predict(
     rows, size = experiment.split[split], config.evaluation.batch_size
     steps = range(sampling.num_batches(len(rows), size))
     batches = experiment.source.batches(sampling.in_order(rows, size), steps)
-    parts = jax.device_get([predictor(variables, batch) for batch in batches])
+    predicted = jax.device_get([predictor(variables, batch) for batch in batches])
+    # Rows come back with the probabilities: whatever the devices did, each keeps its own.
+    at = np.concatenate([row for row, _ in predicted])
+    known = at != sampling.PADDING
+    if not np.array_equal(at[known], rows):
+        raise RuntimeError(f"the {split} knees came back in another order, or not once each")
     probabilities = {
-        grade: np.concatenate([part[grade] for part in parts])[: len(rows)] for grade in parts[0]
+        grade: np.concatenate([part[grade] for _, part in predicted])[known]
+        for grade in experiment.task.grades
     }
     table = experiment.task.table(experiment.prepared.index, rows, probabilities)
     origin = {"split": split, "model": config.model.name, "fold": config.data.fold}

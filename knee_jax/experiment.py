@@ -21,6 +21,8 @@ from knee_jax.errors import UserError
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.prepare import prepare
 
+STATISTICS = "statistics.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -50,11 +52,6 @@ class Experiment:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in which every training knee is seen once."""
-        return len(self.split["train"]) / self.config.batch_size
-
     def random_state(self) -> states.TrainState:
         """The state before the first step, with random weights; may be traced."""
         size = self.config.input.size
@@ -75,14 +72,19 @@ def set_up(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> 
 
     Args:
         config: see `configs/`.
-        workdir: the run's folder; `statistics.json` is written there, or read if it exists.
+        workdir: the run's folder; its `statistics.json` is read if it is there.
         data_dir: where prepared sets are; one that is missing is prepared first.
 
     Raises:
         UserError: a config that cannot be run, in one line.
     """
-    sharding.check_batch_size(config.batch_size, "batch_size")
+    # What can be wrong with the config is found before hours go into preparing a set.
     sharding.check_batch_size(config.evaluation.batch_size, "evaluation.batch_size")
+    task = tasks.find(config.task)
+    task.check(config)
+    model = models.create(
+        **config.model, grades=tuple(config.grades), dtype=compute_dtype(config.dtype)
+    )
     mesh = sharding.make_mesh()
     knees = prepared.open_set(
         prepare(config.data.dataset, data_dir, manual_dir=config.data.manual_dir or None)
@@ -92,9 +94,8 @@ def set_up(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> 
         config.data.split,
         num_folds=config.data.num_folds,
         fold=config.data.fold,
-        seed=config.seed,
+        seed=config.data.seed,
     )
-    task = tasks.find(config.task)
     split = {name: task.usable(knees.index, rows, config) for name, rows in split.items()}
     for name in ("train", "validation"):
         if not len(split[name]):
@@ -102,16 +103,9 @@ def set_up(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> 
                 f"no knee of the {name} part of {config.data.dataset} has been read for "
                 f"{', '.join(config.grades)}: choose other config.grades or another set"
             )
-    facts_file = workdir / "statistics.json"
-    if facts_file.exists():
-        facts = statistics.load(facts_file)
-    else:
-        facts = statistics.measure(knees, split["train"])
-        if jax.process_index() == 0:
-            statistics.save(facts, facts_file)
-    model = models.create(
-        **config.model, grades=tuple(config.grades), dtype=compute_dtype(config.dtype)
-    )
+    # A resumed run, and its evaluation, see intensities as the run did when it began.
+    known = workdir / STATISTICS
+    facts = statistics.load(known) if known.exists() else statistics.measure(knees, split["train"])
     if model.needs_keypoints:
         _require_keypoints(knees, split, config)
     schedule = states.make_schedule(config.optimizer, len(split["train"]) / config.batch_size)
@@ -121,11 +115,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> 
         prepared=knees,
         split=split,
         source=batches.make_source(
-            knees,
-            np.concatenate(list(split.values())),
-            mesh,
-            mode=config.data.mode,
-            workers=config.data.workers,
+            knees, np.concatenate(list(split.values())), mesh, config.data.mode
         ),
         statistics=facts,
         task=task.make(config, facts),

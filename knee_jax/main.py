@@ -9,6 +9,7 @@ from ml_collections import config_flags
 from knee_jax import cli
 from knee_jax.evaluate import evaluate
 from knee_jax.train import train
+from knee_jax.workdir import hold
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -29,6 +30,7 @@ flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where it canno
 flags.DEFINE_integer("num_processes", None, "Processes of the run, likewise.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, likewise.")
 flags.mark_flags_as_required(["config", "workdir"])
+flags.register_validator("workdir", bool, "it must name a folder")
 
 
 def main(_: list[str]) -> None:
@@ -37,7 +39,8 @@ def main(_: list[str]) -> None:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     workdir, data_dir = Path(FLAGS.workdir), Path(FLAGS.data_dir)
     if FLAGS.mode == "train":
-        train(FLAGS.config, workdir, data_dir)
+        with hold(workdir):
+            train(FLAGS.config, workdir, data_dir)
     evaluate(FLAGS.config, workdir, data_dir)
 
 

@@ -45,7 +45,11 @@ def prepare(
     """
     path = datasets.builder(name, data_dir).data_path
     folder = pathlib.Path(path)
+    # Beside the set and not in it: the set's bytes do not depend on where anything lay.
+    origin = folder.parent / f"{folder.name}.made_from"
+    raw = pathlib.Path(manual_dir).expanduser().resolve() if manual_dir else None
     if folder.exists():
+        _refuse_other_source(folder, origin, raw)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder.parent / ".lock"):
@@ -53,10 +57,24 @@ def prepare(
         if not folder.exists():
             _remove_leftovers(folder)
             builder = datasets.builder(name, data_dir)
-            builder.manual_dir = pathlib.Path(manual_dir).expanduser() if manual_dir else None
+            builder.manual_dir = raw
             builder.workers = workers or _num_cores()
             _download_and_prepare(builder)
+            if raw:
+                origin.write_text(f"{raw}\n", encoding="utf-8")
     return folder
+
+
+def _refuse_other_source(
+    folder: pathlib.Path, origin: pathlib.Path, raw: pathlib.Path | None
+) -> None:
+    """Raises UserError if the set was made from another folder than the one that is named now."""
+    made_from = origin.read_text(encoding="utf-8").strip() if origin.exists() else None
+    if raw and made_from and str(raw) != made_from:
+        raise UserError(
+            f"{folder} was prepared from {made_from}, not from {raw}: delete it to prepare it "
+            "again, name another data_dir, or leave manual_dir out to use it as it is"
+        )
 
 
 def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:

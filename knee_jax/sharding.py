@@ -16,8 +16,13 @@ from knee_jax.errors import UserError
 
 
 def make_mesh() -> Mesh:
-    """All devices of all processes along the axis `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices along the axis `data`, those of a process side by side.
+
+    `jax.make_mesh` would order a TPU slice by its wiring; then the part of a batch that a process
+    loads (`local_slice`) would not be the part that lies on its devices.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -60,8 +65,8 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
-def to_host(tree: Any) -> Any:
-    """A pytree of global arrays as NumPy arrays, whole on every process."""
+def agreed(value: int) -> int:
+    """The first process' value, on all of them: what each finds on its own machine may differ."""
     if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

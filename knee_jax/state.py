@@ -74,6 +74,6 @@ def create(variables: Variables, optimizer: optax.GradientTransformation) -> Tra
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
     )

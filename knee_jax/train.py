@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -16,12 +17,12 @@ from knee_jax import models, sharding
 from knee_jax import state as states
 from knee_jax import workdir as workdirs
 from knee_jax.checkpoint import Checkpoints
-from knee_jax.data import sampling
+from knee_jax.data import sampling, statistics
 from knee_jax.data.augment import Augmentation
 from knee_jax.data.batches import Batch
 from knee_jax.errors import UserError
 from knee_jax.evaluate import make_predictor, predict
-from knee_jax.experiment import Experiment, set_up
+from knee_jax.experiment import STATISTICS, Experiment, set_up
 from knee_jax.state import TrainState
 from knee_jax.writers import ScalarWriter
 
@@ -32,7 +33,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
     """Trains until `config.epochs`; a second call with the same arguments resumes.
 
     A batch and its augmentation are functions of (seed, step), and the state holds all else, so a
-    run that is killed and resumed ends in the same bits as one that is not.
+    run that is killed and resumed repeats the same computation. On a CPU it ends in the same bits,
+    on a GPU where its kernels are deterministic (`XLA_FLAGS=--xla_gpu_deterministic_ops=true`).
 
     Args:
         config: see `configs/`.
@@ -43,30 +45,33 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
     Raises:
         UserError: whatever the user can mend, in one line.
     """
-    # ---- The folder, the knees, the network ----
-    workdirs.claim(workdir, config)
+    # ---- The knees, the network, the folder ----
+    check(config)
+    workdirs.refuse_other(workdir, config)
     experiment = set_up(config, workdir, data_dir)
+    workdirs.claim(workdir, config)
+    statistics.save(experiment.statistics, workdir / STATISTICS)
     rows = experiment.split["train"]
-    steps_per_epoch = experiment.steps_per_epoch
+    steps_per_epoch = len(rows) / config.batch_size
     num_steps = math.ceil(config.epochs * steps_per_epoch)
-    epoch_ends = {math.ceil(e * steps_per_epoch): e for e in range(1, config.epochs + 1)}
+    epoch_ends = {math.ceil(epoch * steps_per_epoch) for epoch in range(1, config.epochs + 1)}
 
-    # ---- The state before the first step ----
-    state = initial_state(experiment)
-    report_parameters(state, workdir)
-
-    # ---- The latest checkpoint, if this run was here before ----
+    # ---- The state: that of the latest checkpoint, or before the first step ----
     checkpoints = Checkpoints(workdir / "checkpoints")
     start = checkpoints.latest_step() or 0
     if start:
-        state = checkpoints.restore(start, state, experiment.mesh)
+        like = jax.eval_shape(experiment.random_state)
+        state = checkpoints.restore(start, like, experiment.mesh)
         print(f"resuming at step {start} of {num_steps}")
+    else:
+        state = initial_state(experiment)
+    report_parameters(state, workdir)
 
     # ---- The loop ----
     train_step = make_train_step(experiment)
     predictor = make_predictor(experiment)
     plan = sampling.shuffled(rows, config.batch_size, config.seed)
-    stream = experiment.source.batches(plan, range(start, num_steps))
+    stream = experiment.source.batches(plan, range(start, num_steps), config.data.workers)
     progress = tqdm(
         total=num_steps * config.batch_size,
         initial=start * config.batch_size,
@@ -76,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
         mininterval=1,
         disable=jax.process_index() > 0,
     )
-    with checkpoints, progress, ScalarWriter(workdir, start) as writer:
+    with checkpoints, progress, closing(stream), ScalarWriter(workdir, start) as writer:
         since_log: list[dict[str, jax.Array]] = []
         clock = time.perf_counter()
         for step, batch in enumerate(stream, start + 1):
@@ -84,8 +89,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
             since_log.append(scalars)
             progress.update(config.batch_size)
 
-            epoch = epoch_ends.get(step)
-            saving = epoch or step % config.checkpoint_every == 0
+            validating = step in epoch_ends
+            saving = validating or step % config.checkpoint_every == 0
             if saving or step % config.log_every == 0:
                 means = mean_of_finite(since_log, step)
                 seconds = time.perf_counter() - clock
@@ -96,7 +101,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
                 )
                 progress.set_postfix_str(f"loss {means['loss']:.3f}")
                 score = None
-                if epoch:
+                if validating:
                     table = predict(experiment, predictor, state.variables, "validation")
                     score = experiment.task.score(table)
                     writer.write(step, {f"validation/{experiment.task.score_name}": score})
@@ -104,6 +109,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
                 if saving:
                     checkpoints.save(step, state, score)
                 clock = time.perf_counter()
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for a number that no run can be made with."""
+    sharding.check_batch_size(config.batch_size, "batch_size")
+    fields = config.to_dict()
+    numbers = {name: fields[name] for name in ("epochs", "log_every", "checkpoint_every")}
+    numbers["input.size"] = config.input.size
+    numbers["evaluation.num_resamples"] = config.evaluation.num_resamples
+    for name, value in numbers.items():
+        if value < 1:
+            raise UserError(f"config.{name} = {value}: it must be 1 or more")
 
 
 def initial_state(experiment: Experiment) -> TrainState:
@@ -142,15 +159,15 @@ def make_train_step(experiment: Experiment) -> Step:
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            return task.loss(outputs, batch), updates["batch_stats"]
+            return task.loss(outputs, batch), updates.get("batch_stats", {})
 
         (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
         scalars = {
             "loss": loss,
             "learning_rate": experiment.schedule(state.step),
-            "gradient_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
         }
         next_state = TrainState(
             step=state.step + 1,

@@ -1,10 +1,14 @@
 """The folder of a run: what it was asked for, and with what it was made."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +19,68 @@ from knee_jax.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
 
-FREE_FIELDS = ("data.manual_dir", "data.mode", "data.workers", "log_every", "checkpoint_every")
-"""Config fields that do not change a result: a run may be resumed with other values of them."""
+FREE_FIELDS = (
+    "data.manual_dir",
+    "data.mode",
+    "data.workers",
+    "evaluation.batch_size",
+    "evaluation.num_resamples",
+    "evaluation.scheme",
+    "log_every",
+    "checkpoint_every",
+)
+"""Config fields that do not change what is learnt: a run may go on with other values of them."""
+
+
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Makes the folder and keeps it for this run alone; the lock ends with the process.
+
+    Raises:
+        UserError: it cannot be made, or another run is at work there.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {workdir}: wait for it, or choose another "
+                "--workdir"
+            ) from error
+        yield
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the folder, or checks that it belongs to a run of the same config.
-
-    Writes `config.json` and `environment.json`.
-
-    Raises:
-        UserError: the folder holds a run of another config.
-    """
-    wanted = json.loads(config.to_json())
-    file = workdir / "config.json"
-    if file.exists():
-        refuse_difference(workdir, json.loads(file.read_text(encoding="utf-8")), wanted)
+    """Writes `config.json` and `environment.json`: from now on the folder is of this config."""
     if jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
-        write_json(file, wanted)
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", json.loads(config.to_json()))
         write_json(workdir / "environment.json", environment())
 
 
-def refuse_difference(workdir: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Raises UserError naming the fields in which two configs differ, `FREE_FIELDS` aside."""
-    old, new = _flatten(there), _flatten(here)
+def require(workdir: Path) -> None:
+    """Raises UserError if the folder holds no run."""
+    if not (workdir / "config.json").exists():
+        raise UserError(f"--workdir={workdir} holds no run (config.json is missing): train first")
+
+
+def refuse_other(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the folder holds a run of another config; names what differs.
+
+    Values of `FREE_FIELDS` may differ.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        return
+    old = _flatten(json.loads(file.read_text(encoding="utf-8")))
+    new = _flatten(json.loads(config.to_json()))
     differing = [
         f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
         for name in sorted(old.keys() | new.keys())
@@ -57,22 +95,25 @@ def refuse_difference(workdir: Path, there: dict[str, Any], here: dict[str, Any]
 
 def environment() -> dict[str, Any]:
     """Versions, git commit and devices."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "knee_jax": importlib.metadata.version("knee_jax"),
-        "git_commit": commit or None,
+        "git_commit": git_commit(),
         "devices": [device.device_kind for device in jax.devices()],
         "num_processes": jax.process_count(),
     }
+
+
+def git_commit() -> str | None:
+    """The commit of this package's repository, '-dirty' where it was changed; None elsewhere."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return None
+    described = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(described, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def write_json(path: Path, content: Any) -> None:

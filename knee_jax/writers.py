@@ -1,6 +1,7 @@
 """Scalars to JSONL and TensorBoard; written by the first process only."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,4 +52,6 @@ def _drop_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     # A line without its end is one that the process was killed in.
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text("".join(kept), encoding="utf-8")
+    os.replace(unfinished, path)

@@ -126,7 +126,7 @@ def test_killed(raw, tmp_path, whole, size):
     assert len(list(parent.glob("incomplete.*"))) == 1
     wait_for(lambda: not any(map(lives, workers)))
     assert contents(prepare("kneekl224", tmp_path, raw, workers=1)) == whole
-    assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0"]
+    assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0", "1.0.0.made_from"]
 
 
 def test_interrupted(raw, tmp_path):

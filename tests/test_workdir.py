@@ -27,10 +27,34 @@ def test_a_folder_is_claimed_with_config_and_environment(tmp_path):
     assert set(environment["packages"]) == set(workdir.PACKAGES)
 
 
-def test_the_same_config_and_free_fields_may_claim_it_again(tmp_path):
+def test_the_same_config_and_free_fields_may_use_it_again(tmp_path):
+    workdir.refuse_other(tmp_path, config())
     workdir.claim(tmp_path, config())
-    workdir.claim(tmp_path, config())
-    workdir.claim(tmp_path, config(log_every=3, data={"workers": 4, "fold": 0}))
+    workdir.require(tmp_path)
+    workdir.refuse_other(tmp_path, config())
+    workdir.refuse_other(tmp_path, config(log_every=3, data={"workers": 4, "fold": 0}))
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        workdir.require(tmp_path)
+
+
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
+    with (
+        workdir.hold(tmp_path / "run"),
+        pytest.raises(UserError, match="another process is training in"),
+        workdir.hold(tmp_path / "run"),
+    ):
+        pass
+    with workdir.hold(tmp_path / "run"):
+        pass
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert workdir.git_commit() is None
+    assert workdir.environment()["git_commit"] is None
 
 
 @pytest.mark.parametrize(
@@ -44,10 +68,10 @@ def test_the_same_config_and_free_fields_may_claim_it_again(tmp_path):
 def test_another_config_is_refused_by_field(tmp_path, changes, message):
     workdir.claim(tmp_path, config())
     with pytest.raises(UserError, match=message):
-        workdir.claim(tmp_path, config(**changes))
+        workdir.refuse_other(tmp_path, config(**changes))
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "run").write_text("not a folder")
-    with pytest.raises(UserError, match="run cannot be made"):
-        workdir.claim(tmp_path / "run", config())
+    with pytest.raises(UserError, match="run cannot be made"), workdir.hold(tmp_path / "run"):
+        pass

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from knee_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -35,6 +37,12 @@ class Augmentation:
     brightness: float = 0.0
     noise: float = 0.0
 
+    def __post_init__(self):
+        for name in ("scale", "gamma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"config.augmentation.{name} = ({low}, {high}): 0 < low <= high")
+
 
 def affine(
     translation: jax.Array, angle: jax.Array, magnification: jax.Array, from_size: int, to_size: int
@@ -54,7 +62,8 @@ def affine(
     shrink = from_size / to_size
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     linear = jnp.array([[cos, sin], [-sin, cos]]) * shrink / magnification
-    offset = from_size / 2 - linear @ (to_size / 2 + translation)
+    # Elementwise: a product of matrices may be rounded to bfloat16 on an accelerator.
+    offset = from_size / 2 - (linear * (to_size / 2 + translation)).sum(axis=1)
     return jnp.concatenate([linear, offset[:, None]], axis=1)
 
 

@@ -10,7 +10,7 @@ A batch is a dict of global device arrays:
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Protocol
 
 import grain
@@ -30,8 +30,15 @@ Batch = dict[str, jax.Array]
 class Source(Protocol):
     """Makes the batches of a plan."""
 
-    def batches(self, plan: Plan, steps: range) -> Iterator[Batch]:
-        """The batches of `steps`, in order."""
+    def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
+        """The batches of `steps`, in order.
+
+        Args:
+            plan: step → rows.
+            steps: which batches.
+            workers: processes that read from disk; 0 reads in threads of this process, and starts
+                faster. The batches do not depend on it.
+        """
 
 
 class Resident:
@@ -49,7 +56,7 @@ class Resident:
         self._knees = sharding.place(prepared.load(self._rows), sharding.replicated(mesh))
         self._gather = jax.jit(_gather, out_shardings=self._batch_sharding)
 
-    def batches(self, plan: Plan, steps: range) -> Iterator[Batch]:
+    def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
         for step in steps:
             rows = plan(step)
@@ -70,15 +77,13 @@ class Streamed:
     Args:
         prepared: the set.
         mesh: where batches go.
-        workers: processes that read; 0 reads in threads of this process.
     """
 
-    def __init__(self, prepared: PreparedSet, mesh: Mesh, workers: int):
+    def __init__(self, prepared: PreparedSet, mesh: Mesh):
         self._prepared = prepared
-        self._workers = workers
         self._batch_sharding = sharding.split(mesh)
 
-    def batches(self, plan: Plan, steps: range) -> Iterator[Batch]:
+    def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
         prepared, part = self._prepared, sharding.local_slice(len(plan(steps.start)))
         stream = (
@@ -86,8 +91,8 @@ class Streamed:
             .map(lambda step: prepared.load_batch(plan(step)[part]))
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
         )
-        if self._workers:
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        if workers:
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         iterator = iter(stream)
         try:
             for local in iterator:
@@ -96,16 +101,14 @@ class Streamed:
             iterator.close()
 
 
-def make_source(
-    prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, *, mode: str, workers: int
-) -> Source:
+def make_source(prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, mode: str) -> Source:
     """The source a config names: 'resident', 'streamed', or 'auto', which takes what fits."""
     if mode not in ("auto", "resident", "streamed"):
         raise UserError(f"config.data.mode = '{mode}': choose auto, resident or streamed")
     fits = len(rows) * prepared.bytes_per_knee < _device_memory() / 4
-    if mode == "resident" or (mode == "auto" and fits):
+    if mode == "resident" or (mode == "auto" and sharding.agreed(fits)):
         return Resident(prepared, rows, mesh)
-    return Streamed(prepared, mesh, workers)
+    return Streamed(prepared, mesh)
 
 
 def _device_memory() -> int:

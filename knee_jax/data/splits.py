@@ -57,6 +57,11 @@ def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int) -> Split:
         raise UserError(
             f"config.data.fold = {fold} is not one of the {num_folds} folds 0..{num_folds - 1}"
         )
+    if not 2 <= num_folds <= index["subject"].nunique():
+        raise UserError(
+            f"config.data.num_folds = {num_folds} is not between 2 and the "
+            f"{index['subject'].nunique()} subjects of the set"
+        )
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(index, index["kl"], index["subject"]))
     train, validation = folds[fold]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from knee_jax.data.prepared import PreparedSet
@@ -49,8 +50,9 @@ def measure(prepared: PreparedSet, rows: np.ndarray) -> Statistics:
 
 
 def save(statistics: Statistics, path: Path) -> None:
-    """Writes the statistics as JSON, all or nothing."""
-    write_json(path, dataclasses.asdict(statistics))
+    """Writes the statistics as JSON, all or nothing; the first process does it."""
+    if jax.process_index() == 0:
+        write_json(path, dataclasses.asdict(statistics))
 
 
 def load(path: Path) -> Statistics:

@@ -14,7 +14,9 @@ from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest.account import Dropped, Example, example
 
-SPLITS = ("train", "val", "test", "auto_test")
+SPLITS = ("train", "val", "test")
+"""Not `auto_test`, which holds knees of the test part again, cropped by a detector."""
+
 SIZE = 224
 _NAME = re.compile(r"(?P<kl>[0-4])/(?P<subject>\d+)(?P<side>[LR])\.png")
 

@@ -40,7 +40,7 @@ def read_film(path: pathlib.Path) -> Film:
 
     The grey values pass the modality LUT or rescale, then a VOI LUT table or sigmoid where the
     file has one. A *linear* VOI window is not applied: it would only stretch and clip, and the
-    percentiles of `film.to_roi` set that window for every film alike, as in the published
+    percentiles of `film.intensity_window` set that window for every film alike, as in the published
     pipeline (Tiulpin's, which reads the stored values). MONOCHROME1 is inverted (max - value).
 
     The spacing is ImagerPixelSpacing, else PixelSpacing; rows and columns may differ.

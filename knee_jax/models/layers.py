@@ -182,7 +182,8 @@ class Linear(nn.Module):
 
         kernel = self.param("kernel", uniform, (x.shape[-1], self.features))
         bias = self.param("bias", uniform, (self.features,))
-        return x.astype(jnp.float32) @ kernel + bias
+        # At the default precision a TPU, and some GPUs, would multiply in bfloat16 or TF32.
+        return jnp.matmul(x.astype(jnp.float32), kernel, precision="highest") + bias
 
 
 def max_pool(x: jax.Array) -> jax.Array:

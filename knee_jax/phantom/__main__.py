@@ -1,8 +1,11 @@
 """Writes a phantom study tree for people to look at: `python -m knee_jax.phantom --out=DIR`."""
 
+from pathlib import Path
+
 from absl import flags
 
 from knee_jax import cli
+from knee_jax.errors import UserError
 from knee_jax.phantom.study import write_study
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tree, made if need be.", required=True)
@@ -15,14 +18,18 @@ _WORKERS = flags.DEFINE_integer("workers", 1, "Processes.", lower_bound=1)
 
 def main(_: list[str]) -> None:
     """Writes the tree that the flags describe."""
+    root = Path(_OUT.value)
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"--out={root} is not empty: name a folder of its own for the tree")
     write_study(
-        _OUT.value,
+        root,
         num_subjects=_SUBJECTS.value,
         visits=_VISITS.value,
         seed=_SEED.value,
         rows=_ROWS.value,
         workers=_WORKERS.value,
     )
+    print(f"films (DICOM, named 001) and landmarks: {root}/*m/*/*/*/*/, readings: {root}/tables/")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def write_report(
     """Writes `report/index.html` and `report/figures/*.png` from the files of a work directory.
 
     Reads `metrics.json` and, for each split in it, `predictions/<split>.csv`; and, where they are,
-    `metrics.jsonl` (rows {"step": int, "wall_s": seconds, name: value, ...}), `config.json` and
+    `metrics.jsonl` (rows {"step": int, name: value, ...}), `config.json` and
     `environment.json`. Figures of an earlier report are replaced. The same files and examples give
     the same report, byte for byte.
 
@@ -127,7 +127,7 @@ def read_history(path: Path) -> pd.DataFrame:
             _log.warning("%s: line %d is not a row of scalars; skipped", path, number)
             continue
         for name, value in row.items():
-            if name not in ("step", "wall_s") and isinstance(value, int | float):
+            if name != "step" and isinstance(value, int | float):
                 values.setdefault(name, {})[step] = float(value)
     rows = [(step, name, value) for name in values for step, value in sorted(values[name].items())]
     return pd.DataFrame(rows, columns=["step", "name", "value"])
@@ -204,8 +204,8 @@ def _headlines(summary: Summary) -> list[dict[str, str]]:
 
 def _example_groups(folder: Path, examples: Sequence[Example]) -> list[tuple[str, list[Any]]]:
     headings = {
-        "correct": "Predicted correctly",
-        "wrong": "Predicted wrongly",
+        "correct": "First grade predicted correctly",
+        "wrong": "First grade predicted wrongly",
         "unread": "Never read",
     }
     groups: dict[str, list[Any]] = {group: [] for group in headings}

@@ -127,15 +127,21 @@ class Grading:
         return pd.DataFrame(columns)
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for a field of this task that has no meaning."""
+    unknown = sorted(set(config.grades) - set(GRADES))
+    if unknown or not config.grades:
+        named = ", ".join(unknown) or "no grade"
+        raise UserError(f"config.grades names {named}: choose from {', '.join(GRADES)}")
+    if config.class_weights not in ("prevalence", "none"):
+        raise UserError(
+            f"config.class_weights = '{config.class_weights}': choose prevalence or none"
+        )
+
+
 def make(config: ml_collections.ConfigDict, statistics: Statistics) -> Grading:
     """The task of a config, weighted by the prevalences among the training knees."""
     grades = tuple(config.grades)
-    if unknown := sorted(set(grades) - set(GRADES)):
-        raise UserError(
-            f"config.grades names {', '.join(unknown)}: choose from {', '.join(GRADES)}"
-        )
-    if config.class_weights not in ("prevalence", "none"):
-        raise UserError(f"config.class_weights = '{config.class_weights}': prevalence or none")
     weigh = prevalence_weights if config.class_weights == "prevalence" else uniform_weights
     return Grading(grades, {g: weigh(statistics.counts[g]) for g in grades})
 

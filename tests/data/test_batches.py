@@ -12,10 +12,10 @@ def knees(tiny_data_dir):
     return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.0.0")
 
 
-def collect(source, plan, steps):
+def collect(source, plan, steps, workers=0):
     return [
         {name: np.asarray(value) for name, value in batch.items()}
-        for batch in source.batches(plan, steps)
+        for batch in source.batches(plan, steps, workers)
     ]
 
 
@@ -29,7 +29,7 @@ def test_resident_and_streamed_batches_are_bit_equal(knees, kind, workers):
     else:
         plan, steps = sampling.in_order(rows, 8), range(sampling.num_batches(len(rows), 8))
     resident = collect(batches.Resident(knees, rows, mesh), plan, steps)
-    streamed = collect(batches.Streamed(knees, mesh, workers), plan, steps)
+    streamed = collect(batches.Streamed(knees, mesh), plan, steps, workers)
     assert len(resident) == len(streamed) == len(steps)
     for ours, theirs in zip(resident, streamed):
         assert ours.keys() == theirs.keys()
@@ -56,7 +56,7 @@ def test_the_index_is_in_record_order(knees):
 
 
 def test_an_abandoned_stream_can_be_opened_again(knees):
-    source = batches.Streamed(knees, sharding.make_mesh(), workers=0)
+    source = batches.Streamed(knees, sharding.make_mesh())
     plan = sampling.shuffled(np.arange(20), 4, seed=0)
     first = next(iter(source.batches(plan, range(10))))
     again = next(iter(source.batches(plan, range(10))))
@@ -85,7 +85,7 @@ def test_statistics_survive_the_file(knees, tmp_path):
 def test_auto_keeps_a_small_set_resident(knees):
     mesh, rows = sharding.make_mesh(), np.arange(8)
     kinds = {
-        mode: type(batches.make_source(knees, rows, mesh, mode=mode, workers=0))
+        mode: type(batches.make_source(knees, rows, mesh, mode))
         for mode in ("auto", "resident", "streamed")
     }
     assert kinds == {
@@ -94,7 +94,7 @@ def test_auto_keeps_a_small_set_resident(knees):
         "streamed": batches.Streamed,
     }
     with pytest.raises(UserError, match="auto, resident or streamed"):
-        batches.make_source(knees, rows, mesh, mode="cached", workers=0)
+        batches.make_source(knees, rows, mesh, "cached")
 
 
 def test_a_folder_without_a_set_is_named(tmp_path):

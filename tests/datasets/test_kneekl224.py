@@ -154,3 +154,11 @@ def test_the_published_set(request, tmp_path):
     left, right = (images[sides == side].mean(axis=0).ravel() for side in "LR")
     mirrored = images[sides == "R"].mean(axis=0)[:, ::-1].ravel()
     assert np.corrcoef(left, right)[0, 1] > np.corrcoef(left, mirrored)[0, 1]
+
+
+def test_another_folder_is_not_taken_for_the_one_it_was_made_from(raw, tmp_path):
+    folder = prepare("kneekl224", tmp_path / "data", raw)
+    assert prepare("kneekl224", tmp_path / "data", raw) == folder
+    assert prepare("kneekl224", tmp_path / "data") == folder
+    with pytest.raises(UserError, match=r"was prepared from .*raw, not from .*other: delete it"):
+        prepare("kneekl224", tmp_path / "data", tmp_path / "other")

@@ -96,7 +96,7 @@ def test_any_subset_of_splits_hidden_files_apart(tmp_path):
 
 
 def test_no_split(tmp_path):
-    with pytest.raises(UserError, match="train, val, test, auto_test"):
+    with pytest.raises(UserError, match="train, val, test is here"):
         find_crops(tmp_path)
 
 

@@ -107,10 +107,10 @@ def test_a_damaged_work_directory_is_named(make_workdir, file, content, message)
 def test_history_survives_a_kill_and_a_resume(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
-        '{"step": 1, "wall_s": 1.0, "train/loss": 3.0}\n'
-        '{"step": 2, "wall_s": 2.0, "train/loss": 9.0, "note": "text", "bad": null}\n'
-        '{"step": 3, "wall_s": 3.0, "tra\n'
-        '{"step": 2, "wall_s": 1.0, "train/loss": 2.0}\n'
+        '{"step": 1, "train/loss": 3.0}\n'
+        '{"step": 2, "train/loss": 9.0, "note": "text", "bad": null}\n'
+        '{"step": 3, "tra\n'
+        '{"step": 2, "train/loss": 2.0}\n'
     )
     with caplog.at_level(logging.WARNING):
         history = read_history(path)

@@ -110,9 +110,11 @@ def test_only_knees_with_a_grade_are_usable():
     ("kwargs", "message"),
     [
         ({"grades": ("kl", "hip")}, "hip: choose from kl, osfl"),
-        ({"class_weights": "sqrt"}, "prevalence or none"),
+        ({"grades": ()}, "names no grade: choose from kl"),
+        ({"class_weights": "sqrt"}, "choose prevalence or none"),
     ],
 )
 def test_a_mistyped_field_is_named(kwargs, message):
+    config = ml_collections.ConfigDict({"grades": ("kl",), "class_weights": "none"} | kwargs)
     with pytest.raises(UserError, match=message):
-        make(**kwargs)
+        grading.check(config)
