@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from knee_jax.data import augment
 from knee_jax.data.augment import Augmentation
+from knee_jax.errors import UserError
 
 PAPER = Augmentation(translation=10 / 320, rotation=5.0, scale=(0.95, 1.05))
 STRONG = Augmentation(
@@ -131,7 +132,9 @@ def test_ranges_of_shift_rotation_and_scale_are_reached_and_kept():
     zoom = np.hypot(*arm.T) / 120
     angle = np.rad2deg(np.arctan2(arm[:, 1], arm[:, 0]))
     shift = np.asarray(points.mean(1)) - 160
-    for values, low, high in ((zoom, 0.95, 1.05), (angle, -5, 5), (shift[:, 0], -10, 10)):
+    assert abs(np.corrcoef(shift.T)[0, 1]) < 0.2
+    ranges = ((zoom, 0.95, 1.05), (angle, -5, 5), (shift[:, 0], -10, 10), (shift[:, 1], -10, 10))
+    for values, low, high in ranges:
         span = high - low
         assert low - 1e-3 <= values.min() < low + 0.05 * span
         assert high - 0.05 * span < values.max() <= high + 1e-3
@@ -154,6 +157,23 @@ def test_views_depend_on_the_slot_and_the_key_only():
     np.testing.assert_array_equal(augment.views(half, key, 32, (0.5, 0.25), STRONG)[0], images[:4])
     other = augment.views(batch, jax.random.key(6), 32, (0.5, 0.25), STRONG)[0]
     assert (other != images).any(axis=(1, 2, 3)).all()
+
+
+def test_every_slot_of_a_batch_is_augmented_in_its_own_way():
+    one = {name: value[:1] for name, value in make_batch().items()}
+    same = {name: jnp.repeat(value, 8, axis=0) for name, value in one.items()}
+    images, keypoints = augment.views(same, jax.random.key(0), 32, (0.5, 0.25), PAPER)
+    for i in range(8):
+        for j in range(i):
+            assert (images[i] != images[j]).any()
+            assert (keypoints[i] != keypoints[j]).any()
+
+
+@pytest.mark.parametrize("field", ["scale", "gamma"])
+@pytest.mark.parametrize("value", [(0.0, 1.0), (1.2, 0.8)])
+def test_a_range_without_meaning_is_named(field, value):
+    with pytest.raises(UserError, match=rf"augmentation.{field} = \({value[0]}, {value[1]}\)"):
+        Augmentation(**{field: value})
 
 
 def test_views_are_normalised():

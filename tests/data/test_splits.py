@@ -72,6 +72,22 @@ def test_folds_are_disjoint_by_subject_and_cover_everybody(index):
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(len(index)))
 
 
+def test_folds_are_stratified_and_follow_the_seed(index):
+    overall = index["kl"].value_counts(normalize=True).sort_index()
+    for fold in range(5):
+        rows = splits.k_fold(index, 5, fold, seed=0)["validation"]
+        share = index["kl"].iloc[rows].value_counts(normalize=True).sort_index()
+        assert (share - overall).abs().max() < 0.03
+    first, other = (splits.k_fold(index, 5, 0, seed)["validation"] for seed in (0, 1))
+    assert subjects(index, first) != subjects(index, other)
+
+
+@pytest.mark.parametrize("num_folds", [1, 401])
+def test_a_number_of_folds_that_cannot_be_made_is_named(index, num_folds):
+    with pytest.raises(UserError, match=f"num_folds = {num_folds} is not between 2 and the 400"):
+        splits.k_fold(index, num_folds, 0, seed=0)
+
+
 def test_published_split_follows_the_column(index):
     parts = splits.make_split(index, "published", num_folds=5, fold=0, seed=0)
     assert (index["split"].iloc[parts["train"]] == "train").all()

@@ -69,6 +69,22 @@ def test_intervals_are_those_of_resampled_tables(make_table):
     )
 
 
+def test_the_expected_grade_is_resampled_by_weight(make_table):
+    """With subjects of unequal size, a resample is not of as many knees as the table."""
+    table = make_table(10).drop(index=range(3, 12)).reset_index(drop=True)
+    subjects = table["subject"].to_numpy()
+    names = np.unique(subjects)
+    expected = table[[f"kl_p{c}" for c in range(5)]].to_numpy() @ np.arange(5)
+    values = []
+    for draw in np.random.default_rng(3).integers(len(names), size=(50, len(names))):
+        rows = np.concatenate([np.flatnonzero(subjects == names[s]) for s in draw])
+        values.append(np.sqrt(np.mean((expected - table["kl"].to_numpy())[rows] ** 2)))
+    estimate = summarise(table, 50, seed=3)["kl"]["rmse_expected"]
+    np.testing.assert_allclose(
+        [estimate["low"], estimate["high"]], np.percentile(values, [2.5, 97.5])
+    )
+
+
 def test_order_of_rows_does_not_change_the_values(make_table):
     table = make_table()
     shuffled = table.sample(frac=1, random_state=0)

@@ -186,5 +186,34 @@ def test_command_writes_a_tree(tmp_path):
         [*command, f"--out={tmp_path}", "--visit=5"], capture_output=True, text=True, check=False
     )
     assert failed.returncode == 1
+    assert "is not empty: name a folder of its own" in failed.stderr
+    failed = subprocess.run(
+        [*command, f"--out={tmp_path}/other", "--visit=5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     assert "months [5]" in failed.stderr
+
+
+def test_each_osteophyte_grows_at_its_own_corner(tmp_path):
+    """In the landmark files, a corner stands out by the length of its own spur and no other's."""
+    knees = write_study(tmp_path, num_subjects=80, visits=(0,), rows=64, progress=False)
+    corners = {"osfl": (12, 13), "osfm": (24, 23), "ostl": (47, 48), "ostm": (63, 62)}
+    reach = {name: [] for name in corners}
+    spurs = []
+    for _, knee in knees[knees["code"] != "P"].iterrows():
+        name = {"L": "001.pts", "R": "001_f.pts"}[knee["side"]]
+        points = np.loadtxt(
+            tmp_path / Path(knee["source"]).with_name(name), skiprows=3, max_rows=74
+        )
+        for corner, (tip, beside) in corners.items():
+            reach[corner].append(np.hypot(*(points[tip] - points[beside])))
+        spurs.append([knee[f"spur_{corner}"] for corner in corners])
+    for i, values in enumerate(reach.values()):
+        others = np.column_stack([spurs, np.ones(len(spurs))])
+        weights = np.linalg.lstsq(others, values, rcond=None)[0][:4]
+        assert weights[i] > 0.2
+        assert weights[i] > 3 * np.abs(np.delete(weights, i)).max()
