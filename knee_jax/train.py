@@ -45,18 +45,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
     Raises:
         UserError: whatever the user can mend, in one line.
     """
-    # ---- The knees, the network, the folder ----
+    # ---- The knees and the network ----
     check(config)
     workdirs.refuse_other(workdir, config)
     experiment = set_up(config, workdir, data_dir)
-    workdirs.claim(workdir, config)
-    statistics.save(experiment.statistics, workdir / STATISTICS)
     rows = experiment.split["train"]
     steps_per_epoch = len(rows) / config.batch_size
     num_steps = math.ceil(config.epochs * steps_per_epoch)
     epoch_ends = {math.ceil(epoch * steps_per_epoch) for epoch in range(1, config.epochs + 1)}
 
-    # ---- The state: that of the latest checkpoint, or before the first step ----
+    # ---- The state, and the folder ----
     checkpoints = Checkpoints(workdir / "checkpoints")
     start = checkpoints.latest_step() or 0
     if start:
@@ -65,6 +63,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
         print(f"resuming at step {start} of {num_steps}")
     else:
         state = initial_state(experiment)
+    workdirs.claim(workdir, config)
+    statistics.save(experiment.statistics, workdir / STATISTICS)
     report_parameters(state, workdir)
 
     # ---- The loop ----

@@ -138,7 +138,21 @@ def test_a_folder_of_another_run_is_refused(tmp_path, tiny_data_dir):
     assert "another config; it differs in model.depth (18 there, 34 now)" in other.stderr
     # With the check of the config out of the way, the checkpoint still knows.
     (tmp_path / "config.json").unlink()
-    other = run(*flags, "--config.model.depth=34", "--mode=evaluate")
+    other = run(*flags, "--config.model.depth=34")
     assert other.returncode == 1
     assert "is of another model" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+def test_evaluating_where_nothing_was_trained_makes_nothing(tmp_path, tiny_data_dir):
+    flags = train_flags(tmp_path / "run", tiny_data_dir, "kpn.py:demo", ())
+    done = run(*flags, "--mode=evaluate")
+    assert done.returncode == 1
+    assert "holds no run" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_failed_does_not_claim_the_folder(tmp_path, tiny_data_dir):
+    wrong = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ("--config.data.split=random",))
+    assert run(*wrong).returncode == 1
+    assert not (tmp_path / "config.json").exists()
