@@ -8,8 +8,9 @@ present, and on its validation part otherwise, which also chose the checkpoint.
 
 Variants, after a colon (`configs/kl.py:demo`):
 
-    (none)   ResNet-34 at 224 px, 30 epochs. Not timed on a GPU yet.
-    demo     ResNet-18 at 112 px for a CPU.
+    (none)   ResNet-34 at 224 px, 30 epochs, for a GPU. Not run yet: no time and no metric known.
+    demo     a narrow ResNet-18 at 112 px, 12 epochs, for a CPU. On 2 cores (Xeon, 2026-11):
+             9 minutes, validation accuracy 0.598 [0.562, 0.637], quadratic kappa 0.713 [0.666, 0.756].
 """
 
 import ml_collections

@@ -25,6 +25,8 @@ def run(main: Callable[[list[str]], object]) -> None:
     def quietly(argv: list[str]) -> object:
         # Orbax and TFDS log every step they take at the level below.
         logging.set_verbosity(logging.WARNING)
+        # Through absl's logger speak Orbax and TFDS, who warn even of what they were asked to do.
+        logging.get_absl_logger().setLevel("ERROR")
         return main(argv)
 
     try:
