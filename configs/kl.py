@@ -10,7 +10,7 @@ Variants, after a colon (`configs/kl.py:demo`):
 
     (none)   ResNet-34 at 224 px, 30 epochs, for a GPU. Not run yet: no time and no metric known.
     demo     a narrow ResNet-18 at 112 px, 12 epochs, for a CPU. On 2 cores (Xeon, 2026-11):
-             9 minutes, validation accuracy 0.598 [0.562, 0.637], quadratic kappa 0.713 [0.666, 0.756].
+             9 minutes, validation accuracy 0.598 [0.562, 0.637], kappa 0.713 [0.666, 0.756].
 """
 
 import ml_collections
