@@ -8,7 +8,7 @@ Variants, after a colon (`configs/kpn.py:demo`):
              time and no metric known.
     no_kpn   its ablation without keypoints: global average pooling of the last stage (Table 3).
     demo     a small network on about 1,000 phantom knees, 20 epochs, for a CPU. On 2 cores (Xeon,
-             2026-11): under 3 minutes, test KL quadratic kappa 0.742 [0.643, 0.814].
+             2026-11): under 4 minutes, test KL quadratic kappa 0.742 [0.643, 0.814].
 
 Every variant runs on phantom knees unless another set is named by `--config.data.dataset`. What
 the fields mean is in docs/reference/config.md.
