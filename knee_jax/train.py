@@ -117,6 +117,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     fields = config.to_dict()
     numbers = {name: fields[name] for name in ("epochs", "log_every", "checkpoint_every")}
     numbers["input.size"] = config.input.size
+    numbers["model.width"] = config.model.get("width", 1)
     numbers["evaluation.num_resamples"] = config.evaluation.num_resamples
     for name, value in numbers.items():
         if value < 1:

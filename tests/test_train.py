@@ -208,7 +208,14 @@ def test_devices_of_a_process_lie_side_by_side():
 
 @pytest.mark.parametrize(
     "field",
-    ["epochs", "log_every", "checkpoint_every", "input.size", "evaluation.num_resamples"],
+    [
+        "epochs",
+        "log_every",
+        "checkpoint_every",
+        "input.size",
+        "model.width",
+        "evaluation.num_resamples",
+    ],
 )
 def test_a_number_below_one_is_named(field, config):
     with config.unlocked():
