@@ -161,5 +161,5 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 def test_the_names_asked_for_are_torchvisions():
     """The names that `load` asks for are exactly torchvision's."""
     paths = flatten_dict(variables())
-    names = {resnet._torch_name(path) for path in paths if path[1] == "trunk"}
+    names = {weights.torch_name(path) for path in paths if path[1] == "trunk"}
     assert names == set(TRUNK_18)
