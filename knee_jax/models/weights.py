@@ -77,24 +77,28 @@ def check(
         wanted: the shapes of the model's variables.
         names: the names that the weights had in their source.
     """
-    name = "/".join if any("/" in name for name in names.values()) else torch_name
+    own = any("/" in name for name in names.values())
 
-    def some(paths: list[Names]) -> str:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        return f"{names.get(paths[0]) or name(paths[0])!r}{more}"
+    def first(paths: list[Names]) -> tuple[Names, str, str]:
+        """One of them, its name as in the source, and how many more there are."""
+        path = min(paths, key=lambda path: path[0] != "params")
+        name = names.get(path) or ("/".join(path) if own else torch_name(path))
+        return path, repr(name), f" and {len(paths) - 1} more" if len(paths) > 1 else ""
 
     given = {path[1] for path in found} | {"trunk"}
-    missing = [path for path in wanted if path[1] in given and path not in found]
-    unexpected = [path for path in found if path not in wanted]
-    wrong = [path for path in found if path in wanted and found[path].shape != wanted[path]]
     complaints = []
-    if missing:
-        complaints.append(f"they lack {some(missing)}, which the model needs")
-    if unexpected:
-        complaints.append(f"they hold {some(unexpected)}, for which the model has no place")
-    if wrong:
-        shape, needed = found[wrong[0]].shape, wanted[wrong[0]]
-        complaints.append(f"{some(wrong)} has shape {shape}, the model needs {needed}")
+    if missing := [path for path in wanted if path[1] in given and path not in found]:
+        _, name, more = first(missing)
+        complaints.append(f"they lack {name}{more}, which the model needs")
+    if unexpected := [path for path in found if path not in wanted]:
+        _, name, more = first(unexpected)
+        complaints.append(f"they hold {name}{more}, for which the model has no place")
+    if wrong := [p for p in found if p in wanted and found[p].shape != wanted[p]]:
+        path, name, more = first(wrong)
+        complaints.append(
+            f"{name} has shape {found[path].shape}, the model needs {wanted[path]}"
+            f"{more and f' (so{more})'}"
+        )
     if complaints:
         raise UserError(
             f"the weights do not fit the model: {'; '.join(complaints)}. They look like "
