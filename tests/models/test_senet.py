@@ -1,5 +1,7 @@
 """`models/senet.py` against timm's port of the Caffe networks, by weights carried over."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ TIMM = {"se_resnet50": "legacy_seresnet50", "se_resnext50_32x4d": "legacy_seresn
 
 @pytest.mark.parametrize("arch", TIMM)
 @pytest.mark.parametrize(
-    "size", [*SIZES[:2], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[2:])]
+    "size", [*SIZES[:1], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])]
 )
 def test_stages_and_logits_equal_timm(arch, size):
     net = reference.from_timm(TIMM[arch])
@@ -22,7 +24,9 @@ def test_stages_and_logits_equal_timm(arch, size):
     reference.assert_network_equals(net, model, senet, *size)
 
 
-@pytest.mark.parametrize("arch", TIMM)
+@pytest.mark.parametrize(
+    "arch", [pytest.param("se_resnet50", marks=pytest.mark.slow), "se_resnext50_32x4d"]
+)
 def test_training_step_equals_timm(arch):
     """Batch statistics, gradients and running statistics, of a network of one block a stage."""
     net = reference.from_timm(TIMM[arch], layers=(1, 1, 1, 1), drop_rate=0.0).train()
@@ -32,7 +36,8 @@ def test_training_step_equals_timm(arch):
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     variables = senet.load(variables, state_dict(net))
 
-    @jax.jit
+    # Compiling takes longer than all the rest.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def step(variables):
         def loss(params):
             logits, state = model.apply(
