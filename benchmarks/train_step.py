@@ -2,11 +2,18 @@
 
     python benchmarks/train_step.py --net=resnet18 --size=112 --batch=32
     python benchmarks/train_step.py --net=kpn_resnet50 --size=320 --batch=48 --dtype=bfloat16  # GPU
+    python benchmarks/train_step.py --net=se_resnext50_32x4d --size=300 --batch=8 --compile
 
 Both train on the same random batch with Adam, turn by turn in one process, so that what else the
-machine does falls on both. `kpn_*` stops after the third stage and reads it at 30 landmarks.
-A row is appended to `benchmarks/results/train_step.csv`. On glibc, GLIBC_TUNABLES=
-glibc.malloc.hugetlb=1 spares both sides most of the page faults; the row says whether it was set.
+machine does falls on both. `kpn_*` stops after the third stage and reads it at 30 landmarks; the
+reference of `se_*` is timm's. `--compile` gives the reference to `torch.compile`, where that works;
+the row says whether it did, and how busy the machine was before, in processes that wanted to run.
+On a busy machine the processors' time, `..._cpu_s`, is the fairer measure, on one core (`taskset
+-c 0`) since PyTorch's threads wait for each other by spinning. On an NVIDIA GPU there are both
+sides' peak memory, and the fraction that the step's operations, as XLA counts them, are of what
+the card's matrix units could have done in that time. A row is appended to
+`benchmarks/results/train_step.csv`. On glibc, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 spares both
+sides most of the page faults; the row says whether it was set.
 """
 
 import argparse
@@ -17,6 +24,9 @@ import re
 import time
 from pathlib import Path
 
+# On a GPU both sides share the memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import jax
 import numpy as np
 import optax
@@ -26,12 +36,24 @@ from knee_jax import landmarks, models
 from knee_jax.grades import NUM_CLASSES
 
 RESULTS = Path(__file__).parent / "results" / "train_step.csv"
+TIMM = {"se_resnet50": "legacy_seresnet50", "se_resnext50_32x4d": "legacy_seresnext50_32x4d"}
+MATRIX_RATES = {
+    "H100": {"bfloat16": 989e12, "float32": 495e12},
+    "H200": {"bfloat16": 989e12, "float32": 495e12},
+    "A100": {"bfloat16": 312e12, "float32": 156e12},
+    "L4": {"bfloat16": 121e12, "float32": 60e12},
+}
+"""Operations a second of a card's matrix units without sparsity, by its data sheet (float32: TF32,
+which both sides use for convolutions by default)."""
 
 
 def ours(net: str, dtype: str, image, keypoints, labels):
-    """Returns a function that trains one step and waits for it."""
-    name = "keypoint_pooling" if net.startswith("kpn_") else "resnet"
-    model = models.create(name, depth=int(net[-2:]), dtype=dtype)
+    """Returns a function that trains one step and waits for it, and the step's operations."""
+    if net in TIMM:
+        model = models.create("senet", arch=net, dtype=dtype)
+    else:
+        name = "keypoint_pooling" if net.startswith("kpn_") else "resnet"
+        model = models.create(name, depth=int(net[-2:]), dtype=dtype)
     variables = jax.jit(model.init)(jax.random.key(0), image[:1], keypoints[:1])
     optimiser = optax.adam(1e-4)
     state = (variables, optimiser.init(variables["params"]))
@@ -51,16 +73,17 @@ def ours(net: str, dtype: str, image, keypoints, labels):
 
     step = jax.jit(step, donate_argnums=(0, 1))
     batch = jax.device_put((image, keypoints, labels))
+    operations = (step.lower(*state, *batch).cost_analysis() or {}).get("flops")
 
     def run():
         nonlocal state
         state = jax.block_until_ready(step(*state, *batch))
 
-    return run
+    return run, operations
 
 
-def theirs(net: str, dtype: str, image, keypoints, labels):
-    """The same in PyTorch; its operators of torchvision are not needed."""
+def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
+    """The same in PyTorch, and whether it is compiled; torchvision's operators are not needed."""
     import sys
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
@@ -69,9 +92,13 @@ def theirs(net: str, dtype: str, image, keypoints, labels):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kpn, points = net.startswith("kpn_"), landmarks.PRESETS["joint"]
-    trunk = reference.resnet(int(net[-2:]), channels=1).train()
-    width = trunk.fc.in_features // (2 if kpn else 1) * (len(points) if kpn else 1)
-    trunk.fc = torch.nn.Linear(width, sum(NUM_CLASSES.values()))
+    outputs = sum(NUM_CLASSES.values())
+    if net in TIMM:
+        trunk = reference.from_timm(TIMM[net], outputs, in_chans=1, drop_rate=0.0).train()
+    else:
+        trunk = reference.resnet(int(net[-2:]), channels=1).train()
+        width = trunk.fc.in_features // (2 if kpn else 1) * (len(points) if kpn else 1)
+        trunk.fc = torch.nn.Linear(width, outputs)
     if kpn:
         trunk.layer4 = torch.nn.Identity()
     trunk = trunk.to(device, memory_format=torch.channels_last)
@@ -90,16 +117,29 @@ def theirs(net: str, dtype: str, image, keypoints, labels):
         )
         return trunk.fc(pooled.flatten(1))
 
+    forward_now = forward
+
     def run():
         optimiser.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits = forward().float().split(list(NUM_CLASSES.values()), dim=1)
+            logits = forward_now().float().split(list(NUM_CLASSES.values()), dim=1)
         sum(torch.nn.functional.cross_entropy(x, y) for x in logits).backward()
         optimiser.step()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return run, torch.__version__
+    if compile_it:
+        forward_now = torch.compile(forward)
+        try:
+            run()
+        except Exception as error:
+            print(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}")
+            compile_it, forward_now = False, forward
+
+    def peak_gib():
+        return torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+
+    return run, peak_gib, compile_it, torch.__version__
 
 
 def hardware() -> str:
@@ -116,11 +156,12 @@ def hardware() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     nets = [kind + f"resnet{depth}" for kind in ("", "kpn_") for depth in (18, 34, 50)]
-    parser.add_argument("--net", default="resnet18", choices=nets)
+    parser.add_argument("--net", default="resnet18", choices=[*nets, *TIMM])
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the reference")
     args = parser.parse_args()
 
     rng = np.random.default_rng(0)
@@ -129,17 +170,26 @@ def main() -> None:
     keypoints = rng.uniform(0, args.size, (args.batch, 74, 2)).astype(np.float32)
     labels = rng.integers(0, 4, args.batch).astype(np.int32)
     batch = (image, keypoints, labels)
-    run_ours = ours(args.net, args.dtype, *batch)
-    run_theirs, torch_version = theirs(args.net, args.dtype, *batch)
+    busy = round(os.getloadavg()[0], 1)
+    run_ours, operations = ours(args.net, args.dtype, *batch)
+    run_theirs, torch_peak, compiled, torch_version = theirs(
+        args.net, args.dtype, args.compile, *batch
+    )
 
-    seconds: dict[str, list[float]] = {"ours": [], "torch": []}
+    seconds: dict[str, list[float]] = {"ours": [], "torch": [], "ours_cpu": [], "torch_cpu": []}
     for _ in range(args.rounds + 1):
         for side, run in (("ours", run_ours), ("torch", run_theirs)):
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             run()
             seconds[side].append(time.perf_counter() - start)
-    ours_s, torch_s = (float(np.median(seconds[side][1:])) for side in ("ours", "torch"))
+            seconds[f"{side}_cpu"].append(time.process_time() - start_cpu)
+    ours_s, torch_s, ours_cpu_s, torch_cpu_s = (
+        float(np.median(values[1:])) for values in seconds.values()
+    )
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    torch_memory = torch_peak()
+    rates = [rate for card, rate in MATRIX_RATES.items() if card in jax.devices()[0].device_kind]
+    possible = rates[0][args.dtype] if rates and operations else None
     row = {
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
@@ -157,9 +207,19 @@ def main() -> None:
         "rounds": args.rounds,
         "jax": jax.__version__,
         "torch": torch_version,
+        "torch_compiled": compiled,
+        "torch_images_per_s": round(args.batch / torch_s, 1),
+        "torch_peak_gib": round(torch_memory, 2) if torch_memory else None,
+        "ours_of_matrix_rate": round(operations / ours_s / possible, 3) if possible else None,
+        "torch_of_matrix_rate": round(operations / torch_s / possible, 3) if possible else None,
+        "ours_cpu_s": round(ours_cpu_s, 4),
+        "torch_cpu_s": round(torch_cpu_s, 4),
+        "ratio_cpu": round(ours_cpu_s / torch_cpu_s, 2),
+        "busy": busy,
     }
     RESULTS.parent.mkdir(exist_ok=True)
-    pd.DataFrame([row]).to_csv(RESULTS, mode="a", header=not RESULTS.exists(), index=False)
+    rows = [pd.read_csv(RESULTS, dtype=str)] if RESULTS.exists() else []
+    pd.concat([*rows, pd.DataFrame([row], dtype=str)]).to_csv(RESULTS, index=False)
     print(pd.Series(row).to_string())
 
 

@@ -3,7 +3,8 @@
 Images are [batch, height, width, channels]; parameters are float32 whatever the compute type.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,20 @@ kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He et al. 2015, eq. 14, as in torchvision's ResNet."""
 
 
+def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """U(-1/sqrt(fan in), 1/sqrt(fan in)), what PyTorch gives layers that nobody initialises.
+
+    The fan in of a kernel [..., out] is the size of all axes but the last.
+    """
+    bound = math.prod(shape[:-1]) ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolves [B, H, W, in] with [side, side, in, out], padded by (side - 1) // 2 all around."""
+    """Convolves [B, H, W, in] with [side, side, in / groups, out], padded by (side - 1) // 2.
+
+    The shapes tell the number of groups.
+    """
     pad = (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(
         x,
@@ -27,7 +40,41 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         (stride, stride),
         ((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
     )
+
+
+SLICE = 32
+"""Input channels that one of the dense convolutions takes which make up a grouped one."""
+
+
+def convolve_groups_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`convolve` in groups, as dense convolutions of some groups at a time.
+
+    Several neighbouring groups are one dense convolution whose kernel is zero between groups. XLA
+    runs that fast on the CPU, gradients included; its own grouped convolution takes 2 to 7 times
+    longer, and the gradient for a grouped kernel a thousand times (benchmarks/train_step.py).
+    """
+    groups = x.shape[-1] // kernel.shape[2]
+    # Not more than 16 convolutions, for the time it takes to compile them.
+    wanted = -(-max(SLICE, x.shape[-1] // 16) // kernel.shape[2])
+    together = next(n for n in range(min(wanted, groups), groups + 1) if groups % n == 0)
+    parts = groups // together
+    outputs = [
+        convolve(inputs, _block_diagonal(part, together), stride)
+        for inputs, part in zip(
+            jnp.split(x, parts, axis=-1), jnp.split(kernel, parts, axis=-1), strict=True
+        )
+    ]
+    return jnp.concatenate(outputs, axis=-1)
+
+
+def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
+    """[side, side, in / groups, out] to the dense [side, side, in, out] that does the same."""
+    side, _, inputs, outputs = kernel.shape
+    apart = kernel.reshape(side, side, 1, inputs, groups, outputs // groups)
+    same_group = jnp.eye(groups, dtype=bool)[:, None, :, None]
+    return jnp.where(same_group, apart, 0).reshape(side, side, groups * inputs, outputs)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -102,22 +149,29 @@ class Conv(nn.Module):
         features: number of output channels.
         kernel_size: odd side of the kernel, pixels.
         stride: step of the output grid, pixels.
-        dtype: compute type; the parameter `kernel` [side, side, in, out] is float32.
+        dtype: compute type; the parameter `kernel` [side, side, in / groups, out] is float32.
+        groups: parts that the channels fall into, each convolved by itself.
+        initial: of the kernel's values.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
     dtype: Any = jnp.float32
+    groups: int = 1
+    initial: Callable[..., jax.Array] = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves x [batch, height, width, channels]."""
         side = self.kernel_size
-        kernel = self.param("kernel", kaiming_normal, (side, side, x.shape[-1], self.features))
+        shape = (side, side, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.initial, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if jax.default_backend() != "cpu":
             return convolve(x, kernel, self.stride)
+        if self.groups > 1:
+            return convolve_groups_on_cpu(x, kernel, self.stride)
         if side == 1:
             return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
         return convolve_on_cpu(x, kernel, self.stride)
@@ -175,38 +229,52 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [..., in] to [..., features]."""
-        bound = x.shape[-1] ** -0.5
-
-        def uniform(key, shape):
-            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-        kernel = self.param("kernel", uniform, (x.shape[-1], self.features))
-        bias = self.param("bias", uniform, (self.features,))
+        kernel = self.param("kernel", torch_uniform, (x.shape[-1], self.features))
+        bias = self.param(
+            "bias", lambda key, shape: torch_uniform(key, shape)[0], (x.shape[-1], self.features)
+        )
         # At the default precision a TPU, and some GPUs, would multiply in bfloat16 or TF32.
         return jnp.matmul(x.astype(jnp.float32), kernel, precision="highest") + bias
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum with stride 2, one pixel of -inf around: [B, H, W, C] to [B, ~H/2, ~W/2, C].
+def max_pool(x: jax.Array, padding: int = 1) -> jax.Array:
+    """3x3 maximum with stride 2, of [B, H, W, C].
 
     One axis after the other, by comparisons: the gradient (to the first of equal values, as in
     PyTorch) is then elementwise, 6 times faster on the CPU than XLA's select-and-scatter, and
     free of the atomic additions that make that one irreproducible on a GPU.
+
+    Args:
+        x: what to pool.
+        padding: 1: one pixel of -inf around, [B, ceil(H/2), ceil(W/2), C] (torchvision's ResNet);
+            0: none, but windows may jut out at the end, [B, floor(H/2), floor(W/2), C] (Caffe;
+            PyTorch's `ceil_mode`).
     """
-    return _max_pool_axis(_max_pool_axis(x, 2), 1)
+    for axis in (2, 1):
+        x = _max_pool_axis(x, axis, padding)
+    return x
 
 
-def _max_pool_axis(x: jax.Array, axis: int) -> jax.Array:
+def _max_pool_axis(x: jax.Array, axis: int, padding: int) -> jax.Array:
+    """Window i covers pixels 2i - padding to 2i - padding + 2."""
     infinity = jnp.array(-jnp.inf, x.dtype)
-    padding = [(0, 0, 0)] * x.ndim
-    padding[axis] = (0, x.shape[axis] % 2, 0)
-    pairs = lax.pad(x, infinity, padding)
-    pairs = pairs.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    centre, after = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
-    padding[axis] = (1, -1, 0)
-    before = lax.pad(after, infinity, padding)
-    first = jnp.where(before < centre, centre, before)
-    return jnp.where(first < after, after, first)
+
+    def pad(x: jax.Array, before: int, after: int) -> jax.Array:
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (before, after, 0)
+        return lax.pad(x, infinity, config)
+
+    size = x.shape[axis]
+    pairs = pad(x, 0, size % 2).reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    if padding:
+        window = (pad(odd, 1, -1), even, odd)
+    else:
+        whole = size // 2 - even.shape[axis]
+        window = (pad(even, 0, whole), pad(odd, 0, whole), pad(even, -1, 1 + whole))
+    first, second, third = window
+    first = jnp.where(first < second, second, first)
+    return jnp.where(first < third, third, first)
 
 
 def choose(table: Mapping, name: Any, what: str) -> Any:

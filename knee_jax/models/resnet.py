@@ -4,23 +4,22 @@ He, Zhang, Ren & Sun 2016, "Deep residual learning for image recognition", with 
 bottleneck on its 3x3 convolution (torchvision's "v1.5").
 """
 
-import re
 import types
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, NUM_CLASSES
+from knee_jax.grades import GRADES
 from knee_jax.models import weights
-from knee_jax.models.layers import BatchNorm, Conv, Linear, choose, max_pool
+from knee_jax.models.heads import read_grades
+from knee_jax.models.layers import BatchNorm, Conv, choose, max_pool
 
 BLOCKS = types.MappingProxyType({18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)})
 """Residual blocks in each stage, by depth."""
+
+load = weights.fill
 
 
 class Block(nn.Module):
@@ -96,19 +95,21 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk, global average pooling, and one linear head a grade.
+    """Trunk, global pooling, and one linear head a grade.
 
     Attributes:
         depth: 18, 34 or 50.
         width: channels of the stem; 64 is the published network.
         grades: the grades to read, from `knee_jax.grades.GRADES`.
-        dropout: rate before the heads, while training.
+        pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
+        dropout: rate before each head, while training.
         dtype: compute type of the trunk.
     """
 
     depth: int = 18
     width: int = 64
     grades: tuple[str, ...] = GRADES
+    pooling: str = "average"
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
@@ -125,64 +126,12 @@ class Model(nn.Module):
             keypoints: ignored; all models are called alike.
             train: batch statistics and dropout (rng `dropout`).
         """
-        x = Trunk(self.depth, self.width, 4, self.dtype, name="trunk")(image, train)[-1]
-        x = x.mean((1, 2), dtype=jnp.float32)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return {
-            grade: Linear(choose(NUM_CLASSES, grade, "grade"), name=f"head_{grade}")(x)
-            for grade in self.grades
-        }
-
-
-def load(variables: dict, source: weights.Source) -> dict:
-    """Fills a model's trunk with weights in torchvision's layout.
-
-    The source's classifier `fc` is skipped: its classes are not grades. So are stages that this
-    trunk does not have. Our own heads are taken where the source names them (`head_kl.weight`),
-    otherwise they keep their values. A stem made for 3 channels is summed to 1 where the model
-    has 1, which is exact for a grey image repeated three times.
-
-    Args:
-        variables: what `init` returned for a model whose trunk is `Trunk`.
-        source: see `weights.read`.
-
-    Returns:
-        New variables of the same structure.
-
-    Raises:
-        UserError: a missing or unexpected key, or a shape that does not fit, by name.
-    """
-    arrays = weights.read(source)
-    filled = {}
-    for path, value in flatten_dict(variables).items():
-        name = _torch_name(path)
-        if name in arrays:
-            filled[path] = _fit(name, arrays.pop(name), value.shape)
-        elif path[1] == "trunk":
-            raise UserError(f"the weights lack {name!r}, which the model needs")
-        else:
-            filled[path] = value
-    stages = {path[2].partition("_")[0] for path in filled if path[1] == "trunk"}
-    skipped = ({"fc", "layer2", "layer3", "layer4"}) - stages
-    for name in arrays:
-        if name.partition(".")[0] not in skipped and not name.endswith("num_batches_tracked"):
-            raise UserError(f"the weights hold {name!r}, for which the model has no place")
-    return unflatten_dict(filled)
-
-
-def _torch_name(path: tuple[str, ...]) -> str:
-    """('params', 'trunk', 'layer1_0', 'conv1', 'kernel') to 'layer1.0.conv1.weight'."""
-    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-    modules = [re.sub(r"^(layer\d)_", r"\1.", module) for module in path[1:-1] if module != "trunk"]
-    name = ".".join([*modules, leaf.get(path[-1], path[-1])])
-    return name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
-
-
-def _fit(name: str, array: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
-    """Brings PyTorch's axes into our order and the stem to our channels."""
-    ours = array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
-    if name == "conv1.weight" and ours.ndim == 4 and ours.shape[2] == 3 and shape[2] == 1:
-        ours = ours.sum(2, keepdims=True)
-    if ours.shape != shape:
-        raise UserError(f"the weights' {name!r} has shape {ours.shape}, the model needs {shape}")
-    return jnp.asarray(ours, jnp.float32)
+        trunk = Trunk(self.depth, self.width, 4, self.dtype, name="trunk")
+        return read_grades(
+            trunk(image, train)[-1],
+            self.grades,
+            pooling=self.pooling,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            train=train,
+        )

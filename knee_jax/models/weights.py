@@ -1,19 +1,218 @@
-"""Reading foreign weights, a state dict in memory or in a file, without executing anything."""
+"""Weights in files: PyTorch's layout and ours, read without executing anything in them.
+
+*PyTorch's layout* is a state dict of torchvision, timm or Cadene's `pretrainedmodels`
+(`layer1.0.conv1.weight`, [out, in, height, width]), to which our heads add names of their own
+(`head_kl.weight`). *Our layout* names each array by its path among a model's variables
+(`params/trunk/layer1_0/conv1/kernel`, [height, width, in, out]). Both may be in any file.
+"""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from knee_jax.errors import UserError
 
 Source = Mapping[str, Any] | str | os.PathLike
+Names = tuple[str, ...]
+Arrays = dict[Names, np.ndarray]
+"""Path among the variables → array, in our order of axes."""
+
+CLASSIFIERS = ("fc", "last_linear")
+"""The layer of foreign networks that is left behind: its classes are not grades."""
+_NESTS = ("state_dict", "model_state_dict", "model", "net")
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def fill(variables: dict, source: Source) -> dict:
+    """Fills a model's variables with weights from a file or a state dict.
+
+    The classifier of a foreign network is skipped, and so are stages that this trunk does not
+    have. Heads are taken where the source names them (`head_kl.weight`), otherwise they keep their
+    values. A stem made for 3 channels is summed to 1 where the model has 1, which is exact for a
+    grey image repeated three times.
+
+    Args:
+        variables: what `init` returned for a model whose convolutional part is named `trunk`.
+        source: see `read`; in PyTorch's layout or ours.
+
+    Returns:
+        New variables of the same structure, float32.
+
+    Raises:
+        UserError: missing and unexpected keys and shapes that do not fit, by name.
+    """
+    wanted = flatten_dict(variables)
+    found, names = from_source(source)
+    stages = {path[2].partition("_")[0] for path in wanted if path[1] == "trunk"}
+    skipped = {"layer2", "layer3", "layer4"} - stages
+    for path in list(found):
+        if path[1] == "trunk" and path[2].partition("_")[0] in skipped:
+            del found[path]
+        elif is_stem(path) and path in wanted:
+            colours = (found[path].shape[2:3], wanted[path].shape[2:3])
+            if colours == ((3,), (1,)):
+                found[path] = found[path].sum(2, keepdims=True)
+    check(found, {path: value.shape for path, value in wanted.items()}, names)
+    return unflatten_dict(
+        {
+            path: jnp.asarray(found[path], jnp.float32) if path in found else value
+            for path, value in wanted.items()
+        }
+    )
+
+
+def check(
+    found: Arrays, wanted: Mapping[Names, tuple[int, ...]], names: Mapping[Names, str]
+) -> None:
+    """Raises UserError unless the arrays are all of the trunk's, and whole heads.
+
+    Args:
+        found: the weights.
+        wanted: the shapes of the model's variables.
+        names: the names that the weights had in their source.
+    """
+    own = any("/" in name for name in names.values())
+
+    def first(paths: list[Names]) -> tuple[Names, str, str]:
+        """One of them, its name as in the source, and how many more there are."""
+        path = min(paths, key=lambda path: path[0] != "params")
+        name = names.get(path) or ("/".join(path) if own else torch_name(path))
+        return path, repr(name), f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+
+    given = {path[1] for path in found} | {"trunk"}
+    complaints = []
+    if missing := [path for path in wanted if path[1] in given and path not in found]:
+        _, name, more = first(missing)
+        complaints.append(f"they lack {name}{more}, which the model needs")
+    if unexpected := [path for path in found if path not in wanted]:
+        _, name, more = first(unexpected)
+        complaints.append(f"they hold {name}{more}, for which the model has no place")
+    if wrong := [p for p in found if p in wanted and found[p].shape != wanted[p]]:
+        path, name, more = first(wrong)
+        complaints.append(
+            f"{name} has shape {found[path].shape}, the model needs {wanted[path]}"
+            f"{more and f' (so{more})'}"
+        )
+    if complaints:
+        raise UserError(
+            f"the weights do not fit the model: {'; '.join(complaints)}. They look like "
+            f"{describe(found)}"
+        )
+
+
+def describe(found: Arrays) -> str:
+    """Says in a few words what network the weights are of."""
+    shapes = {path[2:]: array.shape for path, array in found.items() if path[1] == "trunk"}
+    blocks = [
+        len({path[0] for path in shapes if path[0].startswith(f"layer{stage}_")})
+        for stage in (1, 2, 3, 4)
+    ]
+    stem = next((shape for path, shape in shapes.items() if is_stem(("", "trunk", *path))), None)
+    if stem is None or len(stem) != 4 or not any(blocks):
+        return "no residual network known here"
+    second = shapes.get(("layer1_0", "conv2", "kernel"), (0, 0, 0, 0))
+    first = shapes.get(("layer1_0", "conv1", "kernel"), (0, 0, 0, 0))
+    name = "ResNeXt" if first[-1] != second[2] else "ResNet"
+    if any("se_module" in path or "se" in path for path in shapes):
+        name = f"SE-{name}"
+    sides = "1x1, 3x3, 1x1" if ("layer1_0", "conv3", "kernel") in shapes else "3x3, 3x3"
+    numbers = ", ".join(map(str, blocks))
+    return f"a {name} of {numbers} blocks ({sides}) with a stem of {stem[-1]} channels"
+
+
+def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
+    """Reads weights in PyTorch's layout or ours.
+
+    A foreign classifier and counters of batches are left out.
+
+    Args:
+        source: see `read`.
+
+    Returns:
+        The arrays by path, and the name that each had in the source.
+    """
+    found: Arrays = {}
+    names: dict[Names, str] = {}
+    for name, array in read(source).items():
+        if "/" in name:
+            path = tuple(name.split("/"))
+            if len(path) < 3:
+                raise UserError(f"the weights hold {name!r}, which is no variable of a model")
+        elif name.partition(".")[0] in CLASSIFIERS or name.endswith("num_batches_tracked"):
+            continue
+        else:
+            path, array = own_name(name), _own_axes(array)
+            if _is_pointwise(path) and array.ndim == 4 and array.shape[:2] == (1, 1):
+                array = array[0, 0]
+        found[path], names[path] = array, name
+    return found, names
+
+
+def to_torch(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Weights in PyTorch's layout: a state dict's names, [out, in, height, width]."""
+    state = {}
+    for path, array in arrays.items():
+        array = np.asarray(array)
+        if array.ndim == 2:
+            array = array.T[:, :, None, None] if _is_pointwise(path) else array.T
+        elif array.ndim == 4:
+            array = array.transpose(3, 2, 0, 1)
+        state[torch_name(path)] = np.ascontiguousarray(array)
+    return state
+
+
+def to_own(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Weights in our layout."""
+    return {"/".join(path): np.ascontiguousarray(array) for path, array in arrays.items()}
+
+
+def torch_name(path: Names) -> str:
+    """('params', 'trunk', 'layer1_0', 'conv1', 'kernel') to 'layer1.0.conv1.weight'."""
+    modules = path[2:-1] if path[1] == "trunk" else path[1:-1]
+    modules = tuple(re.sub(r"^(layer\d)_", r"\1.", module) for module in modules)
+    name = ".".join([*modules, _LEAVES.get(path[-1], path[-1])])
+    return name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
+
+
+def own_name(name: str) -> Names:
+    """'layer1.0.conv1.weight' to ('params', 'trunk', 'layer1_0', 'conv1', 'kernel')."""
+    name = name.replace("downsample.0", "downsample_conv").replace("downsample.1", "downsample_bn")
+    *modules, leaf = re.sub(r"^(layer\d)\.", r"\1_", name).split(".")
+    running = {"running_mean": "mean", "running_var": "var"}
+    collection = "batch_stats" if leaf in running else "params"
+    if leaf == "weight":
+        is_norm = modules and re.search(r"bn\d*$", modules[-1])
+        leaf = "scale" if is_norm else "kernel"
+    if not modules or not re.match(r"(head|pool)_", modules[0]):
+        modules = ["trunk", *modules]
+    return (collection, *modules, running.get(leaf, leaf))
+
+
+def _own_axes(array: np.ndarray) -> np.ndarray:
+    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
+
+
+def _is_pointwise(path: Names) -> bool:
+    """Whether PyTorch has a 1x1 convolution where we have a linear layer."""
+    return path[-1] == "kernel" and ("se_module" in path or path[-2:-1] == ("score",))
+
+
+def is_stem(path: Names) -> bool:
+    """Whether the path is that of the first convolution's kernel, [7, 7, colours, out]."""
+    return path[1:] in {("trunk", name, "kernel") for name in ("conv1", "layer0_conv1")}
 
 
 def read(source: Source) -> dict[str, np.ndarray]:
-    """Reads a state dict.
+    """Reads a state dict, or arrays by name.
+
+    One that is nested in a checkpoint (`state_dict`, `model_state_dict`, `model`, `net`) is taken
+    from there, and the prefix `module.` of parallel training is removed.
 
     Args:
         source: a mapping of names to arrays, or a local `.npz`, `.safetensors` or `.pth` file.
@@ -29,14 +228,47 @@ def read(source: Source) -> dict[str, np.ndarray]:
         tensors, title = source, "the mapping"
     else:
         tensors, title = _read_file(Path(source)), str(source)
+    nests = [name for name in _NESTS if isinstance(tensors.get(name), Mapping)]
+    if len(nests) > 1:
+        raise UserError(f"{title}: holds several state dicts ({', '.join(nests)}); give one alone")
+    if nests:
+        tensors = tensors[nests[0]]
+    if not tensors:
+        raise UserError(f"{title}: holds no weights")
+    if all(str(name).startswith("module.") for name in tensors):
+        tensors = {str(name)[len("module.") :]: value for name, value in tensors.items()}
     arrays = {}
     for name, value in tensors.items():
+        name = str(name)
         try:
             array = np.asarray(value.float() if hasattr(value, "is_floating_point") else value)
             arrays[name] = array if array.dtype.kind in "iub" else array.astype(np.float32)
         except Exception as error:
             raise UserError(f"{title}: {name!r} is not an array; give a bare state dict") from error
     return arrays
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name to an `.npz`, `.safetensors` or `.pth` file, all or nothing.
+
+    Raises:
+        UserError: another kind of file, no such folder, or a missing library.
+    """
+    path = Path(path)
+    writers = {".npz": _write_npz, ".safetensors": _write_safetensors, ".pth": _write_torch}
+    if path.suffix not in writers:
+        raise UserError(f"{path}: weights can be written to {', '.join(writers)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".unfinished_{path.name}")
+    try:
+        writers[path.suffix](unfinished, arrays)
+        os.replace(unfinished, path)
+    except ImportError as error:
+        raise UserError(
+            f"{path}: writing it needs a library: pip install {_library(error)}"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
@@ -48,7 +280,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         tensors = readers[path.suffix](path)
     except ImportError as error:
-        raise UserError(f"{path}: reading it needs a library: pip install {error.name}") from error
+        raise UserError(
+            f"{path}: reading it needs a library: pip install {_library(error)}"
+        ) from error
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UserError(f"{path}: cannot be read as weights ({first_line})") from error
@@ -72,3 +306,23 @@ def _torch(path: Path) -> Mapping[str, Any]:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _library(error: ImportError) -> str:
+    return (error.name or "").partition(".")[0]
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(dict(arrays), path)
+
+
+def _write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    import torch
+
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)

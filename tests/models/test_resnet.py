@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 import torch_reference as reference
 from flax.traverse_util import flatten_dict
-from torch_reference import assert_close, to_ours, to_torch, torch
+from torch_reference import SIZES, assert_close, state_dict, to_torch, torch
 
 from knee_jax.models import resnet
-
-
-def state_dict(net) -> dict:
-    """The reference's weights, its classifier named as our KL head."""
-    return {name.replace("fc.", "head_kl."): value for name, value in net.state_dict().items()}
 
 
 def ours(net, depth, image):
@@ -24,26 +19,24 @@ def ours(net, depth, image):
 
 @pytest.mark.parametrize(
     ("depth", "height", "width", "channels"),
-    [(18, 224, 224, 3), (18, 97, 130, 1), (34, 129, 95, 3), (50, 224, 224, 3), (50, 95, 130, 3)],
+    [
+        *((depth, *size, 3) for depth in (18, 34) for size in SIZES),
+        *((50, *size, 3) for size in SIZES[:1]),
+        *(pytest.param(50, *size, 3, marks=pytest.mark.slow) for size in SIZES[1:]),
+        (18, 97, 130, 1),
+    ],
 )
 def test_stages_and_logits_equal_torchvision(depth, height, width, channels):
     net = reference.resnet(depth, channels)
-    image = np.random.default_rng(1).normal(size=(2, height, width, channels)).astype(np.float32)
-    model, variables = ours(net, depth, image)
+    model = resnet.Model(depth=depth, grades=("kl",))
+    reference.assert_network_equals(net, model, resnet, height, width, channels)
 
-    @jax.jit
-    def apply(variables):
-        return model.apply(variables, image, capture_intermediates=True)
 
-    logits, state = apply(variables)
-    maps = state["intermediates"]["trunk"]["__call__"][0]
-    with torch.no_grad():
-        expected_maps = reference.stages(net, to_torch(image))
-        expected_logits = net(to_torch(image))
-    assert len(maps) == 4
-    for actual, desired in zip(maps, expected_maps, strict=True):
-        assert_close(actual, to_ours(desired))
-    assert_close(logits["kl"], expected_logits)
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_timms_networks_are_the_same(depth):
+    net = reference.from_timm(f"resnet{depth}")
+    model = resnet.Model(depth=depth, grades=("kl",))
+    reference.assert_network_equals(net, model, resnet, 63, 66)
 
 
 def test_training_step_equals_torchvision():

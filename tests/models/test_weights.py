@@ -92,7 +92,12 @@ def test_three_stages_leave_the_fourth_behind(source):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("layer2.1.bn2.running_var"), r"lack 'layer2\.1\.bn2\.running_var'"),
+        (lambda s: s.pop("layer2.1.bn2.running_var"), r"lack 'layer2\.1\.bn2\.running_var', which"),
+        (lambda s: s.update({"head_kl.bias": np.zeros(5)}), r"lack 'head_kl\.weight'"),
+        (lambda s: s.update({"a/b": np.zeros(5)}), "hold 'a/b', which is no variable"),
+        (lambda s: s.update(module=np.zeros(3), net={"conv1.weight": 1}), "lack 'bn1.bias'"),
+        (lambda s: s.update(model={}, net={}), r"several state dicts \(model, net\)"),
+        (lambda s: s.clear(), "holds no weights"),
         (lambda s: s.update(extra=np.zeros(3)), "hold 'extra'"),
         (lambda s: s.update({"layer4.2.conv1.weight": np.zeros(3)}), r"hold 'layer4\.2\.conv1"),
         (
@@ -107,6 +112,68 @@ def test_what_does_not_fit_is_named(source, change, message):
     change(source)
     with pytest.raises(UserError, match=message):
         resnet.load(variables(), source)
+
+
+@pytest.mark.parametrize("nest", ["state_dict", "model_state_dict", "model", "net", None])
+def test_wrappings_are_taken_off(source, nest):
+    wrapped = {f"module.{name}": array for name, array in source.items()}
+    if nest:
+        wrapped = {"epoch": 3, nest: wrapped}
+    loaded = resnet.load(variables(), wrapped)
+    jax.tree.map(np.testing.assert_array_equal, loaded, resnet.load(variables(), source))
+
+
+def test_weights_of_another_network_are_described(source):
+    bottleneck = models.create("resnet", depth=50, width=4)
+    shapes = jax.eval_shape(bottleneck.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    told = (
+        r"lack 'layer1\.0\.bn3\..*' and \d+ more.*; 'layer1\.0\.conv1\.weight' has shape .* They "
+        r"look like a ResNet of 2, 2, 2, 2 blocks \(3x3, 3x3\) with a stem of 4 channels"
+    )
+    with pytest.raises(UserError, match=told):
+        resnet.load(shapes, source)
+
+
+POOLED = {"pooling": "gwap_hidden", "grades": ("kl", "osfl")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("resnet", {"depth": 18}),
+        ("resnet", {"depth": 34, **POOLED}),
+        ("resnet", {"depth": 50}),
+        ("senet", {"arch": "se_resnet50"}),
+        ("senet", {"arch": "se_resnext50_32x4d", **POOLED}),
+        ("keypoint_pooling", {"depth": 18, "hidden": 4}),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_every_network_goes_to_a_file_and_back_in_both_layouts(name, kwargs, suffix, tmp_path):
+    model = models.create(name, width=4, **kwargs)
+    inputs = np.zeros((1, 32, 32, 1), np.float32), np.ones((1, 74, 2), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f4"), shapes)
+    flat = flatten_dict(values)
+    foreign = weights.to_torch(flat)
+    assert len(foreign) == len(flat)
+    for i, arrays in enumerate((weights.to_own(flat), foreign)):
+        weights.write(tmp_path / f"{i}{suffix}", arrays)
+        found, _ = weights.from_source(tmp_path / f"{i}{suffix}")
+        assert found.keys() == flat.keys()
+        loaded = models.load(name, shapes, tmp_path / f"{i}{suffix}")
+        jax.tree.map(np.testing.assert_array_equal, loaded, values)
+    assert {path.name for path in tmp_path.iterdir()} == {f"0{suffix}", f"1{suffix}"}
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"weights can be written to \.npz, \.safetensors, \.pth"):
+        weights.write(tmp_path / "weights.h5", {})
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
+    with pytest.raises(UserError, match="writing it needs a library: pip install safetensors"):
+        weights.write(tmp_path / "weights.safetensors", {})
+    assert not any(tmp_path.iterdir())
 
 
 def test_npz_file_is_read(source, tmp_path):
@@ -161,5 +228,5 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 def test_the_names_asked_for_are_torchvisions():
     """The names that `load` asks for are exactly torchvision's."""
     paths = flatten_dict(variables())
-    names = {resnet._torch_name(path) for path in paths if path[1] == "trunk"}
+    names = {weights.torch_name(path) for path in paths if path[1] == "trunk"}
     assert names == set(TRUNK_18)

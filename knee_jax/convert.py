@@ -1,0 +1,162 @@
+"""Command: weights from PyTorch to ours, and ours to PyTorch.
+
+    python -m knee_jax.convert --weights=FILE --model=NAME --out=FILE.npz   # for config.init_from
+    python -m knee_jax.convert --weights=FILE.npz --out=FILE.safetensors    # for PyTorch
+    python -m knee_jax.convert --weights=RUN_FOLDER --out=FILE.safetensors  # a run's best network
+
+It stands here and not in `models`, because a run's folder is read through `checkpoint`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from flax.traverse_util import flatten_dict
+
+from knee_jax import cli, models, sharding
+from knee_jax.checkpoint import Checkpoints
+from knee_jax.errors import UserError
+from knee_jax.models import weights
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet18": ("resnet", {"depth": 18}),
+    "resnet34": ("resnet", {"depth": 34}),
+    "resnet50": ("resnet", {"depth": 50}),
+    "se_resnet50": ("senet", {"arch": "se_resnet50"}),
+    "se_resnext50_32x4d": ("senet", {"arch": "se_resnext50_32x4d"}),
+}
+"""Networks whose weights others publish → our `model.name` and its attributes."""
+LAYOUTS = ("ours", "torch")
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    model: str | None = None,
+    *,
+    layout: str | None = None,
+    width: int = 64,
+    heads: bool = True,
+) -> str:
+    """Converts a file of weights, or the best checkpoint of a run.
+
+    Args:
+        source: a local `.pth`, `.safetensors` or `.npz` in either layout (see `models/weights.py`),
+            or a run's folder.
+        out: the file to write: `.npz`, `.safetensors` or `.pth`.
+        model: of `MODELS`; every key and shape of the trunk is checked against it. Needed where
+            the source is in PyTorch's layout.
+        layout: of the result, `ours` or `torch`; None: ours in an `.npz`, PyTorch's in others.
+        width: channels of the stem of that model.
+        heads: whether to keep our heads.
+
+    Returns:
+        An account of what was read, left out and written.
+
+    Raises:
+        UserError: whatever the user can mend, in one line.
+    """
+    source, out = Path(source), Path(out)
+    if layout is None:
+        layout = "ours" if out.suffix == ".npz" else "torch"
+    arrays = read_run(source) if source.is_dir() else weights.read(source)
+    found, names = weights.from_source(arrays)
+    if not model and not all("/" in name for name in names.values()):
+        raise UserError(
+            f"{source}: name the network that the weights are of, --model={'|'.join(MODELS)}; "
+            f"they look like {weights.describe(found)}"
+        )
+    if model:
+        check(found, names, model, width, str(source))
+    if not heads:
+        found = {path: array for path, array in found.items() if not _is_head(path)}
+    written = weights.to_own(found) if layout == "ours" else weights.to_torch(found)
+    weights.write(out, written)
+
+    left_out = sorted(arrays.keys() - {names[path] for path in found})
+    layers = sorted({name.replace("/", ".").rpartition(".")[0] for name in left_out})
+    kept = sorted({path[1] for path in found if _is_head(path)})
+    place = "our" if layout == "ours" else "PyTorch's"
+    numbers = sum(array.size for path, array in found.items() if path[0] == "params")
+    return "\n".join(
+        [
+            f"read      {source}: {weights.describe(found)}",
+            f"kept      {numbers:,} parameters; heads: {', '.join(kept) or 'none'}",
+            f"left out  {', '.join(layers) or 'nothing'}",
+            f"wrote     {out}, in {place} layout",
+        ]
+    )
+
+
+def check(
+    found: weights.Arrays, names: dict[weights.Names, str], model: str, width: int, title: str
+) -> None:
+    """Raises UserError unless the arrays are those of the trunk of `model`, and heads of ours."""
+    if model not in MODELS:
+        raise UserError(f"--model={model}: choose from {', '.join(MODELS)}")
+    name, attributes = MODELS[model]
+    network = models.create(name, width=width, **attributes)
+    colours = [array.shape[2:3] for path, array in found.items() if weights.is_stem(path)]
+    image = jnp.zeros((1, 64, 64, 1 if colours == [(1,)] else 3))
+    wanted = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
+    try:
+        weights.check(
+            {path: array for path, array in found.items() if not _is_head(path)},
+            {path: leaf.shape for path, leaf in wanted.items() if not _is_head(path)},
+            names,
+        )
+    except UserError as error:
+        raise UserError(f"{title} does not hold a {model}: {error}") from error
+
+
+def read_run(folder: Path) -> dict:
+    """The network of a run's best checkpoint (the latest if none was validated), in our layout."""
+    checkpoints = folder / "checkpoints"
+    if not checkpoints.is_dir():
+        raise UserError(f"{folder} holds no run (checkpoints/ is missing): name a run's folder")
+    with Checkpoints(checkpoints, read_only=True) as saved:
+        step = saved.best_step() or saved.latest_step()
+        if step is None:
+            raise UserError(f"{checkpoints} holds no checkpoint yet")
+        structure = saved._manager.item_metadata(step).tree
+        state = saved.restore(step, structure, sharding.make_mesh())
+    variables = {name: jax.device_get(state[name]) for name in ("params", "batch_stats")}
+    return weights.to_own(flatten_dict(variables))
+
+
+def _is_head(path: weights.Names) -> bool:
+    return path[1].startswith(("head_", "pool_"))
+
+
+def main(_: list[str]) -> None:
+    """Converts what the flags name and says what was done."""
+    options = flags.FLAGS
+    print(
+        convert(
+            options.weights,
+            options.out,
+            options.model,
+            layout=options.layout,
+            width=options.width,
+            heads=options.heads,
+        )
+    )
+
+
+def run() -> None:
+    """The command; only here, since other commands have flags of their own."""
+    flags.DEFINE_string("weights", None, "Local file of weights, or a run's folder.", required=True)
+    flags.DEFINE_string("out", None, "File to write: .npz, .safetensors or .pth.", required=True)
+    flags.DEFINE_enum("model", None, list(MODELS), "What network a foreign file must hold.")
+    flags.DEFINE_enum(
+        "layout", None, LAYOUTS, "Of the result; default: ours in .npz, torch in other files."
+    )
+    flags.DEFINE_integer("width", 64, "Channels of the network's stem.", lower_bound=1)
+    flags.DEFINE_bool("heads", True, "Keep our heads; --noheads leaves the trunk alone.")
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()
