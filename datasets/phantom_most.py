@@ -44,7 +44,7 @@ class Builder(phantom_xray.Builder):
         ),
         PhantomConfig(
             name="full",
-            description="About 6,000 knees at all five visits.",
+            description="About 5,600 knees at all five visits.",
             num_subjects=600,
             visits=(0, 15, 30, 60, 84),
             rows=1024,

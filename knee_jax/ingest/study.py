@@ -72,9 +72,11 @@ def plan_study(
             for repeat in repeats
             for side in SIDES
         ]
+    # A knee whose film is already accounted for is not lost a second time.
+    known = {(knee.subject, knee.side, knee.visit) for knee in inventory.dropped}
     dropped += [
         Dropped(subject, side, visit, "", "no_film", "a reading without a film")
-        for subject, side, visit in sorted(read)
+        for subject, side, visit in sorted(set(read) - known)
     ]
     return jobs, dropped, dict(inventory.notes)
 

@@ -1,4 +1,7 @@
-"""Writes a phantom study tree for people to look at: `python -m knee_jax.phantom --out=DIR`."""
+"""Writes a phantom study tree for people to look at.
+
+python -m knee_jax.phantom --out=DIR [--study=oai|most]
+"""
 
 from pathlib import Path
 
