@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import tensorflow_datasets as tfds
 
@@ -23,6 +23,7 @@ class PhantomConfig(tfds.core.BuilderConfig):
         rows: height of the films in pixels.
         seed: of the phantom.
         roi: region of interest of a knee.
+        rounding: of grades with decimals, see `knee_jax.ingest.readings.round_grades`.
     """
 
     num_subjects: int
@@ -30,15 +31,22 @@ class PhantomConfig(tfds.core.BuilderConfig):
     rows: int
     seed: int = 0
     roi: Roi = dataclasses.field(default_factory=Roi)
+    rounding: Literal["floor", "half_even"] = "floor"
 
 
 class Builder(RadiographBuilder):
     """Phantom knees with seven grades, landmarks, sites and visits, as one split `study`.
 
     Subject-wise splits are drawn where they are needed (`knee_jax.data.splits`).
+
+    Attributes:
+        study: whose layout the tree has.
+        cohort: name of the study in the examples.
     """
 
     name = "phantom_xray"
+    study = "oai"
+    cohort = "phantom"
     VERSION = tfds.core.Version("1.0.0")
     DEFAULT_BUILDER_CONFIG_NAME = "demo"
     BUILDER_CONFIGS: ClassVar = [
@@ -55,6 +63,14 @@ class Builder(RadiographBuilder):
             num_subjects=250,
             visits=(0, 24),
             rows=1024,
+        ),
+        PhantomConfig(
+            name="demo_unlevelled",
+            description="The demo's knees as they lie on the film: no plateau made horizontal.",
+            num_subjects=250,
+            visits=(0, 24),
+            rows=1024,
+            roi=Roi(level_plateau=False),
         ),
         PhantomConfig(
             name="full",
@@ -81,8 +97,11 @@ class Builder(RadiographBuilder):
             seed=config.seed,
             rows=config.rows,
             workers=self.workers,
+            study=self.study,
         )
-        jobs, dropped, notes = plan_study(root, "phantom", config.roi)
+        jobs, dropped, notes = plan_study(
+            root, self.cohort, config.roi, layout=self.study, rounding=config.rounding
+        )
         return Plan({"study": jobs}, dropped, notes)
 
     def _download_and_prepare(self, dl_manager, download_config=None):

@@ -26,7 +26,7 @@ class Dropped:
     Attributes:
         subject: the study's subject id, '' where the file does not tell.
         side: 'L' or 'R' as imaged, '' where the file does not tell.
-        visit: months since baseline.
+        visit: months since baseline, -1 where the file does not tell.
         source: file the knee would have come from, relative to the study's root; '' if none.
         reason: short fixed name, by which `account.json` counts.
         detail: what was found, in words.

@@ -4,7 +4,6 @@ One table a visit, as SAS file or as its '|'-separated twin; a row is a subject,
 reading project. Facts on columns and codes: the Oulu code bases and the public OAI_summary.csv.
 """
 
-import dataclasses
 import pathlib
 import re
 
@@ -14,6 +13,7 @@ import pyreadstat
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
+from knee_jax.ingest.inventory import Reading
 
 VISITS = {0: "00", 12: "01", 24: "03", 36: "05", 48: "06", 72: "08", 96: "10"}
 """Month of a visit → its code in file and column names. No table exists for other months."""
@@ -22,22 +22,10 @@ PROJECTS = (15, 37, 42)
 """Reading projects, the preferred first: 15 read months 0 to 48, only 37 and 42 read 72 and 96."""
 
 _SIDES = {1: "R", 2: "L"}
-_SUFFIXES = ("sas7bdat", "txt")
+_SUFFIXES = ("sas7bdat", "txt", "csv")
+_PROSTHESIS = ("prosthesis", "read as .P: the joint has been replaced")
 # Blank, SAS's '.', or a special missing code: .P prosthesis, .T poor image, .A not expected.
 _MISSING = re.compile(r"\.?[A-Z]?")
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What the readers found in one knee.
-
-    Attributes:
-        grades: int8 [7] in the order of `GRADES`, -1 where missing.
-        prosthesis: whether the knee joint had been replaced (`.P`).
-    """
-
-    grades: np.ndarray
-    prosthesis: bool
 
 
 def read_readings(
@@ -66,13 +54,13 @@ def read_readings(
     columns = {grade: f"V{code}XR{grade.upper()}" for grade in GRADES}
     table = read_table(path, ["ID", "SIDE", "READPRJ", *columns.values()])
     rows = pd.DataFrame({"subject": identifiers(table["ID"])})
-    rows["side"] = _numbers(table["SIDE"], path).map(_SIDES)
+    rows["side"] = numbers(table["SIDE"], path).map(_SIDES)
     if rows["side"].isna().any():
         line = int(rows["side"].isna().to_numpy().argmax()) + 1
         raise UserError(f"{path}: SIDE of row {line} is neither 1 (right) nor 2 (left)")
-    project = _numbers(table["READPRJ"], path)
+    project = numbers(table["READPRJ"], path)
     order = dict(zip(PROJECTS, range(len(PROJECTS))))
-    values = np.column_stack([_numbers(table[columns[grade]], path) for grade in GRADES])
+    values = np.column_stack([numbers(table[columns[grade]], path) for grade in GRADES])
     grades, out_of_range = round_grades(values, rounding)
     rows["prosthesis"] = codes(table[columns["kl"]]).eq("P")
     rows["unread"] = (grades[:, 0] == MISSING) & ~rows["prosthesis"]
@@ -81,7 +69,7 @@ def read_readings(
     duplicates = int(rows.assign(project=project).duplicated([*knee, "project"]).sum())
     chosen = rows.sort_values(["unread", "priority"], kind="stable").drop_duplicates(knee)
     readings = {
-        (str(subject), str(side)): Reading(grades[row], bool(prosthesis))
+        (str(subject), str(side)): Reading(grades[row], *_PROSTHESIS * bool(prosthesis))
         for row, subject, side, prosthesis in zip(
             chosen.index, chosen["subject"], chosen["side"], chosen["prosthesis"]
         )
@@ -125,10 +113,10 @@ def read_sites(folder: pathlib.Path) -> dict[str, str]:
 
 
 def find_table(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Finds `{name}.sas7bdat` or `{name}.txt`, in whatever case.
+    """Finds `{name}.sas7bdat`, `{name}.txt` or `{name}.csv`, in whatever case.
 
     Raises:
-        UserError: neither is there.
+        UserError: none is there.
     """
     files = {path.name.lower(): path for path in folder.glob("*")}
     for suffix in _SUFFIXES:
@@ -141,7 +129,7 @@ def read_table(path: pathlib.Path, columns: list[str]) -> pd.DataFrame:
     """Reads a table as it is, with upper-case column names.
 
     Args:
-        path: a SAS file or a '|'-separated text file.
+        path: a SAS file or a text file, separated by '|' or, if its header has none, by commas.
         columns: upper-case names of the columns that must be there.
 
     Raises:
@@ -152,7 +140,11 @@ def read_table(path: pathlib.Path, columns: list[str]) -> pd.DataFrame:
             # user_missing keeps SAS's special codes, as letters.
             table, _ = pyreadstat.read_sas7bdat(str(path), user_missing=True)
         else:
-            table = pd.read_csv(path, sep="|", dtype=str, keep_default_na=False, encoding="latin-1")
+            with path.open(encoding="latin-1") as file:
+                separator = "|" if "|" in file.readline() else ","
+            table = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, encoding="latin-1"
+            )
     except (pyreadstat.ReadstatError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path}: not a table ({error}); copy it again from the study") from error
     table.columns = table.columns.str.strip().str.upper()
@@ -173,7 +165,16 @@ def codes(column: pd.Series) -> pd.Series:
     return text.where(~text.str.fullmatch(_MISSING), text.str.removeprefix("."))
 
 
-def _numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
+def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
+    """Values of a column as floats, NaN where it is blank or holds a missing code.
+
+    Args:
+        column: as `read_table` gives it.
+        path: of the table, for the message.
+
+    Raises:
+        UserError: a value is neither a number nor a code.
+    """
     text = codes(column)
     missing = text.str.fullmatch(_MISSING)
     numbers = pd.to_numeric(text.mask(missing), errors="coerce").astype("float64")

@@ -1,28 +1,20 @@
-"""A study tree laid out as OAI's → jobs, one a film, and an account of every knee in it.
+"""A study tree → jobs, one a film, and an account of every knee in it.
 
-{month}m/{release}/{subject}/{date}/{barcode}/001 is a bilateral film, its landmarks lie beside it
-(`landmarks`), and tables/ holds the readings of every visit (`readings`) and the enrollees.
+Where films and readings lie, the layout's module knows (`oai`, `most`); landmarks lie beside the
+films (`landmarks`).
 """
 
-import collections
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
 
-import numpy as np
-
-from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest import dicom, film, landmarks, readings
+from knee_jax.errors import UnusableKnee
+from knee_jax.ingest import dicom, film, landmarks, most, oai
 from knee_jax.ingest.account import Dropped, Example, example
-from knee_jax.ingest.readings import Reading
+from knee_jax.ingest.inventory import SIDES, UNREAD, Reading
 
-SIDES = ("R", "L")
-"""As they lie on the film, from its left to its right."""
-
-_FILMS = "[0-9][0-9]m/*/*/*/*/001"
-_UNREAD = Reading(np.full(len(GRADES), MISSING, np.int8), prosthesis=False)
+LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +39,7 @@ class FilmFile:
 
 
 def plan_study(
-    root: pathlib.Path, cohort: str, roi: film.Roi
+    root: pathlib.Path, cohort: str, roi: film.Roi, layout: str = "oai", rounding: str = "floor"
 ) -> tuple[list[Callable[[], list[Example | Dropped]]], list[Dropped], dict[str, int]]:
     """Joins films, readings and sites, and says what is to be read.
 
@@ -55,23 +47,24 @@ def plan_study(
         root: the study's folder.
         cohort: name of the study.
         roi: what to cut out of the films.
+        layout: how the study lies on disk, a key of `LAYOUTS`.
+        rounding: what becomes of grades with decimals, see `readings.round_grades`.
 
     Returns:
         Jobs in the order of subject and visit, each of which reads one film's two knees; the knees
-        that have no film of their own; and counts of rows of the tables.
+        that have no film of their own; and counts of other things than knees.
 
     Raises:
-        UserError: no films, a visit with films but without its table, or a table lacks a column.
+        UserError: no films, no readings of a visit with films, or a table lacks a column.
     """
-    paths = _find_films(root)
-    tables = root / "tables"
-    sites = readings.read_sites(tables)
-    read, notes = _read_tables(tables, sorted({visit for _, visit in paths}))
+    inventory = LAYOUTS[layout](root, rounding)
+    read = dict(inventory.readings)
     jobs: list[Callable[[], list[Example | Dropped]]] = []
-    dropped: list[Dropped] = []
-    for (subject, visit), (source, *repeats) in sorted(paths.items()):
-        of_film = {side: read.pop((subject, side, visit), _UNREAD) for side in SIDES}
-        file = FilmFile(subject, visit, cohort, sites.get(subject, ""), source, of_film)
+    dropped = list(inventory.dropped)
+    for (subject, visit), (source, *repeats) in sorted(inventory.films.items()):
+        of_film = {side: read.pop((subject, side, visit), UNREAD) for side in SIDES}
+        site = inventory.sites.get(subject, "")
+        file = FilmFile(subject, visit, cohort, site, source, of_film)
         jobs.append(functools.partial(read_film, root, file, roi))
         detail = f"{source} is the film of this visit"
         dropped += [
@@ -79,37 +72,13 @@ def plan_study(
             for repeat in repeats
             for side in SIDES
         ]
+    # A knee whose film is already accounted for is not lost a second time.
+    known = {(knee.subject, knee.side, knee.visit) for knee in inventory.dropped}
     dropped += [
         Dropped(subject, side, visit, "", "no_film", "a reading without a film")
-        for subject, side, visit in sorted(read)
+        for subject, side, visit in sorted(set(read) - known)
     ]
-    return jobs, dropped, notes
-
-
-def _find_films(root: pathlib.Path) -> dict[tuple[str, int], list[str]]:
-    """Paths of the films by (subject, month), relative to `root`, sorted."""
-    films = collections.defaultdict(list)
-    for path in sorted(root.glob(_FILMS)):
-        month, _, subject, *_ = path.relative_to(root).parts
-        films[subject, int(month.removesuffix("m"))].append(path.relative_to(root).as_posix())
-    if not films:
-        layout = "{month}m/{release}/{subject}/{date}/{barcode}/001"
-        raise UserError(f"{root}: no films are here; they should lie as {layout}")
-    return films
-
-
-def _read_tables(
-    tables: pathlib.Path, visits: list[int]
-) -> tuple[dict[tuple[str, str, int], Reading], dict[str, int]]:
-    read: dict[tuple[str, str, int], Reading] = {}
-    notes: collections.Counter[str] = collections.Counter()
-    for visit in visits:
-        # Nobody read the films of interim visits such as months 18 and 30.
-        if visit in readings.VISITS:
-            found, counts = readings.read_readings(tables, visit)
-            read |= {(*knee, visit): reading for knee, reading in found.items()}
-            notes.update(counts)
-    return read, dict(notes)
+    return jobs, dropped, dict(inventory.notes)
 
 
 def read_film(root: pathlib.Path, file: FilmFile, roi: film.Roi) -> list[Example | Dropped]:
@@ -135,8 +104,8 @@ def _read_knee(
     height, width = radiograph.pixels.shape
     size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
     try:
-        if reading.prosthesis:
-            raise UnusableKnee("prosthesis", "read as .P: the joint has been replaced")
+        if reading.unusable:
+            raise UnusableKnee(reading.unusable, reading.detail)
         points = landmarks.read_landmarks(path, side, size_mm)
     except UnusableKnee as trouble:
         return _drop(file, side, trouble)

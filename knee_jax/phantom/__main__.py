@@ -1,4 +1,7 @@
-"""Writes a phantom study tree for people to look at: `python -m knee_jax.phantom --out=DIR`."""
+"""Writes a phantom study tree for people to look at.
+
+python -m knee_jax.phantom --out=DIR [--study=oai|most]
+"""
 
 from pathlib import Path
 
@@ -6,11 +9,14 @@ from absl import flags
 
 from knee_jax import cli
 from knee_jax.errors import UserError
-from knee_jax.phantom.study import write_study
+from knee_jax.phantom.study import STUDIES, layout, write_study
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tree, made if need be.", required=True)
+_STUDY = flags.DEFINE_enum("study", "oai", list(STUDIES), "The study whose layout it has.")
 _SUBJECTS = flags.DEFINE_integer("subjects", 10, "Subjects, each with two knees.")
-_VISITS = flags.DEFINE_multi_integer("visit", [0, 12, 24], "Month of a visit; repeat for more.")
+_VISITS = flags.DEFINE_multi_integer(
+    "visit", None, "Month of a visit; repeat for more. Default: the study's first three."
+)
 _ROWS = flags.DEFINE_integer("rows", 2048, "Height of a film in pixels.", lower_bound=32)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the cohort.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes.", lower_bound=1)
@@ -28,8 +34,9 @@ def main(_: list[str]) -> None:
         seed=_SEED.value,
         rows=_ROWS.value,
         workers=_WORKERS.value,
+        study=_STUDY.value,
     )
-    print(f"films (DICOM, named 001) and landmarks: {root}/*m/*/*/*/*/, readings: {root}/tables/")
+    print(layout(_STUDY.value).found.format(root=root))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Header:
         bits: stored per pixel, 10 to 16.
         inverted: MONOCHROME1, where the least value is white.
         syntax: transfer syntax, one of `SYNTAXES`.
+        study, series: their descriptions.
     """
 
     subject: str
@@ -55,6 +56,8 @@ class Header:
     bits: int
     inverted: bool
     syntax: UID
+    study: str = "OAI^KNEE"
+    series: str = "Bilateral PA Fixed Flexion Knee"
 
 
 def write_film(path: Path, film: np.ndarray, header: Header) -> None:
@@ -79,8 +82,8 @@ def write_film(path: Path, film: np.ndarray, header: Header) -> None:
     ds.AccessionNumber = header.barcode
     ds.Modality = "CR"
     ds.Manufacturer = header.maker
-    ds.StudyDescription = "OAI^KNEE"
-    ds.SeriesDescription = "Bilateral PA Fixed Flexion Knee"
+    ds.StudyDescription = header.study
+    ds.SeriesDescription = header.series
     ds.PatientName = ds.PatientID = header.subject
     ds.BodyPartExamined = "KNEE"
     ds.ViewPosition = "PA"

@@ -22,6 +22,27 @@ _APART_MM, _APART_SD = 184.0, 26.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Processing:
+    """How a machine turns light into a picture. Pairs are ranges, or mean and SD.
+
+    Attributes:
+        scatter: range of the scattered light's share.
+        quanta: log of the quanta that reach a pixel of 0.17 mm behind no object, mean and SD.
+        edges: range of the strength of edge enhancement; below 0 edges are smoothed.
+        window: range of the display window's width, in those of the film's own signal.
+        gamma: log of the display curve's exponent, mean and SD.
+        grain: blur (SD) of the noise in pixels.
+    """
+
+    scatter: tuple[float, float] = (0.15, 0.35)
+    quanta: tuple[float, float] = (9.9, 0.3)
+    edges: tuple[float, float] = (0.2, 0.7)
+    window: tuple[float, float] = (0.9, 1.15)
+    gamma: tuple[float, float] = (-0.02, 0.22)
+    grain: float = 0.55
+
+
+@dataclasses.dataclass(frozen=True)
 class Geometry:
     """Where the knees lie on the film.
 
@@ -103,6 +124,7 @@ def expose(
     *,
     bulk: float,
     poor: bool = False,
+    processing: Processing = Processing(),
 ) -> np.ndarray:
     """The film as displayed (bone bright), float32 [rows, columns] in about 0..1.
 
@@ -113,6 +135,7 @@ def expose(
         rng: of this exposure.
         bulk: thickness of the legs, about 1.
         poor: a technically poor film: too little exposure.
+        processing: of the machine.
     """
     rows, columns, spacing = geometry.rows, geometry.columns, geometry.spacing
     # Anatomy is smooth at 0.3 mm; only the noise needs the film's full resolution.
@@ -129,15 +152,18 @@ def expose(
         affine = np.column_stack([matrix.T, offset])
         density += cv2.warpAffine(bones, affine, shape[::-1], flags=cv2.INTER_LINEAR)
 
-    light = _transmit(density, h, rng)
+    light = _transmit(density, h, processing, rng)
     # Quanta per pixel behind no object: its area counts.
-    quanta = np.exp(rng.normal(9.9, 0.3)) * (spacing / 0.17) ** 2 * (0.15 if poor else 1.0)
-    shown, noise = _develop(light, h, quanta, rng)
+    quanta = (
+        np.exp(rng.normal(*processing.quanta)) * (spacing / 0.17) ** 2 * (0.15 if poor else 1.0)
+    )
+    shown, noise = _develop(light, h, quanta, processing, rng)
 
     size = (shape[1] * factor, shape[0] * factor)
     film = cv2.resize(shown, size, interpolation=cv2.INTER_CUBIC)
+    kernel = 2 * round(2 * processing.grain) + 1
     grain = rng.standard_normal(size[::-1], dtype=np.float32)
-    grain = np.asarray(cv2.GaussianBlur(grain, (3, 3), 0.55))
+    grain = np.asarray(cv2.GaussianBlur(grain, (kernel, kernel), processing.grain))
     np.multiply(grain, cv2.resize(noise, size, interpolation=cv2.INTER_LINEAR), out=grain)
     film = np.add(film, grain, out=grain)
     film = film[:rows, :columns]
@@ -154,17 +180,23 @@ def _blur(image: np.ndarray, sigma: float, factor: int) -> np.ndarray:
     return cv2.resize(small, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _transmit(density: np.ndarray, h: float, rng: np.random.Generator) -> np.ndarray:
+def _transmit(
+    density: np.ndarray, h: float, processing: Processing, rng: np.random.Generator
+) -> np.ndarray:
     """Light on the detector: Beer-Lambert, heel effect along the rows, and scatter."""
     heel = rng.normal(0, 0.08) * np.linspace(-1, 1, len(density), dtype=np.float32)
     primary: np.ndarray = np.exp(-density) * (1 + heel[:, None])
     # Scatter is wide; what passes beside the legs scatters nowhere.
     scatter = _blur(np.clip(primary, None, 0.5), 30 / h, max(1, round(8 / h)))
-    return primary + np.float32(rng.uniform(0.15, 0.35)) * scatter
+    return primary + np.float32(rng.uniform(*processing.scatter)) * scatter
 
 
 def _develop(
-    light: np.ndarray, h: float, quanta: float, rng: np.random.Generator
+    light: np.ndarray,
+    h: float,
+    quanta: float,
+    processing: Processing,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The vendor's processing of the logarithm of light: what is shown, and its noise's SD.
 
@@ -172,12 +204,12 @@ def _develop(
     count of quanta, seen through the logarithm and the curve.
     """
     signal = -np.log(light)
-    sharp = np.float32(rng.uniform(0.2, 0.7))
+    sharp = np.float32(rng.uniform(*processing.edges))
     signal += sharp * (signal - _blur(signal, 1.5 / h, max(1, round(1.3 / h))))
     low, high = 0.15, float(np.percentile(signal[::8, ::8], 99.8))
-    window = (signal - low) / np.float32(max(high - low, 0.5) * rng.uniform(0.9, 1.15))
+    window = (signal - low) / np.float32(max(high - low, 0.5) * rng.uniform(*processing.window))
     window = np.clip(window, 0.001, 1.3)
-    gamma = np.float32(np.exp(rng.normal(-0.02, 0.22)))
+    gamma = np.float32(np.exp(rng.normal(*processing.gamma)))
     shown = np.power(window, gamma)
     slope = gamma * shown / np.maximum(window, 0.02)
     noise = slope / np.sqrt(np.float32(quanta) * np.maximum(light, 1e-3))

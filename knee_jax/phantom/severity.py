@@ -3,9 +3,10 @@
 Each feature of a knee (four osteophytes, two narrowings) has a continuous latent severity, built
 from a common severity and a varus-valgus tendency, shared in part between the two knees of a
 subject, and growing over the visits. Thresholds cut it into grades so that the *read* grades have
-the marginals of Tiulpin & Saarakkala 2020, Table 1 (OAI).
+the marginals of Tiulpin & Saarakkala 2020, Table 1.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -16,30 +17,87 @@ from scipy.stats import norm
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
 
-SCHEDULE = (0, 12, 24, 36, 48, 72, 96)
-"""Months of the visits at which OAI's films were read."""
-
 SIDES = ("R", "L")
 FEATURES = GRADES[1:]
 OSTEOPHYTES = FEATURES[:4]
 
-TABLE_1 = {
-    "kl": (2434, 2632, 8538, 4698, 1402),
-    "osfl": (11567, 4698, 1748, 1691),
-    "osfm": (10085, 4453, 2068, 3098),
-    "ostl": (11894, 5167, 1169, 1474),
-    "ostm": (6960, 9181, 2112, 1451),
-    "jsl": (17044, 1160, 1061, 439),
-    "jsm": (9234, 5765, 3735, 970),
-}
-"""Knees per grade, 19,704 in all: Tiulpin & Saarakkala 2020, Table 1, OAI."""
 
-# Loadings of the six features on (severity, varus). Narrowing of the two compartments is nearly
-# exclusive in Table 1: KL 4 has as many knees as JSN 3 lateral and medial together, KL 3 as JSN 2.
-_LOADINGS = np.array(
-    [[0.80, -0.22], [0.84, 0.16], [0.80, -0.22], [0.82, 0.12], [0.22, -0.78], [0.45, 0.66]]
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """A study's visits, and how ill its knees are.
+
+    Attributes:
+        schedule: months of the visits at which films were read.
+        marginals: knees per grade, in the order of `GRADES`: the row of Table 1.
+        reference_visits: how many of the visits, from the first, have those marginals.
+        loadings: of the six features on (severity, varus).
+        stream: tells this cohort's random numbers from another's of the same seed.
+        decimals: whether readers tell grades that are nearly reached.
+    """
+
+    schedule: tuple[int, ...]
+    marginals: tuple[tuple[int, ...], ...]
+    reference_visits: int
+    loadings: tuple[tuple[float, float], ...]
+    stream: tuple[int, ...] = ()
+    decimals: bool = False
+
+    def rng(self, seed: int, number: int, *purpose: int) -> np.random.Generator:
+        """The random numbers of subject `number` for one purpose."""
+        sequence = np.random.SeedSequence([seed, number, *purpose], spawn_key=self.stream)
+        return np.random.default_rng(sequence)
+
+    @property
+    def normals(self) -> int:
+        """How many standard normals make a subject's latents."""
+        return 2 + 3 * 8 + 12 + 12 * len(self.schedule)
+
+
+# Narrowing of the two compartments is nearly exclusive in Table 1: KL 4 has as many knees as JSN 3
+# lateral and medial together, KL 3 as JSN 2.
+_OAI_LOADINGS = (
+    (0.80, -0.22), (0.84, 0.16), (0.80, -0.22), (0.82, 0.12), (0.22, -0.78), (0.45, 0.66)
+)  # fmt: skip
+# In MOST the signs come together more: 42 % of the knees have none (KL 0), and yet 45 % a medial
+# tibial osteophyte and 37 % medial narrowing.
+_MOST_LOADINGS = (
+    (0.95, -0.10), (0.96, 0.08), (0.95, -0.10), (0.96, 0.06), (0.40, -0.75), (0.80, 0.45)
+)  # fmt: skip
+
+OAI = Cohort(
+    schedule=(0, 12, 24, 36, 48, 72, 96),
+    marginals=(
+        (2434, 2632, 8538, 4698, 1402),
+        (11567, 4698, 1748, 1691),
+        (10085, 4453, 2068, 3098),
+        (11894, 5167, 1169, 1474),
+        (6960, 9181, 2112, 1451),
+        (17044, 1160, 1061, 439),
+        (9234, 5765, 3735, 970),
+    ),
+    reference_visits=4,
+    loadings=_OAI_LOADINGS,
 )
-_UNIQUE = np.sqrt(1 - np.sum(_LOADINGS**2, axis=1))
+"""Osteoarthritis Initiative, 19,704 knees: Tiulpin & Saarakkala 2020, Table 1."""
+
+MOST = Cohort(
+    schedule=(0, 15, 30, 60, 84),
+    marginals=(
+        (4899, 1922, 1838, 2087, 997),
+        (9008, 1336, 795, 604),
+        (7968, 1218, 996, 1561),
+        (8596, 1978, 647, 522),
+        (6441, 3458, 1212, 632),
+        (10593, 465, 442, 243),
+        (7418, 1865, 1721, 739),
+    ),
+    reference_visits=5,
+    loadings=_MOST_LOADINGS,
+    stream=(1,),
+    decimals=True,
+)
+"""Multicenter Osteoarthritis Study, 11,743 knees: Tiulpin & Saarakkala 2020, Table 1."""
+
 # Share of the variance that the two knees of a subject have in common: factors, then features.
 _SHARED = np.array([0.8, 0.4] + 6 * [0.4])
 # The SD of a reading, in units of the latent's SD, and how much of it stays from visit to visit:
@@ -50,49 +108,53 @@ _READER_SD, _READER_PERSISTENCE = 0.25, 0.8
 # or the reading is bad or lost, and of pairs with KL 0-1 whose other features nobody scored.
 _ABSENT, _UNREAD, _TECHNICAL, _LOST, _UNSCORED = 0.06, 0.08, 0.01, 0.01, 0.12
 
-_NORMALS = 2 + 3 * 8 + 12 + 12 * len(SCHEDULE)
+# How near the next grade, in units of the latent's SD, a reading is that readers call nearly it.
+_NEARLY = 0.12
 
 
-def _latents(normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _latents(cohort: Cohort, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Latent severities as they are and as read, both [subject, visit, side, feature].
 
     Args:
-        normals: independent standard normals, [subject, _NORMALS].
+        cohort: whose visits they are.
+        normals: independent standard normals, [subject, cohort.normals].
     """
     count = len(normals)
     pace, base, persistent, passing = np.split(normals, np.cumsum([2, 24, 12]), axis=1)
     base = base.reshape(count, 3, 8)
     knee = np.sqrt(_SHARED) * base[:, :1] + np.sqrt(1 - _SHARED) * base[:, 1:]
     factors, unique = knee[..., :2], knee[..., 2:]
-    start = factors @ _LOADINGS.T + unique * _UNIQUE
+    loadings = np.array(cohort.loadings)
+    own = np.sqrt(1 - np.sum(loadings**2, axis=1))
+    start = factors @ loadings.T + unique * own
 
     # Few knees progress much within eight years; narrowing goes on in the loaded compartment.
-    years = np.array(SCHEDULE)[:, None, None] / 12
+    years = np.array(cohort.schedule)[:, None, None] / 12
     rate = 0.04 * np.exp(0.9 * pace)[:, None] * years.squeeze(-1)
     medial = 1 / (1 + np.exp(-2 * factors[..., 1]))
     growth = np.stack([*4 * [np.ones_like(medial)], 1 - medial, 2 * medial], axis=-1)
     latent = start[:, None] + rate[..., None] * growth[:, None]
 
-    shape = (count, len(SCHEDULE), 2, 6)
+    shape = (count, len(cohort.schedule), 2, 6)
     error = np.sqrt(_READER_PERSISTENCE) * persistent.reshape(count, 1, 2, 6)
     error = error + np.sqrt(1 - _READER_PERSISTENCE) * passing.reshape(shape)
     return latent, latent + _READER_SD * error
 
 
 @functools.cache
-def thresholds() -> tuple[np.ndarray, tuple[float, float]]:
-    """Cuts of the latents that give Table 1's marginals, from a large reference cohort.
+def thresholds(cohort: Cohort) -> tuple[np.ndarray, tuple[float, float]]:
+    """Cuts of the latents that give the cohort's marginals, from many subjects of it.
 
     Returns:
         cuts [6 features, 3] between grades 0|1, 1|2, 2|3, and the band of possible osteophytes
         about the first cut, in units of the latents: below it KL is 0, above it 2.
     """
-    normals = np.random.default_rng(0).standard_normal((30_000, _NORMALS))
-    read = _latents(normals)[1][:, :4].reshape(-1, 6)
-    shares = np.array([np.cumsum(TABLE_1[f])[:3] / np.sum(TABLE_1[f]) for f in FEATURES])
+    normals = np.random.default_rng(0).standard_normal((30_000, cohort.normals))
+    read = _latents(cohort, normals)[1][:, : cohort.reference_visits].reshape(-1, 6)
+    shares = np.array([np.cumsum(counts)[:3] / np.sum(counts) for counts in cohort.marginals[1:]])
     cuts = np.stack([np.quantile(read[:, i], shares[i]) for i in range(6)])
-    largest = np.max((read - cuts[:, 0])[:, :4], axis=1)
-    kl0, kl01 = np.cumsum(TABLE_1["kl"])[:2] / np.sum(TABLE_1["kl"])
+    largest = _largest_osteophyte(read, cuts)
+    kl0, kl01 = np.cumsum(cohort.marginals[0])[:2] / np.sum(cohort.marginals[0])
     wide = np.all(read[:, 4:] < cuts[4:, 0], axis=1)
     definite = np.all(read[:, 4:] < cuts[4:, 1], axis=1)
     low = np.quantile(largest[wide], kl0 / np.mean(wide))
@@ -100,16 +162,22 @@ def thresholds() -> tuple[np.ndarray, tuple[float, float]]:
     return cuts, (min(float(low), 0.0), float(high))
 
 
-def grade(latent: np.ndarray) -> np.ndarray:
+def _largest_osteophyte(latent: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """How far the largest osteophyte is beyond its first cut, [...]; infinite from grade 2 on."""
+    beyond = np.max(latent[..., :4] - cuts[:4, 0], axis=-1)
+    return np.where(np.any(latent[..., :4] >= cuts[:4, 1], axis=-1), np.inf, beyond)
+
+
+def grade(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
     """Grades [..., 7] in the order of `GRADES`, from latents [..., 6 features].
 
     KL follows from the other six (Kellgren & Lawrence 1957, in OAI's use): 4 and 3 when the worst
     narrowing is 3 and 2; else 2 with a definite osteophyte; 1 with a possible one or narrowing 1.
     """
-    cuts, (low, high) = thresholds()
+    cuts, (low, high) = thresholds(cohort)
     features = np.sum(latent[..., None] >= cuts, axis=-1)
     narrowing = np.max(features[..., 4:], axis=-1)
-    largest = np.max(latent[..., :4] - cuts[:4, 0], axis=-1)
+    largest = _largest_osteophyte(latent, cuts)
     kl = np.select(
         [narrowing >= 2, largest >= high, (largest >= low) | (narrowing == 1)],
         [narrowing + 1, 2, 1],
@@ -118,7 +186,22 @@ def grade(latent: np.ndarray) -> np.ndarray:
     return np.concatenate([kl[..., None], features], axis=-1).astype(np.int8)
 
 
-def spur_mm(latent: np.ndarray) -> np.ndarray:
+def nearly(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
+    """Whether KL 2, and the next narrowing lateral and medial, is nearly reached, [..., 3].
+
+    Args:
+        cohort: whose thresholds count.
+        latent: as read, [..., 6 features].
+    """
+    cuts, (_, high) = thresholds(cohort)
+    missing_kl = high - _largest_osteophyte(latent, cuts)
+    kl = (grade(cohort, latent)[..., 0] == 1) & (missing_kl < _NEARLY)
+    missing = cuts[4:] - latent[..., 4:, None]
+    narrowing = np.any((missing > 0) & (missing < _NEARLY), axis=-1)
+    return np.concatenate([kl[..., None], narrowing], axis=-1)
+
+
+def spur_mm(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
     """Lengths in mm of the four osteophytes, [..., 4], from latents [..., 6 features].
 
     In the OARSI atlas (Altman & Gold 2007) grades 1, 2, 3 are about 2, 4, 7 mm on the film.
@@ -126,15 +209,15 @@ def spur_mm(latent: np.ndarray) -> np.ndarray:
     lengths = (0.0, 1.2, 3.2, 5.2, 9.0)
     cells = [
         np.interp(latent[..., i], [c[0] - 0.3, *c, c[2] + 1.2], lengths)
-        for i, c in enumerate(thresholds()[0][:4])
+        for i, c in enumerate(thresholds(cohort)[0][:4])
     ]
     return np.stack(cells, axis=-1)
 
 
-def lost_space(latent: np.ndarray) -> np.ndarray:
+def lost_space(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
     """Fraction 0..1 of the joint space lost, lateral and medial [..., 2], from [..., 6] latents."""
     lost = (0.0, 0.2, 0.45, 0.78, 0.98)
-    cuts = thresholds()[0][4:]
+    cuts = thresholds(cohort)[0][4:]
     cells = [
         np.interp(latent[..., 4 + i], [c[0] - 0.8, *c, c[2] + 0.6], lost)
         for i, c in enumerate(cuts)
@@ -143,19 +226,20 @@ def lost_space(latent: np.ndarray) -> np.ndarray:
 
 
 def _codes(
-    latent: np.ndarray, read: np.ndarray, chance: np.ndarray
+    cohort: Cohort, latent: np.ndarray, read: np.ndarray, chance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Why a knee is not read, and whether it is filmed at all: [subject, visit, side] each.
 
     Args:
+        cohort: whose visits they are.
         latent: [subject, visit, side, 6 features].
         read: grades [subject, visit, side, 7].
         chance: uniform draws, [subject, visit, side, 5].
     """
     shape = read.shape[:3]
-    later = (np.array(SCHEDULE) > 0)[:, None]
+    later = (np.array(cohort.schedule) > 0)[:, None]
     # A knee is replaced once its narrowing is far beyond grade 3: how far, is each knee's own.
-    worst = np.max(latent[..., 4:] - thresholds()[0][4:, 2], axis=-1)
+    worst = np.max(latent[..., 4:] - thresholds(cohort)[0][4:, 2], axis=-1)
     replaced = later & (worst > 0.4 + 1.2 * np.abs(norm.ppf(chance[:, :1, :, 0])))
     # Both knees are on one film, and are read together.
     absent = later & (chance[:, :, :1, 1] < _ABSENT)
@@ -167,49 +251,64 @@ def _codes(
     return code, np.broadcast_to(~absent, shape).copy()
 
 
-def simulate(num_subjects: int, *, visits: Sequence[int] = SCHEDULE, seed: int = 0) -> pd.DataFrame:
+def simulate(
+    num_subjects: int,
+    *,
+    visits: Sequence[int] | None = None,
+    seed: int = 0,
+    cohort: Cohort = OAI,
+) -> pd.DataFrame:
     """The cohort's knees, one row per subject, visit and side for which a film exists.
 
     A subject is the same whatever the number of subjects and visits.
 
     Args:
         num_subjects: how many subjects, > 0.
-        visits: months, of `SCHEDULE`.
+        visits: months, of the cohort's schedule; None: all of it.
         seed: of the cohort.
+        cohort: whose marginals the grades have.
 
     Returns:
         Columns `number` (of the subject, from 0), `visit` (months), `side` (R or L),
         `true_<grade>`, `read_<grade>` (-1 where not read), `code` (why not: P prosthesis, T
         technical, A not expected, M missing, U no row in any table, or empty), `spur_<feature>`
-        (mm), `lost_<feature>` (fraction of the joint space).
+        (mm), `lost_<feature>` (fraction of the joint space). If the cohort has decimals also
+        `nearly_kl`, `nearly_jsl`, `nearly_jsm` (`nearly`).
 
     Raises:
         UserError: there are no subjects, or a visit is not of the schedule.
     """
     if num_subjects < 1:
         raise UserError(f"a cohort needs at least 1 subject, not {num_subjects}")
-    if unknown := sorted(set(visits) - set(SCHEDULE)):
-        raise UserError(f"no films are read at months {unknown}; choose from {SCHEDULE}")
-    chosen = [SCHEDULE.index(month) for month in sorted(visits)]
-    streams = [np.random.default_rng([seed, number, 0]) for number in range(num_subjects)]
-    latent, seen = _latents(np.stack([stream.standard_normal(_NORMALS) for stream in streams]))
-    chance = np.stack([stream.random((len(SCHEDULE), 2, 5)) for stream in streams])
-    true, read = grade(latent), grade(seen)
-    code, filmed = _codes(latent, read, chance)
+    schedule = cohort.schedule
+    if unknown := sorted(set(visits or ()) - set(schedule)):
+        raise UserError(f"no films are read at months {unknown}; choose from {schedule}")
+    chosen = [i for i, month in enumerate(schedule) if visits is None or month in visits]
+    streams = [cohort.rng(seed, number, 0) for number in range(num_subjects)]
+    latent, seen = _latents(
+        cohort, np.stack([stream.standard_normal(cohort.normals) for stream in streams])
+    )
+    chance = np.stack([stream.random((len(schedule), 2, 5)) for stream in streams])
+    true, read = grade(cohort, latent), grade(cohort, seen)
+    code, filmed = _codes(cohort, latent, read, chance)
     read = np.where(np.isin(code, ["U", "P", "T", "M"])[..., None], MISSING, read)
     read[..., 1:] = np.where((code == "A")[..., None], MISSING, read[..., 1:])
 
-    filmed &= np.isin(np.arange(len(SCHEDULE)), chosen)[:, None]
+    filmed &= np.isin(np.arange(len(schedule)), chosen)[:, None]
     number, visit, side = np.nonzero(filmed)
     at = (number, visit, side)
-    frame = pd.DataFrame({"number": number, "visit": np.array(SCHEDULE)[visit]})
+    frame = pd.DataFrame({"number": number, "visit": np.array(schedule)[visit]})
     frame["side"] = np.array(SIDES)[side]
     for i, name in enumerate(GRADES):
         frame[f"true_{name}"] = true[at][:, i]
         frame[f"read_{name}"] = read[at][:, i]
     frame["code"] = code[at]
     for i, name in enumerate(OSTEOPHYTES):
-        frame[f"spur_{name}"] = spur_mm(latent)[at][:, i]
+        frame[f"spur_{name}"] = spur_mm(cohort, latent)[at][:, i]
     for i, name in enumerate(FEATURES[4:]):
-        frame[f"lost_{name}"] = lost_space(latent)[at][:, i]
+        frame[f"lost_{name}"] = lost_space(cohort, latent)[at][:, i]
+    if cohort.decimals:
+        near = nearly(cohort, seen)[at]
+        for i, name in enumerate(("kl", "jsl", "jsm")):
+            frame[f"nearly_{name}"] = near[:, i] & (frame[f"read_{name}"] >= 0)
     return frame

@@ -36,6 +36,13 @@ class TestTable:
         readings, _ = read_readings(tmp_path, 24)
         assert readings["9000099", "L"].grades.tolist() == [4, 1, 2, 3, 0, 1, 2]
 
+    def test_commas_instead_of_bars(self, make, tmp_path):
+        row = ("9000099", 2, 15, "1: a|b", 1, 2, 3, 0, 1, 2)
+        text = make.table(0, [row]).replace("|", ",")
+        (tmp_path / "kxr_sq_bu00.csv").write_text(text.replace("a,b", "a|b"))
+        readings, _ = read_readings(tmp_path, 0)
+        assert readings["9000099", "L"].grades.tolist() == [1, 1, 2, 3, 0, 1, 2]
+
     def test_special_missing_codes(self, make, tmp_path):
         missing = [".T: Technical problems", ".A: Not expected", ".M", ".", "", " ", "P"]
         rows = [
@@ -46,8 +53,8 @@ class TestTable:
         readings, _ = read_readings(tmp_path, 0)
         for reading in readings.values():
             assert reading.grades.tolist() == [-1] * 7
-        assert not readings["1", "R"].prosthesis
-        assert readings["1", "L"].prosthesis
+        assert not readings["1", "R"].unusable
+        assert readings["1", "L"].unusable == "prosthesis"
 
     def test_project_priority(self, make, tmp_path):
         kl = dict(zip((42, 99, 37, 15), (4, 3, 2, 1)))

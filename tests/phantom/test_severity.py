@@ -8,6 +8,7 @@ from knee_jax.grades import GRADES
 from knee_jax.phantom import severity
 
 VISITS = (0, 12, 24, 36)
+COHORTS = {"oai": severity.OAI, "most": severity.MOST}
 
 
 @pytest.fixture(scope="module")
@@ -16,23 +17,68 @@ def cohort() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
+def most() -> pd.DataFrame:
+    return severity.simulate(4000, seed=11, cohort=severity.MOST)
+
+
+def with_all_grades(knees: pd.DataFrame) -> pd.DataFrame:
+    return knees[(knees[[f"read_{name}" for name in GRADES]] >= 0).all(axis=1)]
+
+
+@pytest.fixture(scope="module")
 def labelled(cohort) -> pd.DataFrame:
-    return cohort[(cohort[[f"read_{name}" for name in GRADES]] >= 0).all(axis=1)]
+    return with_all_grades(cohort)
+
+
+@pytest.fixture(scope="module")
+def both(labelled, most) -> dict[str, pd.DataFrame]:
+    return {"oai": labelled, "most": with_all_grades(most)}
 
 
 @pytest.mark.parametrize("name", GRADES)
-def test_read_grades_have_the_marginals_of_table_1(labelled, name):
-    published = np.array(severity.TABLE_1[name]) / 19704
-    ours = np.bincount(labelled[f"read_{name}"], minlength=len(published)) / len(labelled)
-    np.testing.assert_allclose(ours, published, atol=0.025)
+@pytest.mark.parametrize("study", COHORTS)
+def test_read_grades_have_the_marginals_of_table_1(both, study, name):
+    published = np.array(COHORTS[study].marginals[GRADES.index(name)])
+    knees = both[study]
+    ours = np.bincount(knees[f"read_{name}"], minlength=len(published)) / len(knees)
+    np.testing.assert_allclose(ours, published / published.sum(), atol=0.025)
 
 
 def test_table_1_adds_up():
-    assert {sum(counts) for counts in severity.TABLE_1.values()} == {19704}
+    assert {sum(counts) for counts in severity.OAI.marginals} == {19704}
+    assert {sum(counts) for counts in severity.MOST.marginals} == {11743}
 
 
+def test_cohorts_of_the_same_seed_are_of_other_people():
+    """Else a network would be tested on knees like those it was trained on."""
+    draws = [
+        cohort.rng(3, 4, purpose).random(8) for cohort in COHORTS.values() for purpose in range(6)
+    ]
+    assert len(np.unique(np.concatenate(draws))) == 8 * len(draws)
+
+
+def test_decimals_are_of_knees_just_below_the_next_grade(most, cohort):
+    assert "nearly_kl" not in cohort
+    cuts, (_, high) = severity.thresholds(severity.MOST)
+    latent = np.tile(cuts[:, 0] - 1, (4, 1))
+    latent[:, 3] = cuts[3, 0] + high + np.array([-0.2, -0.1, -0.01, 0.01])
+    latent[:, 5] = cuts[5, 0] + np.array([-0.2, -0.1, -0.01, 0.01])
+    assert severity.nearly(severity.MOST, latent).tolist() == [
+        [False, False, False],
+        [True, False, True],
+        [True, False, True],
+        [False, False, False],
+    ]
+    assert (most.loc[most["nearly_kl"], "read_kl"] == 1).all()
+    for name in ("jsl", "jsm"):
+        assert most.loc[most[f"nearly_{name}"], f"read_{name}"].isin([0, 1, 2]).all()
+        assert 0.02 < most[f"nearly_{name}"].mean() < 0.12
+
+
+@pytest.mark.parametrize("study", COHORTS)
 @pytest.mark.parametrize("kind", ["read", "true"])
-def test_kl_follows_from_the_features(labelled, kind):
+def test_kl_follows_from_the_features(both, study, kind):
+    labelled = both[study]
     narrowing = labelled[[f"{kind}_jsl", f"{kind}_jsm"]].max(axis=1)
     osteophyte = labelled[[f"{kind}_{name}" for name in severity.OSTEOPHYTES]].max(axis=1)
     kl = labelled[f"{kind}_kl"]
@@ -109,19 +155,20 @@ def test_size_of_the_signs_grows_with_the_true_grade(cohort):
         assert lost["mean"][3] > 0.8
 
 
-def test_grade_cuts_where_the_thresholds_are():
-    cuts, _ = severity.thresholds()
+@pytest.mark.parametrize("study", COHORTS.values(), ids=COHORTS)
+def test_grade_cuts_where_the_thresholds_are(study):
+    cuts, _ = severity.thresholds(study)
     for grade in range(4):
-        at = np.full((6, 3), 0.0)
         low = cuts[:, grade - 1] if grade else cuts[:, 0] - 1
         at = np.stack([low, low + 1e-9, low + 1e-6])
-        assert (severity.grade(at)[:, 1:] == grade).all()
+        assert (severity.grade(study, at)[:, 1:] == grade).all()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"num_subjects": 3, "visits": (0, 18)}, r"months \[18\]"),
+        ({"num_subjects": 3, "visits": (12,), "cohort": severity.MOST}, r"months \[12\]"),
         ({"num_subjects": 0}, "at least 1 subject"),
     ],
 )

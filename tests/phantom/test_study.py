@@ -11,7 +11,8 @@ import pytest
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
 from knee_jax.landmarks import CONDYLES, PLATEAU
-from knee_jax.phantom.study import subject_id, write_study
+from knee_jax.phantom import most, oai
+from knee_jax.phantom.study import write_study
 
 ROWS = 192
 
@@ -168,8 +169,32 @@ def test_a_study_is_a_function_of_its_seed_not_of_workers(tmp_path):
     assert not set(one.values()) & set(other.values())
 
 
-def test_subject_ids_are_unique():
-    assert len({subject_id(number) for number in range(20_000)}) == 20_000
+@pytest.mark.parametrize("study", [oai, most])
+def test_subject_ids_are_unique(study):
+    assert len({study.subject_id(number) for number in range(20_000)}) == 20_000
+
+
+def test_oai_study_is_what_it_was(tmp_path):
+    """Sets that people have prepared stay true: other cohorts must not move this one's numbers."""
+    knees = write_study(tmp_path, num_subjects=2, visits=(0, 24), seed=7, rows=64, progress=False)
+    grades = knees[[f"read_{grade}" for grade in GRADES]].to_numpy()
+    assert grades.tolist() == [
+        [2, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [2, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, 1],
+    ]
+    tables = (tmp_path / "tables" / "kxr_sq_bu00.txt").read_bytes()
+    assert hashlib.sha256(tables).hexdigest()[:16] == "dcc12d342569bfc5"
+
+
+def test_unknown_study(tmp_path):
+    with pytest.raises(UserError, match=r"'moist'.*oai, most"):
+        write_study(tmp_path, num_subjects=1, study="moist", progress=False)
 
 
 def test_unknown_visits_are_refused_before_anything_is_written(tmp_path):

@@ -1,0 +1,53 @@
+"""What a study holds, before any film is opened; one module a layout finds it (`oai`, `most`)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from knee_jax.grades import GRADES, MISSING
+from knee_jax.ingest.account import Dropped
+
+SIDES = ("R", "L")
+"""As they lie on the film, from its left to its right."""
+
+KneeVisit = tuple[str, str, int]
+"""Subject, side, months since baseline."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the readers found in one knee.
+
+    Attributes:
+        grades: int8 [7] in the order of `GRADES`, -1 where missing.
+        unusable: reason for which the knee is dropped, '' where it is none.
+        detail: that reason in words.
+    """
+
+    grades: np.ndarray
+    unusable: str = ""
+    detail: str = ""
+
+
+UNREAD = Reading(np.full(len(GRADES), MISSING, np.int8))
+"""Of a knee that nobody read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """Films and readings of a study.
+
+    Attributes:
+        films: paths relative to the study's root by (subject, month); the first one is read.
+        readings: of the knees that somebody read.
+        sites: clinical site by subject, where known.
+        dropped: what cannot be used, found on the way.
+        notes: counts of other things than knees.
+    """
+
+    films: Mapping[tuple[str, int], Sequence[str]]
+    readings: Mapping[KneeVisit, Reading]
+    sites: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dropped: Sequence[Dropped] = ()
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)

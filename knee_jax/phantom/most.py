@@ -1,0 +1,147 @@
+"""MOST's layout of a study tree: one wide reading table, a list of films, the view in the path.
+
+`<root>/<MOSTID>_XRAY/V<visit>_<date>/<view>/001` is a film; of the views, PA10 is the one that is
+read. `<root>/tables/` holds `mostv01235xray.txt`, a row a subject with columns
+`V<visit>X<leg><grade>`, and `MOST_names.csv`, which lists the films. Lateral views are listed but
+not drawn.
+"""
+
+import datetime
+from pathlib import Path
+
+import pandas as pd
+
+from knee_jax.grades import GRADES
+from knee_jax.phantom import severity
+from knee_jax.phantom.film import Processing
+from knee_jax.phantom.layout import Film, Layout, Machine
+
+COHORT = severity.MOST
+VISIT_NUMBERS = dict(zip(COHORT.schedule, (0, 1, 2, 3, 5)))
+"""Number of the visit by month; visit 4 took no films."""
+
+# Digitised screen-film: soft, contrasty, coarse grain. And strongly edge-enhanced plates of few
+# bits. No machine of the other phantom looks like either.
+_MACHINES = (
+    Machine(
+        "Phantom FD",
+        height_mm=356.0,
+        aspect=1.21,
+        bits=12,
+        inverted=True,
+        processing=Processing(
+            scatter=(0.3, 0.5),
+            quanta=(8.4, 0.25),
+            edges=(-0.4, -0.15),
+            window=(0.85, 1.0),
+            gamma=(0.28, 0.12),
+            grain=1.0,
+        ),
+        shares=(0.5, 0.3, 0.2, 0, 0, 0),
+    ),
+    Machine(
+        "Phantom PL",
+        height_mm=430.0,
+        aspect=1.0,
+        bits=10,
+        inverted=False,
+        processing=Processing(
+            quanta=(8.9, 0.3), edges=(1.1, 1.7), window=(1.1, 1.35), gamma=(-0.45, 0.1)
+        ),
+        shares=(0.5, 0.3, 0.2, 0, 0, 0),
+    ),
+)
+# Beam angles of further PA views, how often each was taken, and how much coarser their films are.
+_OTHER_ANGLES, _OTHER_SHARE, _OTHER_COARSER = (5, 15), 0.3, 4
+
+
+def subject_id(number: int) -> str:
+    """MOST-like letter M and five digits, scattered and unique below 100,000 subjects."""
+    return f"M{(number * 7919 + 137) % 100_000:05d}"
+
+
+def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]:
+    """Names the films of a visit: the view PA10 and, of some visits, others."""
+    number, month = knees[0]["number"], knees[0]["visit"]
+    rng = COHORT.rng(seed, number, 1)
+    machine = _MACHINES[int(rng.random() < 0.4)]
+    first = datetime.date(2003, 4, 1) + datetime.timedelta(int(rng.integers(730)))
+    date = (first + datetime.timedelta(round(month * 30.44))).strftime("%Y%m%d")
+    subject, visit = subject_id(number), VISIT_NUMBERS[month]
+    taken = COHORT.rng(seed, number, 5, month).random(len(_OTHER_ANGLES)) < _OTHER_SHARE
+    films = []
+    for angle in (10, *(a for a, yes in zip(_OTHER_ANGLES, taken) if yes)):
+        view = f"PA{angle:02d}"
+        film = Film(
+            cohort=COHORT,
+            machine=machine,
+            path=root / f"{subject}_XRAY" / f"V{visit}_{date}" / view / "001",
+            number=number,
+            subject=subject,
+            site="",
+            barcode=f"{subject}V{visit}{view}",
+            date=date,
+            study="MOST^KNEE",
+            series=f"Bilateral PA Fixed Flexion Knee {angle} degrees",
+            knees=knees,
+            rows=rows if angle == 10 else max(rows // _OTHER_COARSER, 64),
+            seed=seed,
+            exposure=(month, angle),
+            marked=angle == 10,
+        )
+        films.append(film)
+    return films
+
+
+def _write_tables(root: Path, knees: pd.DataFrame, films: list[Film], seed: int) -> None:
+    """Writes the reading table of all visits, and the list of films."""
+    folder = root / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [
+        f"V{visit}X{side}{name.upper()}"
+        for visit in VISIT_NUMBERS.values()
+        for side in severity.SIDES
+        for name in GRADES
+    ]
+    rows = {subject: dict.fromkeys(columns, "") for subject in knees["subject"].unique()}
+    for row in knees.to_dict("records"):
+        prefix = f"V{VISIT_NUMBERS[row['visit']]}X{row['side']}"
+        rows[row["subject"]] |= {f"{prefix}{name.upper()}": _cell(row, name) for name in GRADES}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    table.to_csv(folder / "mostv01235xray.txt", sep="|", index_label="MOSTID")
+
+    listed = []
+    for film in films:
+        path = film.path.relative_to(root).as_posix()
+        listed.append(path)
+        if film.marked:
+            listed += [path.replace("/PA10/", f"/LAT{side}/") for side in severity.SIDES]
+    (folder / "MOST_names.csv").write_text("".join(f"{path}\n" for path in listed))
+
+
+def _cell(row: dict, name: str) -> str:
+    """A cell of the table: a grade, a decimal where the next one is near, or a code.
+
+    8 stands for a prosthesis or a film that cannot be read, 9 for missing; a knee that nobody read
+    is blank.
+    """
+    if row["code"] in ("P", "T", "M"):
+        return "9" if row["code"] == "M" else "8"
+    grade = row[f"read_{name}"]
+    if grade < 0:
+        return ""
+    if name == "kl":
+        return "1.9" if row["nearly_kl"] else str(grade)
+    # Narrowing within a grade is seen against the earlier films.
+    narrower = row.get(f"nearly_{name}", False) and row["visit"] > 0
+    return f"{grade}.5" if narrower else str(grade)
+
+
+LAYOUT = Layout(
+    COHORT,
+    visits=(0, 15, 30),
+    describe=_describe,
+    write_tables=_write_tables,
+    found="films (DICOM, named 001) and landmarks: {root}/*_XRAY/*/*/, list and readings: "
+    "{root}/tables/",
+)

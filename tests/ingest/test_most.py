@@ -1,0 +1,358 @@
+"""A study laid out as MOST's, written by hand."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knee_jax.errors import UserError
+from knee_jax.grades import GRADES
+from knee_jax.ingest import readings
+from knee_jax.ingest.account import Account, Dropped
+from knee_jax.ingest.film import Roi
+from knee_jax.ingest.study import plan_study
+
+ROI = Roi(140, 70)
+WIDTH_MM = 320.0
+# Right and left knee of the first subject at visits 0 and 3, and of the second likewise.
+CELLS = {
+    "M00123": {"V0XR": "2|1|0|1|2|0|1", "V0XL": "3|0|1|2|3|2|0.5", "V3XR": "4|3|3|3|3|1.5|2.5"},
+    "MB04567": {"V0XR": "1.9|0|0|1|1|0|0", "V0XL": "0|0|0|0|0|0|0"},
+}
+
+
+def table(cells, separator="|"):
+    """The wide table; cells of knees that are not given are blank."""
+    knees = [f"V{visit}X{side}" for visit in (0, 1, 2, 3, 5) for side in "LR"]
+    lines = [["MOSTID", *(knee + grade.upper() for knee in knees for grade in GRADES)]]
+    for subject, of_subject in cells.items():
+        grades = "|".join(of_subject.get(knee, "||||||") for knee in knees)
+        lines.append([subject, *grades.split("|")])
+    return "".join(separator.join(line) + "\n" for line in lines)
+
+
+def path_of(subject, visit, view="PA10"):
+    return f"{subject}_XRAY/V{visit}_20040101/{view}/001"
+
+
+def write_film(make, root, path, bright_half=False):
+    pixels = np.random.default_rng(len(path)).integers(0, 4096, (400, 640), np.uint16)
+    if bright_half:
+        pixels = np.zeros_like(pixels)
+        pixels[:, :320] = 4000
+    film = root / path
+    make.write(film, make.dataset(pixels))
+    make.write_points(film.with_name("001.pts"), make.on_film((0.73 * WIDTH_MM, 100.0), "L"))
+    right = make.on_film((0.27 * WIDTH_MM, 100.0), "R")
+    make.write_points(film.with_name("001_f.pts"), right * (-1, 1) + (WIDTH_MM, 0))
+
+
+@pytest.fixture
+def study(make, tmp_path):
+    """Films of both subjects at visit 0, of the first at visit 3, and some of other views."""
+    films = [path_of("M00123", 0), path_of("M00123", 3), path_of("MB04567", 0)]
+    for path in films:
+        write_film(make, tmp_path, path)
+    others = [path_of("M00123", 0, "PA05"), path_of("M00123", 0, "LATR")]
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "mostv01235xray.txt").write_text(table(CELLS))
+    (tmp_path / "tables" / "MOST_names.csv").write_text("\n".join([*others, *films]) + "\n")
+    return tmp_path
+
+
+def rewrite(study, change):
+    """Changes the table's text; the change must change something."""
+    path = study / "tables" / "mostv01235xray.txt"
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+
+
+def add_to_list(study, *lines):
+    with (study / "tables" / "MOST_names.csv").open("a") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def ingest(root, rounding="floor"):
+    """Runs all jobs: knees kept by (subject, side, visit), the dropped ones, and the notes."""
+    jobs, dropped, notes = plan_study(root, "test", ROI, layout="most", rounding=rounding)
+    results = [knee for job in jobs for knee in job()]
+    kept = [knee for knee in results if not isinstance(knee, Dropped)]
+    dropped = [*dropped, *(knee for knee in results if isinstance(knee, Dropped))]
+    by_knee = {(k["subject"], k["side"], k["visit"]): k for k in kept}
+    assert len(by_knee) == len(kept)
+    return by_knee, dropped, notes
+
+
+def reasons(dropped):
+    return {(knee.subject, knee.side, knee.visit): knee.reason for knee in dropped}
+
+
+def grades(kept, *knee):
+    return kept[knee]["grades"].tolist()
+
+
+def test_a_clean_study(study):
+    kept, dropped, notes = ingest(study)
+    assert list(kept) == [
+        (subject, side, month)
+        for subject, month in [("M00123", 0), ("M00123", 60), ("MB04567", 0)]
+        for side in "RL"
+    ]
+    assert not dropped
+    assert {name: count for name, count in notes.items() if count} == {
+        "films_of_view_PA05": 1,
+        "films_of_view_LATR": 1,
+    }
+    knee = kept["M00123", "R", 60]
+    assert knee["source"] == path_of("M00123", 3)
+    assert (knee["cohort"], knee["site"], knee["spacing_mm"]) == ("test", "", 2)
+    np.testing.assert_allclose(knee["keypoints"][55], (35, 35), atol=1e-5)
+
+
+class TestGrades:
+    def test_decimals_are_cut_off(self, study):
+        kept, _, _ = ingest(study)
+        assert grades(kept, "M00123", "R", 0) == [2, 1, 0, 1, 2, 0, 1]
+        assert grades(kept, "M00123", "L", 0) == [3, 0, 1, 2, 3, 2, 0]
+        assert grades(kept, "M00123", "R", 60) == [4, 3, 3, 3, 3, 1, 2]
+        assert grades(kept, "MB04567", "R", 0) == [1, 0, 0, 1, 1, 0, 0]
+
+    def test_published_code_rounds_half_to_even(self, study):
+        kept, _, _ = ingest(study, "half_even")
+        assert grades(kept, "M00123", "L", 0) == [3, 0, 1, 2, 3, 2, 0]
+        assert grades(kept, "M00123", "R", 60) == [4, 3, 3, 3, 3, 2, 2]
+        assert grades(kept, "MB04567", "R", 0) == [2, 0, 0, 1, 1, 0, 0]
+
+    def test_code_8_of_kl_loses_the_knee(self, study):
+        rewrite(study, lambda text: text.replace("1.9|0|0|1|1|0|0", "8|8|8|8|8|8|8"))
+        kept, dropped, notes = ingest(study)
+        assert reasons(dropped) == {("MB04567", "R", 0): "prosthesis_or_unreadable"}
+        assert ("MB04567", "R", 0) not in kept
+        assert notes["grades_out_of_range"] == 0
+
+    def test_codes_and_blanks_are_missing(self, study):
+        rewrite(study, lambda text: text.replace("1.9|0|0|1|1|0|0", "9|8|9.0||.|0| "))
+        kept, dropped, notes = ingest(study)
+        assert not dropped
+        assert grades(kept, "MB04567", "R", 0) == [-1, -1, -1, -1, -1, 0, -1]
+        assert notes["grades_out_of_range"] == 0
+
+    def test_values_off_the_scale_are_missing_and_counted(self, study):
+        rewrite(study, lambda text: text.replace("1.9|0|0|1|1|0|0", "5|4|0|1|1|3.5|-1"))
+        kept, _, notes = ingest(study)
+        assert grades(kept, "MB04567", "R", 0) == [-1, -1, 0, 1, 1, 3, -1]
+        assert notes["grades_out_of_range"] == 3
+
+    def test_knee_that_nobody_read_is_kept_without_grades(self, study):
+        kept, _, _ = ingest(study)
+        assert grades(kept, "M00123", "L", 60) == [-1] * 7
+
+    def test_columns_in_any_case_and_order(self, study):
+        def shuffle(text):
+            lines = [line.split("|") for line in text.lower().splitlines()]
+            return "".join("|".join(["x", *line[::-1]]) + "\n" for line in lines)
+
+        before, _, _ = ingest(study)
+        rewrite(study, shuffle)
+        (study / "tables" / "mostv01235xray.txt").rename(study / "tables" / "MOSTV01235XRAY.TXT")
+        (study / "tables" / "MOST_names.csv").rename(study / "tables" / "most_names.csv")
+        kept, _, _ = ingest(study)
+        assert {k: v["grades"].tolist() for k, v in kept.items()} == {
+            k: v["grades"].tolist() for k, v in before.items()
+        }
+
+    def test_commas_instead_of_bars(self, study):
+        (study / "tables" / "mostv01235xray.txt").unlink()
+        (study / "tables" / "mostv01235xray.csv").write_text(table(CELLS, ","))
+        kept, _, _ = ingest(study)
+        assert grades(kept, "M00123", "R", 60) == [4, 3, 3, 3, 3, 1, 2]
+
+    def test_sas_file_of_numbers(self, study, monkeypatch):
+        """pyreadstat gives floats, NaN where blank, and ids as text."""
+        path = study / "tables" / "mostv01235xray.txt"
+        values = pd.read_csv(path, sep="|")
+        assert values["V0XRKL"].tolist() == [2.0, 1.9]
+        path.rename(path.with_suffix(".sas7bdat"))
+        monkeypatch.setattr(
+            readings.pyreadstat, "read_sas7bdat", lambda *_, **__: (values.copy(), None)
+        )
+        kept, dropped, _ = ingest(study)
+        assert not dropped
+        assert grades(kept, "M00123", "R", 60) == [4, 3, 3, 3, 3, 1, 2]
+        assert grades(kept, "M00123", "L", 60) == [-1] * 7
+        assert grades(kept, "MB04567", "R", 0)[0] == 1
+
+
+def test_sides_of_the_film(make, study):
+    """The film's left half holds the patient's right knee; the left one is mirrored."""
+    path = path_of("MB04567", 0)
+    write_film(make, study, path, bright_half=True)
+    kept, _, _ = ingest(study)
+    right, left = (kept["MB04567", side, 0] for side in "RL")
+    assert right["image"][35, 35] == 255
+    assert left["image"][35, 35] == 0
+    # The middle of the film is bright on one side: medial of the left knee, at the image's right.
+    write_film(make, study, path)
+    pixels = np.zeros((400, 640), np.uint16)
+    pixels[:, 240:440] = 4000
+    make.write(study / path, make.dataset(pixels))
+    kept, _, _ = ingest(study)
+    for side in "RL":
+        image = kept["MB04567", side, 0]["image"]
+        assert image[35, 2] == 0
+        assert image[35, -2] == 255
+        points = kept["MB04567", side, 0]["keypoints"]
+        assert points[47, 0] < points[63, 0]
+
+
+class TestList:
+    def test_only_one_view_is_read(self, make, study):
+        for view in ("PA05", "PA15", "LATL"):
+            write_film(make, study, path_of("MB04567", 0, view))
+            add_to_list(study, path_of("MB04567", 0, view))
+        kept, dropped, notes = ingest(study)
+        assert len(kept) == 6
+        assert not dropped
+        assert {knee["source"].split("/")[2] for knee in kept.values()} == {"PA10"}
+        assert notes["films_of_view_PA05"] == 2
+        assert notes["films_of_view_PA15"] == notes["films_of_view_LATL"] == 1
+        assert "films_of_view_PA10" not in notes
+
+    def test_listed_but_not_on_the_disk(self, study):
+        (study / path_of("MB04567", 0)).unlink()
+        kept, dropped, _ = ingest(study)
+        assert len(kept) == 4
+        # Its readings are not a second knee.
+        assert len(dropped) == 2
+        assert reasons(dropped) == {("MB04567", side, 0): "film_missing" for side in "RL"}
+
+    def test_on_the_disk_but_not_listed(self, make, study):
+        write_film(make, study, path_of("M00123", 1))
+        write_film(make, study, path_of("M00123", 1, "PA05"))
+        (study / "readme.txt").write_text("how these came here")
+        kept, dropped, notes = ingest(study)
+        assert len(kept) == 6
+        assert reasons(dropped) == {("M00123", side, 15): "not_listed" for side in "RL"}
+        assert notes["unlisted_films_of_other_views"] == 1
+        assert notes["other_files"] == 1
+
+    @pytest.mark.parametrize(
+        ("line", "detail"),
+        [
+            ("9000123_XRAY/V0_20040101/PA10/001", "'9000123'.*no MOSTID"),
+            ("M00123_XRAY/V4_20040101/PA10/001", "'V4_20040101'.*visits 0, 1, 2, 3, 5"),
+            ("M00123_XRAY/PA10/001", "fewer than four parts"),
+            ("M00123_XRAY/visit/PA10/001", "'visit'"),
+        ],
+    )
+    def test_paths_of_no_known_pattern_are_told(self, study, line, detail):
+        add_to_list(study, line)
+        kept, dropped, _ = ingest(study)
+        assert len(kept) == 6
+        assert [(k.side, k.source, k.reason) for k in dropped] == [
+            (side, line, "path_unknown") for side in "RL"
+        ]
+        assert re.search(detail, dropped[0].detail)
+
+    def test_repeats(self, make, study):
+        again = "M00123_XRAY/V0_20040109/PA10/001"
+        write_film(make, study, again)
+        add_to_list(study, again, again, "", path_of("M00123", 0))
+        kept, dropped, notes = ingest(study)
+        assert len(kept) == 6
+        assert reasons(dropped) == {("M00123", side, 0): "repeated_film" for side in "RL"}
+        assert {knee.source for knee in dropped} == {again}
+        assert notes["repeated_lines_of_the_list"] == 2
+
+    def test_quoted_paths_and_backslashes(self, study):
+        path = study / "tables" / "MOST_names.csv"
+        before, _, _ = ingest(study)
+        lines = path.read_text().splitlines()
+        path.write_text("".join('"' + line.replace("/", "\\") + '"\r\n' for line in lines))
+        assert list(ingest(study)[0]) == list(before)
+
+
+class TestTable:
+    def test_reading_without_film(self, study):
+        rewrite(
+            study, lambda text: text + table({"M777": {"V0XL": "0|0|0|0|0|0|0"}}).split("\n")[1]
+        )
+        _, dropped, _ = ingest(study)
+        assert reasons(dropped) == {("M777", "L", 0): "no_film"}
+
+    def test_visits_without_films_are_counted(self, study):
+        cells = CELLS | {"MB04567": CELLS["MB04567"] | {"V5XR": "0|0|0|0|0|0|0"}}
+        (study / "tables" / "mostv01235xray.txt").write_text(table(cells))
+        kept, dropped, notes = ingest(study)
+        assert len(kept) == 6
+        assert not dropped
+        assert notes["readings_of_visits_without_films"] == 1
+
+    def test_unknown_and_repeated_subjects_are_told(self, study):
+        again = table({"m00123": CELLS["MB04567"], "9000123": CELLS["MB04567"]})
+        rewrite(study, lambda text: text + again.split("\n", 1)[1])
+        kept, dropped, notes = ingest(study)
+        assert grades(kept, "M00123", "R", 0)[0] == 2
+        assert reasons(dropped) == {("9000123", side, -1): "subject_unknown" for side in "RL"}
+        assert notes["duplicate_readings"] == 1
+
+    def test_missing_column_is_named(self, study):
+        rewrite(study, lambda text: text.replace("V3XLOSTM", "V3XLOS"))
+        with pytest.raises(UserError, match=r"mostv01235xray\.txt.*V3XLOSTM"):
+            ingest(study)
+
+    def test_column_of_a_visit_without_films_may_be_missing(self, study):
+        rewrite(study, lambda text: text.replace("V5XLOSTM", "V5XLOS"))
+        assert len(ingest(study)[0]) == 6
+
+    def test_strange_value(self, study):
+        rewrite(study, lambda text: text.replace("|1.9|", "|two|"))
+        with pytest.raises(UserError, match=r"V0XRKL.*'two'"):
+            ingest(study)
+
+    def test_missing_table(self, study):
+        (study / "tables" / "mostv01235xray.txt").unlink()
+        with pytest.raises(UserError, match=r"mostv01235xray\.sas7bdat"):
+            ingest(study)
+
+
+class TestUserErrors:
+    def test_no_list(self, study):
+        (study / "tables" / "MOST_names.csv").unlink()
+        with pytest.raises(UserError, match=r"MOST_names\.csv is missing"):
+            ingest(study)
+
+    def test_no_film_of_the_view(self, study):
+        (study / "tables" / "MOST_names.csv").write_text(path_of("M00123", 0, "PA05"))
+        with pytest.raises(UserError, match="no film of the view PA10"):
+            ingest(study)
+
+
+def test_account_adds_up(make, study):
+    """Every knee of a film or of a table is kept or dropped, once."""
+    add_to_list(study, path_of("M00123", 1), "nonsense")
+    write_film(make, study, path_of("M00123", 2))
+    (study / path_of("MB04567", 0)).with_name("001_f.pts").unlink()
+    rewrite(study, lambda text: text.replace("2|1|0|1|2|0|1", "8|8|8|8|8|8|8"))
+    jobs, dropped, notes = plan_study(study, "test", ROI, layout="most")
+    account = Account(dropped, notes)
+    for knee in (knee for job in jobs for knee in job()):
+        if isinstance(knee, Dropped):
+            account.dropped.append(knee)
+        else:
+            account.keep("study", knee)
+    account.write(study)
+    counts = json.loads((study / "account.json").read_text())
+    assert counts["kept"] == 4
+    assert counts["dropped"] == {
+        "film_missing": 2,
+        "not_listed": 2,
+        "path_unknown": 2,
+        "no_landmarks": 1,
+        "prosthesis_or_unreadable": 1,
+    }
+    assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values())
+    assert counts["notes"]["films_of_view_PA05"] == 1
