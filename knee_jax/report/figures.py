@@ -96,7 +96,7 @@ def curves_figure(table: pd.DataFrame, tasks: Sequence[str], summary: Summary) -
         summary: the metrics of the same table.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, (left, right), _ = _panels(2, 2, (4.6, 4.2 + 0.22 * len(tasks)))
+        figure, (left, right), _ = _panels(2, 2, (4.6, 4.8 + 0.25 * len(tasks)))
         left.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
         for task, colour in zip(tasks, COLOURS):
             _, scores, positives = task_samples(table, task)
@@ -269,9 +269,10 @@ def _shares_figure(
             axes.set_title(target_title(grade), fontsize=9.5)
         for axes in panels[::columns]:
             axes.set_ylabel("Knees (%)")
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(series)
-        )
+        # Above a single panel there is no room for labels beside each other.
+        ncols = len(series) if len(grades) > 1 else 1
+        handles = panels[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper right", ncols=ncols)
         return figure
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -19,6 +18,7 @@ from knee_jax.metrics.summary import TASKS, Summary
 from knee_jax.report import figures, tables
 from knee_jax.report.examples import Example
 from knee_jax.report.sections import Section
+from knee_jax.report.templates import template
 
 _CSS_PIXELS_PER_INCH = 96
 
@@ -116,7 +116,7 @@ def write_report(
     order = list(_SPLITS)
     splits = sorted(metrics, key=lambda name: order.index(name) if name in order else len(order))
     sections = [_split_section(folder, workdir, split, metrics[split]) for split in splits]
-    page = _template().render(
+    page = template("page.html").render(
         title=title,
         headlines=_headlines(metrics[splits[0]]),
         sections=sections,
@@ -305,14 +305,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
