@@ -242,6 +242,7 @@ def _average(labelled: pd.DataFrame) -> _Scorer:
         indicators.append(cells)
 
     def statistics(weights: Array) -> dict[str, Array]:
+        weights = weights.astype(np.float64)  # once, and not for each grade
         confusions = [agreement.confusion_matrices(weights, cells) for cells in indicators]
         return {
             name: np.mean([agreement.METRICS[name](confusion) for confusion in confusions], axis=0)
@@ -259,11 +260,8 @@ def _task(labelled: pd.DataFrame, task: str) -> _Scorer:
     states = np.where(truth == MISSING, 0, 1 + (truth >= lowest))
 
     def statistics(weights: Array) -> dict[str, Array]:
-        weights = weights[:, rows]
-        return {
-            "roc_auc": discrimination.roc_auc(scores, positives, weights),
-            "average_precision": discrimination.average_precision(scores, positives, weights),
-        }
+        areas = discrimination.areas(scores, positives, weights[:, rows])
+        return dict(zip(("roc_auc", "average_precision"), areas, strict=True))
 
     return _Scorer(states @ 3 ** np.arange(len(grades)), statistics, len(rows))
 

