@@ -20,8 +20,8 @@ class Curve(NamedTuple):
     thresholds: Array
 
 
-def roc_auc(scores: Array, positives: Array, weights: Array | None = None) -> Array:
-    """Area under the ROC curve by the trapezoid rule, 0 to 1.
+def areas(scores: Array, positives: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """Areas under both curves, 0 to 1: `roc_auc` and `average_precision`, sorted and summed once.
 
     Args:
         scores: [n], higher for the positive class.
@@ -29,24 +29,31 @@ def roc_auc(scores: Array, positives: Array, weights: Array | None = None) -> Ar
         weights: [..., n], how often each sample counts; once each if omitted.
 
     Returns:
-        float64 [...].
+        float64 [...] and [...].
     """
     hits, false_alarms, _ = _cumulative_counts(scores, positives, weights)
-    area = np.trapezoid(hits, false_alarms, axis=-1)
-    return _where_defined(area, hits[..., -1] * false_alarms[..., -1])
+    under_roc = np.trapezoid(hits, false_alarms, axis=-1)
+    called = hits + false_alarms
+    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    under_precision = (precision[..., 1:] * np.diff(hits, axis=-1)).sum(-1)
+    return (
+        _where_defined(under_roc, hits[..., -1] * false_alarms[..., -1]),
+        _where_defined(under_precision, hits[..., -1]),
+    )
+
+
+def roc_auc(scores: Array, positives: Array, weights: Array | None = None) -> Array:
+    """Area under the ROC curve by the trapezoid rule; arguments and result as for `areas`."""
+    return areas(scores, positives, weights)[0]
 
 
 def average_precision(scores: Array, positives: Array, weights: Array | None = None) -> Array:
-    """Average precision, 0 to 1: the precision at each threshold times the step in recall.
+    """Average precision: the precision at each threshold times the step in recall.
 
     The step-wise sum that scikit-learn uses, not the trapezoid rule, which is too hopeful (Davis &
-    Goadrich 2006). Arguments and result as for `roc_auc`.
+    Goadrich 2006). Arguments and result as for `areas`.
     """
-    hits, false_alarms, _ = _cumulative_counts(scores, positives, weights)
-    called = hits + false_alarms
-    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    area = (precision[..., 1:] * np.diff(hits, axis=-1)).sum(-1)
-    return _where_defined(area, hits[..., -1])
+    return areas(scores, positives, weights)[1]
 
 
 def roc_curve(scores: Array, positives: Array) -> Curve:

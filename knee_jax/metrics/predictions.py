@@ -3,7 +3,8 @@
 One row for each knee and visit. Columns: `subject, side, visit` (any other identity, such as
 `cohort, site, split, model, fold`, may follow), then for each grade g that was predicted: `g` (the
 true grade, -1 where nobody read it), `g_pred` (the predicted grade), `g_p0 ... g_p{C-1}` (the
-probabilities of its classes). Software other than this project's can write it as well.
+probabilities of its classes). Columns of other names are kept and not looked at. Software other
+than this project's can write it as well.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.errors import UserError
+from knee_jax.files import write_text
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 
 IDENTITY = ("subject", "side", "visit")
@@ -36,6 +38,26 @@ def subjects_of(table: pd.DataFrame) -> np.ndarray:
     if "cohort" in table.columns:
         subjects = table["cohort"].astype(str) + "/" + subjects
     return subjects.to_numpy(str)
+
+
+def first_visit(table: pd.DataFrame) -> pd.DataFrame:
+    """The knees at their first visit, month 0; a later one of the same knee is left out.
+
+    Tiulpin & Saarakkala 2020 (Discussion) score these alone as well, since visits of one subject
+    are not independent (their `--only_first_fu`).
+
+    Args:
+        table: a predictions table, or an index of knees.
+
+    Returns:
+        Those rows whose visit is 0, with a new index; none where nobody was seen in month 0.
+    """
+    return table[_numbers(table["visit"]) == 0].reset_index(drop=True)
+
+
+def write_predictions(path: Path | str, table: pd.DataFrame) -> None:
+    """Writes a predictions table as CSV, all or nothing; numbers with six digits."""
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 
 def read_predictions(path: Path | str) -> pd.DataFrame:

@@ -5,12 +5,13 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from knee_jax.grades import MISSING, NUM_CLASSES
+from knee_jax.files import write_text
+from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 from knee_jax.metrics import agreement, bootstrap, discrimination
 from knee_jax.metrics.predictions import (
     check_predictions,
@@ -21,11 +22,42 @@ from knee_jax.metrics.predictions import (
 
 Array = np.ndarray
 
-TASKS = {"kl_ge_2": ("kl", 2)}
-"""Two-class tasks read off a grade: name -> (grade, the lowest class that is positive).
 
-KL >= 2 is the usual definition of radiographic osteoarthritis.
+class Task(NamedTuple):
+    """A two-class task read off grades.
+
+    Attributes:
+        grades: whose knees are pooled: each grade of a knee is one sample.
+        lowest: the lowest class that is positive.
+    """
+
+    grades: tuple[str, ...]
+    lowest: int
+
+
+TASKS = {
+    "kl_ge_2": Task(("kl",), 2),
+    "osteophytes_lateral_ge_1": Task(("osfl", "ostl"), 1),
+    "osteophytes_medial_ge_1": Task(("osfm", "ostm"), 1),
+    "jsn_lateral_ge_1": Task(("jsl",), 1),
+    "jsn_medial_ge_1": Task(("jsm",), 1),
+}
+"""The two-class tasks of Tiulpin & Saarakkala 2020, Figure 3, by name.
+
+KL >= 2 is the usual definition of radiographic osteoarthritis. Osteophytes of femur and tibia are
+pooled by side, as in the code behind the figure; its curve of the lateral joint space narrowing was
+drawn from the medial tibial osteophytes by a slip, and is not repeated here. There the score was
+the sum of the positive classes' logits, which depends on the logits' arbitrary offset; here it is
+that of their probabilities.
 """
+
+OARSI = "oarsi"
+"""Name of the target that averages over the six OARSI grades (Zheng et al. 2021, Table 2)."""
+
+AVERAGED_METRICS = ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse")
+"""The metrics that `OARSI` has."""
+
+_OARSI_GRADES = tuple(grade for grade in GRADES if grade != "kl")
 
 Statistics = Callable[[Array], dict[str, Array]]
 
@@ -45,15 +77,49 @@ Summary = dict[str, dict[str, Estimate]]
 """{target: {metric: estimate}}."""
 
 
+class Samples(NamedTuple):
+    """The samples of a two-class task: one for each knee and grade that was read.
+
+    Attributes:
+        rows: int [m], the row of the table that a sample belongs to.
+        scores: float64 [m], 0 to 1, the summed probability of the positive classes.
+        positives: bool [m], whether the true grade is among them.
+    """
+
+    rows: Array
+    scores: Array
+    positives: Array
+
+
+class _Scorer(NamedTuple):
+    """What scores one target: on rows of the table, drawn within `classes`.
+
+    Attributes:
+        classes: int [n], the strata of the scheme `class`.
+        statistics: weights [r, n] -> {metric: [r]}.
+        num_samples: how many values are scored; n where each row is one.
+    """
+
+    classes: Array
+    statistics: Statistics
+    num_samples: int
+
+
 def summarise(
     predictions: pd.DataFrame, num_resamples: int = 1000, seed: int = 0, scheme: str = "subject"
 ) -> Summary:
     """Scores every grade and two-class task of a predictions table.
 
     Agreement is that of the predicted grade, `g_pred`; `rmse_expected` is that of the mean of the
-    predicted distribution. The score of the task KL >= 2 is p2 + p3 + p4. Rows where a grade is
-    missing are left out for that grade; a target without any labelled row is left out altogether,
-    and so are resamples in which a metric is undefined: both are logged.
+    predicted distribution. `oarsi` is the mean over the six OARSI grades, where all were predicted.
+    Tasks are scored by the summed probability of their positive classes; a task that pools two
+    grades has a sample for each, which resamples keep together. Rows where a grade is missing are
+    left out for that grade; a target one of whose grades has no labelled row is left out
+    altogether, and so are resamples in which a metric is undefined: both are logged.
+
+    With the scheme `class` a grade's knees are drawn within its true classes, a task's within
+    positive and negative (of both grades, where two are pooled), and those of `oarsi` within the
+    knee's highest OARSI grade.
 
     Args:
         predictions: the table described in `knee_jax.metrics.predictions`.
@@ -62,54 +128,73 @@ def summarise(
         scheme: a key of `bootstrap.SCHEMES`.
 
     Returns:
-        {target: {metric: {"value", "low", "high", "n"}}}, ready for strict JSON.
+        {target: {metric: {"value", "low", "high", "n"}}}, ready for strict JSON; grades first, then
+        `oarsi`, then tasks.
 
     Raises:
         UserError: The table fails `check_predictions`, or the scheme is unknown.
     """
     check_predictions(predictions)
-    grades = grades_in(predictions)
-    targets = [*grades, *(task for task, (grade, _) in TASKS.items() if grade in grades)]
+    members = _targets(grades_in(predictions))
     summary: Summary = {}
-    for target in targets:
-        grade, _ = TASKS.get(target, (target, 0))
-        labelled = predictions[predictions[grade] != MISSING]
-        if labelled.empty:
-            _log.warning("%s: no knee has this grade; it is not scored", target)
+    for target, grades in members.items():
+        read = predictions[list(grades)].to_numpy(np.int64) != MISSING
+        if unread := [grade for grade, known in zip(grades, read.T) if not known.any()]:
+            names = "this grade" if unread == [target] else " and ".join(unread)
+            _log.warning("%s: no knee has %s; it is not scored", target, names)
             continue
-        classes, statistics = (_task if target in TASKS else _grade)(labelled, target)
+        labelled = predictions[read.any(axis=1)]
+        scorer = _scorer(labelled, target)
         counts = bootstrap.resample_counts(
-            scheme, subjects_of(labelled), classes, num_resamples, seed
+            scheme, subjects_of(labelled), scorer.classes, num_resamples, seed
         )
-        values = statistics(np.ones((1, len(labelled))))
-        replicates = bootstrap.replicate(statistics, counts)
+        values = scorer.statistics(np.ones((1, len(labelled))))
+        replicates = bootstrap.replicate(scorer.statistics, counts)
         summary[target] = {
-            metric: _estimate(f"{target}: {metric}", value, replicates[metric], len(labelled))
+            metric: _estimate(f"{target}: {metric}", value, replicates[metric], scorer.num_samples)
             for metric, (value,) in values.items()
         }
     return summary
 
 
 def write_metrics(path: Path | str, metrics: dict[str, Summary]) -> None:
-    """Writes `metrics.json`, {split: summary}, as strict JSON."""
-    text = json.dumps(metrics, indent=2, allow_nan=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    """Writes `metrics.json`, {split: summary}, as strict JSON, all or nothing."""
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
-def task_scores(labelled: pd.DataFrame, task: str) -> tuple[Array, Array]:
-    """Score and truth of a two-class task.
+def task_samples(table: pd.DataFrame, task: str) -> Samples:
+    """The samples of a two-class task, pooled over its grades.
 
     Args:
-        labelled: rows of a predictions table whose grade is known.
+        table: a predictions table that has the task's grades.
         task: a key of `TASKS`.
 
     Returns:
-        Scores float64 [n] from 0 to 1, the summed probability of the positive classes; and bool
-        [n], whether the true grade is among them.
+        A sample for each knee and grade that was read, grade after grade.
     """
-    grade, lowest = TASKS[task]
-    scores = labelled[probability_columns(grade)[lowest:]].to_numpy(np.float64).sum(1)
-    return scores, labelled[grade].to_numpy(np.int64) >= lowest
+    grades, lowest = TASKS[task]
+    rows, scores, positives = [], [], []
+    for grade in grades:
+        truth = table[grade].to_numpy(np.int64)
+        known = np.flatnonzero(truth != MISSING)
+        columns = probability_columns(grade)[lowest:]
+        rows.append(known)
+        scores.append(table[columns].to_numpy(np.float64)[known].sum(1))
+        positives.append(truth[known] >= lowest)
+    return Samples(np.concatenate(rows), np.concatenate(scores), np.concatenate(positives))
+
+
+def _targets(grades: list[str]) -> dict[str, tuple[str, ...]]:
+    """The targets that predictions of `grades` have, each with the grades that it needs."""
+    targets: dict[str, tuple[str, ...]] = {grade: (grade,) for grade in grades}
+    targets |= {OARSI: _OARSI_GRADES} | {name: task.grades for name, task in TASKS.items()}
+    return {target: needed for target, needed in targets.items() if set(needed) <= set(grades)}
+
+
+def _scorer(labelled: pd.DataFrame, target: str) -> _Scorer:
+    if target in TASKS:
+        return _task(labelled, target)
+    return _average(labelled) if target == OARSI else _grade(labelled, target)
 
 
 def _estimate(name: str, value: float, replicates: Array, num_rows: int) -> Estimate:
@@ -127,8 +212,7 @@ def _estimate(name: str, value: float, replicates: Array, num_rows: int) -> Esti
     }
 
 
-def _grade(labelled: pd.DataFrame, grade: str) -> tuple[Array, Statistics]:
-    """The true classes [n], and the metrics of agreement as functions of weights [r, n]."""
+def _grade(labelled: pd.DataFrame, grade: str) -> _Scorer:
     truth = labelled[grade].to_numpy(np.int64)
     prediction = labelled[f"{grade}_pred"].to_numpy(np.int64)
     indicators = agreement.pair_indicators(truth, prediction, NUM_CLASSES[grade])
@@ -141,20 +225,45 @@ def _grade(labelled: pd.DataFrame, grade: str) -> tuple[Array, Statistics]:
         values["rmse_expected"] = np.sqrt(weights @ squared_errors / weights.sum(-1))
         return values
 
-    return truth, statistics
+    return _Scorer(truth, statistics, len(labelled))
 
 
-def _task(labelled: pd.DataFrame, task: str) -> tuple[Array, Statistics]:
-    """The true classes [n], and the metrics of discrimination as functions of weights [r, n]."""
-    scores, positives = task_scores(labelled, task)
+def _average(labelled: pd.DataFrame) -> _Scorer:
+    """The mean over the six OARSI grades, all of them on the same resample."""
+    truth = labelled[list(_OARSI_GRADES)].to_numpy(np.int64)
+    # A knee where a grade is missing falls into no cell of that grade's confusion matrix.
+    indicators = []
+    for grade, known in zip(_OARSI_GRADES, truth.T != MISSING, strict=True):
+        knees = labelled[known]
+        cells = np.zeros((len(labelled), NUM_CLASSES[grade] ** 2))
+        cells[known] = agreement.pair_indicators(
+            knees[grade].to_numpy(), knees[f"{grade}_pred"].to_numpy(), NUM_CLASSES[grade]
+        )
+        indicators.append(cells)
 
     def statistics(weights: Array) -> dict[str, Array]:
+        weights = weights.astype(np.float64)  # once, and not for each grade
+        confusions = [agreement.confusion_matrices(weights, cells) for cells in indicators]
         return {
-            "roc_auc": discrimination.roc_auc(scores, positives, weights),
-            "average_precision": discrimination.average_precision(scores, positives, weights),
+            name: np.mean([agreement.METRICS[name](confusion) for confusion in confusions], axis=0)
+            for name in AVERAGED_METRICS
         }
 
-    return positives, statistics
+    return _Scorer(truth.max(axis=1), statistics, len(labelled))
+
+
+def _task(labelled: pd.DataFrame, task: str) -> _Scorer:
+    rows, scores, positives = task_samples(labelled, task)
+    grades, lowest = TASKS[task]
+    truth = labelled[list(grades)].to_numpy(np.int64)
+    # Missing, negative or positive, of each grade; so that a knee's samples stay together.
+    states = np.where(truth == MISSING, 0, 1 + (truth >= lowest))
+
+    def statistics(weights: Array) -> dict[str, Array]:
+        areas = discrimination.areas(scores, positives, weights[:, rows])
+        return dict(zip(("roc_auc", "average_precision"), areas, strict=True))
+
+    return _Scorer(states @ 3 ** np.arange(len(grades)), statistics, len(rows))
 
 
 def _or_none(value: float) -> float | None:

@@ -5,7 +5,7 @@ Colours are Okabe & Ito's (2008), which people with any form of colour blindness
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from knee_jax.grades import MISSING, NUM_CLASSES
 from knee_jax.landmarks import FEMUR, TIBIA
 from knee_jax.metrics import agreement, discrimination
 from knee_jax.metrics.predictions import grades_in
-from knee_jax.metrics.summary import Summary, task_scores
+from knee_jax.metrics.summary import Summary, task_samples
 from knee_jax.report.examples import Example
 from knee_jax.report.tables import METRIC_TITLES, format_estimate, target_title
 
@@ -84,48 +84,43 @@ def confusion_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
         return figure
 
 
-def curves_figure(table: pd.DataFrame, task: str, summary: Summary) -> Figure:
-    """ROC and precision-recall curve of a two-class task, with the areas and their intervals.
+def curves_figure(table: pd.DataFrame, tasks: Sequence[str], summary: Summary) -> Figure:
+    """ROC and precision-recall curves of two-class tasks, with the areas and their intervals.
+
+    Tiulpin & Saarakkala 2020, Figure 3. Dotted lines are the prevalences, which a precision-recall
+    curve by chance would follow.
 
     Args:
-        table: rows of a predictions table whose grade is known; both classes occur.
-        task: a key of `knee_jax.metrics.summary.TASKS`.
-        summary: the metrics of the same rows.
+        table: a predictions table; in each of the tasks both classes occur.
+        tasks: keys of `knee_jax.metrics.summary.TASKS`, at most as many as `COLOURS`.
+        summary: the metrics of the same table.
     """
-    scores, positives = task_scores(table, task)
-    roc = discrimination.roc_curve(scores, positives)
-    precision_recall = discrimination.precision_recall_curve(scores, positives)
-    prevalence = positives.mean()
     with matplotlib.rc_context(_STYLE):
-        figure, (left, right), _ = _panels(2, 2, (3.7, 3.8))
-        area = format_estimate(summary[task]["roc_auc"])
-        left.plot([0, 1], [0, 1], color="#999999", lw=1, ls="--", label="Chance 0.500")
-        left.plot(roc.x, roc.y, color=BLUE, label=f"AUC {area}")
+        figure, (left, right), _ = _panels(2, 2, (4.6, 4.8 + 0.25 * len(tasks)))
+        left.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
+        for task, colour in zip(tasks, COLOURS):
+            _, scores, positives = task_samples(table, task)
+            x, y, _ = discrimination.roc_curve(scores, positives)
+            area = format_estimate(summary[task]["roc_auc"])
+            left.plot(x, y, color=colour, label=f"{target_title(task)}: AUC {area}")
+            x, y, _ = discrimination.precision_recall_curve(scores, positives)
+            area = format_estimate(summary[task]["average_precision"])
+            label = f"{target_title(task)}: AP {area}"
+            right.step(x, y, where="pre", color=colour, label=label)
+            right.axhline(positives.mean(), color=colour, lw=1, ls=":")
         left.set(
-            title=f"{target_title(task)}: ROC",
+            title="ROC",
             xlabel="False positive rate (1 - specificity)",
             ylabel="True positive rate (sensitivity)",
         )
-        area = format_estimate(summary[task]["average_precision"])
-        right.axhline(
-            prevalence, color="#999999", lw=1, ls="--", label=f"Prevalence {prevalence:.3f}"
-        )
-        right.step(
-            precision_recall.x,
-            precision_recall.y,
-            where="pre",
-            color=BLUE,
-            label=f"AP {area}",
-        )
         right.set(
-            title=f"{target_title(task)}: precision-recall",
+            title="Precision-recall",
             xlabel="Recall (sensitivity)",
             ylabel="Precision (positive predictive value)",
         )
         for axes in (left, right):
             axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        left.legend(loc="lower right")
-        right.legend(loc="lower left")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8.5)
         return figure
 
 
@@ -136,24 +131,29 @@ def distribution_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
         table: a predictions table.
         grades: which grades, one panel each, at most four in a row.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, panels, columns = _panels(len(grades), 4, (2.75, 2.3), share_y=True)
-        for axes, grade in zip(panels, grades, strict=True):
-            labelled = table[table[grade] != MISSING]
-            classes = np.arange(NUM_CLASSES[grade])
-            for shift, column, colour, label in (
-                (-0.2, grade, "#8A8A8A", "read"),
-                (0.2, f"{grade}_pred", BLUE, "predicted"),
-            ):
-                counts = np.bincount(labelled[column].to_numpy(np.int64), minlength=len(classes))
-                share = 100.0 * counts / max(1, len(labelled))
-                axes.bar(classes + shift, share, width=0.38, color=colour, label=label)
-            axes.set(xticks=classes, xlabel="Grade")
-            axes.set_title(target_title(grade), fontsize=9.5)
-        for axes in panels[::columns]:
-            axes.set_ylabel("Knees (%)")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-        return figure
+    labelled = {grade: table[table[grade] != MISSING] for grade in grades}
+    read = {grade: labelled[grade][grade] for grade in grades}
+    predicted = {grade: labelled[grade][f"{grade}_pred"] for grade in grades}
+    return _shares_figure({"read": read, "predicted": predicted}, ("#8A8A8A", BLUE), grades)
+
+
+def cohorts_figure(cohorts: Mapping[str, pd.DataFrame], grades: Sequence[str]) -> Figure:
+    """How often each class of the grades was read in each cohort.
+
+    Tiulpin & Saarakkala 2020, Supplementary Figures 2 (lateral) and 3 (medial).
+
+    Args:
+        cohorts: {name: table with columns of true grades}: an index or a predictions table; at most
+            as many as `COLOURS`.
+        grades: which grades, one panel each, at most four in a row; each cohort has them all.
+    """
+    read = {
+        f"{name} ({len(table):,} knees)": {
+            grade: table.loc[table[grade] != MISSING, grade] for grade in grades
+        }
+        for name, table in cohorts.items()
+    }
+    return _shares_figure(read, COLOURS, grades)
 
 
 def training_figure(history: pd.DataFrame) -> Figure:
@@ -249,6 +249,31 @@ def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
     )
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+
+def _shares_figure(
+    series: Mapping[str, Mapping[str, pd.Series]], colours: Sequence[str], grades: Sequence[str]
+) -> Figure:
+    """Bars of percent by class, a panel for each grade: {label: {grade: its classes}}."""
+    with matplotlib.rc_context(_STYLE):
+        figure, panels, columns = _panels(len(grades), 4, (2.75, 2.3), share_y=True)
+        width = 0.8 / len(series)
+        for axes, grade in zip(panels, grades, strict=True):
+            classes = np.arange(NUM_CLASSES[grade])
+            for i, ((label, values), colour) in enumerate(zip(series.items(), colours)):
+                counts = np.bincount(values[grade].to_numpy(np.int64), minlength=len(classes))
+                share = 100.0 * counts / max(1, len(values[grade]))
+                centres = classes + (i - (len(series) - 1) / 2) * width
+                axes.bar(centres, share, width=0.95 * width, color=colour, label=label)
+            axes.set(xticks=classes, xlabel="Grade")
+            axes.set_title(target_title(grade), fontsize=9.5)
+        for axes in panels[::columns]:
+            axes.set_ylabel("Knees (%)")
+        # Above a single panel there is no room for labels beside each other.
+        ncols = len(series) if len(grades) > 1 else 1
+        handles = panels[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper right", ncols=ncols)
+        return figure
 
 
 def _panels(

@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
 from knee_jax.errors import UserError
+from knee_jax.files import write_text
 from knee_jax.grades import GRADES, MISSING
 from knee_jax.metrics.predictions import grades_in, read_predictions, subjects_of
 from knee_jax.metrics.summary import TASKS, Summary
 from knee_jax.report import figures, tables
 from knee_jax.report.examples import Example
+from knee_jax.report.sections import Section
+from knee_jax.report.templates import template
 
 _CSS_PIXELS_PER_INCH = 96
 
@@ -24,8 +26,27 @@ _HEADLINES = (
     ("kl", "accuracy"),
     ("kl", "balanced_accuracy"),
     ("kl", "quadratic_kappa"),
+    ("oarsi", "quadratic_kappa"),
     ("kl_ge_2", "roc_auc"),
 )
+
+_SPLITS = {
+    "test": ("test", ""),
+    "test_first_visit": (
+        "test, first visit",
+        "The test knees at their first visit (month 0) alone.",
+    ),
+    "out_of_fold": (
+        "out of fold",
+        "Every knee is graded by the model that was trained without its subject's fold. The same "
+        "knees chose that model's checkpoint, so that the numbers are a little optimistic.",
+    ),
+    "validation": (
+        "validation",
+        "These knees also chose the checkpoint, so that the numbers are a little optimistic.",
+    ),
+}
+"""Title and note of the splits; what was held out to the last comes first."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,12 +57,15 @@ class Picture(NamedTuple):
     path: str
     width: int
     alt: str
+    caption: str = ""
 
 
 class SplitSection(NamedTuple):
     """All that the page shows of one split."""
 
     name: str
+    title: str
+    note: str
     num_rows: int
     num_subjects: int
     grade_rows: list[dict[str, Any]]
@@ -55,6 +79,7 @@ def write_report(
     examples: Sequence[Example],
     title: str,
     intervals: str = "95 % intervals are percentiles of bootstrap resamples.",
+    extra_sections: Sequence[Section] = (),
 ) -> Path:
     """Writes `report/index.html` and `report/figures/*.png` from the files of a work directory.
 
@@ -68,6 +93,7 @@ def write_report(
         examples: knees to show.
         title: of the page.
         intervals: how the intervals were made, from `knee_jax.metrics.bootstrap.describe`.
+        extra_sections: what else to show, after the splits.
 
     Returns:
         The path of the page.
@@ -87,13 +113,14 @@ def write_report(
     folder = workdir / "report"
     shutil.rmtree(folder / "figures", ignore_errors=True)
     (folder / "figures").mkdir(parents=True)
-    # What was held out to the last comes first.
-    splits = sorted(metrics, key=lambda split: split != "test")
+    order = list(_SPLITS)
+    splits = sorted(metrics, key=lambda name: order.index(name) if name in order else len(order))
     sections = [_split_section(folder, workdir, split, metrics[split]) for split in splits]
-    page = _template().render(
+    page = template("page.html").render(
         title=title,
         headlines=_headlines(metrics[splits[0]]),
         sections=sections,
+        extra_sections=[(section, _drawings(folder, section)) for section in extra_sections],
         example_groups=_example_groups(folder, examples),
         landmarks=any(example.keypoints is not None for example in examples),
         training=_training(folder, workdir / "metrics.jsonl"),
@@ -102,7 +129,7 @@ def write_report(
         settings=settings,
     )
     path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 
@@ -148,14 +175,13 @@ def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) ->
             "Confusion matrix of the KL grade",
             figures.confusion_figure(table, ["kl"]),
         )
-    for task in (task for task in TASKS if task in summary):
-        if summary[task]["roc_auc"]["value"] is not None:
-            labelled = table[table[TASKS[task][0]] != MISSING]
-            add(
-                f"curves_{task}",
-                f"ROC and precision-recall curves of {tables.target_title(task)}",
-                figures.curves_figure(labelled, task, summary),
-            )
+    tasks = [task for task in TASKS if _has_curve(summary, task)]
+    if tasks:
+        add(
+            "curves",
+            f"ROC and precision-recall curves of {'; '.join(map(tables.target_title, tasks))}",
+            figures.curves_figure(table, tasks, summary),
+        )
     if others:
         add(
             "confusion_oarsi",
@@ -168,25 +194,40 @@ def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) ->
             "Distributions of the true and the predicted grades",
             figures.distribution_figure(table, grades),
         )
+    title, note = _SPLITS.get(split, (split.replace("_", " "), ""))
     return SplitSection(
         name=split,
+        title=title,
+        note=note,
         num_rows=len(table),
         num_subjects=len(set(subjects_of(table))),
-        grade_rows=[_row(target, summary[target]) for target in summary if target in GRADES],
-        task_rows=[_row(target, summary[target]) for target in summary if target not in GRADES],
+        grade_rows=_rows({t: summary[t] for t in summary if tables.is_graded(t)}),
+        task_rows=_rows({t: summary[t] for t in summary if not tables.is_graded(t)}),
         unscored=[tables.target_title(g) for g in grades_in(table) if g not in summary],
         pictures=pictures,
     )
 
 
-def _row(target: str, estimates: Mapping[str, Any]) -> dict[str, Any]:
-    cells = {
-        title: (tables.format_value(estimates[metric]), tables.format_interval(estimates[metric]))
-        for metric, title in tables.METRIC_TITLES.items()
-        if metric in estimates
-    }
-    count = next(iter(estimates.values()))["n"]
-    return {"title": tables.target_title(target), "n": count, "cells": cells}
+def _rows(summary: Summary) -> list[dict[str, Any]]:
+    """Rows of a table of metrics; all have the same cells, empty where a target lacks a metric."""
+    metrics = [m for m in tables.METRIC_TITLES if any(m in each for each in summary.values())]
+    rows = []
+    for target, estimates in summary.items():
+        cells = {
+            tables.METRIC_TITLES[metric]: (
+                (tables.format_value(estimates[metric]), tables.format_interval(estimates[metric]))
+                if metric in estimates
+                else ("", "")
+            )
+            for metric in metrics
+        }
+        count = next(iter(estimates.values()))["n"]
+        rows.append({"title": tables.target_title(target), "n": count, "cells": cells})
+    return rows
+
+
+def _has_curve(summary: Summary, task: str) -> bool:
+    return task in summary and summary[task]["roc_auc"]["value"] is not None
 
 
 def _headlines(summary: Summary) -> list[dict[str, str]]:
@@ -221,6 +262,13 @@ def _example_groups(folder: Path, examples: Sequence[Example]) -> list[tuple[str
     return [(headings[group], members) for group, members in groups.items() if members]
 
 
+def _drawings(folder: Path, section: Section) -> list[Picture]:
+    return [
+        _save(folder, drawing.name, drawing.alt, drawing.figure, drawing.caption)
+        for drawing in section.drawings
+    ]
+
+
 def _training(folder: Path, path: Path) -> Picture | None:
     if not path.exists():
         return None
@@ -230,10 +278,12 @@ def _training(folder: Path, path: Path) -> Picture | None:
     return _save(folder, "training", "Training curves", figures.training_figure(history))
 
 
-def _save(folder: Path, name: str, alt: str, figure: Figure) -> Picture:
+def _save(folder: Path, name: str, alt: str, figure: Figure, caption: str = "") -> Picture:
     path = f"figures/{name}.png"
+    if (folder / path).exists():
+        raise ValueError(f"two figures of the report are called {name}")
     figures.save(figure, folder / path)
-    return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt)
+    return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt, caption)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -255,14 +305,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")

@@ -1,7 +1,12 @@
-"""Metrics as text: how a number with its interval is written, and the table for the terminal."""
+"""Metrics as text: how a number with its interval is written, and the tables made of them."""
 
-from knee_jax.grades import GRADES, TITLES
-from knee_jax.metrics.summary import Estimate, Summary
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from knee_jax.grades import GRADES, NUM_CLASSES, TITLES
+from knee_jax.metrics.summary import AVERAGED_METRICS, OARSI, Estimate, Summary
 
 METRIC_TITLES = {
     "accuracy": "Accuracy",
@@ -18,9 +23,54 @@ METRIC_TITLES = {
 }
 """Metrics in the order in which they are shown."""
 
-TARGET_TITLES = {**TITLES, "kl_ge_2": "KL >= 2"}
+TARGET_TITLES = {
+    **TITLES,
+    "oarsi": "OARSI average",
+    "kl_ge_2": "KL >= 2",
+    "osteophytes_lateral_ge_1": "Osteophytes >= 1, lateral",
+    "osteophytes_medial_ge_1": "Osteophytes >= 1, medial",
+    "jsn_lateral_ge_1": "JSN >= 1, lateral",
+    "jsn_medial_ge_1": "JSN >= 1, medial",
+}
 
-_TERMINAL_METRICS = ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse")
+SHORT_TITLES = {
+    "kl": "KL",
+    "osfl": "FO L",
+    "osfm": "FO M",
+    "ostl": "TO L",
+    "ostm": "TO M",
+    "jsl": "JSN L",
+    "jsm": "JSN M",
+    "oarsi": "OARSI average",
+}
+"""Titles for narrow columns: osteophytes of femur and tibia, lateral and medial."""
+
+ABBREVIATIONS = (
+    "FO, TO: osteophytes of femur and tibia; JSN: joint space narrowing; L lateral, M medial."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, for the terminal, a spreadsheet and the page alike.
+
+    Attributes:
+        title: what the table shows.
+        header: a title for each column; the first column names the rows.
+        rows: cells, as many in each row as the header has; what follows a line break in a cell,
+            such as an interval, is shown below.
+        notes: lines to print under it.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Aligned plain text without a final newline."""
+        lines = [line for row in self.rows for line in _lines(row)]
+        return "\n".join([self.title, *_grid(self.header, lines), *self.notes])
 
 
 def target_title(target: str) -> str:
@@ -54,20 +104,18 @@ def terminal_table(summary: Summary) -> str:
     Returns:
         Lines without a final newline; a row for each grade, then a line for each two-class task.
     """
-    header = ["", "n", *(METRIC_TITLES[metric] for metric in _TERMINAL_METRICS)]
+    header = ["", "n", *(METRIC_TITLES[metric] for metric in AVERAGED_METRICS)]
     rows = [
         [
-            target_title(grade),
-            str(summary[grade]["accuracy"]["n"]),
-            *(format_estimate(summary[grade][metric]) for metric in _TERMINAL_METRICS),
+            target_title(target),
+            str(summary[target]["accuracy"]["n"]),
+            *(format_estimate(summary[target][metric]) for metric in AVERAGED_METRICS),
         ]
-        for grade in GRADES
-        if grade in summary
+        for target in summary
+        if is_graded(target)
     ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [_aligned(header, widths), rule, *(_aligned(row, widths) for row in rows), rule]
-    for task in (target for target in summary if target not in GRADES):
+    lines = _grid(header, rows, right=(1,))
+    for task in (target for target in summary if not is_graded(target)):
         scores = ", ".join(
             f"{METRIC_TITLES.get(metric, metric)} {format_estimate(estimate)}"
             for metric, estimate in summary[task].items()
@@ -77,8 +125,92 @@ def terminal_table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _aligned(cells: list[str], widths: list[int]) -> str:
-    first = cells[0].ljust(widths[0])
-    second = cells[1].rjust(widths[1])
-    rest = (cell.ljust(width) for cell, width in zip(cells[2:], widths[2:], strict=True))
-    return "  ".join([first, second, *rest]).rstrip()
+def is_graded(target: str) -> bool:
+    """Whether a target is a grade or the average of grades, and not a two-class task."""
+    return target in GRADES or target == OARSI
+
+
+def selection_tables(
+    summaries: Mapping[str, Summary],
+    metrics: Sequence[str] = ("quadratic_kappa", "balanced_accuracy"),
+) -> list[Table]:
+    """Models beside each other (Tiulpin & Saarakkala 2020, Table 2 and Supplementary Table 1).
+
+    Args:
+        summaries: {model, or ensemble: metrics of one split}, in the order of the rows.
+        metrics: a table for each.
+
+    Returns:
+        Tables with a row for each model and a column for each grade.
+    """
+    targets = [t for t in SHORT_TITLES if any(t in summary for summary in summaries.values())]
+    tables = []
+    for metric in metrics:
+        rows = [
+            (name, *(_cell(summary.get(target, {}).get(metric)) for target in targets))
+            for name, summary in summaries.items()
+        ]
+        header = ("Model", *(SHORT_TITLES[target] for target in targets))
+        tables.append(Table(METRIC_TITLES[metric], header, tuple(rows), (ABBREVIATIONS,)))
+    return tables
+
+
+def tidy_metrics(summaries: Mapping[str, Summary]) -> pd.DataFrame:
+    """The same as a long table: row, target, metric, value, low, high, n; NaN where undefined."""
+    rows = [
+        {"row": name, "target": target, "metric": metric, **estimate}
+        for name, summary in summaries.items()
+        for target, estimates in summary.items()
+        for metric, estimate in estimates.items()
+    ]
+    return pd.DataFrame(rows, columns=["row", "target", "metric", "value", "low", "high", "n"])
+
+
+def counts_table(cohorts: Mapping[str, pd.DataFrame]) -> Table:
+    """How many knees of each cohort have each grade (Tiulpin & Saarakkala 2020, Table 1).
+
+    Args:
+        cohorts: {name: table with columns of true grades}: an index or a predictions table.
+    """
+    rows = []
+    for name, table in cohorts.items():
+        grades = [grade for grade in GRADES if grade in table]
+        counts = {grade: table[grade].value_counts() for grade in grades}
+        for value in range(5):
+            cells = [
+                f"{counts[grade].get(value, 0):,}"
+                if grade in grades and value < NUM_CLASSES[grade]
+                else "-"
+                for grade in GRADES
+            ]
+            rows.append((name if value == 0 else "", str(value), *cells))
+    header = ("Cohort", "Grade", *(SHORT_TITLES[grade] for grade in GRADES))
+    return Table("Knees by grade", header, tuple(rows), (ABBREVIATIONS,))
+
+
+def _cell(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{format_value(estimate)}\n{format_interval(estimate)}"
+
+
+def _lines(row: Sequence[str]) -> list[list[str]]:
+    """The lines of text that a row takes, where cells have line breaks."""
+    parts = [cell.rstrip("\n").split("\n") for cell in row]
+    height = max(map(len, parts))
+    return [[part[i] if i < len(part) else "" for part in parts] for i in range(height)]
+
+
+def _grid(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
+) -> list[str]:
+    """Header, rule, aligned rows, rule."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+
+    def aligned(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(padded).rstrip()
+
+    return [aligned(header), rule, *map(aligned, rows), rule]

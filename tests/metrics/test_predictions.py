@@ -8,9 +8,11 @@ from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
 from knee_jax.metrics.predictions import (
     check_predictions,
+    first_visit,
     grades_in,
     read_predictions,
     subjects_of,
+    write_predictions,
 )
 
 
@@ -20,6 +22,24 @@ def test_a_table_survives_the_csv(make_table, tmp_path):
     back = read_predictions(tmp_path / "test.csv")
     assert back["subject"].iloc[0] == "00000"  # leading zeros are part of the name
     pd.testing.assert_frame_equal(back, table, check_dtype=False)
+
+
+def test_written_tables_keep_six_digits_and_other_columns(make_table, tmp_path):
+    table = make_table(4).assign(coherence_given=-12.5, cohort="oai", note="said twice")
+    write_predictions(tmp_path / "test.csv", table)
+    back = read_predictions(tmp_path / "test.csv")
+    pd.testing.assert_frame_equal(back, table, check_dtype=False, rtol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["test.csv"]
+
+
+def test_the_first_visit_is_month_zero(make_table):
+    table = make_table(3)
+    first = first_visit(table)
+    assert (first["visit"] == 0).all()
+    assert len(first) == len(table) / 2
+    pd.testing.assert_frame_equal(first, table[table["visit"] == 0].reset_index(drop=True))
+    assert first_visit(first.assign(visit=12)).empty
+    check_predictions(first_visit(table.assign(visit=table["visit"].map({0: "00", 24: "24"}))))
 
 
 def test_the_grades_come_in_their_order(make_table):

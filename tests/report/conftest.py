@@ -33,11 +33,11 @@ def table():
 def make_workdir(tmp_path):
     """Makes a work directory as an evaluation leaves it."""
 
-    def make(name="run", grades=GRADES):
+    def make(name="run", grades=GRADES, splits=("validation", "test")):
         workdir = tmp_path / name
         (workdir / "predictions").mkdir(parents=True)
         metrics = {}
-        for seed, split in enumerate(("validation", "test")):
+        for seed, split in enumerate(splits):
             predictions = random_table(12, seed, grades)
             predictions.to_csv(workdir / "predictions" / f"{split}.csv", index=False)
             metrics[split] = summarise(predictions, num_resamples=20)

@@ -5,9 +5,10 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from knee_jax.grades import GRADES
-from knee_jax.metrics.summary import summarise
+from knee_jax.metrics.summary import TASKS, summarise, task_samples
 from knee_jax.report import figures
 from knee_jax.report.examples import Example
+from knee_jax.report.tables import TARGET_TITLES
 
 
 def test_confusion_matrices_show_percent_and_counts(table):
@@ -24,14 +25,46 @@ def test_confusion_matrices_show_percent_and_counts(table):
     np.testing.assert_allclose(axes.images[0].get_array().sum(1), 100.0)
 
 
-def test_curves_have_the_area_that_their_legend_says(table):
+def test_curves_have_the_areas_that_their_legend_says(table):
+    """Five curves in each panel (Tiulpin & Saarakkala 2020, Figure 3), also with missing grades."""
+    table = table.assign(ostl=np.where(table.index < 20, -1, table["ostl"]))
     summary = summarise(table, num_resamples=20)
-    left, right = figures.curves_figure(table, "kl_ge_2", summary).axes
-    x, y = left.lines[1].get_data()
-    assert np.trapezoid(y, x) == pytest.approx(summary["kl_ge_2"]["roc_auc"]["value"])
-    area = summary["kl_ge_2"]["average_precision"]
-    text = right.get_legend().get_texts()[1].get_text()
-    assert text == f"AP {area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]"
+    left, right = figures.curves_figure(table, list(TASKS), summary).axes
+    curves = left.lines[1:]  # after the diagonal
+    steps = right.lines[::2]  # with the prevalence after each
+    assert len(curves) == len(steps) == len(TASKS) == 5
+    assert len({line.get_color() for line in curves}) == 5
+    for task, roc, step, prevalence in zip(TASKS, curves, steps, right.lines[1::2], strict=True):
+        x, y = roc.get_data()
+        area = summary[task]["roc_auc"]
+        assert np.trapezoid(y, x) == pytest.approx(area["value"])
+        words = f"{TARGET_TITLES[task]}: AUC {area['value']:.3f}"
+        assert roc.get_label() == f"{words} [{area['low']:.3f}, {area['high']:.3f}]"
+        x, y = step.get_data()
+        area = summary[task]["average_precision"]
+        assert (np.diff(x) * y[1:]).sum() == pytest.approx(area["value"])
+        assert f"{TARGET_TITLES[task]}: AP {area['value']:.3f}" in step.get_label()
+        assert prevalence.get_ydata()[0] == task_samples(table, task).positives.mean()
+        assert prevalence.get_color() == step.get_color() == roc.get_color()
+    texts = [text.get_text() for text in left.get_legend().get_texts()]
+    assert texts == [line.get_label() for line in curves]
+
+
+def test_cohorts_stand_side_by_side_in_percent_of_each():
+    rng = np.random.default_rng(0)
+    oai, most = (
+        pd.DataFrame(rng.integers(-1, 4, (n, 3)), columns=["osfl", "ostl", "jsl"]) for n in (90, 40)
+    )
+    figure = figures.cohorts_figure({"OAI": oai, "MOST": most}, ("osfl", "ostl", "jsl"))
+    for axes, grade in zip(figure.axes, ("osfl", "ostl", "jsl"), strict=True):
+        for bars, table in zip(axes.containers, (oai, most), strict=True):
+            read = table[grade][table[grade] >= 0]
+            expected = [100 * (read == value).mean() for value in range(4)]
+            np.testing.assert_allclose([bar.get_height() for bar in bars], expected)
+        lefts = [bar.get_x() for bars in axes.containers for bar in bars]
+        assert len(set(np.round(lefts, 6))) == 8
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["OAI (90 knees)", "MOST (40 knees)"]
 
 
 @pytest.mark.parametrize("grades", [GRADES, ("kl",), ("kl", "jsl", "jsm", "osfl", "ostl")])

@@ -3,10 +3,14 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
 from knee_jax.errors import UserError
 from knee_jax.metrics.bootstrap import describe
+from knee_jax.report import figures
 from knee_jax.report.page import read_history, write_report
+from knee_jax.report.sections import Drawing, Section
+from knee_jax.report.tables import Table
 
 VOID = {"meta", "img", "br"}
 
@@ -52,7 +56,7 @@ def test_the_report_is_whole_and_stands_alone(make_workdir, examples):
     drawn = {p.name for p in (workdir / "report" / "figures").iterdir()}
     assert {f"figures/{name}" for name in drawn} == set(page.sources)
     assert all(link.removeprefix("#") in page.ids for link in page.links)
-    assert {"test_confusion_kl.png", "validation_curves_kl_ge_2.png", "training.png"} <= drawn
+    assert {"test_confusion_kl.png", "validation_curves.png", "training.png"} <= drawn
     assert {"test_confusion_oarsi.png", "test_distribution.png", "example_02.png"} <= drawn
     for words in ("Knees & more", "a & <b>", "not a medical device", "2.5 and 97.5", "model.name"):
         assert words.lower() in page.text.lower()
@@ -60,13 +64,13 @@ def test_the_report_is_whole_and_stands_alone(make_workdir, examples):
 
 
 def test_the_same_inputs_give_the_same_files(make_workdir, examples):
-    first, second = make_workdir("a", ("kl", "jsm")), make_workdir("b", ("kl", "jsm"))
+    first, second = (make_workdir(name, ("kl", "jsm"), ["test"]) for name in "ab")
     for workdir in (first, second, second):
         write_report(workdir, examples, "Knees")
     assert snapshot(first / "report") == snapshot(second / "report")
 
 
-def test_figures_of_an_earlier_report_do_not_stay(make_workdir, examples):
+def test_figures_of_an_earlier_report_do_not_stay(make_workdir, examples, undrawn):
     workdir = make_workdir(grades=("jsl",))
     write_report(workdir, examples, "Knees")
     write_report(workdir, [], "Knees", intervals="By hand.")
@@ -74,13 +78,53 @@ def test_figures_of_an_earlier_report_do_not_stay(make_workdir, examples):
     assert "By hand." in (workdir / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_one_grade_and_nothing_but_an_evaluation(make_workdir):
+def test_one_grade_and_nothing_but_an_evaluation(make_workdir, undrawn):
     workdir = make_workdir(grades=("jsm",))
     for name in ("metrics.jsonl", "config.json", "environment.json"):
         (workdir / name).unlink()
     page = Page(write_report(workdir, [], "Knees").read_text(encoding="utf-8"))
     assert "figures/test_confusion_oarsi.png" in page.sources
     assert "figures/training.png" not in page.sources
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are files without content, since drawing takes most of a report's time."""
+    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+
+
+def test_the_splits_of_a_cross_validation_come_in_their_order(make_workdir, undrawn):
+    splits = ("out_of_fold", "test_first_visit", "mine", "test")
+    workdir = make_workdir(grades=("jsl",), splits=splits)
+    text = write_report(workdir, [], "Knees").read_text(encoding="utf-8")
+    page = Page(text)
+    assert [name for name in page.ids if name.startswith("split-")] == [
+        *("split-test", "split-test_first_visit", "split-out_of_fold", "split-mine")
+    ]
+    for words in ("Results: test, first visit", "Results: out of fold", "without its subject's"):
+        assert words in page.text
+
+
+def test_further_sections_are_shown_with_tables_and_pictures(make_workdir, undrawn):
+    table = Table("Kappa & more", ("Model", "KL"), (("<net>", "0.1\n[0.0, 0.2]"),), ("A note.",))
+    drawings = [
+        Drawing("cohorts_kl", "Grades of both cohorts", Figure((2, 1))),
+        Drawing("label_0", "A knee", Figure((1, 1)), "subject 7 & R"),
+    ]
+    section = Section("Model selection", ("In brackets <b>",), (table,), drawings)
+    workdir = make_workdir(grades=("jsl",))
+    path = write_report(workdir, [], "Knees", extra_sections=[section, Section("Nothing more")])
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "#section-1" in page.links
+    assert {"section-1", "section-2"} <= set(page.ids)
+    for words in ("Kappa & more", "<net>", "[0.0, 0.2]", "A note.", "In brackets <b>", "7 & R"):
+        assert words in page.text
+    for drawing in drawings:
+        assert f"figures/{drawing.name}.png" in page.sources
+        assert (workdir / "report" / "figures" / f"{drawing.name}.png").exists()
+    twice = Section("Again", drawings=[Drawing("test_confusion_oarsi", "x", Figure((1, 1)))])
+    with pytest.raises(ValueError, match="two figures of the report"):
+        write_report(workdir, [], "Knees", extra_sections=[twice])
 
 
 @pytest.mark.parametrize(

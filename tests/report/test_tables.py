@@ -2,13 +2,14 @@ import re
 
 from knee_jax.grades import GRADES, TITLES
 from knee_jax.metrics import agreement
-from knee_jax.metrics.summary import TASKS, summarise
+from knee_jax.metrics.summary import OARSI, TASKS, summarise
 from knee_jax.report import tables
 
 
 def test_every_metric_and_target_has_a_title():
     assert set(agreement.METRICS) <= set(tables.METRIC_TITLES)
-    assert {*GRADES, *TASKS} == set(tables.TARGET_TITLES)
+    assert {*GRADES, OARSI, *TASKS} == set(tables.TARGET_TITLES)
+    assert {*GRADES, OARSI} == set(tables.SHORT_TITLES)
 
 
 def test_estimates_as_text():
@@ -24,15 +25,19 @@ def test_the_terminal_table_has_a_row_for_each_grade(table):
     assert re.split(" {2,}", lines[0].strip()) == [
         *("n", "Accuracy", "Balanced accuracy", "Quadratic kappa", "RMSE")
     ]
-    assert [line[: len(TITLES[g])] for line, g in zip(lines[2:9], GRADES)] == list(TITLES.values())
+    assert [line[: len(TITLES[g])] for line, g in zip(lines[2:], GRADES)] == list(TITLES.values())
     for line, grade in zip(lines[2:9], GRADES):
         for metric in ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse"):
             assert tables.format_estimate(summary[grade][metric]) in line
     # Columns are aligned: every interval closes where the one above does.
     closings = [[i for i, c in enumerate(line) if c == "]"] for line in lines[2:9]]
     assert all(row == closings[0] for row in closings)
-    assert lines[10].startswith("KL >= 2: ROC AUC 0.")
-    assert lines[10].endswith("(n = 60)")
+    assert lines[9].startswith("OARSI average")
+    assert tables.format_estimate(summary["oarsi"]["rmse"]) in lines[9]
+    assert lines[11].startswith("KL >= 2: ROC AUC 0.")
+    assert lines[11].endswith("(n = 60)")
+    assert lines[12].startswith("Osteophytes >= 1, lateral: ROC AUC")
+    assert lines[12].endswith("(n = 120)")
     assert "\n".join(lines).isascii()
 
 
@@ -41,3 +46,53 @@ def test_the_terminal_table_of_one_grade(table):
     lines = tables.terminal_table(summary).splitlines()
     assert len(lines) == 5
     assert "KL grade" in lines[2]
+
+
+def test_models_stand_beside_each_other(table):
+    rest = table.drop(columns=[c for c in table if c.startswith("kl")])
+    summaries = {"SE-ResNet-50": summarise(table, 20), "without KL": summarise(rest, 20)}
+    kappa, balanced = tables.selection_tables(summaries)
+    assert (kappa.title, balanced.title) == ("Quadratic kappa", "Balanced accuracy")
+    assert kappa.header == ("Model", *tables.SHORT_TITLES.values())
+    for row, (name, summary) in zip(balanced.rows, summaries.items(), strict=True):
+        assert row[0] == name
+        for target, cell in zip(tables.SHORT_TITLES, row[1:], strict=True):
+            if target in summary:
+                estimate = summary[target]["balanced_accuracy"]
+                assert " ".join(cell.split("\n")) == tables.format_estimate(estimate)
+            else:
+                assert (name, target, cell) == ("without KL", "kl", "-")
+    long = tables.tidy_metrics(summaries)
+    assert len(long) == sum(len(e) for s in summaries.values() for e in s.values())
+    one = long.query("row == 'without KL' and target == 'jsm' and metric == 'rmse'").iloc[0]
+    assert one.drop(["row", "target", "metric"]).to_dict() == summaries["without KL"]["jsm"]["rmse"]
+
+
+def test_a_table_as_text():
+    table = tables.Table(
+        "Kappa", ("Model", "KL"), (("a", "0.1\n[0.0, 0.2]"), ("long name", "-")), ("A note.",)
+    )
+    assert table.text().splitlines() == [
+        "Kappa",
+        "Model      KL",
+        "---------------------",
+        "a          0.1",
+        "           [0.0, 0.2]",
+        "long name  -",
+        "---------------------",
+        "A note.",
+    ]
+
+
+def test_knees_are_counted_by_cohort_and_grade(table):
+    counts = tables.counts_table({"OAI": table.assign(jsm=-1), "MOST": table[["kl", "osfl"]]})
+    assert [row[:2] for row in counts.rows] == [
+        *(("OAI", "0"), ("", "1"), ("", "2"), ("", "3"), ("", "4")),
+        *(("MOST", "0"), ("", "1"), ("", "2"), ("", "3"), ("", "4")),
+    ]
+    for value in range(5):
+        kl, osfl, *_, jsm = counts.rows[value][2:]
+        assert kl == str((table["kl"] == value).sum())
+        assert osfl == (str((table["osfl"] == value).sum()) if value < 4 else "-")
+        assert jsm == ("0" if value < 4 else "-")
+        assert counts.rows[5 + value][2:] == (kl, osfl, *["-"] * 5)

@@ -1,0 +1,135 @@
+"""Predictions of several models or folds as one: predictions tables in, a predictions table out."""
+
+import logging
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from knee_jax.errors import UserError
+from knee_jax.metrics.predictions import (
+    IDENTITY,
+    check_predictions,
+    grades_in,
+    probability_columns,
+)
+
+Array = np.ndarray
+
+AVERAGES = {
+    "probabilities": "the mean of the members' probabilities",
+    "logits": "the softmax of the mean of the members' logits, as published",
+}
+"""How the members may be averaged.
+
+The code behind Tiulpin & Saarakkala 2020 averages logits. From probabilities their mean is known up
+to a constant, which softmax takes away: it is that of the logarithms (a geometric mean).
+"""
+
+_KEY = ["cohort", *IDENTITY]
+_ORIGIN = ("model", "fold")
+_TINY = np.finfo(np.float32).tiny
+
+_log = logging.getLogger(__name__)
+
+
+def average(tables: Sequence[pd.DataFrame], by: str = "probabilities") -> pd.DataFrame:
+    """Averages the predictions of several models or folds for the same knees.
+
+    Rows are matched by cohort, subject, side and visit, and come in the order of the first table.
+    The predicted grade is the most probable class of the average.
+
+    Args:
+        tables: predictions tables of the same knees and grades, in any order of rows.
+        by: a key of `AVERAGES`.
+
+    Returns:
+        A predictions table; its columns `model` and `fold` name what was averaged, joined by `+`.
+        Other columns stay where the tables agree about them; others are left out and logged.
+
+    Raises:
+        UserError: There is no table, `by` is unknown, a table fails `check_predictions`, or the
+            tables differ in knees, grades or true grades.
+    """
+    if by not in AVERAGES:
+        raise UserError(f"ensemble average {by!r} is unknown: choose {' or '.join(AVERAGES)}")
+    if not tables:
+        raise UserError("an ensemble needs at least one predictions table")
+    members = [_aligned(tables[0], table, number) for number, table in enumerate(tables, start=1)]
+    averaged = members[0].copy()
+    for grade in grades_in(averaged):
+        columns = probability_columns(grade)
+        stack = np.stack([member[columns].to_numpy(np.float64) for member in members])
+        probabilities = _mean(stack, by)
+        averaged[columns] = probabilities
+        averaged[f"{grade}_pred"] = probabilities.argmax(1)
+    for column in _extra_columns(averaged):
+        values = [member[column] for member in members if column in member]
+        agree = all(value.equals(values[0]) for value in values)
+        if column in _ORIGIN:
+            averaged[column] = values[0] if agree else _joined(values)
+        elif not agree or len(values) < len(members):
+            _log.warning("column %s differs between the members and is left out", column)
+            averaged = averaged.drop(columns=column)
+    return averaged
+
+
+def _mean(stack: Array, by: str) -> Array:
+    """Probabilities of the members [k, n, classes] -> those of the ensemble [n, classes]."""
+    if by == "probabilities":
+        return stack.mean(0)
+    # A probability that underflowed to zero must not outvote all other members.
+    logarithms = np.log(np.maximum(stack, _TINY)).mean(0)
+    powers = np.exp(logarithms - logarithms.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def _aligned(first: pd.DataFrame, table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The table's rows in the order of the first table's, with a plain index."""
+    name = f"table {number} of the ensemble"
+    check_predictions(table, name)
+    if grades_in(table) != grades_in(first):
+        raise UserError(
+            f"{name} has the grades {', '.join(grades_in(table))}, table 1 "
+            f"{', '.join(grades_in(first))}: only like tables can be averaged"
+        )
+    wanted, present = _knees(first), _knees(table)
+    alone = present.symmetric_difference(wanted)
+    if len(alone):
+        raise UserError(
+            f"{name} does not hold the same knees as table 1: {len(alone)} are in one of them "
+            f"only, such as {_words(alone[0])}"
+        )
+    table = table.iloc[present.get_indexer(wanted)].reset_index(drop=True)
+    for grade in grades_in(first):
+        truth = first[grade].to_numpy(np.int64)
+        wrong = np.flatnonzero(table[grade].to_numpy(np.int64) != truth)
+        if wrong.size:
+            raise UserError(
+                f"{name} has another true {grade} than table 1 for {wrong.size} knees, such as "
+                f"{_words(wanted[wrong[0]])}: the tables are of different readings"
+            )
+    return table
+
+
+def _words(knee: Sequence[Hashable]) -> str:
+    cohort, subject, side, visit = knee
+    return f"{cohort} subject {subject}, side {side}, visit {visit}".lstrip()
+
+
+def _knees(table: pd.DataFrame) -> pd.MultiIndex:
+    cohort = table["cohort"] if "cohort" in table else pd.Series("", table.index)
+    return pd.MultiIndex.from_frame(table[list(IDENTITY)].assign(cohort=cohort)[_KEY].astype(str))
+
+
+def _extra_columns(table: pd.DataFrame) -> list[str]:
+    known = set(IDENTITY)
+    for grade in grades_in(table):
+        known |= {grade, f"{grade}_pred", *probability_columns(grade)}
+    return [column for column in table.columns if column not in known]
+
+
+def _joined(values: Sequence[pd.Series]) -> pd.Series:
+    """What the members say of each row, each answer once, joined by `+`."""
+    rows = zip(*(value.astype(str) for value in values), strict=True)
+    return pd.Series(["+".join(dict.fromkeys(row)) for row in rows], values[0].index)

@@ -1,0 +1,74 @@
+"""The papers' tables as data: what they print, and which config variant makes each row again.
+
+A table is a file `SYSTEM/TABLE.csv`; to add one is to add its file. Lines `# title:`, `# source:`
+and `# note:` come first, then a row for each printed number:
+
+    row        the row's name
+    config     file and variant, as in `kpn.py:no_kpn`; empty: of another system, printed only
+    mode       `train` or `cv`, of `knee_jax.main`
+    model      the folder of the run that holds the row's results; empty: the run's own
+    split      of `metrics.json`
+    target     a grade or task
+    metric     by its name in `metrics.json`
+    value      as printed; percentages of accuracy as fractions
+    low, high  the printed interval, where there is one
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from knee_jax.errors import UserError
+
+COLUMNS = (
+    *("row", "config", "mode", "model", "split", "target", "metric"),
+    *("value", "low", "high"),
+)
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper.
+
+    Attributes:
+        name: system and table, as in `kpn/3`.
+        title: what it shows.
+        source: paper and table.
+        notes: where the paper disagrees with itself, or with its code; what is ours beside it.
+        cells: a row for each printed number, all columns text: `COLUMNS`.
+    """
+
+    name: str
+    title: str
+    source: str
+    notes: tuple[str, ...]
+    cells: pd.DataFrame
+
+
+def names() -> list[str]:
+    """The tables that there are."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in _FOLDER.glob("*/*.csv"))
+
+
+def read(name: str) -> PaperTable:
+    """Reads a table.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in names():
+        raise UserError(f"no paper's table is called '{name}': choose {', '.join(names())}")
+    path = _FOLDER / f"{name}.csv"
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "# "]
+    facts = [line[2:].partition(": ")[::2] for line in head]
+    cells = pd.read_csv(path, skiprows=len(head), dtype=str, keep_default_na=False)
+    return PaperTable(
+        name=name,
+        title=dict(facts)["title"],
+        source=dict(facts)["source"],
+        notes=tuple(text for key, text in facts if key == "note"),
+        cells=cells,
+    )

@@ -1,0 +1,140 @@
+"""A paper's printed numbers beside ours."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from knee_jax import papers
+from knee_jax.files import write_text
+from knee_jax.metrics.summary import Estimate, Summary
+from knee_jax.papers import PaperTable
+from knee_jax.report.sections import Section
+from knee_jax.report.tables import (
+    ABBREVIATIONS,
+    METRIC_TITLES,
+    SHORT_TITLES,
+    Table,
+    format_interval,
+    format_value,
+    target_title,
+)
+from knee_jax.report.templates import template
+
+Results = Mapping[tuple[str, str], Mapping[str, Summary] | None]
+"""{(config, model) of a paper's table: {split: summary}, or None where the run has failed}."""
+
+_STATES = {"failed": "failed", "absent": "absent", "not run": "-", "printed only": "-"}
+
+
+def compare(paper: PaperTable, results: Results) -> pd.DataFrame:
+    """Each printed number with ours.
+
+    Args:
+        paper: the table.
+        results: of the runs; rows without a result are kept.
+
+    Returns:
+        The columns of `papers.COLUMNS` (`value, low, high` as `paper, paper_low, paper_high`), then
+        `ours, low, high` (float, NaN where there is none), `n` and `state`: `run`; `failed`;
+        `absent`, where a run has not this number; `not run`; or `printed only`.
+    """
+    rows = []
+    for cell in paper.cells.to_dict("records"):
+        printed = {"value": "paper", "low": "paper_low", "high": "paper_high"}
+        row = {printed.get(str(name), name): value for name, value in cell.items()}
+        key = (cell["config"], cell["model"])
+        estimate = None
+        if not cell["config"]:
+            state = "printed only"
+        elif key not in results:
+            state = "not run"
+        elif (splits := results[key]) is None:
+            state = "failed"
+        else:
+            scored = splits.get(cell["split"], {}).get(cell["target"], {})
+            estimate = scored.get(cell["metric"])
+            state = "absent" if estimate is None or estimate["value"] is None else "run"
+        row |= {"ours": None, "low": None, "high": None, "n": None, "state": state}
+        if estimate is not None:
+            row |= {"ours": estimate["value"], **{k: estimate[k] for k in ("low", "high", "n")}}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    return frame.astype({"ours": float, "low": float, "high": float, "n": "Int64"})
+
+
+def comparison_tables(frame: pd.DataFrame) -> list[Table]:
+    """`compare`'s table for people: one for each metric, rows and columns as the paper has them.
+
+    A cell reads `paper | ours`, with our 95 % interval below, and the paper's where it prints one.
+    """
+    tables = []
+    for metric, cells in frame.groupby("metric", sort=False):
+        targets = list(dict.fromkeys(cells["target"]))
+        rows = []
+        for name, of_row in cells.groupby("row", sort=False):
+            by_target = {cell["target"]: cell for cell in of_row.to_dict("records")}
+            texts = (_cell(by_target[t]) if t in by_target else "" for t in targets)
+            rows.append((str(name), *texts))
+        header = ("", *(SHORT_TITLES.get(target, target_title(target)) for target in targets))
+        title = f"{METRIC_TITLES[str(metric)]}: paper | ours"
+        tables.append(Table(title, header, tuple(rows)))
+    return tables
+
+
+def comparison_section(names: Iterable[str], results: Results) -> Section:
+    """The part of a run's report that has the paper's tables beside the run's numbers.
+
+    Args:
+        names: of tables, as in `oarsi/2`.
+        results: what the run has.
+    """
+    notes, tables = [ABBREVIATIONS], []
+    for name in names:
+        paper = papers.read(name)
+        notes += [f"{paper.source}: {note}" for note in paper.notes]
+        for table in comparison_tables(compare(paper, results)):
+            tables.append(
+                Table(f"{paper.source}. {table.title} [95 % interval]", table.header, table.rows)
+            )
+    return Section("Beside the paper", notes, tables)
+
+
+def write_comparison(
+    path: Path, paper: PaperTable, frame: pd.DataFrame, remarks: Sequence[str]
+) -> str:
+    """Writes the table as `.txt`, `.csv` (one number a row) and `.html`.
+
+    Args:
+        path: of the files, without suffix.
+        paper: the table.
+        frame: of `compare`.
+        remarks: what the numbers are of.
+
+    Returns:
+        The text.
+    """
+    tables = comparison_tables(frame)
+    title = f"{paper.source}: {paper.title}"
+    notes = [*remarks, ABBREVIATIONS, *(f"Paper: {note}" for note in paper.notes)]
+    text = "\n\n".join([title, *(table.text() for table in tables), "\n".join(notes)])
+    page = template("tables.html").render(title=title, tables=tables, notes=notes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.with_suffix(".txt"), text + "\n")
+    write_text(path.with_suffix(".csv"), frame.to_csv(index=False, float_format="%.6g"))
+    write_text(path.with_suffix(".html"), page)
+    return text
+
+
+def _cell(cell: Mapping[Any, Any]) -> str:
+    state = cell["state"]
+    if state == "run":
+        value, low, high = (None if pd.isna(cell[k]) else cell[k] for k in ("ours", "low", "high"))
+        estimate = Estimate(value=value, low=low, high=high, n=cell["n"])
+        lines = [f"{cell['paper']} | {format_value(estimate)}", format_interval(estimate)]
+    else:
+        lines = [f"{cell['paper']} | {_STATES[state]}"]
+    if cell["paper_low"]:
+        lines.append(f"paper [{cell['paper_low']}, {cell['paper_high']}]")
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,365 @@
+"""The command that makes a paper's table again: `paper | ours [interval]`, row by row.
+
+    python -m knee_jax.reproduce --table=kpn/3 --budget=demo
+
+Every row is a run of `knee_jax.main` in a process and a folder of its own,
+`OUT/BUDGET/SYSTEM/VARIANT`; what has its `metrics.json` is not run again, what was interrupted goes
+on, and rows of several tables that are the same run share it. The table is left beside them as
+text, CSV and page.
+"""
+
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from knee_jax import cli, papers
+from knee_jax.errors import UserError
+from knee_jax.files import write_text
+from knee_jax.metrics import bootstrap
+from knee_jax.papers import PaperTable
+from knee_jax.report.comparison import compare, write_comparison
+
+BUDGETS = {
+    "demo": "the variant demo of every config: a small network, trained shortly, for a CPU",
+    "paper": "every config as published",
+}
+
+_RECORD = "reproduce.json"
+_LOG = "log.txt"
+_PROMPT = "$ "
+_HEARTBEAT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of `knee_jax.main`.
+
+    Attributes:
+        config: as the paper's table names it: `kpn.py:no_kpn`.
+        rows: the rows that it makes.
+        folder: its `--workdir`.
+        settings: what decides its results: file and variants, then flags.
+    """
+
+    config: str
+    rows: tuple[str, ...]
+    folder: Path
+    settings: tuple[str, ...]
+
+    def command(self, data_dir: Path) -> list[str]:
+        """The command line."""
+        config, *others = self.settings
+        return [
+            *(sys.executable, "-m", "knee_jax.main"),
+            f"--config={_configs_folder() / config}",
+            *others,
+            f"--workdir={self.folder}",
+            f"--data_dir={data_dir}",
+        ]
+
+    def is_done(self) -> bool:
+        """Whether its metrics are there.
+
+        Raises:
+            UserError: the folder holds a run of other settings.
+        """
+        if not (self.folder / "metrics.json").exists():
+            return False
+        record = self.folder / _RECORD
+        there = _read_json(record)["settings"] if record.exists() else list(self.settings)
+        if there != list(self.settings):
+            raise UserError(
+                f"{self.folder} holds a run of {' '.join(there)}, not of "
+                f"{' '.join(self.settings)}: choose another --out"
+            )
+        return True
+
+
+def plan(
+    paper: PaperTable,
+    budget: str,
+    out: Path,
+    seed: int | None = None,
+    changes: Sequence[str] = (),
+) -> list[Run]:
+    """The runs that make a table, in the order of its rows.
+
+    Args:
+        paper: the table.
+        budget: a key of `BUDGETS`.
+        out: folder of all runs.
+        seed: for `config.seed`; the config's own if None.
+        changes: overrides for every run, as in `config.data.dataset=oai_xray`.
+
+    Raises:
+        UserError: the budget is unknown, or a change is not of a config's field.
+    """
+    if budget not in BUDGETS:
+        raise UserError(f"--budget={budget}: choose {' or '.join(BUDGETS)}")
+    overrides = [_override(change) for change in changes]
+    if seed is not None:
+        overrides.append(f"--config.seed={seed}")
+    system = paper.name.partition("/")[0]
+    runs = []
+    for config, cells in paper.cells.query("config != ''").groupby("config", sort=False):
+        file, _, variant = str(config).partition(":")
+        variants = [variant] if variant else []
+        if budget == "demo":
+            variants.append("demo")
+        runs.append(
+            Run(
+                config=str(config),
+                rows=tuple(dict.fromkeys(cells["row"])),
+                folder=out
+                / budget
+                / system
+                / ((variant or "default") + ("" if seed is None else f"_seed_{seed}")),
+                settings=(
+                    ":".join([file, ",".join(variants)]).removesuffix(":"),
+                    f"--mode={cells['mode'].iloc[0]}",
+                    *overrides,
+                ),
+            )
+        )
+    return runs
+
+
+def reproduce(
+    table: str,
+    budget: str,
+    out: Path,
+    data_dir: Path,
+    rows: Sequence[str] = (),
+    seed: int | None = None,
+    changes: Sequence[str] = (),
+    dry_run: bool = False,
+) -> int:
+    """Makes a table of a paper again, and prints it.
+
+    Args:
+        table: its name, as in `kpn/3`.
+        budget: a key of `BUDGETS`.
+        out: folder of all runs; the table becomes `OUT/BUDGET/SYSTEM/table_NAME.{txt,csv,html}`.
+        data_dir: folder of prepared sets.
+        rows: only these are run; others are shown where they have been run before. All if empty.
+        seed: see `plan`.
+        changes: see `plan`.
+        dry_run: only say what would be run.
+
+    Returns:
+        1 if a run has failed, else 0.
+
+    Raises:
+        UserError: there is no such table or row, or a folder holds a run of other settings.
+    """
+    paper = papers.read(table)
+    runs = plan(paper, budget, out, seed, changes)
+    known = [row for run in runs for row in run.rows]
+    if unknown := [row for row in rows if row not in known]:
+        raise UserError(
+            f"--rows: {table} has no row {', '.join(map(repr, unknown))} that can be run: choose "
+            f"from {'; '.join(known)}"
+        )
+    done = {run.config for run in runs if run.is_done()}
+    wanted = [run for run in runs if not rows or set(rows) & set(run.rows)]
+    if dry_run:
+        for run in wanted:
+            state = "done" if run.config in done else "to run"
+            print(f"{state}: {', '.join(run.rows)}\n    {shlex.join(run.command(data_dir))}")
+        return 0
+    failures = _run_all(wanted, done, data_dir)
+    results: dict[tuple[str, str], Mapping[str, Any] | None] = {}
+    for run in runs:
+        for model in set(paper.cells.loc[paper.cells["config"] == run.config, "model"]):
+            file = run.folder / model / "metrics.json"
+            if run.config in failures:
+                results[run.config, model] = None
+            elif run.is_done():
+                results[run.config, model] = _read_json(file) if file.exists() else {}
+    remarks = _provenance([run for run in runs if (run.folder / "metrics.json").exists()], budget)
+    remarks += [f"Changed in every run: {', '.join(changes)}."] if changes else []
+    remarks += [f"Failed: {failure}" for failure in failures.values()]
+    system, _, name = table.partition("/")
+    path = out / budget / system / f"table_{name}"
+    print("\n" + write_comparison(path, paper, compare(paper, results), remarks))
+    print(f"\nsaved: {path}.txt, .csv, .html")
+    return 1 if failures else 0
+
+
+def _run_all(runs: Sequence[Run], done: set[str], data_dir: Path) -> dict[str, str]:
+    """Runs what is not done; returns what failed, {config: why}."""
+    failures = {}
+    durations: list[float] = []
+    left = sum(run.config not in done for run in runs)
+    for number, run in enumerate(runs, start=1):
+        heading = f"[{number}/{len(runs)}] {', '.join(run.rows)}"
+        if run.config in done:
+            print(f"{heading}: done before, in {run.folder}", flush=True)
+            continue
+        log = run.folder / _LOG
+        print(f"{heading}: {run.settings[0]}, log: {log}", flush=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(run.folder / _RECORD, json.dumps({"settings": run.settings}, indent=2) + "\n")
+        start = time.monotonic()
+        status = _execute(run.command(data_dir), log)
+        durations.append(time.monotonic() - start)
+        left -= 1
+        if status == 0 and not run.is_done():
+            status, reason = 1, "it left no metrics.json"
+        else:
+            reason = _last_line(log)
+        if status:
+            failures[run.config] = f"{', '.join(run.rows)} (status {status}): {reason}; log: {log}"
+        word = "failed" if status else "finished"
+        remaining = _clock(left * sum(durations) / len(durations))
+        ahead = f"; {left} more, about {remaining}" if left else ""
+        print(f"    {word} after {_clock(durations[-1])}{ahead}", flush=True)
+    return failures
+
+
+def _execute(command: Sequence[str], log: Path) -> int:
+    """Runs a command to its end, all that it prints added to a log; shows that it lives."""
+    start = time.monotonic()
+    on_terminal = sys.stdout.isatty()
+    with log.open("ab") as stream:
+        stream.write(f"{_PROMPT}{shlex.join(command)}\n".encode())
+        stream.flush()
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            while True:
+                try:
+                    return process.wait(timeout=1.0 if on_terminal else _HEARTBEAT_S)
+                except subprocess.TimeoutExpired:
+                    line = f"    {_clock(time.monotonic() - start)}  {_last_line(log)}"
+                    if on_terminal:
+                        # Back to the line's start, and what stood there erased.
+                        print(f"\r\x1b[K{line[:100]}", end="\r", flush=True)
+                    else:
+                        print(line, flush=True)
+        finally:
+            if on_terminal:
+                print("\r\x1b[K", end="", flush=True)
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def _provenance(runs: Sequence[Run], budget: str) -> list[str]:
+    """What our numbers are of, in sentences."""
+    described = [config for run in runs if (config := _config_of(run.folder))]
+    if not described:
+        return ["Ours: no run has been finished yet."]
+    sets = {
+        config["data"][name]
+        for config in described
+        for name in ("dataset", "test_dataset")
+        if config["data"].get(name)
+    }
+    remarks = [f"Ours: budget {budget} ({BUDGETS[budget]}), on {', '.join(sorted(sets))}."]
+    of = " of demo networks" if budget == "demo" else ""
+    on = (
+        " on knees that a program has drawn"
+        if any(name.startswith("phantom") for name in sets)
+        else ""
+    )
+    if of or on:
+        remarks.append(
+            f"Numbers{of}{on} are NOT comparable with the paper's; they show that every row runs, "
+            "and may be compared with each other."
+        )
+    settings = {
+        (config["evaluation"]["num_resamples"], config["evaluation"].get("scheme", "subject"))
+        for config in described
+    }
+    return remarks + [bootstrap.describe(num, scheme=scheme) for num, scheme in sorted(settings)]
+
+
+def _configs_folder() -> Path:
+    # The same wherever the command is run from, and with or without a clone.
+    return Path(importlib.import_module("knee_jax.configs").__path__[0])
+
+
+def _config_of(folder: Path) -> dict[str, Any] | None:
+    """The config that a run was run with; of a cross-validation, that of its first fold."""
+    files = [folder / "config.json", *sorted(folder.glob("*/fold_*/config.json"))]
+    return next((_read_json(file) for file in files if file.exists()), None)
+
+
+def _override(change: str) -> str:
+    field, equals, _ = change.lstrip("-").partition("=")
+    if not field.startswith("config.") or not equals:
+        raise UserError(f"--change={change}: write it as --change=config.FIELD=VALUE")
+    return f"--{change.lstrip('-')}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); delete it and run again") from None
+
+
+def _last_line(log: Path) -> str:
+    """The last line that the last command in a log has printed, or its error if it tells one."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 4096))
+        text = stream.read().decode(errors="replace")
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    starts = [i for i, line in enumerate(lines, start=1) if line.startswith(_PROMPT)]
+    lines = lines[starts[-1] :] if starts else lines
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["(nothing printed)"])[-1]
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def main(_: list[str]) -> int:
+    """Makes the table that the flags name, or lists the tables."""
+    options = flags.FLAGS
+    if options.table == "list":
+        for name in papers.names():
+            paper = papers.read(name)
+            print(f"{name:<20}{paper.title} ({paper.source})")
+        return 0
+    return reproduce(
+        table=options.table,
+        budget=options.budget,
+        out=Path(options.out),
+        data_dir=Path(options.data_dir),
+        rows=options.rows,
+        seed=options.seed,
+        changes=options.change,
+        dry_run=options.dry_run,
+    )
+
+
+def run() -> None:
+    """The command."""
+    flags.DEFINE_string("table", None, "Table, as in `kpn/3`; `list` shows all.", required=True)
+    flags.DEFINE_enum("budget", "demo", list(BUDGETS), "Small runs for a CPU, or as published.")
+    flags.DEFINE_string("out", "runs/reproduce", "Folder of the runs and the tables.")
+    flags.DEFINE_string("data_dir", "data", "Folder of prepared sets; missing ones are made there.")
+    flags.DEFINE_multi_string("rows", [], "Run this row only; may be repeated.")
+    flags.DEFINE_integer("seed", None, "For config.seed; default: the config's own.")
+    flags.DEFINE_multi_string(
+        "change", [], "config.FIELD=VALUE, for every run; may be repeated: a real data set, say."
+    )
+    flags.DEFINE_bool("dry_run", False, "Only say what would be run.")
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

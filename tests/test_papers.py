@@ -1,0 +1,110 @@
+"""The papers' tables: typed without slips, as far as the papers agree with themselves."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from knee_jax import papers
+from knee_jax.errors import UserError
+from knee_jax.grades import GRADES
+from knee_jax.metrics.agreement import METRICS
+from knee_jax.metrics.summary import OARSI, TASKS
+
+KPN = ("kpn/2", "kpn/3", "kpn/4", "kpn/s1", "kpn/s2")
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_a_table_is_well_formed(name):
+    paper = papers.read(name)
+    cells = paper.cells
+    assert tuple(cells.columns) == papers.COLUMNS
+    assert paper.title
+    assert re.match(r"(Tiulpin & Saarakkala 2020|Zheng et al\. 2021), ", paper.source)
+    assert all(note and note == note.strip() for note in paper.notes)
+    assert not cells.duplicated(["row", "split", "target", "metric"]).any()
+    assert set(cells["target"]) <= {*GRADES, OARSI, *TASKS}
+    assert set(cells["metric"]) <= {*METRICS, "roc_auc", "average_precision"}
+    assert set(cells["split"]) <= {"test", "test_first_visit", "out_of_fold"}
+    made = cells["config"] != ""
+    assert set(cells.loc[made, "mode"]) == {"train" if name.startswith("kpn/") else "cv"}
+    assert (cells.loc[~made, ["mode", "model"]] == "").all().all()
+    # A row is one run.
+    assert (cells.groupby("row")[["config", "model", "mode"]].nunique() == 1).all().all()
+    values = cells["value"].astype(float)
+    assert values.between(0, 1).all()
+    with_interval = cells["low"] != ""
+    low, high = (cells.loc[with_interval, column].astype(float) for column in ("low", "high"))
+    assert (low <= values[with_interval]).all()
+    assert (values[with_interval] <= high).all()
+
+
+def test_all_printed_numbers_are_there():
+    counts = {name: len(papers.read(name).cells) for name in papers.names()}
+    assert counts == {
+        "kpn/2": 3 * 4 * 8,
+        "kpn/3": 4 * 4,
+        "kpn/4": 6 * 4,
+        "kpn/s1": 2 * 6 * 8,
+        "kpn/s2": 2 * (4 * 8 + 1),
+        "oarsi/2": 10 * 7 - 2,
+        "oarsi/s1": 10 * 7 - 2,
+        "oarsi/3": 7 * (4 + 3),
+        "oarsi/first_visit": 7 * 2,
+        "oarsi/roc": 2,
+    }
+
+
+@pytest.mark.parametrize("name", KPN)
+def test_printed_averages_are_those_of_the_printed_grades(name):
+    """Except where the paper is at odds with itself, which the notes then say."""
+    cells = papers.read(name).cells
+    wide = cells.astype({"value": float}).pivot(
+        index=["metric", "row"], columns="target", values="value"
+    )
+    if not set(GRADES) <= set(wide.columns):
+        return
+    mean = wide[list(GRADES[1:])].mean(axis=1)
+    off = wide[(mean - wide[OARSI]).abs() > 0.0011].index.tolist()
+    assert off == (
+        [("quadratic_kappa", "ResNet-18"), ("quadratic_kappa", "ResNet-34")]
+        if name == "kpn/2"
+        else []
+    )
+
+
+def test_rows_that_several_tables_print_agree():
+    """Except for the OARSI average of ResNet-50, 0.752 or 0.753, as the notes say."""
+    cells = pd.concat([papers.read(name).cells.assign(table=name) for name in KPN])
+    cells = cells[cells["config"] != ""]
+    printed = cells.groupby(["config", "target", "metric"])["value"].agg(
+        lambda v: set(map(float, v))
+    )
+    assert {key: values for key, values in printed.items() if len(values) > 1} == {
+        ("kpn.py:resnet50", "oarsi", "accuracy"): {0.752, 0.753}
+    }
+    noted = [name for name in KPN if any("0.752" in note for note in papers.read(name).notes)]
+    assert noted == list(KPN)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "target", "metric", "printed"),
+    [
+        ("oarsi/2", "SE-ResNeXt-50, without KL", "ostl", "quadratic_kappa", ("0.83", "", "")),
+        ("oarsi/s1", "Ensemble", "jsl", "balanced_accuracy", ("0.7673", "", "")),
+        ("oarsi/s1", "SE-ResNet-50, from scratch", "osfl", "balanced_accuracy", ("0.4858", "", "")),
+        ("oarsi/3", "Ensemble", "jsm", "balanced_accuracy", ("0.8066", "0.7982", "0.8154")),
+        ("oarsi/3", "Antony 2018", "osfm", "balanced_accuracy", ("0.458", "", "")),
+        ("oarsi/first_visit", "Ensemble", "osfm", "quadratic_kappa", ("0.86", "0.84", "0.87")),
+        ("kpn/3", "CL", "kl", "rmse", ("0.664", "", "")),
+        ("kpn/s1", "tau = 0.75", "osfl", "rmse", ("0.736", "", "")),
+    ],
+)
+def test_numbers_as_printed(name, row, target, metric, printed):
+    cells = papers.read(name).cells.set_index(["row", "target", "metric"])
+    assert tuple(cells.loc[(row, target, metric), ["value", "low", "high"]]) == printed
+
+
+def test_an_unknown_table_names_those_there_are():
+    with pytest.raises(UserError, match=r"'kpn/1': choose kpn/2, .*oarsi/s1$"):
+        papers.read("kpn/1")
