@@ -50,8 +50,9 @@ class Affine:
     noise: float = 0.0
 
     def __post_init__(self):
-        for field in ("translation", "rotation", "brightness", "noise"):
+        for field in ("translation", "rotation", "noise"):
             _check_number(field, getattr(self, field), 0)
+        _check_number("brightness", self.brightness, 0, 1)
         for field in ("scale", "gamma"):
             _check_positive_range(field, getattr(self, field))
 
