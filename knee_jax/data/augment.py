@@ -86,9 +86,8 @@ class Affine:
         """One knee without random changes."""
         matrix = geometry.affine(jnp.zeros(2), jnp.float32(0), 1.0, image.shape[0], size)
         pixels = _resample_roi(image, matrix, size)
-        return jnp.repeat(pixels[..., None], channels, axis=-1), geometry.map_points(
-            matrix, keypoints
-        )
+        pixels = jnp.repeat(pixels[..., None], channels, axis=-1)
+        return pixels, geometry.map_points(matrix, keypoints)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +104,12 @@ class RandomCrop:
     canvas' centre, where SOLT is up to a pixel off it.
 
     Attributes:
-        canvas: side of the canvas, pixels.
-        crop: side of the crop in a canvas of that side, pixels. Where the network's input has
-            another size, both are scaled, so that a smaller network sees as much of the knee.
+        canvas: side of the canvas, pixels; the crop is of the size of the network's input, 300
+            in the paper. Another size needs another canvas, or the crop would show less of the
+            knee.
         noise_probability: of blending noise in.
-        noise_gain: lowest and highest share g in (1 - g) image + g noise. The noise is a standard
-            normal image stretched to 0..255, so that the image also greys.
+        noise_gain: highest share g in (1 - g) image + g noise, the lowest being 0. The noise is a
+            standard normal image stretched to 0..255, so that the image also greys.
         rotation: largest angle either way, degrees.
         gamma_probability: of a change of gamma.
         gamma: lowest and highest gamma; the exponent of intensities in [0, 1] is its inverse.
@@ -119,32 +118,35 @@ class RandomCrop:
     name: ClassVar[str] = "random_crop"
 
     canvas: int = 310
-    crop: int = 300
     noise_probability: float = 0.5
-    noise_gain: Range = (0.0, 0.3)
+    noise_gain: float = 0.3
     rotation: float = 10.0
     gamma_probability: float = 0.5
     gamma: Range = (0.5, 1.5)
 
     def __post_init__(self):
-        _check_number("crop", self.crop, 1)
-        _check_number("canvas", self.canvas, self.crop, 2 * self.crop, "once to twice the crop")
         _check_number("noise_probability", self.noise_probability, 0, 1)
+        _check_number("noise_gain", self.noise_gain, 0, 1)
         _check_number("rotation", self.rotation, 0, 90, "degrees")
         _check_number("gamma_probability", self.gamma_probability, 0, 1)
         _check_positive_range("gamma", self.gamma)
-        _check_range("noise_gain", self.noise_gain, "0 <= low <= high <= 1", 0, 1)
 
-    def canvas_side(self, size: int) -> int:
-        """Side of the canvas that a crop of `size` is taken from, pixels."""
-        return round(size * self.canvas / self.crop)
+    def check_size(self, size: int) -> None:
+        """Raises UserError for a canvas that no crop of `size` pixels can be made of.
+
+        A canvas of more than twice its crop was meant for another size of the input.
+        """
+        if not isinstance(self.canvas, int) or not size <= self.canvas <= 2 * size:
+            raise UserError(
+                f"config.augmentation.canvas = {self.canvas!r}: a whole number from {size} to "
+                f"{2 * size}, once to twice config.input.size"
+            )
 
     def training_view(
         self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
         """One knee with random changes; see `views` for what comes in and out."""
-        canvas = self.canvas_side(size)
-        pixels, keypoints = self._on_canvas(image, keypoints, canvas)
+        pixels, keypoints = self._on_canvas(image, keypoints)
         grain, draws = jax.random.split(key)
         noisy, gain, turn, x, y, bent, gamma = jax.random.uniform(draws, (7,))
 
@@ -153,13 +155,13 @@ class RandomCrop:
         pixels = jnp.repeat(pixels[None], channels, axis=0)
         if self.noise_probability:
             normal = jax.random.normal(grain, pixels.shape)
-            blended = blend_noise(pixels, normal, _between(self.noise_gain, gain))
+            blended = blend_noise(pixels, normal, self.noise_gain * gain)
             pixels = jnp.where(noisy < self.noise_probability, blended, pixels)
 
         angle = np.deg2rad(self.rotation) * _between((-1, 1), turn)
-        room = geometry.rotated_side(angle, canvas) - size
+        room = geometry.rotated_side(angle, self.canvas) - size
         offset = jnp.floor(jnp.stack([x, y]) * room)
-        matrix = geometry.rotated_crop(angle, offset, canvas, size)
+        matrix = geometry.rotated_crop(angle, offset, self.canvas, size)
         pixels = jax.vmap(geometry.resample, (0, None, None))(pixels, matrix, size)
         pixels = jnp.round(pixels)
 
@@ -172,18 +174,15 @@ class RandomCrop:
         self, image: jax.Array, keypoints: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
         """One knee without random changes."""
-        canvas = self.canvas_side(size)
-        pixels, keypoints = self._on_canvas(image, keypoints, canvas)
-        start = canvas // 2 - size // 2
+        pixels, keypoints = self._on_canvas(image, keypoints)
+        start = self.canvas // 2 - size // 2
         pixels = pixels[start : start + size, start : start + size] / 255
         return jnp.repeat(pixels[..., None], channels, axis=-1), keypoints - start
 
-    def _on_canvas(
-        self, image: jax.Array, keypoints: jax.Array, canvas: int
-    ) -> tuple[jax.Array, jax.Array]:
+    def _on_canvas(self, image: jax.Array, keypoints: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The ROI and its keypoints at the canvas' resolution; whole numbers from 0 to 255."""
-        pixels = jnp.round(geometry.resize(image.astype(jnp.float32), canvas))
-        return pixels, keypoints * (canvas / image.shape[0])
+        pixels = jnp.round(geometry.resize(image.astype(jnp.float32), self.canvas))
+        return pixels, keypoints * (self.canvas / image.shape[0])
 
 
 # To become `Affine | RandomCrop` once training and evaluation call `make`.
@@ -194,11 +193,12 @@ _BY_NAME: Mapping[str, type[Affine | RandomCrop]] = {
 }
 
 
-def make(config: Mapping[str, Any]) -> Affine | RandomCrop:
+def make(config: Mapping[str, Any], size: int) -> Affine | RandomCrop:
     """The augmentation that a config describes.
 
     Args:
         config: `config.augmentation`: its `name`, and fields of that augmentation to change.
+        size: side of the network's input, pixels.
 
     Raises:
         UserError: an unknown name or field, or a value without meaning.
@@ -217,7 +217,10 @@ def make(config: Mapping[str, Any]) -> Affine | RandomCrop:
             raise UserError(
                 f"config.augmentation.{field}: '{name}' has no such field, only {', '.join(known)}"
             )
-    return kind(**fields)
+    augmentation = kind(**fields)
+    if isinstance(augmentation, RandomCrop):
+        augmentation.check_size(size)
+    return augmentation
 
 
 def views(
@@ -298,13 +301,11 @@ def _check_number(
 
 
 def _check_positive_range(field: str, value: Any) -> None:
-    _check_range(field, value, "0 < low <= high", np.nextafter(0, 1), math.inf)
-
-
-def _check_range(field: str, value: Any, rule: str, lowest: float, highest: float) -> None:
     pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
-    if not pair or not lowest <= value[0] <= value[1] <= highest:
-        raise UserError(f"config.augmentation.{field} = {value!r}: (low, high) with {rule}")
+    if not pair or not 0 < value[0] <= value[1]:
+        raise UserError(
+            f"config.augmentation.{field} = {value!r}: (low, high) with 0 < low <= high"
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -54,9 +54,11 @@ def test_of_a_random_crop_they_know_its_black_corners_and_grey_veil(knees):
     """Three channels, of fewer knees than a batch."""
     rows = np.arange(20)
     still = augment.RandomCrop(
-        canvas=300, rotation=0.0, noise_probability=0.0, gamma_probability=0.0
+        canvas=32, rotation=0.0, noise_probability=0.0, gamma_probability=0.0
     )
-    corners = augment.RandomCrop(rotation=40.0, noise_probability=0.0, gamma_probability=0.0)
+    corners = augment.RandomCrop(
+        canvas=33, rotation=40.0, noise_probability=0.0, gamma_probability=0.0
+    )
     plain = statistics.measure(knees, rows)
     facts = statistics.measure(knees, rows, views_of(still, channels=3))
     assert facts.mean == pytest.approx(plain.mean, abs=0.01)
