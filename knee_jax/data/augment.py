@@ -1,25 +1,35 @@
 """Pixels and keypoints from prepared ROI to network input, on the device.
 
-One composed affine map an image (shrink, translate, rotate, scale), then intensity changes, keyed
-by (seed, step, slot in the global batch): the result does not depend on devices or hosts.
+Two augmentations by name, each with its deterministic view for evaluation:
 
-Coordinates are in pixels with the first pixel's centre at 0.5, so that the image spans [0, size]
-and a change of resolution is a plain scaling.
+    affine       shift, rotation and scale about the ROI's centre, in one resampling
+    random_crop  paper 000's: noise, rotation and a random crop of a slightly larger canvas
+
+Each is keyed by (seed, step, slot in the global batch): the result does not depend on devices or
+hosts.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from knee_jax.data import geometry
 from knee_jax.errors import UserError
+
+Range = tuple[float, float]
+"""Lowest and highest value of a uniform draw."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
+class Affine:
     """Ranges of the random changes; every default means no change.
+
+    The evaluation view is the ROI resized to the network's input.
 
     Attributes:
         translation: largest shift along each axis, as a fraction of the image's size.
@@ -30,130 +40,187 @@ class Augmentation:
         noise: standard deviation of added Gaussian noise, in units of full scale.
     """
 
+    name: ClassVar[str] = "affine"
+
     translation: float = 0.0
     rotation: float = 0.0
-    scale: tuple[float, float] = (1.0, 1.0)
-    gamma: tuple[float, float] = (1.0, 1.0)
+    scale: Range = (1.0, 1.0)
+    gamma: Range = (1.0, 1.0)
     brightness: float = 0.0
     noise: float = 0.0
 
     def __post_init__(self):
-        for name in ("scale", "gamma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"config.augmentation.{name} = ({low}, {high}): 0 < low <= high")
+        for field in ("translation", "rotation", "noise"):
+            _check_number(field, getattr(self, field), 0)
+        _check_number("brightness", self.brightness, 0, 1)
+        for field in ("scale", "gamma"):
+            _check_positive_range(field, getattr(self, field))
+
+    def training_view(
+        self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """One knee with random changes; see `views` for what comes in and out."""
+        side = image.shape[0]
+        shift, turn, zoom, bend, light, grain = jax.random.split(key, 6)
+        matrix = geometry.affine(
+            self.translation * size * jax.random.uniform(shift, (2,), minval=-1, maxval=1),
+            np.deg2rad(self.rotation) * jax.random.uniform(turn, minval=-1, maxval=1),
+            jax.random.uniform(zoom, minval=self.scale[0], maxval=self.scale[1]),
+            side,
+            size,
+        )
+        pixels = _resample_roi(image, matrix, size)
+        if self.gamma != (1.0, 1.0):
+            pixels = pixels ** jax.random.uniform(bend, minval=self.gamma[0], maxval=self.gamma[1])
+        if self.brightness:
+            change = jax.random.uniform(light, minval=-1, maxval=1) * self.brightness
+            pixels = pixels * (1 + change)
+        pixels = jnp.repeat(pixels[..., None], channels, axis=-1)
+        if self.noise:
+            pixels = pixels + self.noise * jax.random.normal(grain, pixels.shape)
+        return pixels, geometry.map_points(matrix, keypoints)
+
+    def evaluation_view(
+        self, image: jax.Array, keypoints: jax.Array, size: int, channels: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """One knee without random changes."""
+        matrix = geometry.affine(jnp.zeros(2), jnp.float32(0), 1.0, image.shape[0], size)
+        pixels = _resample_roi(image, matrix, size)
+        pixels = jnp.repeat(pixels[..., None], channels, axis=-1)
+        return pixels, geometry.map_points(matrix, keypoints)
 
 
-def affine(
-    translation: jax.Array, angle: jax.Array, magnification: jax.Array, from_size: int, to_size: int
-) -> jax.Array:
-    """The map from output to input coordinates, about the image's centre.
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """Noise, rotation, crop and gamma of Tiulpin & Saarakkala 2020; the defaults are theirs.
+
+    Their text leaves the rotation out and says nothing of how the noise is made; this is what
+    their code did with SOLT 0.1.7: the ROI is resized to a canvas, noise is blended in, the canvas
+    grows to hold its rotated content (black corners), a crop is taken anywhere in it, and gamma is
+    applied through a table of 256 entries. The evaluation view is the canvas' central crop.
+
+    Intensities are whole numbers from 0 to 255 after each of these steps, as theirs were. Sampling
+    positions are exact, where OpenCV rounds them to 1/32 px; and the rotation is about the
+    canvas' centre, where SOLT is up to a pixel off it.
+
+    Attributes:
+        canvas: side of the canvas, pixels; the crop is of the size of the network's input, 300
+            in the paper. Another size needs another canvas, or the crop would show less of the
+            knee.
+        noise_probability: of blending noise in.
+        noise_gain: highest share g in (1 - g) image + g noise, the lowest being 0. The noise is a
+            standard normal image stretched to 0..255, so that the image also greys.
+        rotation: largest angle either way, degrees.
+        gamma_probability: of a change of gamma.
+        gamma: lowest and highest gamma; the exponent of intensities in [0, 1] is its inverse.
+    """
+
+    name: ClassVar[str] = "random_crop"
+
+    canvas: int = 310
+    noise_probability: float = 0.5
+    noise_gain: float = 0.3
+    rotation: float = 10.0
+    gamma_probability: float = 0.5
+    gamma: Range = (0.5, 1.5)
+
+    def __post_init__(self):
+        _check_number("noise_probability", self.noise_probability, 0, 1)
+        _check_number("noise_gain", self.noise_gain, 0, 1)
+        _check_number("rotation", self.rotation, 0, 90, "degrees")
+        _check_number("gamma_probability", self.gamma_probability, 0, 1)
+        _check_positive_range("gamma", self.gamma)
+
+    def check_size(self, size: int) -> None:
+        """Raises UserError for a canvas that no crop of `size` pixels can be made of.
+
+        A canvas of more than twice its crop was meant for another size of the input.
+        """
+        if not isinstance(self.canvas, int) or not size <= self.canvas <= 2 * size:
+            raise UserError(
+                f"config.augmentation.canvas = {self.canvas!r}: a whole number from {size} to "
+                f"{2 * size}, once to twice config.input.size"
+            )
+
+    def training_view(
+        self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """One knee with random changes; see `views` for what comes in and out."""
+        pixels, keypoints = self._on_canvas(image, keypoints)
+        grain, draws = jax.random.split(key)
+        noisy, gain, turn, x, y, bent, gamma = jax.random.uniform(draws, (7,))
+
+        # The noise lies on the canvas and is rotated with it, so that it cannot wait until all
+        # resampling is done: the ROI is resampled twice, as theirs was.
+        pixels = jnp.repeat(pixels[None], channels, axis=0)
+        if self.noise_probability:
+            normal = jax.random.normal(grain, pixels.shape)
+            blended = blend_noise(pixels, normal, self.noise_gain * gain)
+            pixels = jnp.where(noisy < self.noise_probability, blended, pixels)
+
+        angle = np.deg2rad(self.rotation) * _between((-1, 1), turn)
+        room = geometry.rotated_side(angle, self.canvas) - size
+        offset = jnp.floor(jnp.stack([x, y]) * room)
+        matrix = geometry.rotated_crop(angle, offset, self.canvas, size)
+        pixels = jax.vmap(geometry.resample, (0, None, None))(pixels, matrix, size)
+        pixels = jnp.round(pixels)
+
+        if self.gamma_probability and self.gamma != (1.0, 1.0):
+            changed = change_gamma(pixels, _between(self.gamma, gamma))
+            pixels = jnp.where(bent < self.gamma_probability, changed, pixels)
+        return jnp.moveaxis(pixels, 0, -1) / 255, geometry.map_points(matrix, keypoints)
+
+    def evaluation_view(
+        self, image: jax.Array, keypoints: jax.Array, size: int, channels: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """One knee without random changes."""
+        pixels, keypoints = self._on_canvas(image, keypoints)
+        start = self.canvas // 2 - size // 2
+        pixels = pixels[start : start + size, start : start + size] / 255
+        return jnp.repeat(pixels[..., None], channels, axis=-1), keypoints - start
+
+    def _on_canvas(self, image: jax.Array, keypoints: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The ROI and its keypoints at the canvas' resolution; whole numbers from 0 to 255."""
+        pixels = jnp.round(geometry.resize(image.astype(jnp.float32), self.canvas))
+        return pixels, keypoints * (self.canvas / image.shape[0])
+
+
+# To become `Affine | RandomCrop` once training and evaluation call `make`.
+Augmentation = Affine
+
+_BY_NAME: Mapping[str, type[Affine | RandomCrop]] = {
+    kind.name: kind for kind in (Affine, RandomCrop)
+}
+
+
+def make(config: Mapping[str, Any], size: int) -> Affine | RandomCrop:
+    """The augmentation that a config describes.
 
     Args:
-        translation: [2], shift of the content along x and y, output pixels.
-        angle: rotation of the content, radians, positive from x towards y (clockwise as seen).
-        magnification: above 1 the content grows.
-        from_size: side of the input image, pixels.
-        to_size: side of the output image, pixels.
+        config: `config.augmentation`: its `name`, and fields of that augmentation to change.
+        size: side of the network's input, pixels.
 
-    Returns:
-        float32 [2, 3], such that input = matrix @ (x, y, 1).
+    Raises:
+        UserError: an unknown name or field, or a value without meaning.
     """
-    shrink = from_size / to_size
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    linear = jnp.array([[cos, sin], [-sin, cos]]) * shrink / magnification
-    # Elementwise: a product of matrices may be rounded to bfloat16 on an accelerator.
-    offset = from_size / 2 - (linear * (to_size / 2 + translation)).sum(axis=1)
-    return jnp.concatenate([linear, offset[:, None]], axis=1)
-
-
-def map_points(matrix: jax.Array, points: jax.Array) -> jax.Array:
-    """Carries keypoints [..., 2] from input to output coordinates, through the inverse map."""
-    return jnp.linalg.solve(matrix[:, :2], (points - matrix[:, 2])[..., None])[..., 0]
-
-
-def resample(image: jax.Array, matrix: jax.Array, size: int) -> jax.Array:
-    """Bilinear resampling; what lies outside the input is zero.
-
-    Args:
-        image: [height, width], float.
-        matrix: [2, 3], from output to input coordinates.
-        size: side of the output, pixels.
-
-    Returns:
-        [size, size], float32.
-    """
-    height, width = image.shape
-    centres = jnp.arange(size) + 0.5
-    y, x = jnp.meshgrid(centres, centres, indexing="ij")
-    # A border of two zeros makes every neighbour a valid address, without a test per pixel.
-    padded = jnp.pad(image, 2)
-    u = jnp.clip(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] + 1.5, 0, width + 2.5)
-    v = jnp.clip(matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] + 1.5, 0, height + 2.5)
-    left, top = jnp.floor(u).astype(jnp.int32), jnp.floor(v).astype(jnp.int32)
-    right_share, bottom_share = u - left, v - top
-    flat, corner = padded.reshape(-1), top * (width + 4) + left
-
-    def row(start: jax.Array) -> jax.Array:
-        here = jnp.take(flat, start, mode="clip")
-        beside = jnp.take(flat, start + 1, mode="clip")
-        return here + right_share * (beside - here)
-
-    upper, lower = row(corner), row(corner + width + 4)
-    return upper + bottom_share * (lower - upper)
-
-
-def mean_pool(image: jax.Array, factor: int) -> jax.Array:
-    """Shrinks [height, width] by a whole factor through block means; a remainder is an error."""
-    height, width = image.shape
-    blocks = image.reshape(height // factor, factor, width // factor, factor)
-    return blocks.mean(axis=(1, 3))
-
-
-def _shrink_factor(from_size: int, to_size: int) -> int:
-    """The largest whole factor by which block means may shrink before bilinear sampling.
-
-    Bilinear sampling reads two pixels along each axis: shrinking by more skips pixels and aliases.
-    """
-    return max(f for f in range(1, max(from_size // to_size, 1) + 1) if from_size % f == 0)
-
-
-def view(
-    image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, augmentation: Augmentation
-) -> tuple[jax.Array, jax.Array]:
-    """One knee as the network sees it, before normalisation.
-
-    Args:
-        image: uint8 [side, side].
-        keypoints: float32 [74, 2], pixels of `image`.
-        key: random key of this knee at this step.
-        size: side of the output, pixels.
-        augmentation: the ranges to draw from.
-
-    Returns:
-        Intensities float32 [size, size] in about [0, 1], and keypoints in output pixels.
-    """
-    side = image.shape[0]
-    shift, turn, zoom, bend, light, grain = jax.random.split(key, 6)
-    matrix = affine(
-        augmentation.translation * size * jax.random.uniform(shift, (2,), minval=-1, maxval=1),
-        np.deg2rad(augmentation.rotation) * jax.random.uniform(turn, minval=-1, maxval=1),
-        jax.random.uniform(zoom, minval=augmentation.scale[0], maxval=augmentation.scale[1]),
-        side,
-        size,
-    )
-    factor = _shrink_factor(side, size)
-    pixels = mean_pool(image.astype(jnp.float32) / 255, factor)
-    pixels = resample(pixels, matrix / factor, size)
-    if augmentation.gamma != (1.0, 1.0):
-        low, high = augmentation.gamma
-        pixels = pixels ** jax.random.uniform(bend, minval=low, maxval=high)
-    if augmentation.brightness:
-        change = jax.random.uniform(light, minval=-1, maxval=1) * augmentation.brightness
-        pixels = pixels * (1 + change)
-    if augmentation.noise:
-        pixels = pixels + augmentation.noise * jax.random.normal(grain, pixels.shape)
-    return pixels, map_points(matrix, keypoints)
+    # A config that was read from a file has lists.
+    fields: dict[str, Any] = {
+        field: tuple(value) if isinstance(value, list) else value for field, value in config.items()
+    }
+    name = fields.pop("name", None)
+    if name not in _BY_NAME:
+        raise UserError(f"config.augmentation.name = {name!r}: choose {' or '.join(_BY_NAME)}")
+    kind = _BY_NAME[name]
+    known = [field.name for field in dataclasses.fields(kind)]
+    for field in fields:
+        if field not in known:
+            raise UserError(
+                f"config.augmentation.{field}: '{name}' has no such field, only {', '.join(known)}"
+            )
+    augmentation = kind(**fields)
+    if isinstance(augmentation, RandomCrop):
+        augmentation.check_size(size)
+    return augmentation
 
 
 def views(
@@ -161,24 +228,85 @@ def views(
     key: jax.Array,
     size: int,
     statistics: tuple[float, float],
-    augmentation: Augmentation,
+    augmentation: Affine | RandomCrop,
+    *,
+    train: bool = True,
+    channels: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """A batch as the network sees it.
 
     Args:
-        batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2].
-        key: random key of the step, the same on every device.
+        batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2], pixels of it.
+        key: random key of the step, the same on every device; without use in evaluation.
         size: side of the network's input, pixels.
         statistics: mean and standard deviation of the training set's intensities in [0, 1].
-        augmentation: the ranges to draw from; `Augmentation()` for evaluation.
+        augmentation: the ranges to draw from.
+        train: False gives the augmentation's deterministic view for evaluation.
+        channels: 1, or 3 for a network that reads colours: the grey three times, with noise of
+            its own in each.
 
     Returns:
-        Normalised images float32 [batch, size, size, 1] and keypoints float32 [batch, 74, 2] in
-        pixels of those images.
+        Normalised images float32 [batch, size, size, channels] and keypoints float32
+        [batch, 74, 2] in pixels of those images; NaN stay NaN.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["image"])))
-    images, keypoints = jax.vmap(view, (0, 0, 0, None, None))(
-        batch["image"], batch["keypoints"], keys, size, augmentation
-    )
+
+    def view(image: jax.Array, keypoints: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if train:
+            return augmentation.training_view(image, keypoints, key, size, channels)
+        return augmentation.evaluation_view(image, keypoints, size, channels)
+
+    images, keypoints = jax.vmap(view)(batch["image"], batch["keypoints"], keys)
     mean, deviation = statistics
-    return ((images - mean) / deviation)[..., None], keypoints
+    return (images - mean) / deviation, keypoints
+
+
+def blend_noise(image: jax.Array, normal: jax.Array, gain: jax.Array) -> jax.Array:
+    """A grey veil, (1 - gain) image + gain noise, in whole numbers from 0 to 255.
+
+    Args:
+        image: whole numbers from 0 to 255, any shape.
+        normal: standard normal numbers of that shape, stretched together to the noise's 0..255.
+        gain: share of the noise, from 0 to 1.
+    """
+    low, high = normal.min(), normal.max()
+    noise = jnp.floor(255 * ((normal - low) / (high - low)))
+    return jnp.round((1 - gain) * image + gain * noise)
+
+
+def change_gamma(image: jax.Array, gamma: jax.Array) -> jax.Array:
+    """Whole numbers from 0 to 255 with the exponent 1/gamma on the scale [0, 1], cut off."""
+    return jnp.floor(255 * (image / 255) ** (1 / gamma))
+
+
+def _between(limits: Range, share: jax.Array) -> jax.Array:
+    return limits[0] + share * (limits[1] - limits[0])
+
+
+def _resample_roi(image: jax.Array, matrix: jax.Array, size: int) -> jax.Array:
+    """Block means and one resampling of a uint8 image; intensities in [0, 1]."""
+    factor = geometry.shrink_factor(image.shape[0], size)
+    pixels = geometry.mean_pool(image.astype(jnp.float32) / 255, factor)
+    return geometry.resample(pixels, matrix / factor, size)
+
+
+def _check_number(
+    field: str, value: Any, low: float, high: float = math.inf, unit: str = ""
+) -> None:
+    if not _is_number(value) or not low <= value <= high:
+        wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+        raise UserError(
+            f"config.augmentation.{field} = {value!r}: a number {wanted}{unit and ', ' + unit}"
+        )
+
+
+def _check_positive_range(field: str, value: Any) -> None:
+    pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
+    if not pair or not 0 < value[0] <= value[1]:
+        raise UserError(
+            f"config.augmentation.{field} = {value!r}: (low, high) with 0 < low <= high"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from etils import epath
 
 from knee_jax.data.sampling import PADDING
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
+from knee_jax.grades import GRADES, MISSING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PreparedSet:
         return int(np.prod(self.image_shape)) + 1024
 
     def load(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads knees.
+        """Reads knees: their grades from the index, the rest from the records.
 
         Args:
             rows: int64 [n], rows of the index.
@@ -56,10 +57,22 @@ class PreparedSet:
         knees = [
             self._records[split][record] for split, record in zip(where["split"], where["record"])
         ]
-        return {
+        arrays = {
             name: np.stack([np.asarray(knee[name]) for knee in knees])
-            for name in ("image", "keypoints", "keypoints_valid", "grades")
+            for name in ("image", "keypoints", "keypoints_valid")
         }
+        return arrays | {"grades": where[list(GRADES)].to_numpy(np.int8)}
+
+    def hide_grades(self, rows: np.ndarray) -> "PreparedSet":
+        """The same set with every grade missing in `rows`, as if nobody had read those knees."""
+        index = self.index.copy()
+        index.loc[index.index[rows], list(GRADES)] = MISSING
+        return dataclasses.replace(self, index=index)
+
+    def partially_labelled(self, rows: np.ndarray, grades: Sequence[str] = GRADES) -> np.ndarray:
+        """Which of `rows` have some of the grades, but not all; bool [n]."""
+        known = self.index.iloc[rows][list(grades)].to_numpy() != MISSING
+        return known.any(axis=1) & ~known.all(axis=1)
 
     def load_batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """As `load`, for a batch that may hold `PADDING`; adds `row` int32 and `mask` bool."""

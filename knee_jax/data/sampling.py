@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from knee_jax.errors import UserError
+from knee_jax.grades import MISSING
+
 Plan = Callable[[int], np.ndarray]
 
 PADDING = -1
@@ -16,11 +19,92 @@ PADDING = -1
 def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Plan:
     """Endless passes over `rows`, each in a new order; a batch may straddle two passes.
 
+    Of labelled and unlabelled rows together, it draws both in their natural ratio.
+
     Args:
         rows: int64 [n], rows of the index to train on.
         batch_size: knees in a global batch.
         seed: fixes the order of every pass.
     """
+    return _passes(rows, batch_size, (seed,))
+
+
+def mixed(
+    labelled: np.ndarray, unlabelled: np.ndarray, batch_size: int, num_unlabelled: int, seed: int
+) -> Plan:
+    """Batches with a fixed number of unlabelled knees; passes over either kind as in `shuffled`.
+
+    The unlabelled ones are spread evenly: any two devices that share a batch have the same number
+    of them, to within one.
+
+    Args:
+        labelled: int64 [n], rows of the index.
+        unlabelled: int64 [m], rows of the index.
+        batch_size: knees in a global batch.
+        num_unlabelled: how many of them are unlabelled.
+        seed: fixes the order of every pass.
+
+    Raises:
+        UserError: a batch would have no labelled knee, or there is no unlabelled one.
+    """
+    if not 0 <= num_unlabelled < batch_size:
+        raise UserError(
+            f"a batch of {batch_size} knees cannot hold {num_unlabelled} unlabelled ones: some "
+            "must be labelled; change config.data.unlabelled_share or config.batch_size"
+        )
+    if num_unlabelled and not len(unlabelled):
+        raise UserError(
+            f"{num_unlabelled} knees of a batch are to be unlabelled, and there is no unlabelled "
+            "knee among the training subjects: set config.data.unlabelled = 'none'"
+        )
+    ends = np.arange(1, batch_size + 1) * num_unlabelled // batch_size
+    is_unlabelled = np.diff(ends, prepend=0) == 1
+    # No batch asks for what there are none of.
+    parts = [(~is_unlabelled, _passes(labelled, batch_size - num_unlabelled, (seed, 0)))]
+    if num_unlabelled:
+        parts.append((is_unlabelled, _passes(unlabelled, num_unlabelled, (seed, 1))))
+
+    def plan(step: int) -> np.ndarray:
+        batch = np.empty(batch_size, np.int64)
+        for where, part in parts:
+            batch[where] = part(step)
+        return batch
+
+    return plan
+
+
+def weighted(rows: np.ndarray, weights: np.ndarray, batch_size: int, seed: int) -> Plan:
+    """Independent draws with replacement, in proportion to weights.
+
+    Args:
+        rows: int64 [n], rows of the index to train on.
+        weights: [n], not negative, not all zero; for instance `inverse_frequency`.
+        batch_size: knees in a global batch.
+        seed: fixes the draws.
+    """
+    rows, weights = np.asarray(rows, np.int64), np.asarray(weights, np.float64)
+    if rows.shape != weights.shape or not (weights >= 0).all() or not weights.sum() > 0:
+        raise ValueError(f"{len(weights)} weights of {len(rows)} rows: one each, none negative")
+    shares = weights / weights.sum()
+    return lambda step: np.random.default_rng([seed, step]).choice(rows, batch_size, p=shares)
+
+
+def inverse_frequency(grades: np.ndarray) -> np.ndarray:
+    """Weights that draw every class of a grade equally often, float64 [n], their mean one.
+
+    Tiulpin & Saarakkala 2020 have it for KL in their code (`--weighted_sampling`), and do not use
+    it in the paper.
+
+    Args:
+        grades: int [n]; `MISSING` ones keep their share of the draws.
+    """
+    classes, inverse, counts = np.unique(grades, return_inverse=True, return_counts=True)
+    known = classes != MISSING
+    weights = np.where(known, counts[known].sum() / (max(known.sum(), 1) * counts), 1.0)
+    return weights[inverse]
+
+
+def _passes(rows: np.ndarray, batch_size: int, seeds: tuple[int, ...]) -> Plan:
     rows = np.asarray(rows, np.int64)
 
     def plan(step: int) -> np.ndarray:
@@ -28,7 +112,7 @@ def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Plan:
         batch = np.empty(batch_size, np.int64)
         for epoch in np.unique(positions // len(rows)):
             inside = positions // len(rows) == epoch
-            order = np.random.default_rng([seed, int(epoch)]).permutation(len(rows))
+            order = np.random.default_rng([*seeds, int(epoch)]).permutation(len(rows))
             batch[inside] = rows[order[positions[inside] % len(rows)]]
         return batch
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from knee_jax.errors import UserError
+from knee_jax.grades import GRADES, MISSING
 
 Split = dict[str, np.ndarray]
 """'train', 'validation', 'test' → rows of the index, int64 [n], ascending. 'test' may be empty."""
@@ -53,6 +54,26 @@ def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int) -> Split:
 
     The held-out fold is the validation part; there is no test part.
     """
+    _check_folds(index, num_folds, fold)
+    return _fold(index, StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed), fold)
+
+
+def group_k_fold(index: pd.DataFrame, num_folds: int, fold: int) -> Split:
+    """Fold `fold` (from 0) of a subject-wise cross-validation, neither stratified nor shuffled.
+
+    What the code of Tiulpin & Saarakkala 2020 did, whose text says stratified: `k_fold`.
+    """
+    _check_folds(index, num_folds, fold)
+    return _fold(index, GroupKFold(num_folds), fold)
+
+
+def _fold(index: pd.DataFrame, splitter: GroupKFold | StratifiedGroupKFold, fold: int) -> Split:
+    folds = list(splitter.split(index, index["kl"], index["subject"]))
+    train, validation = folds[fold]
+    return {"train": train, "validation": validation, "test": np.empty(0, np.int64)}
+
+
+def _check_folds(index: pd.DataFrame, num_folds: int, fold: int) -> None:
     if not 0 <= fold < num_folds:
         raise UserError(
             f"config.data.fold = {fold} is not one of the {num_folds} folds 0..{num_folds - 1}"
@@ -62,14 +83,46 @@ def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int) -> Split:
             f"config.data.num_folds = {num_folds} is not between 2 and the "
             f"{index['subject'].nunique()} subjects of the set"
         )
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    folds = list(splitter.split(index, index["kl"], index["subject"]))
-    train, validation = folds[fold]
-    return {"train": train, "validation": validation, "test": np.empty(0, np.int64)}
+
+
+def label_fraction(index: pd.DataFrame, rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """The rows that stay labelled where only a fraction of the labelled subjects does.
+
+    Zheng et al. 2021, Table 4. Stratified on the subject's worst KL grade, and nested: a smaller
+    fraction of the same seed lies inside a larger one.
+
+    Args:
+        index: the prepared set's index.
+        rows: int64 [n], rows of the training knees.
+        fraction: of the subjects of whom any grade has been read; at least one stays.
+        seed: fixes the choice.
+
+    Returns:
+        Rows with a grade, of the subjects who stay, int64, ascending.
+
+    Raises:
+        UserError: `fraction` is not above 0 and up to 1.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"config.data.label_fraction = {fraction}: above 0, up to 1")
+    rows = np.sort(rows)
+    knees = index.iloc[rows]
+    labelled = (knees[list(GRADES)] != MISSING).any(axis=1).to_numpy()
+    rows, knees = rows[labelled], knees[labelled]
+    worst = knees.groupby("subject")["kl"].max()
+    rng = np.random.default_rng(seed)
+    subjects = rng.permutation(worst.index.to_numpy())
+    # A subject's place in the random order of its stratum, on a scale from 0 to 1: those with the
+    # lowest places are the same share of every stratum.
+    stratum = worst[subjects].groupby(worst[subjects])
+    place = (stratum.cumcount() + 0.5) / stratum.transform("size")
+    number = max(1, round(fraction * len(subjects)))
+    chosen = subjects[np.argsort(place.to_numpy(), kind="stable")[:number]]
+    return rows[knees["subject"].isin(chosen).to_numpy()]
 
 
 def make_split(index: pd.DataFrame, kind: str, *, num_folds: int, fold: int, seed: int) -> Split:
-    """The split a config names: 'published', 'ratio' (2:1:1) or 'k_fold'.
+    """The split a config names: 'published', 'ratio' (2:1:1), 'k_fold' or 'group_k_fold'.
 
     Raises:
         UserError: an unknown name, or a training or validation part without a knee.
@@ -80,8 +133,12 @@ def make_split(index: pd.DataFrame, kind: str, *, num_folds: int, fold: int, see
         parts = ratio(index, {"train": 2, "validation": 1, "test": 1}, seed)
     elif kind == "k_fold":
         parts = k_fold(index, num_folds, fold, seed)
+    elif kind == "group_k_fold":
+        parts = group_k_fold(index, num_folds, fold)
     else:
-        raise UserError(f"config.data.split = '{kind}': choose published, ratio or k_fold")
+        raise UserError(
+            f"config.data.split = '{kind}': choose published, ratio, k_fold or group_k_fold"
+        )
     for name in ("train", "validation"):
         if not len(parts[name]):
             raise UserError(

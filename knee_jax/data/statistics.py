@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -13,6 +14,13 @@ from knee_jax.workdir import write_json
 
 SAMPLE = 500
 """Knees that the intensity statistics are estimated from: their spread is then under 1 %."""
+
+CHUNK = 50
+"""Knees that are looked at together."""
+
+Views = Callable[[Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array]]
+"""(batch, random key) → images in [0, 1], not normalised, and keypoints: `augment.views` with all
+else given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +38,35 @@ class Statistics:
     counts: dict[str, list[int]]
 
 
-def measure(prepared: PreparedSet, rows: np.ndarray) -> Statistics:
-    """Statistics of the training rows; intensities from `SAMPLE` of them, evenly spaced."""
-    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
+def measure(prepared: PreparedSet, rows: np.ndarray, views: Views | None = None) -> Statistics:
+    """Statistics of the training rows; intensities from `SAMPLE` of them, evenly spaced.
+
+    Args:
+        prepared: the set.
+        rows: int64 [n], the training rows. A grade that is missing, or hidden, is in no class.
+        views: takes the intensities from what the network sees in training, with the augmentation
+            on: mean over batches of the batches' means and of their standard deviations (what the
+            code of Tiulpin & Saarakkala 2020 does). None: from the pixels of the ROIs.
+    """
+    if views is None:
+        mean, deviation = _of_pixels(prepared, rows)
+    else:
+        mean, deviation = _of_views(prepared, rows, views)
+    counts = {
+        grade: [int((prepared.index[grade].to_numpy()[rows] == c).sum()) for c in range(classes)]
+        for grade, classes in NUM_CLASSES.items()
+    }
+    return Statistics(mean, deviation, counts)
+
+
+def _evenly(rows: np.ndarray, number: int) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, number).astype(int)]
+
+
+def _of_pixels(prepared: PreparedSet, rows: np.ndarray) -> tuple[float, float]:
+    sample = _evenly(rows, min(SAMPLE, len(rows)))
     total = squares = pixels = 0
-    for chunk in np.array_split(sample, -(-len(sample) // 50)):
+    for chunk in np.array_split(sample, -(-len(sample) // CHUNK)):
         images = prepared.load(chunk)["image"].astype(np.float64) / 255
         total, squares, pixels = (
             total + images.sum(),
@@ -42,11 +74,28 @@ def measure(prepared: PreparedSet, rows: np.ndarray) -> Statistics:
             pixels + images.size,
         )
     mean = total / pixels
-    counts = {
-        grade: [int((prepared.index[grade].to_numpy()[rows] == c).sum()) for c in range(classes)]
-        for grade, classes in NUM_CLASSES.items()
-    }
-    return Statistics(float(mean), float(np.sqrt(squares / pixels - mean**2)), counts)
+    return float(mean), float(np.sqrt(squares / pixels - mean**2))
+
+
+def _of_views(prepared: PreparedSet, rows: np.ndarray, views: Views) -> tuple[float, float]:
+    number = min(SAMPLE, len(rows))
+    # Batches of one size, since another would be compiled anew; and mixed, as in training.
+    size = min(CHUNK, number)
+    sample = _evenly(rows, number - number % size)
+    batches = np.random.default_rng(0).permutation(sample).reshape(-1, size)
+
+    @jax.jit
+    def moments(batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images, _ = views(batch, key)
+        return images.mean(), images.std()
+
+    found = []
+    for step, chosen in enumerate(batches):
+        knees = prepared.load(chosen)
+        batch = {name: knees[name] for name in ("image", "keypoints")}
+        found.append(moments(batch, jax.random.fold_in(jax.random.key(0), step)))
+    mean, deviation = np.array(jax.device_get(found), np.float64).mean(axis=0)
+    return float(mean), float(deviation)
 
 
 def save(statistics: Statistics, path: Path) -> None:

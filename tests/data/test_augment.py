@@ -1,105 +1,167 @@
+import dataclasses
+import functools
+
+import cv2
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import stats
 
 from knee_jax.data import augment
-from knee_jax.data.augment import Augmentation
+from knee_jax.data.augment import Affine, RandomCrop
 from knee_jax.errors import UserError
+from knee_jax.models.keypoint_pooling import bilinear_pool
 
-PAPER = Augmentation(translation=10 / 320, rotation=5.0, scale=(0.95, 1.05))
-STRONG = Augmentation(
+PAPER = Affine(translation=10 / 320, rotation=5.0, scale=(0.95, 1.05))
+STRONG = Affine(
     translation=0.1, rotation=30.0, scale=(0.7, 1.4), gamma=(0.5, 2.0), brightness=0.3, noise=0.1
 )
+GEOMETRY = RandomCrop(noise_probability=0, gamma_probability=0)
 
 
-def smooth_image(side, seed=0):
-    noise = np.random.default_rng(seed).normal(size=(side, side))
-    image = ndimage.gaussian_filter(noise, side / 20)
-    return ((image - image.min()) / np.ptp(image)).astype(np.float32)
+def small(crop, canvas=33):
+    return dataclasses.replace(crop, canvas=canvas)
 
 
-def scipy_resample(image, matrix, size):
-    """The same map by SciPy, whose coordinates are pixel indices in the order (row, column)."""
-    linear, offset = matrix[::-1, :2][:, ::-1], matrix[::-1, 2]
-    offset = offset + linear @ (0.5, 0.5) - 0.5
-    return ndimage.affine_transform(
-        image, linear, offset, (size, size), order=1, mode="grid-constant"
+def draw(augmentation, image, points, seeds, size, channels=1):
+    """Views of one image under many keys: [seeds, size, size, channels] and their keypoints."""
+
+    def view(key):
+        return augmentation.training_view(
+            jnp.asarray(image), jnp.asarray(points, jnp.float32), key, size, channels
+        )
+
+    return jax.jit(jax.vmap(view))(jax.random.split(jax.random.key(0), seeds))
+
+
+@functools.cache
+def make_views(augmentation, size=32, channels=1, *, statistics=(0.5, 0.25), train=True):
+    """The compiled (batch, key) → views."""
+    return jax.jit(
+        functools.partial(
+            augment.views,
+            size=size,
+            statistics=statistics,
+            augmentation=augmentation,
+            train=train,
+            channels=channels,
+        )
     )
 
 
-@pytest.mark.parametrize(("side", "size"), [(50, 50), (50, 64), (64, 41)])
-@pytest.mark.parametrize(
-    ("shift", "angle", "zoom"), [((0, 0), 0, 1), ((3.3, -7.1), 0.4, 1.2), ((-20, 30), -2.5, 0.6)]
-)
-def test_resampling_equals_scipy(side, size, shift, angle, zoom):
-    image = smooth_image(side)
-    matrix = augment.affine(jnp.array(shift, jnp.float32), angle, zoom, side, size)
-    ours = augment.resample(jnp.asarray(image), matrix, size)
-    theirs = scipy_resample(image.astype(np.float64), np.asarray(matrix, np.float64), size)
-    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+def evaluation_view(augmentation, image, points, size, channels=1):
+    view = jax.jit(augmentation.evaluation_view, static_argnums=(2, 3))
+    return view(jnp.asarray(image), jnp.asarray(points, jnp.float32), size, channels)
 
 
-def test_the_identity_map_returns_the_image():
-    image = smooth_image(37)
-    matrix = augment.affine(jnp.zeros(2), 0.0, 1.0, 37, 37)
-    np.testing.assert_allclose(augment.resample(jnp.asarray(image), matrix, 37), image, atol=1e-6)
+def draw_points(augmentation, side, points, seeds, size):
+    """The keypoints alone, which takes no resampling."""
+    image = jnp.zeros((side, side), jnp.uint8)
+
+    def view(key):
+        return augmentation.training_view(image, jnp.asarray(points), key, size, 1)[1]
+
+    keys = jax.random.split(jax.random.key(1), seeds)
+    return np.asarray(jax.jit(jax.vmap(view))(keys), np.float64)
 
 
-def test_directions_of_shift_rotation_and_scale():
-    """A point right of the centre: shifted down, turned clockwise, and moved outwards."""
-    point = jnp.array([[80.0, 50.0]])
-
-    def moved(shift, angle, zoom):
-        matrix = augment.affine(jnp.array(shift, jnp.float32), angle, zoom, 100, 100)
-        return augment.map_points(matrix, point)[0]
-
-    np.testing.assert_allclose(moved((0, 10), 0.0, 1.0), (80, 60), atol=1e-4)
-    np.testing.assert_allclose(moved((0, 0), np.pi / 2, 1.0), (50, 80), atol=1e-4)
-    np.testing.assert_allclose(moved((0, 0), 0.0, 1.5), (95, 50), atol=1e-4)
+# ---- Keypoints, in either augmentation ----
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), PAPER, STRONG])
-@pytest.mark.parametrize(("side", "size"), [(350, 320), (350, 160), (224, 112), (224, 75)])
+@pytest.mark.parametrize("augmentation", [PAPER, STRONG])
+@pytest.mark.parametrize(("side", "size"), [(350, 320), (224, 75)])
 def test_keypoints_follow_the_picture(augmentation, side, size):
     """A blob at a keypoint is found at the moved keypoint."""
+    geometry = Affine(augmentation.translation, augmentation.rotation, augmentation.scale)
+    assert_blob_is_followed(geometry, side, size)
+
+
+@pytest.mark.parametrize(("side", "size"), [(350, 300), (224, 112)])
+def test_keypoints_follow_a_random_crop(side, size):
+    assert_blob_is_followed(small(GEOMETRY, round(size * 31 / 30)), side, size)
+
+
+def assert_blob_is_followed(geometry, side, size):
     y, x = np.mgrid[:side, :side] + 0.5
-    rng = np.random.default_rng(0)
-    geometry = Augmentation(augmentation.translation, augmentation.rotation, augmentation.scale)
-    for seed, centre in enumerate(rng.uniform(0.4 * side, 0.6 * side, (4, 2))):
-        blob = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * (side / 40) ** 2))
-        image = np.round(255 * blob).astype(np.uint8)
-        pixels, points = augment.view(
-            jnp.asarray(image),
-            jnp.asarray(centre[None], jnp.float32),
-            jax.random.key(seed),
-            size,
-            geometry,
-        )
-        pixels = np.asarray(pixels, np.float64)
-        out_y, out_x = np.mgrid[:size, :size] + 0.5
-        found = np.array([(pixels * out_x).sum(), (pixels * out_y).sum()]) / pixels.sum()
-        np.testing.assert_allclose(found, points[0], atol=0.05)
+    centre = np.random.default_rng(side).uniform(0.45 * side, 0.55 * side, 2)
+    blob = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * (side / 40) ** 2))
+    pixels, points = draw(geometry, np.round(255 * blob).astype(np.uint8), centre[None], 4, size)
+    pixels = np.asarray(pixels[..., 0], np.float64)
+    out_y, out_x = np.mgrid[:size, :size] + 0.5
+    found = np.stack([(pixels * out_x).sum((1, 2)), (pixels * out_y).sum((1, 2))], axis=-1)
+    np.testing.assert_allclose(
+        found / pixels.sum((1, 2))[:, None], np.asarray(points)[:, 0], atol=0.05
+    )
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    "augmentation",
+    [PAPER, STRONG, RandomCrop(99), RandomCrop(128, rotation=30.0)],
+    ids=["affine", "strong affine", "random_crop", "strong random_crop"],
+)
+def test_pooling_at_a_moved_point_returns_the_fields_value(augmentation, train):
+    """A smooth field, read at any point, is the same before and after the augmentation."""
+    if isinstance(augmentation, Affine):
+        geometry = Affine(augmentation.translation, augmentation.rotation, augmentation.scale)
+    else:
+        geometry = RandomCrop(
+            augmentation.canvas, rotation=augmentation.rotation, noise_probability=0,
+            gamma_probability=0,
+        )  # fmt: skip
+    side, size, knees = 120, 96, 16
+
+    def field(x, y):
+        return 0.5 + 0.25 * np.sin(18 * x / side + 1) + 0.25 * np.cos(14 * y / side - 5 * x / side)
+
+    y, x = np.mgrid[:side, :side] + 0.5
+    points = np.random.default_rng(0).uniform(0.05 * side, 0.95 * side, (knees, 74, 2))
+    batch = {
+        "image": jnp.asarray(np.round(255 * np.tile(field(x, y), (knees, 1, 1))), jnp.uint8),
+        "keypoints": jnp.asarray(points, jnp.float32),
+    }
+    views = make_views(geometry, size, statistics=(0.0, 1.0), train=train)
+    images, moved = views(batch, jax.random.key(3))
+    pooled = np.asarray(bilinear_pool(images, moved))[..., 0]
+    inside = ((moved > 1) & (moved < size - 1)).all(axis=-1)
+    assert inside.mean() > 0.55
+    # A shift of half a pixel would change the field by up to 0.03.
+    expected = field(points[..., 0], points[..., 1])
+    np.testing.assert_allclose(pooled[inside], expected[inside], atol=0.012)
+    assert np.abs(pooled - expected)[inside].mean() < 0.003
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("augmentation", [STRONG, RandomCrop(33)])
+def test_missing_keypoints_stay_missing(augmentation, train):
+    batch = make_batch()
+    batch["keypoints"] = batch["keypoints"].at[1].set(jnp.nan)
+    images, keypoints = make_views(augmentation, train=train)(batch, jax.random.key(0))
+    assert np.isfinite(images).all()
+    assert np.isfinite(keypoints[0]).all()
+    assert np.isnan(keypoints[1]).all()
+
+
+# ---- affine ----
 
 
 def test_shrinking_keeps_the_mean_of_fine_texture():
     """Point sampling of a checkerboard would keep one colour; area means give grey."""
     image = (np.indices((224, 224)).sum(0) % 2 * 255).astype(np.uint8)
-    pixels, _ = augment.view(
-        jnp.asarray(image), jnp.zeros((1, 2)), jax.random.key(0), 112, Augmentation()
-    )
-    np.testing.assert_allclose(pixels, 0.5, atol=1e-6)
+    for view in (Affine(), RandomCrop(canvas=112)):
+        pixels, _ = evaluation_view(view, image, np.zeros((1, 2)), 112)
+        np.testing.assert_allclose(pixels, 0.5, atol=0.5 / 255)
 
 
-def intensities(augmentation, level=128, seeds=200, side=16):
-    image = jnp.full((side, side), level, jnp.uint8)
-    draw = jax.vmap(lambda key: augment.view(image, jnp.zeros((1, 2)), key, side, augmentation)[0])
-    return np.asarray(draw(jax.random.split(jax.random.key(0), seeds)))
+def intensities(augmentation, level=128, seeds=200, side=12):
+    image = np.full((side, side), level, np.uint8)
+    return np.asarray(draw(augmentation, image, np.zeros((1, 2)), seeds, side)[0][..., 0])
 
 
 def test_gamma_is_an_exponent_within_its_range():
-    values = intensities(Augmentation(gamma=(0.5, 2.0)))
+    values = intensities(Affine(gamma=(0.5, 2.0)))
     exponents = np.log(values[:, 3, 3]) / np.log(128 / 255)
     assert exponents.min() >= 0.5 - 1e-4
     assert exponents.max() <= 2.0 + 1e-4
@@ -108,14 +170,14 @@ def test_gamma_is_an_exponent_within_its_range():
 
 
 def test_brightness_scales_within_its_range():
-    factors = intensities(Augmentation(brightness=0.3))[:, 3, 3] / (128 / 255)
+    factors = intensities(Affine(brightness=0.3))[:, 3, 3] / (128 / 255)
     assert factors.min() >= 0.7 - 1e-5
     assert factors.max() <= 1.3 + 1e-5
     assert factors.std() == pytest.approx(0.6 / np.sqrt(12), rel=0.15)
 
 
 def test_noise_has_the_named_deviation_and_no_mean():
-    noise = intensities(Augmentation(noise=0.1)) - 128 / 255
+    noise = intensities(Affine(noise=0.1)) - 128 / 255
     assert noise.mean() == pytest.approx(0, abs=2e-3)
     assert noise.std() == pytest.approx(0.1, rel=0.02)
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.25
@@ -123,21 +185,176 @@ def test_noise_has_the_named_deviation_and_no_mean():
 
 def test_ranges_of_shift_rotation_and_scale_are_reached_and_kept():
     """Read back from how a pair of keypoints moves."""
-    pair = jnp.array([[100.0, 160.0], [220.0, 160.0]])
-    image = jnp.zeros((320, 320), jnp.uint8)
-    _, points = jax.vmap(lambda key: augment.view(image, pair, key, 320, PAPER))(
-        jax.random.split(jax.random.key(1), 500)
-    )
-    arm = np.asarray(points[:, 1] - points[:, 0], np.float64)
+    points = draw_points(PAPER, 320, [[100.0, 160.0], [220.0, 160.0]], 500, 320)
+    arm = points[:, 1] - points[:, 0]
     zoom = np.hypot(*arm.T) / 120
     angle = np.rad2deg(np.arctan2(arm[:, 1], arm[:, 0]))
-    shift = np.asarray(points.mean(1)) - 160
+    shift = points.mean(1) - 160
     assert abs(np.corrcoef(shift.T)[0, 1]) < 0.2
     ranges = ((zoom, 0.95, 1.05), (angle, -5, 5), (shift[:, 0], -10, 10), (shift[:, 1], -10, 10))
     for values, low, high in ranges:
         span = high - low
         assert low - 1e-3 <= values.min() < low + 0.05 * span
         assert high - 0.05 * span < values.max() <= high + 1e-3
+
+
+def test_the_evaluation_view_is_the_plain_resize():
+    image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
+    points = np.array([[0.0, 60.0], [15.0, 20.0]])
+    pixels, moved = evaluation_view(STRONG, image, points, 50)
+    expected = cv2.resize(image.astype(np.float32) / 255, (50, 50))
+    np.testing.assert_allclose(pixels[..., 0], expected, atol=1e-3)
+    np.testing.assert_allclose(moved, points * 50 / 60, atol=1e-4)
+
+
+# ---- random_crop: against NumPy and OpenCV ----
+
+
+def knee_like(side, seed=0):
+    """Smooth grey shapes with fine texture, uint8 from about 40 to 250."""
+    rng = np.random.default_rng(seed)
+    smooth = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), side / 25)
+    smooth = (smooth - smooth.min()) / np.ptp(smooth)
+    return np.round(40 + 200 * smooth + rng.uniform(0, 10, smooth.shape)).astype(np.uint8)
+
+
+def test_noise_is_blended_as_opencv_does():
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    normal = np.random.default_rng(1).normal(size=image.shape)
+    noise = 255 * (normal - normal.min()) / (normal.max() - normal.min())
+    for gain in (0.0, 0.1137, 0.2999):
+        theirs = cv2.addWeighted(image, 1 - gain, noise.astype(np.uint8), gain, 0)
+        ours = np.asarray(
+            augment.blend_noise(jnp.asarray(image, jnp.float32), jnp.asarray(normal), gain)
+        )
+        np.testing.assert_array_equal(ours, np.round(ours))
+        # Float32 falls to the other side of a half now and then.
+        assert np.abs(ours - theirs).max() <= 1
+        assert (ours != theirs).mean() < 2e-3
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.77, 1.0001, 1.31, 1.5])
+def test_gamma_is_the_look_up_table(gamma):
+    exact = 255 * (np.arange(256) / 255.0) ** (1 / gamma)
+    table = exact.astype(np.uint8)
+    image = np.random.default_rng(0).permutation(np.arange(256, dtype=np.uint8)).reshape(16, 16)
+    ours = np.asarray(augment.change_gamma(jnp.asarray(image, jnp.float32), gamma))
+    theirs = cv2.LUT(image, table)
+    # In float32 an entry that all but is a whole number may be cut off from the other side of it.
+    clear = np.abs(exact - np.round(exact))[image] > 1e-3
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(ours[clear], theirs[clear])
+    assert np.abs(ours - theirs).max() <= 1
+    assert ours[image == 0] == 0
+    assert ours[image == 255] == 255
+
+
+def test_views_are_opencvs_resize_rotate_and_crop():
+    """The draws are read back from three keypoints; OpenCV then repeats the steps."""
+    side, canvas, size = 350, 310, 300
+    image = knee_like(side)
+    points = np.array([[175.0, 175.0], [275.0, 175.0], [175.0, 275.0]])
+    pixels, moved = draw(GEOMETRY, image, points, 4, size)
+    resized = cv2.resize(image, (canvas, canvas))
+    for ours, (centre, right, below) in zip(np.asarray(pixels[..., 0]), np.asarray(moved)):
+        angle = np.arctan2(*(right - centre)[::-1])
+        np.testing.assert_allclose(
+            below - centre, [centre[1] - right[1], right[0] - centre[0]], atol=1e-3
+        )
+        grown = round(canvas * (abs(np.cos(angle)) + abs(np.sin(angle))))
+        matrix = cv2.getRotationMatrix2D((154.5, 154.5), -np.rad2deg(angle), 1)
+        matrix[:, 2] += (grown - canvas) / 2
+        rotated = cv2.warpAffine(resized, matrix, (grown, grown), flags=cv2.INTER_LINEAR)
+        x, y = np.round(grown / 2 - centre).astype(int)
+        theirs = rotated[y : y + size, x : x + size].astype(np.float64)
+        assert theirs.shape == ours.shape
+        difference = np.abs(255 * ours - theirs)
+        assert difference.mean() < 0.6
+        assert np.quantile(difference, 0.999) < 4
+        np.testing.assert_allclose(255 * ours, np.round(255 * ours), atol=1e-3)
+
+
+def test_angles_and_offsets_are_the_published_ones():
+    """U(-10, 10) degrees; corners at int(U[0, 1) (grown - 300)), so shifts up to 29 px."""
+    points = draw_points(RandomCrop(), 350, [[175.0, 175.0], [275.0, 175.0]], 4000, 300)
+    centre, arm = points[:, 0], points[:, 1] - points[:, 0]
+    np.testing.assert_allclose(np.hypot(*arm.T), 100 * 310 / 350, rtol=1e-4)
+    angle = np.arctan2(arm[:, 1], arm[:, 0])
+    assert stats.kstest(np.rad2deg(angle), stats.uniform(-10, 20).cdf).pvalue > 1e-3
+    grown = np.round(310 * (np.abs(np.cos(angle)) + np.abs(np.sin(angle))))
+    assert (grown.min(), grown.max()) == (310, 359)
+    offset = grown[:, None] / 2 - centre
+    np.testing.assert_allclose(offset, np.round(offset), atol=2e-3)
+    offset, room = np.round(offset), grown[:, None] - 300
+    assert (offset >= 0).all()
+    assert (offset < room).all()
+    # The whole numbers below `room` are equally likely: a draw inside each makes it uniform again.
+    inside = (offset + np.random.default_rng(0).uniform(size=offset.shape)) / room
+    for axis in range(2):
+        assert stats.kstest(inside[:, axis], "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(inside.T)[0, 1]) < 0.06
+    assert abs(np.corrcoef(angle, inside[:, 0])[0, 1]) < 0.06
+    assert np.abs(centre - 150).max() == pytest.approx(29.5, abs=2)
+
+
+def test_noise_comes_with_its_probability_and_gain():
+    image = np.zeros((16, 16), np.uint8)
+    noisy = RandomCrop(canvas=16, rotation=0, gamma_probability=0)
+    values = 255 * np.asarray(draw(noisy, image, np.zeros((1, 2)), 2000, 16)[0][..., 0])
+    # The noise's brightest pixel is 255, so that the picture's tells the gain.
+    gain = values.max(axis=(1, 2)) / 255
+    assert (gain > 0).mean() == pytest.approx(0.5, abs=0.04)
+    assert gain.max() == pytest.approx(0.3, abs=0.005)
+    # Below half a grey level nothing is seen of it, and a level is 1 / 255.
+    seen = gain[gain > 0] + np.random.default_rng(0).uniform(-0.5, 0.5, (gain > 0).sum()) / 255
+    assert stats.kstest(seen, stats.uniform(0, 0.3).cdf).pvalue > 1e-3
+
+
+def test_gamma_comes_with_its_probability_and_range():
+    image = np.full((4, 4), 100, np.uint8)
+    bent = RandomCrop(canvas=4, rotation=0, noise_probability=0)
+    values = 255 * np.asarray(draw(bent, image, np.zeros((1, 2)), 3000, 4)[0][:, 0, 0, 0])
+    # Cut-off values stand for those up to the next whole number. Very few are 100 by chance.
+    changed = np.round(values) != 100
+    assert changed.mean() == pytest.approx(0.5, abs=0.04)
+    level = np.round(values[changed]) + np.random.default_rng(0).uniform(size=changed.sum())
+    gamma = np.log(100 / 255) / np.log(level / 255)
+    assert 0.49 < gamma.min() < 0.52
+    assert 1.47 < gamma.max() < 1.52
+    assert stats.kstest(gamma, stats.uniform(0.5, 1).cdf).pvalue > 1e-3
+
+
+def test_noise_and_gamma_come_independently():
+    image = np.full((8, 8), 60, np.uint8)
+    augmentation = RandomCrop(canvas=8, rotation=0, noise_gain=0.3, gamma=(1.5, 1.5))
+    values = np.asarray(draw(augmentation, image, np.zeros((1, 2)), 2000, 8)[0][..., 0])
+    noisy = np.ptp(values, axis=(1, 2)) > 0
+    bent = values.min(axis=(1, 2)) > 70 / 255
+    table = np.histogram2d(noisy, bent, bins=2)[0] / len(noisy)
+    np.testing.assert_allclose(table, 0.25, atol=0.04)
+
+
+def test_without_chance_the_crop_is_the_resized_roi():
+    still = RandomCrop(canvas=300, noise_probability=0, rotation=0, gamma_probability=0)
+    image = knee_like(350)
+    pixels, _ = draw(still, image, np.zeros((1, 2)), 1, 300)
+    theirs = np.round(cv2.resize(image.astype(np.float32), (300, 300)))
+    difference = np.abs(np.round(255 * np.asarray(pixels[0, ..., 0])) - theirs)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
+
+
+def test_evaluation_sees_the_centre_of_the_canvas():
+    image = knee_like(350)
+    points = np.array([[175.0, 175.0], [0.0, 350.0]])
+    pixels, moved = evaluation_view(RandomCrop(), image, points, 300, 3)
+    theirs = cv2.resize(image, (310, 310))[5:305, 5:305]
+    for channel in range(3):
+        assert np.abs(np.round(255 * np.asarray(pixels[..., channel])) - theirs).max() <= 1
+    np.testing.assert_allclose(moved, [[150, 150], [-5, 305]], atol=1e-4)
+
+
+# ---- Batches ----
 
 
 def make_batch(size=8, side=32):
@@ -148,37 +365,106 @@ def make_batch(size=8, side=32):
     }
 
 
-def test_views_depend_on_the_slot_and_the_key_only():
+@pytest.mark.parametrize("augmentation", [STRONG, RandomCrop(33)])
+def test_views_depend_on_the_slot_and_the_key_only(augmentation):
     batch, key = make_batch(), jax.random.key(5)
-    images, keypoints = augment.views(batch, key, 32, (0.5, 0.25), STRONG)
+    views = make_views(augmentation)
+    images, keypoints = views(batch, key)
     assert images.shape == (8, 32, 32, 1)
     assert keypoints.shape == (8, 74, 2)
-    half = {name: value[:4] for name, value in batch.items()}
-    np.testing.assert_array_equal(augment.views(half, key, 32, (0.5, 0.25), STRONG)[0], images[:4])
-    other = augment.views(batch, jax.random.key(6), 32, (0.5, 0.25), STRONG)[0]
+    others = {name: value.at[4:].set(value[:4]) for name, value in batch.items()}
+    np.testing.assert_array_equal(views(others, key)[0][:4], images[:4])
+    other = views(batch, jax.random.key(6))[0]
     assert (other != images).any(axis=(1, 2, 3)).all()
 
 
-def test_every_slot_of_a_batch_is_augmented_in_its_own_way():
+@pytest.mark.parametrize("augmentation", [STRONG, RandomCrop(33)])
+def test_every_slot_of_a_batch_is_augmented_in_its_own_way(augmentation):
     one = {name: value[:1] for name, value in make_batch().items()}
     same = {name: jnp.repeat(value, 8, axis=0) for name, value in one.items()}
-    images, keypoints = augment.views(same, jax.random.key(0), 32, (0.5, 0.25), PAPER)
+    images, keypoints = make_views(augmentation)(same, jax.random.key(0))
     for i in range(8):
         for j in range(i):
             assert (images[i] != images[j]).any()
             assert (keypoints[i] != keypoints[j]).any()
 
 
-@pytest.mark.parametrize("field", ["scale", "gamma"])
-@pytest.mark.parametrize("value", [(0.0, 1.0), (1.2, 0.8)])
-def test_a_range_without_meaning_is_named(field, value):
-    with pytest.raises(UserError, match=rf"augmentation.{field} = \({value[0]}, {value[1]}\)"):
-        Augmentation(**{field: value})
+@pytest.mark.parametrize("augmentation", [STRONG, RandomCrop(33)])
+def test_evaluation_depends_on_nothing_but_the_knee(augmentation):
+    batch = make_batch()
+    views = make_views(augmentation, train=False)
+    ours = views(batch, jax.random.key(0))
+    turned = {name: value[::-1] for name, value in batch.items()}
+    for first, last in zip(ours, views(turned, jax.random.key(1))):
+        np.testing.assert_array_equal(first, last[::-1])
+
+
+@pytest.mark.parametrize("augmentation", [PAPER, small(GEOMETRY)])
+def test_three_channels_are_the_grey_three_times(augmentation):
+    images, _ = make_views(augmentation, channels=3)(make_batch(), jax.random.key(0))
+    assert images.shape == (8, 32, 32, 3)
+    np.testing.assert_array_equal(images[..., 0], images[..., 1])
+    np.testing.assert_array_equal(images[..., 0], images[..., 2])
+
+
+def test_channels_have_noise_of_their_own():
+    black = np.zeros((32, 32), np.uint8)
+    for augmentation in (
+        Affine(noise=0.1),
+        RandomCrop(canvas=32, rotation=0, noise_probability=1),
+    ):
+        (noise,) = np.asarray(draw(augmentation, black, np.zeros((1, 2)), 1, 32, channels=3)[0])
+        correlation = np.corrcoef(noise.reshape(-1, 3).T)
+        assert np.abs(correlation - np.eye(3)).max() < 0.12
 
 
 def test_views_are_normalised():
     batch = make_batch(side=64)
     raw = np.asarray(batch["image"], np.float64) / 255
-    images, _ = augment.views(batch, jax.random.key(0), 64, (raw.mean(), raw.std()), Augmentation())
+    views = make_views(Affine(), 64, statistics=(raw.mean(), raw.std()), train=False)
+    images, _ = views(batch, jax.random.key(0))
     assert float(images.mean()) == pytest.approx(0, abs=1e-4)
     assert float(images.std()) == pytest.approx(1, abs=1e-4)
+
+
+# ---- From a config ----
+
+
+def test_a_config_names_its_augmentation():
+    config = ml_collections.ConfigDict({"name": "affine", "rotation": 5.0, "scale": (0.95, 1.05)})
+    assert augment.make(config, 64) == Affine(rotation=5.0, scale=(0.95, 1.05))
+    assert augment.make({"name": "random_crop"}, 300) == RandomCrop()
+    assert augment.make({"name": "random_crop", "gamma": [0.9, 1.2], "canvas": 66}, 64) == (
+        RandomCrop(canvas=66, gamma=(0.9, 1.2))
+    )
+
+
+def test_the_defaults_are_the_papers():
+    assert RandomCrop() == RandomCrop(310, 0.5, 0.3, 10.0, 0.5, (0.5, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "crop"}, "name = 'crop': choose affine or random_crop"),
+        ({"rotation": 5.0}, "name = None: choose affine or random_crop"),
+        ({"name": "random_crop", "scale": (1, 1)}, "scale: 'random_crop' has no such field"),
+        ({"name": "affine", "scale": (0.0, 1.0)}, r"scale = \(0.0, 1.0\): .* 0 < low <= high"),
+        ({"name": "affine", "gamma": (1.2, 0.8)}, r"gamma = \(1.2, 0.8\): .* 0 < low <= high"),
+        ({"name": "affine", "scale": 1.1}, r"scale = 1.1: \(low, high\)"),
+        ({"name": "affine", "rotation": -5.0}, "rotation = -5.0: a number 0 or more"),
+        ({"name": "affine", "noise": float("nan")}, "noise = nan: a number 0 or more"),
+        ({"name": "affine", "translation": "10"}, "translation = '10': a number 0 or more"),
+        ({"name": "random_crop", "canvas": 299}, "canvas = 299: a whole number from 300 to 600"),
+        ({"name": "random_crop", "canvas": 620}, "canvas = 620: .* twice config.input.size"),
+        ({"name": "random_crop", "canvas": 310.5}, "canvas = 310.5: a whole number"),
+        ({"name": "random_crop", "rotation": 91}, "rotation = 91: a number from 0 to 90, degrees"),
+        ({"name": "random_crop", "gamma": (0.0, 1.0)}, r"gamma = \(0.0, 1.0\): .* 0 < low"),
+        ({"name": "random_crop", "noise_gain": 1.2}, "noise_gain = 1.2: a number from 0 to 1"),
+        ({"name": "random_crop", "noise_probability": 1.5}, "noise_probability = 1.5: .* 0 to 1"),
+        ({"name": "random_crop", "gamma_probability": -1}, "gamma_probability = -1: .* 0 to 1"),
+    ],
+)
+def test_what_has_no_meaning_is_named(config, message):
+    with pytest.raises(UserError, match=f"config.augmentation.{message}"):
+        augment.make(config, 300)

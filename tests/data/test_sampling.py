@@ -3,7 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knee_jax.data.sampling import PADDING, in_order, num_batches, shuffled
+from knee_jax.data.sampling import (
+    PADDING,
+    in_order,
+    inverse_frequency,
+    mixed,
+    num_batches,
+    shuffled,
+    weighted,
+)
+from knee_jax.errors import UserError
+
+LABELLED, UNLABELLED = np.arange(30), np.arange(100, 117)
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 5))
@@ -43,7 +54,88 @@ def test_in_order_shows_every_knee_once_and_pads_the_rest(num_rows, batch_size):
     assert len(stream) - num_rows < batch_size
 
 
-@pytest.mark.parametrize("plan", [shuffled(np.arange(5), 3, 0), in_order(np.arange(5), 3)])
+@given(st.integers(1, 24), st.integers(0, 23), st.integers(0, 3))
+def test_mixed_batches_hold_their_share_of_unlabelled_knees(batch_size, num_unlabelled, seed):
+    num_unlabelled = min(num_unlabelled, batch_size - 1)
+    plan = mixed(LABELLED, UNLABELLED, batch_size, num_unlabelled, seed)
+    batches = np.stack([plan(step) for step in range(34)])
+    assert ((batches >= 100).sum(axis=1) == num_unlabelled).all()
+    # Either kind passes through all its knees before any comes again.
+    for kind in (batches[batches < 100], batches[batches >= 100]):
+        known = LABELLED if kind.size and kind[0] < 100 else UNLABELLED
+        for start in range(0, len(kind) - len(known) + 1, len(known)):
+            np.testing.assert_array_equal(np.sort(kind[start : start + len(known)]), known)
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 63))
+def test_unlabelled_knees_spread_over_the_devices(devices, each, num_unlabelled):
+    num_unlabelled = min(num_unlabelled, devices * each - 1)
+    batch = mixed(LABELLED, UNLABELLED, devices * each, num_unlabelled, seed=0)(5)
+    assert np.ptp((batch.reshape(devices, each) >= 100).sum(axis=1)) <= 1
+
+
+def test_mixed_batches_depend_on_the_seed_and_the_step_only():
+    forwards = [mixed(LABELLED, UNLABELLED, 12, 5, 7)(step) for step in range(9)]
+    plan = mixed(LABELLED, UNLABELLED, 12, 5, 7)
+    np.testing.assert_array_equal(forwards, [plan(s) for s in reversed(range(9))][::-1])
+    assert (forwards[0] != mixed(LABELLED, UNLABELLED, 12, 5, 8)(0)).any()
+    # The two kinds are not in the same order.
+    both = mixed(np.arange(64), np.arange(100, 164), 128, 64, 0)(0)
+    assert (both[both < 100] == both[both >= 100] - 100).mean() < 0.2
+
+
+def test_batches_that_cannot_be_mixed_are_named():
+    with pytest.raises(UserError, match=r"no unlabelled knee .* config.data.unlabelled = 'none'"):
+        mixed(LABELLED, np.empty(0, np.int64), 8, 2, 0)
+    for number in (8, -1):
+        with pytest.raises(UserError, match=f"batch of 8 knees cannot hold {number} unlabelled"):
+            mixed(LABELLED, UNLABELLED, 8, number, 0)
+    assert mixed(LABELLED, np.empty(0, np.int64), 8, 0, 0)(0).max() < 30
+
+
+def test_weighted_draws_follow_the_weights():
+    rows, weights = np.array([3, 5, 8, 9]), np.array([1.0, 0.0, 2.0, 5.0])
+    plan = weighted(rows, weights, 50, seed=0)
+    drawn = np.concatenate([plan(step) for step in range(200)])
+    counts = np.array([(drawn == row).sum() for row in rows])
+    np.testing.assert_allclose(counts / len(drawn), weights / 8, atol=0.015)
+    assert counts[1] == 0
+
+
+def test_weighted_draws_depend_on_the_seed_and_the_step_only():
+    rows, weights = np.arange(50), np.random.default_rng(0).random(50)
+    forwards = [weighted(rows, weights, 16, 3)(step) for step in range(6)]
+    plan = weighted(rows, weights, 16, 3)
+    np.testing.assert_array_equal(forwards, [plan(s) for s in reversed(range(6))][::-1])
+    assert (forwards[0] != forwards[1]).any()
+    assert (forwards[0] != weighted(rows, weights, 16, 4)(0)).any()
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0, 1.0], [0.0] * 3, [1.0] * 4, [np.nan, 1.0, 1.0]])
+def test_weights_without_meaning_are_an_error(weights):
+    with pytest.raises(ValueError, match="weights of 3 rows"):
+        weighted(np.arange(3), np.array(weights), 2, 0)
+
+
+@given(st.lists(st.integers(-1, 4), min_size=1, max_size=60))
+def test_inverse_frequency_gives_every_class_the_same_share(grades):
+    grades = np.array(grades, np.int8)
+    weights = inverse_frequency(grades)
+    assert weights.mean() == pytest.approx(1)
+    shares = [weights[grades == grade].sum() for grade in np.unique(grades[grades >= 0])]
+    np.testing.assert_allclose(shares, np.full(len(shares), np.sum(shares) / max(len(shares), 1)))
+    np.testing.assert_allclose(weights[grades == -1], 1)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        shuffled(np.arange(5), 3, 0),
+        in_order(np.arange(5), 3),
+        mixed(np.arange(5), np.arange(5, 9), 3, 1, 0),
+        weighted(np.arange(5), np.ones(5), 3, 0),
+    ],
+)
 def test_rows_are_int64_of_the_batch_size(plan):
     assert plan(1).dtype == np.int64
     assert plan(1).shape == (3,)

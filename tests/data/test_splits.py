@@ -4,6 +4,7 @@ import pytest
 
 from knee_jax.data import splits
 from knee_jax.errors import UserError
+from knee_jax.grades import GRADES
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,85 @@ def test_folds_are_stratified_and_follow_the_seed(index):
     assert subjects(index, first) != subjects(index, other)
 
 
+def test_group_folds_are_disjoint_by_subject_and_cover_everybody(index):
+    """As `sklearn.model_selection.GroupKFold`: sizes balanced, no shuffling, no stratification."""
+    folds = [splits.group_k_fold(index, 5, fold) for fold in range(5)]
+    for parts in folds:
+        assert_partition_by_subject(index, parts)
+    held_out = [parts["validation"] for parts in folds]
+    np.testing.assert_array_equal(np.sort(np.concatenate(held_out)), np.arange(len(index)))
+    assert np.ptp([len(rows) for rows in held_out]) <= 6  # As many as a subject may have.
+    by_name = splits.make_split(index, "group_k_fold", num_folds=5, fold=2, seed=7)
+    np.testing.assert_array_equal(by_name["validation"], held_out[2])
+    # Grades play no part.
+    other = splits.group_k_fold(index.assign(kl=0), 5, 2)
+    np.testing.assert_array_equal(other["validation"], held_out[2])
+
+
+@pytest.fixture(scope="module")
+def graded(index):
+    """All seven grades, with one subject in five unread, and some knees of others."""
+    rng = np.random.default_rng(1)
+    unread = index["subject"].astype(int).to_numpy() % 5 == 0
+    unread |= rng.random(len(index)) < 0.2
+    partial = rng.random(len(index)) < 0.1
+    columns = {g: np.where(unread, -1, rng.integers(0, 4, len(index))) for g in GRADES}
+    columns["kl"] = np.where(unread | partial, -1, index["kl"])
+    return index.assign(**columns)
+
+
+def labelled_rows(index, rows):
+    return rows[(index.iloc[rows][list(GRADES)] != -1).any(axis=1).to_numpy()]
+
+
+def test_label_fractions_are_nested_and_by_subject(graded):
+    train = splits.ratio(graded, {"train": 2, "validation": 1, "test": 1}, seed=0)["train"]
+    labelled = labelled_rows(graded, train)
+    total = len(subjects(graded, labelled))
+    kept = {f: splits.label_fraction(graded, train, f, seed=4) for f in (0.05, 0.2, 0.4, 1.0)}
+    for fraction, rows in kept.items():
+        assert (np.diff(rows) > 0).all()
+        assert len(subjects(graded, rows)) == round(fraction * total)
+        # Whole subjects: none of their labelled knees loses its grades.
+        assert not subjects(graded, rows) & subjects(graded, np.setdiff1d(labelled, rows))
+    assert set(kept[0.05]) < set(kept[0.2]) < set(kept[0.4]) < set(kept[1.0])
+    np.testing.assert_array_equal(kept[1.0], labelled)
+
+
+def test_label_fractions_are_stratified_on_the_worst_grade(graded):
+    rows = labelled_rows(graded, np.arange(len(graded)))
+    worst = graded.iloc[rows].groupby("subject")["kl"].max()
+    kept = splits.label_fraction(graded, rows, 0.2, seed=0)
+    of_each = worst[sorted(subjects(graded, kept))].value_counts().sort_index()
+    expected = 0.2 * worst.value_counts().sort_index()
+    assert (of_each - expected).abs().max() <= 1
+
+
+def test_label_fractions_follow_the_seed_and_not_the_row_order(graded):
+    rows = np.arange(len(graded))
+    first = subjects(graded, splits.label_fraction(graded, rows, 0.2, seed=0))
+    again = graded.sample(frac=1, random_state=3, ignore_index=True)
+    assert first == subjects(again, splits.label_fraction(again, rows[::-1], 0.2, seed=0))
+    assert first != subjects(graded, splits.label_fraction(graded, rows, 0.2, seed=1))
+
+
+def test_a_tiny_fraction_keeps_one_subject(graded):
+    rows = np.arange(len(graded))
+    assert len(subjects(graded, splits.label_fraction(graded, rows, 1e-6, seed=0))) == 1
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.2, 1.5, float("nan")])
+def test_a_fraction_without_meaning_is_named(graded, fraction):
+    with pytest.raises(UserError, match=f"config.data.label_fraction = {fraction}"):
+        splits.label_fraction(graded, np.arange(50), fraction, seed=0)
+
+
 @pytest.mark.parametrize("num_folds", [1, 401])
 def test_a_number_of_folds_that_cannot_be_made_is_named(index, num_folds):
     with pytest.raises(UserError, match=f"num_folds = {num_folds} is not between 2 and the 400"):
         splits.k_fold(index, num_folds, 0, seed=0)
+    with pytest.raises(UserError, match=f"num_folds = {num_folds} is not between 2 and the 400"):
+        splits.group_k_fold(index, num_folds, 0)
 
 
 def test_published_split_follows_the_column(index):
@@ -99,8 +175,9 @@ def test_published_split_follows_the_column(index):
 @pytest.mark.parametrize(
     ("kind", "fold", "rows", "message"),
     [
-        ("random", 0, slice(None), "choose published, ratio or k_fold"),
+        ("random", 0, slice(None), "choose published, ratio, k_fold or group_k_fold"),
         ("k_fold", 5, slice(None), "not one of the 5 folds"),
+        ("group_k_fold", -1, slice(None), "not one of the 5 folds"),
         ("ratio", 0, slice(0, 1), "leaves no knee for"),
         ("published", 0, slice(0, 1), "leaves no knee for"),
     ],

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from knee_jax.data import prepared, sampling, statistics
+from knee_jax.grades import GRADES
+
+
+@pytest.fixture(scope="module")
+def knees(tiny_data_dir):
+    return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.0.0")
+
+
+def test_grades_of_the_index_are_those_of_the_records(knees):
+    builder = tfds.builder_from_directory(knees.path)
+    for split in knees.index["split"].unique():
+        records = builder.as_data_source(split)
+        rows = np.flatnonzero(knees.index["split"] == split)
+        np.testing.assert_array_equal(knees.index["record"].iloc[rows], np.arange(len(records)))
+        loaded = knees.load(rows[::7])["grades"]
+        assert loaded.dtype == np.int8
+        for ours, row in zip(loaded, rows[::7]):
+            record = records[int(knees.index["record"].iloc[row])]
+            np.testing.assert_array_equal(ours, record["grades"])
+
+
+def test_hidden_grades_are_missing_wherever_a_knee_is_read(knees):
+    rows = np.array([3, 5, 40])
+    hidden = knees.hide_grades(rows)
+    before, after = knees.load(np.arange(3, 7)), hidden.load(np.arange(3, 7))
+    np.testing.assert_array_equal(after["grades"][[0, 2]], np.full((2, 7), -1))
+    np.testing.assert_array_equal(after["grades"][[1, 3]], before["grades"][[1, 3]])
+    assert after["grades"].dtype == np.int8
+    for name in ("image", "keypoints", "keypoints_valid"):
+        np.testing.assert_array_equal(after[name], before[name])
+    batch = hidden.load_batch(np.array([5, 6, sampling.PADDING]))
+    np.testing.assert_array_equal((batch["grades"] == -1).all(axis=1)[:2], [True, False])
+
+
+def test_hiding_leaves_the_set_and_the_other_columns_as_they_were(knees):
+    index = knees.index.copy()
+    hidden = knees.hide_grades(np.array([0, 7]))
+    assert knees.index.equals(index)
+    assert hidden.path == knees.path
+    assert (hidden.index.dtypes == index.dtypes).all()
+    others = [name for name in index.columns if name not in GRADES]
+    assert hidden.index[others].equals(index[others])
+    assert hidden.hide_grades(np.empty(0, np.int64)).index.equals(hidden.index)
+
+
+def test_hidden_knees_count_in_no_class(knees):
+    rows = np.arange(10, 60)
+    hidden = rows[::2]
+    counts = statistics.measure(knees.hide_grades(hidden), rows).counts
+    for grade in GRADES:
+        seen = knees.index[grade].to_numpy()[rows[1::2]]
+        expected = np.bincount(seen[seen >= 0], minlength=len(counts[grade]))
+        np.testing.assert_array_equal(counts[grade], expected)
+
+
+def test_partially_labelled_knees_are_told_from_whole_and_unread_ones(knees):
+    index = knees.index.copy()
+    index.loc[:9, list(GRADES)] = np.int8(1)
+    index.loc[[2, 4], "jsl"] = np.int8(-1)
+    index.loc[4, "kl"] = np.int8(-1)
+    index.loc[7, list(GRADES)] = np.int8(-1)
+    changed = prepared.PreparedSet(knees.path, index)
+    rows = np.array([7, 4, 3, 2])
+    np.testing.assert_array_equal(changed.partially_labelled(rows), [False, True, False, True])
+    # Of the grades that a config names only.
+    np.testing.assert_array_equal(
+        changed.partially_labelled(rows, ("kl", "jsm")), [False, True, False, False]
+    )
