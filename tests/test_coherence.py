@@ -1,6 +1,10 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.mixture import GaussianMixture
 
@@ -174,3 +178,81 @@ def test_surprise_is_a_conditional_probability(mixture):
         density = np.exp(density.reshape(5, classes))
         p = density[np.arange(5), grades[:, i]] / density.sum(1)
         np.testing.assert_allclose(found[:, i], -np.log(p), rtol=1e-8, atol=1e-10)
+
+
+def impossible(grades):
+    """Whether the Kellgren-Lawrence grade contradicts the others by its definition.
+
+    No osteoarthritis (0) beside definite narrowing or a definite osteophyte; or the severest (4)
+    without any narrowing (Kellgren & Lawrence 1957).
+    """
+    narrowing, spur = grades[..., 5:].max(-1), grades[..., 1:5].max(-1)
+    return ((grades[..., 0] == 0) & ((narrowing >= 2) | (spur >= 2))) | (
+        (grades[..., 0] == 4) & (narrowing == 0)
+    )
+
+
+def plant(grades, seed):
+    """Misreads the KL grade of 2 % of the knees, 0 for 4 and the like, so that it is impossible."""
+    rng, grades = np.random.default_rng(seed), grades.copy()
+    flipped = rng.choice(len(grades), round(0.02 * len(grades)), replace=False)
+    ill = impossible(np.where(np.arange(7) == 0, 0, grades[flipped]))
+    grades[flipped, 0] = np.where(ill, 0, 4)
+    grades[flipped[~ill], 5:] = 0
+    return grades, flipped
+
+
+def test_planted_mistakes_head_the_listing():
+    """Fitted on the contaminated cohort itself, whose other knees hold no impossible grades."""
+    frame = severity.simulate(400, visits=(0, 24, 48), seed=1)
+    grades = frame[[f"read_{g}" for g in GRADES]].to_numpy()
+    grades = grades[(grades != MISSING).all(1)]
+    assert not impossible(grades).any()
+    planted, flipped = plant(grades, seed=1)
+    assert impossible(planted)[flipped].all()
+    table = pd.DataFrame(planted, columns=list(GRADES))
+    listing = coherence.list_suspects(table)
+    assert len(listing) == len(table)
+    found = np.isin(flipped, listing.index[: len(flipped)]).mean()
+    assert found >= 0.8
+    assert (listing["suspect"].head(len(flipped)) == "kl").mean() > 0.5
+
+
+def test_listing_leaves_out_unread_knees_and_tells_what_it_cannot_read():
+    grades = cohort(25)[0][:48].astype(float)
+    table = pd.DataFrame(grades, columns=list(GRADES))
+    table.insert(0, "subject", [f"{i:03d}" for i in range(48)])
+    table.loc[3, "jsl"], table.loc[5, "kl"] = np.nan, MISSING
+    listing = coherence.list_suspects(table)
+    assert sorted(listing.index) == [i for i in range(48) if i not in (3, 5)]
+    assert list(listing) == ["subject", *GRADES, "log_density", "surprise", "suspect"]
+    assert listing["surprise"].is_monotonic_decreasing
+    assert listing["kl"].dtype == np.int8
+    for change, message in (
+        ({"osfl": 4}, "row 1 of the table has osfl = 4: whole grades 0 to 3"),
+        ({"kl": 1.5}, "row 1 of the table has kl = 1.5: whole grades 0 to 4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            coherence.list_suspects(table.assign(**change))
+    with pytest.raises(UserError, match="lacks the column jsm"):
+        coherence.list_suspects(table.drop(columns="jsm"))
+    with pytest.raises(UserError, match="8 knees of the table have all seven grades: at least 40"):
+        coherence.list_suspects(table.head(10))
+
+
+def test_the_command_writes_the_listing(tmp_path):
+
+    table = pd.DataFrame(cohort(25)[0][:48], columns=list(GRADES))
+    table.to_csv(tmp_path / "index.csv", index=False)
+    line = [sys.executable, "-m", "knee_jax.coherence", f"--out={tmp_path / 'out.csv'}"]
+    done = subprocess.run(
+        [*line, f"--index={tmp_path / 'index.csv'}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "48 of 48 knees have all seven grades" in done.stdout
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 48
+    done = subprocess.run(
+        [*line, f"--index={tmp_path / 'no.csv'}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'no.csv'}: no such file")
