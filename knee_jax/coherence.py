@@ -305,7 +305,8 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Returns:
         The table's identity columns and grades, then `log_density`, `surprise` (in nats, of the
-        grade that the others suggest least; the order is by it) and `suspect`, that grade.
+        grade that the others suggest least; the order is by it) and `suspect`, that grade. One
+        misread grade shows in the surprise; where several are wrong, in the log-density.
 
     Raises:
         UserError: a column is missing, a value is no grade, or there are too few knees.

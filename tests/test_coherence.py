@@ -218,6 +218,17 @@ def test_planted_mistakes_head_the_listing():
     assert (listing["suspect"].head(len(flipped)) == "kl").mean() > 0.5
 
 
+def test_rows_of_random_impossible_grades_have_the_lowest_density():
+    """Where several grades are wrong at once no single one is a surprise, but the knee is."""
+    grades, _ = cohort(300, seed=1)
+    rng = np.random.default_rng(1)
+    draws = np.stack([rng.integers(0, c, 5000) for c in coherence.CLASSES], 1)
+    wrong = rng.choice(len(grades), round(0.02 * len(grades)), replace=False)
+    grades[wrong] = draws[impossible(draws)][: len(wrong)]
+    density = coherence.log_density_on_host(coherence.fit(grades), coherence.one_hot(grades))
+    assert np.isin(wrong, density.argsort()[: len(wrong)]).mean() >= 0.8
+
+
 def test_listing_leaves_out_unread_knees_and_tells_what_it_cannot_read():
     grades = cohort(25)[0][:48].astype(float)
     table = pd.DataFrame(grades, columns=list(GRADES))
