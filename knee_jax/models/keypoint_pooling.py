@@ -54,6 +54,28 @@ def bilinear_pool(features: jax.Array, points: jax.Array) -> jax.Array:
     )
 
 
+def pool_known(features: jax.Array, points: jax.Array) -> jax.Array:
+    """`bilinear_pool`, with the map's global average in place of a point that is NaN.
+
+    A knee without landmarks is so read as a network without keypoint pooling would read it; its
+    gradient is that of the average, and finite.
+    """
+    known = jnp.isfinite(points).all(-1, keepdims=True)
+    pooled = bilinear_pool(features, jnp.where(known, points, 0.0))
+    average = features.mean((1, 2), dtype=jnp.float32)
+    return jnp.where(known, pooled, average[:, None])
+
+
+class Attention(nn.Module):
+    """Weighted mean of points' features, each weighed by what it shows (Bahdanau et al. 2015)."""
+
+    @nn.compact
+    def __call__(self, points: jax.Array) -> jax.Array:
+        """Maps [batch, points, features] to [batch, features]."""
+        weights = nn.softmax(Linear(1, name="score")(points), axis=1)
+        return (weights * points).sum(1)
+
+
 class Head(nn.Module):
     """Logits of one grade: linear, or with one hidden layer.
 
@@ -86,12 +108,15 @@ class Model(nn.Module):
         width: channels of its stem; 64 is the published network.
         grades: the grades to read, from `knee_jax.grades.GRADES`.
         landmarks: which landmarks to pool at, a name of `knee_jax.landmarks.PRESETS`.
-        aggregation: `concat` of the landmarks' features (the paper's f_a), or their `mean` or
-            `max` within each compartment; then KL and joint space read the four in a row.
+        aggregation: `concat` of the landmarks' features (the paper's f_a), or their `mean`,
+            `max` or `attention` within each compartment; then KL and joint space read the four
+            in a row.
         kpn: False reads every grade from the global average of the fourth stage (the paper's
             baseline, Table 3).
         hidden: units of a hidden layer in each head; 0 for none.
         dropout: rate before each head's last layer.
+        regression: adds to each grade's logits a value that is regressed onto it (supplementary
+            Table 2, after Antony et al. 2017).
         dtype: compute type of the trunk.
     """
 
@@ -103,11 +128,12 @@ class Model(nn.Module):
     kpn: bool = True
     hidden: int = 0
     dropout: float = 0.0
+    regression: bool = False
     dtype: Any = jnp.float32
 
     @property
     def needs_keypoints(self) -> bool:
-        """Whether knees without landmarks cannot be read."""
+        """Whether the network reads landmarks; without, a knee is averaged over (`pool_known`)."""
         return self.kpn
 
     @nn.compact
@@ -116,10 +142,13 @@ class Model(nn.Module):
     ) -> dict[str, jax.Array]:
         """Returns float32 logits [batch, classes] of every grade.
 
+        With `regression` also `<grade>_value` [batch] of every grade, in units of grades.
+
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
             keypoints: [batch, 74, 2], (x, y) in pixels of `image`, pixel i centred at i + 0.5;
-                those outside the image are read at its border. Ignored without `kpn`.
+                those outside the image are read at its border, and in place of one that is NaN
+                the average of the whole map. Ignored without `kpn`.
             train: batch statistics and dropout (rng `dropout`).
         """
         trunk = resnet.Trunk(
@@ -132,31 +161,35 @@ class Model(nn.Module):
             features = self._pool(x, keypoints)
         else:
             features = dict.fromkeys(("all", *COMPARTMENTS), x.mean((1, 2), dtype=jnp.float32))
-        logits = {}
+        outputs = {}
         for grade in self.grades:
             classes = choose(NUM_CLASSES, grade, "grade")
             where = grade.removeprefix("os") if grade.startswith("os") else "all"
             head = Head(classes, self.hidden, self.dropout, name=f"head_{grade}")
-            logits[grade] = head(features[where], train)
-        return logits
+            outputs[grade] = head(features[where], train)
+            if self.regression:
+                head = Head(1, self.hidden, self.dropout, name=f"value_{grade}")
+                outputs[f"{grade}_value"] = head(features[where], train)[:, 0]
+        return outputs
 
     def _pool(self, x: jax.Array, keypoints: jax.Array) -> dict[str, jax.Array]:
         """Returns the features [batch, ...] of each compartment, and those of `all`."""
         indices = choose(PRESETS, self.landmarks, "landmark preset")
         aggregate = choose(
             {
-                "concat": lambda points: points.reshape(len(points), -1),
-                "mean": lambda points: points.mean(1),
-                "max": lambda points: points.max(1),
+                "concat": lambda points, _: points.reshape(len(points), -1),
+                "mean": lambda points, _: points.mean(1),
+                "max": lambda points, _: points.max(1),
+                "attention": lambda points, name: Attention(name=f"attention_{name}")(points),
             },
             self.aggregation,
             "aggregation",
         )
-        points = bilinear_pool(x, keypoints[:, jnp.array(indices)] / STRIDE)
+        points = pool_known(x, keypoints[:, jnp.array(indices)] / STRIDE)
         features = {}
         for name in COMPARTMENTS:
             members = [i for i, index in enumerate(indices) if name in compartment(index)]
-            features[name] = aggregate(points[:, jnp.array(members)])
+            features[name] = aggregate(points[:, jnp.array(members)], name)
         if self.aggregation == "concat":
-            return {"all": aggregate(points), **features}
+            return {"all": aggregate(points, "all"), **features}
         return {"all": jnp.concatenate(list(features.values()), axis=-1), **features}

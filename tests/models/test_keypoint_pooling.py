@@ -5,6 +5,7 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, NUM_CLASSES
+from knee_jax.landmarks import PRESETS, compartment
 from knee_jax.models import keypoint_pooling
 
 WIDTHS = {"fl": range(0, 7), "fm": range(6, 13), "tl": range(13, 22), "tm": range(21, 30)}
@@ -52,12 +53,19 @@ def torch_heads(params, points, aggregation):
     """An independent reading of the paper's Fig. 2b: logits from pooled points [B, 30, C]."""
     import torch
 
-    def aggregate(part):
+    def aggregate(part, name):
         if aggregation == "concat":
             return part.flatten(1)
+        if aggregation == "attention":
+            score = {k: torch.tensor(np.array(v)) for k, v in params[name]["score"].items()}
+            share = torch.softmax(part @ score["kernel"] + score["bias"], dim=1)
+            return torch.einsum("bpo,bpc->bc", share, part)
         return part.mean(1) if aggregation == "mean" else part.max(1).values
 
-    parts = {name: aggregate(points[:, list(places)]) for name, places in WIDTHS.items()}
+    parts = {
+        name: aggregate(points[:, list(places)], f"attention_{name}")
+        for name, places in WIDTHS.items()
+    }
     whole = points.flatten(1) if aggregation == "concat" else torch.cat(list(parts.values()), 1)
     logits = {}
     for grade in GRADES:
@@ -73,7 +81,8 @@ def torch_heads(params, points, aggregation):
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "hidden", "depth"), [("concat", 0, 50), ("mean", 8, 18), ("max", 0, 18)]
+    ("aggregation", "hidden", "depth"),
+    [("concat", 0, 50), ("mean", 8, 18), ("max", 0, 18), ("attention", 0, 18)],
 )
 def test_network_equals_its_pytorch_twin(aggregation, hidden, depth):
     pytest.importorskip("torch", reason="parity with PyTorch needs the `torch` extra")
@@ -159,3 +168,75 @@ def test_missing_keypoints_are_told():
     model = keypoint_pooling.Model(depth=18, width=4)
     with pytest.raises(UserError, match="needs keypoints"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+
+
+def test_presets_and_compartments_are_those_of_the_published_windows():
+    """Condyles 12..24 about 18 and plateau 47..63 about 55; the centres belong to both sides."""
+    assert PRESETS["joint"] == (*range(12, 25), *range(47, 64))
+    assert PRESETS["all74"] == tuple(range(74))
+    assert len(PRESETS["kneel16"]) == 16
+    assert {18, 55} <= set(PRESETS["joint"])
+    sides = {name: {i for i in range(74) if name in compartment(i)} for name in WIDTHS}
+    assert sides == {
+        "fl": set(range(0, 19)),
+        "fm": set(range(18, 37)),
+        "tl": set(range(37, 56)),
+        "tm": set(range(55, 74)),
+    }
+
+
+def test_points_without_a_landmark_read_the_average_with_its_gradient():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 5, 6, 3)).astype(np.float32)
+    points = rng.uniform(0, 5, (2, 4, 2)).astype(np.float32)
+    whole = keypoint_pooling.pool_known(features, points)
+    np.testing.assert_array_equal(whole, keypoint_pooling.bilinear_pool(features, points))
+    points[0] = np.nan
+    points[1, 2, 1] = np.nan
+    pooled, vjp = jax.vjp(lambda x: keypoint_pooling.pool_known(x, points), features)
+    average = features.mean((1, 2))
+    np.testing.assert_allclose(pooled[0], np.tile(average[0], (4, 1)), atol=1e-6)
+    np.testing.assert_allclose(pooled[1, 2], average[1], atol=1e-6)
+    np.testing.assert_array_equal(pooled[1, :2], whole[1, :2])
+    (gradient,) = vjp(jnp.ones_like(pooled))
+    np.testing.assert_allclose(gradient[0], 4 / 30, rtol=1e-5)
+    assert np.isfinite(gradient).all()
+
+
+def test_knees_without_landmarks_train_beside_those_with():
+    """And do not change how the others are read."""
+    model = keypoint_pooling.Model(depth=18, width=4, aggregation="attention", regression=True)
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(2, 32, 32, 1)), jnp.float32)
+    keypoints = rng.uniform(0, 32, (2, 74, 2)).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
+
+    @jax.jit
+    def read(params, keypoints):
+        def total(params):
+            outputs = model.apply({**variables, "params": params}, image, keypoints)
+            return sum(jnp.square(value).sum() for value in outputs.values()), outputs
+
+        return jax.grad(total, has_aux=True)(params)
+
+    without = keypoints.copy()
+    without[1] = np.nan
+    (_, outputs), (gradients, mixed) = (read(variables["params"], k) for k in (keypoints, without))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+    assert {n: v.shape for n, v in mixed.items()} == {
+        **{g: (2, c) for g, c in NUM_CLASSES.items()},
+        **{f"{g}_value": (2,) for g in GRADES},
+    }
+    for name, value in mixed.items():
+        np.testing.assert_array_equal(value[0], outputs[name][0])
+        assert np.isfinite(value[1]).all()
+        assert not np.array_equal(value[1], outputs[name][1])
+
+
+def test_regression_adds_one_unit_a_grade_and_nothing_else():
+    params, with_values = init(hidden=8), init(hidden=8, regression=True)
+    added = {f"value_{g}" for g in GRADES}
+    assert set(with_values) - set(params) == added
+    assert all(with_values[name]["logits"]["kernel"].shape == (8, 1) for name in added)
+    assert "value_jsm" in init(kpn=False, regression=True)

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knee_jax import coherence
 from knee_jax.data.statistics import Statistics
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
@@ -24,9 +25,25 @@ def random_statistics(seed=1):
     return Statistics(0.5, 0.2, counts)
 
 
-def make(grades=GRADES, class_weights="prevalence"):
-    config = ml_collections.ConfigDict({"grades": grades, "class_weights": class_weights})
-    return grading.make(config, random_statistics())
+NO_GRADES = np.empty((0, 7), np.int8)
+
+
+def config_of(**fields):
+    whole = {"grades": GRADES, "class_weights": "prevalence", "seed": 0, "coherence": {}} | fields
+    return ml_collections.ConfigDict(whole)
+
+
+def make(grades=GRADES, class_weights="prevalence", mixture=None, **fields):
+    config = config_of(grades=grades, class_weights=class_weights, **fields)
+    return grading.make(config, random_statistics(), NO_GRADES, mixture)
+
+
+def loss_of(task, outputs, batch, epoch=2.0):
+    return _loss(task, outputs, batch, epoch)[0]
+
+
+# Run one by one, each operation would be compiled by itself.
+_loss = jax.jit(grading.Grading.loss)
 
 
 def test_loss_equals_pytorch():
@@ -42,14 +59,14 @@ def test_loss_equals_pytorch():
             weight=counts.sum() / (len(counts) * counts),
             ignore_index=MISSING,
         )
-    assert float(make().loss(outputs, batch)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss_of(make(), outputs, batch)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_without_weights_every_knee_counts_alike():
     outputs, batch = random_case()
     known = batch["mask"] & (batch["grades"][:, 0] != MISSING)
     log_p = jax.nn.log_softmax(outputs["kl"])[np.flatnonzero(known), batch["grades"][known, 0]]
-    loss = make(("kl",), "none").loss(outputs, batch)
+    loss = loss_of(make(("kl",), "none"), outputs, batch)
     assert float(loss) == pytest.approx(-float(log_p.mean()), rel=1e-5)
 
 
@@ -62,7 +79,7 @@ def test_prevalence_weights_give_every_class_the_same_share():
 def test_a_batch_without_labels_has_no_loss_and_a_finite_gradient():
     outputs, batch = random_case()
     batch["grades"][:] = MISSING
-    loss, gradient = jax.value_and_grad(make().loss)(jax.tree.map(jnp.asarray, outputs), batch)
+    loss, gradient = jax.jit(jax.value_and_grad(lambda x: loss_of(make(), x, batch)))(outputs)
     assert float(loss) == 0
     assert all((np.asarray(g) == 0).all() for g in gradient.values())
 
@@ -71,7 +88,8 @@ def test_padded_knees_do_not_count():
     outputs, batch = random_case()
     task, kept = make(), batch["mask"]
     short = {g: v[kept] for g, v in outputs.items()}, {k: v[kept] for k, v in batch.items()}
-    assert float(task.loss(outputs, batch)) == pytest.approx(float(task.loss(*short)), rel=1e-5)
+    whole = float(loss_of(task, outputs, batch))
+    assert whole == pytest.approx(float(loss_of(task, *short)), rel=1e-5)
 
 
 def index_of(grades):
@@ -112,9 +130,222 @@ def test_only_knees_with_a_grade_are_usable():
         ({"grades": ("kl", "hip")}, "hip: choose from kl, osfl"),
         ({"grades": ()}, "names no grade: choose from kl"),
         ({"class_weights": "sqrt"}, "choose prevalence or none"),
+        ({"loss_reduction": "max"}, "config.loss_reduction = 'max': choose sum or mean"),
+        ({"selection": "kappa"}, "choose mean_accuracy or loss"),
+        ({"partial_labels": "drop"}, "choose masked or unlabelled"),
+        ({"regression_weight": -1.0}, "config.regression_weight = -1.0: it must be 0 or more"),
+        ({"coherence": {"lambda": 1.0}}, "config.coherence has no lambda: choose from weight"),
+        ({"coherence": {"weight": -1.0}}, "config.coherence.weight = -1.0"),
+        ({"coherence": {"temperature": 0.0}}, "config.coherence.temperature = 0.0"),
+        (
+            {"coherence": {"weight": 1.0}},
+            "config.grades lacks osfl, osfm, ostl, ostm, jsl, jsm: coherence",
+        ),
     ],
 )
 def test_a_mistyped_field_is_named(kwargs, message):
-    config = ml_collections.ConfigDict({"grades": ("kl",), "class_weights": "none"} | kwargs)
     with pytest.raises(UserError, match=message):
-        grading.check(config)
+        grading.check(config_of(**({"grades": ("kl",), "class_weights": "none"} | kwargs)))
+
+
+def test_a_config_without_the_optional_fields_is_whole():
+    config = ml_collections.ConfigDict({"grades": ("kl",), "class_weights": "none", "seed": 0})
+    grading.check(config)
+    task = grading.make(config, random_statistics(), NO_GRADES)
+    assert (task.mixture, task.coherence_weight, task.reduction) == (None, 0.0, "sum")
+
+
+def random_mixture(seed=2, components=3, distance=1.0):
+    rng = np.random.default_rng(seed)
+    means = rng.uniform(0, distance, (components, coherence.DIMENSIONS))
+    factors = np.tile(4 * np.eye(coherence.DIMENSIONS), (components, 1, 1))
+    return coherence.Mixture(np.full(components, 1 / components), means, factors)
+
+
+COHERENT = {"weight": 0.7, "temperature": 0.25, "warmup_epochs": 1}
+
+
+def coherent(mixture=None, **fields):
+    return make(mixture=mixture or random_mixture(), coherence=COHERENT, **fields)
+
+
+def test_loss_with_coherence_is_equation_5():
+    """In NumPy, with SciPy's normal densities; on labelled and unlabelled knees alike."""
+    from scipy.special import logsumexp, softmax
+    from scipy.stats import multivariate_normal
+
+    outputs, batch = random_case()
+    batch["grades"][:8] = MISSING
+    mixture = random_mixture()
+    codes = np.concatenate([softmax(outputs[g], axis=1) for g in GRADES], 1)[batch["mask"]]
+    parts = [multivariate_normal.logpdf(codes, mean, np.eye(29) / 16) for mean in mixture.means]
+    density = logsumexp(parts, axis=0) - np.log(3)
+    expected = (np.logaddexp(0, -0.25 * density) / 0.25).mean()
+    loss, scalars = coherent().loss(outputs, batch, 1.0)
+    classification = loss_of(make(), outputs, batch)
+    assert float(loss) == pytest.approx(float(classification) + 0.7 * expected, rel=1e-5)
+    assert float(scalars["incoherence"]) == pytest.approx(expected, rel=1e-5)
+    assert float(scalars["log_density"]) == pytest.approx(density.mean(), rel=1e-5)
+    assert float(scalars["classification"]) == pytest.approx(float(classification))
+    labelled = (batch["grades"] != MISSING).any(1)[batch["mask"]].mean()
+    assert float(scalars["labelled"]) == pytest.approx(labelled)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The loss with its gradient, compiled, the task an argument as in training."""
+
+    @jax.jit
+    def value_and_grad(task, outputs, batch, epoch):
+        return jax.value_and_grad(task.loss, has_aux=True)(outputs, batch, epoch)
+
+    return value_and_grad
+
+
+def test_warmup_leaves_out_the_incoherence_and_does_not_recompile(compiled):
+    outputs, batch = random_case()
+    warm, later = (compiled(coherent(), outputs, batch, jnp.float32(e)) for e in (0.5, 1.5))
+    assert compiled._cache_size() == 1
+    expected = jax.jit(jax.grad(lambda x: loss_of(make(), x, batch)))(outputs)
+    for grade in GRADES:
+        np.testing.assert_allclose(warm[1][grade], expected[grade], rtol=1e-6, atol=1e-8)
+        assert not np.allclose(later[1][grade], expected[grade], atol=1e-4)
+    assert float(warm[0][0]) == pytest.approx(float(warm[0][1]["classification"]))
+    # Another batch, all of it unlabelled, and another mixture: still the same program.
+    unlabelled = batch | {"grades": np.full_like(batch["grades"], MISSING)}
+    (loss, _), gradient = compiled(coherent(random_mixture(9)), outputs, unlabelled, later[0][0])
+    assert compiled._cache_size() == 1
+    assert float(loss) > 0
+    assert all(np.asarray(g)[batch["mask"]].any(1).all() for g in gradient.values())
+
+
+def test_in_the_warmup_even_an_infinite_incoherence_adds_nothing(compiled):
+    outputs, batch = random_case()
+    task = coherent(random_mixture(distance=1e30))
+    (loss, scalars), gradient = compiled(task, outputs, batch, jnp.float32(0.0))
+    assert np.isinf(scalars["incoherence"])
+    assert float(loss) == pytest.approx(float(loss_of(make(), outputs, batch)))
+    assert all(np.isfinite(g).all() for g in gradient.values())
+    (loss, _), _ = compiled(task, outputs, batch, jnp.float32(1.0))
+    assert not np.isfinite(loss)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_nan_shows_in_the_loss_unless_the_knee_is_masked(compiled, labelled):
+    outputs, batch = random_case()
+    if not labelled:
+        batch["grades"][:] = MISSING
+    clean = compiled(coherent(), outputs, batch, jnp.float32(2.0))
+    for where, poisoned in ((~batch["mask"], False), (batch["mask"], True)):
+        knee = int(np.flatnonzero(where)[0])
+        bad = {g: v.copy() for g, v in outputs.items()}
+        bad["jsm"][knee] = np.nan
+        for epoch in (0.0, 2.0):
+            (loss, _), gradient = compiled(coherent(), bad, batch, jnp.float32(epoch))
+            assert np.isnan(loss) == poisoned
+        if not poisoned:
+            assert float(loss) == pytest.approx(float(clean[0][0]))
+            assert all((np.asarray(g)[where] == 0).all() for g in gradient.values())
+            jax.tree.map(np.testing.assert_allclose, gradient, clean[1])
+
+
+def test_the_mean_over_the_grades_is_a_seventh_of_the_sum():
+    outputs, batch = random_case()
+    mean = loss_of(make(loss_reduction="mean"), outputs, batch)
+    assert float(mean) == pytest.approx(float(loss_of(make(), outputs, batch)) / 7, rel=1e-6)
+
+
+def test_partly_read_knees_count_in_part_or_not_at_all():
+    outputs, batch = random_case()
+    whole = (batch["grades"] != MISSING).all(1)
+    assert 0 < (whole & batch["mask"]).sum() < batch["mask"].sum()
+    without = batch | {"grades": np.where(whole[:, None], batch["grades"], MISSING)}
+    unlabelled = make(partial_labels="unlabelled")
+    loss, scalars = unlabelled.loss(outputs, batch, 0.0)
+    assert float(loss) == pytest.approx(float(loss_of(make(), outputs, without)), rel=1e-6)
+    assert float(loss) != pytest.approx(float(loss_of(make(), outputs, batch)), rel=1e-3)
+    assert float(scalars["labelled"]) == pytest.approx(whole[batch["mask"]].mean())
+
+
+def test_regression_adds_the_mean_squared_error():
+    outputs, batch = random_case()
+    rng = np.random.default_rng(4)
+    values = {f"{g}_value": rng.normal(size=24).astype(np.float32) for g in GRADES}
+    values["kl_value"][~batch["mask"]] = np.nan
+    expected = 0.0
+    for i, grade in enumerate(GRADES):
+        known = batch["mask"] & (batch["grades"][:, i] != MISSING)
+        expected += np.square(values[f"{grade}_value"] - batch["grades"][:, i])[known].mean()
+    task = make(regression_weight=0.3)
+    loss, scalars = task.loss(outputs | values, batch, 0.0)
+    assert float(scalars["regression"]) == pytest.approx(expected, rel=1e-5)
+    classification = float(loss_of(task, outputs, batch))
+    assert float(loss) == pytest.approx(classification + 0.3 * expected, rel=1e-5)
+    gradient = jax.jit(jax.grad(lambda x: loss_of(task, x, batch)))(outputs | values)
+    assert (gradient["kl_value"][~batch["mask"]] == 0).all()
+    assert np.isfinite(gradient["kl_value"]).all()
+
+
+def test_selection_by_loss_is_minus_the_mean_log_loss():
+    from sklearn.metrics import log_loss
+
+    rng = np.random.default_rng(0)
+    index = index_of(np.stack([rng.integers(-1, NUM_CLASSES[g], 40) for g in GRADES], 1))
+    probabilities = {g: rng.dirichlet(np.ones(c), 40) for g, c in NUM_CLASSES.items()}
+    task = make(selection="loss")
+    table = task.table(index, np.arange(40), probabilities)
+    expected = [
+        log_loss(
+            index[g][index[g] >= 0], probabilities[g][index[g] >= 0], labels=range(NUM_CLASSES[g])
+        )
+        for g in GRADES
+    ]
+    assert task.score(table) == pytest.approx(-np.mean(expected))
+    assert task.score_name == "minus_cross_entropy"
+    assert make().score_name == "mean_accuracy"
+    certain = {g: np.eye(c)[np.zeros(40, int)] for g, c in NUM_CLASSES.items()}
+    assert np.isfinite(task.score(task.table(index, np.arange(40), certain)))
+
+
+def test_table_holds_both_log_densities():
+    index = index_of([[0] * 7, [3, 1, 2, 1, 2, 0, -1], [4, 3, 3, 3, 3, 0, 3]])
+    probabilities = {g: np.eye(c)[[0, 1, 2]] for g, c in NUM_CLASSES.items()}
+    mixture = random_mixture()
+    assert "coherence_given" not in make().table(index, np.arange(3), probabilities)
+    table = coherent(mixture).table(index, np.array([2, 1, 0]), probabilities)
+    given = coherence.log_density_on_host(
+        mixture, coherence.one_hot(index[list(GRADES)])[[2, 1, 0]]
+    )
+    np.testing.assert_allclose(table["coherence_given"], given)
+    assert np.isnan(table["coherence_given"]).tolist() == [False, True, False]
+    codes = np.concatenate([probabilities[g] for g in GRADES], 1)
+    predicted = coherence.log_density_on_host(mixture, codes)
+    np.testing.assert_allclose(table["coherence_predicted"], predicted)
+
+
+def test_rounding_in_the_file_hardly_moves_the_density(tmp_path):
+    """Probabilities have six digits in a predictions table."""
+    rng = np.random.default_rng(0)
+    index = index_of(np.zeros((50, 7), int))
+    probabilities = {g: rng.dirichlet(np.full(c, 0.2), 50) for g, c in NUM_CLASSES.items()}
+    mixture = random_mixture()
+    table = coherent(mixture).table(index, np.arange(50), probabilities)
+    table.to_csv(tmp_path / "t.csv", index=False, float_format="%.6g")
+    read = pd.read_csv(tmp_path / "t.csv")
+    columns = [f"{g}_p{c}" for g in GRADES for c in range(NUM_CLASSES[g])]
+    again = coherence.log_density_on_host(mixture, read[columns].to_numpy())
+    np.testing.assert_allclose(again, read["coherence_predicted"], atol=5e-3)
+
+
+def test_the_mixture_is_fitted_to_the_training_knees_or_given():
+    rng = np.random.default_rng(0)
+    grades = np.stack([rng.integers(0, NUM_CLASSES[g], 40) for g in GRADES], 1).astype(np.int8)
+    settings = {"weight": 1.0, "components": 2, "sigma": 0.3, "replicas": 2}
+    config = config_of(seed=3, coherence=settings)
+    task = grading.make(config, random_statistics(), grades)
+    expected = coherence.fit(grades, num_components=2, sigma=0.3, num_replicas=2, seed=3)
+    jax.tree.map(np.testing.assert_array_equal, task.mixture, expected)
+    given = grading.make(config, random_statistics(), NO_GRADES, expected)
+    assert given.mixture is expected
+    with pytest.raises(UserError, match=r"lower config\.coherence\.components"):
+        grading.make(config, random_statistics(), NO_GRADES)
