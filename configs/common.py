@@ -12,16 +12,21 @@ Config = ml_collections.ConfigDict
 def variant_of(
     config: Config, variant: str, changes: Mapping[str, Callable[[Config], None]]
 ) -> Config:
-    """Applies the named change; the empty name is the config itself.
+    """Applies the named changes, separated by commas; the empty name is the config itself.
 
     Raises:
         UserError: there is no variant of that name.
     """
-    if variant:
-        if variant not in changes:
+    for name in variant.split(",") if variant else ():
+        if name not in changes:
             raise UserError(
-                f"no variant '{variant}' in this config: choose {', '.join(sorted(changes))}, "
-                "or none"
+                f"no variant '{name}' in this config: choose from {', '.join(sorted(changes))}; "
+                "several are separated by commas"
             )
-        changes[variant](config)
+        changes[name](config)
     return config
+
+
+def paper_row(file: str, variant: str) -> str:
+    """The name that the papers' tables (`knee_jax.papers`) give a variant, at any budget."""
+    return f"{file}:{','.join(v for v in variant.split(',') if v != 'demo')}".removesuffix(":")

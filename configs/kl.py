@@ -21,7 +21,8 @@ from knee_jax.configs.common import variant_of
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The config of a variant."""
-    config = kpn.get_config()
+    config = kpn.get_config("no_cl")
+    config.paper_row = ""
     config.grades = ("kl",)
     config.class_weights = "none"
     config.data.dataset = "kneekl224"
@@ -29,6 +30,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.input.size = 224
     config.augmentation = ml_collections.ConfigDict(
         {
+            "name": "affine",
             "translation": 0.04,
             "rotation": 10.0,
             "scale": (0.9, 1.1),
@@ -38,7 +40,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         }
     )
     config.model = ml_collections.ConfigDict(
-        {"name": "resnet", "depth": 34, "width": 64, "dropout": 0.0}
+        {"name": "resnet", "depth": 34, "width": 64, "pooling": "average", "dropout": 0.0}
     )
     config.batch_size = 32
     config.epochs = 30

@@ -23,12 +23,18 @@ NOT_VALIDATED = float("-inf")
 
 
 class Checkpoints:
-    """The checkpoints in folder `path`."""
+    """The checkpoints in folder `path`.
 
-    def __init__(self, path: Path, *, read_only: bool = False):
+    Args:
+        path: the folder.
+        read_only: nothing will be saved.
+        latest: how many of the latest to keep, beside the best.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, latest: int = 1):
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
-                checkpoint_managers.LatestN(1),
+                checkpoint_managers.LatestN(latest),
                 checkpoint_managers.BestN(get_metric_fn=_score, n=1),
             ]
         )
@@ -73,6 +79,16 @@ class Checkpoints:
         """The step of the latest whole checkpoint, or None."""
         return self._manager.latest_step()
 
+    def steps(self) -> set[int]:
+        """The steps of all whole checkpoints."""
+        return set(self._manager.all_steps())
+
+    def forget_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, which are going to be repeated."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
+
     def best_step(self) -> int | None:
         """The step of the best validated checkpoint (the later one of equals), or None."""
         scores = {
@@ -105,7 +121,7 @@ class Checkpoints:
     def _check_structure(self, step: int, target: Any) -> None:
         saved = {
             _name(path): tuple(leaf.shape)
-            for path, leaf in jax.tree.leaves_with_path(self._manager.item_metadata(step).tree)
+            for path, leaf in jax.tree.leaves_with_path(self.structure(step))
         }
         wanted = {
             _name(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(target)
@@ -117,6 +133,10 @@ class Checkpoints:
                     f"{saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this "
                     "config; choose another --workdir or the config it was trained with"
                 )
+
+    def structure(self, step: int) -> Any:
+        """What a checkpoint holds, as a pytree of shapes and types."""
+        return self._manager.item_metadata(step).tree
 
     def close(self) -> None:
         """Waits until what was begun is written."""

@@ -39,7 +39,7 @@ DIMENSIONS = sum(CLASSES)
 
 NUM_COMPONENTS = 10
 SIGMA = 0.2
-NUM_REPLICAS = 4
+NUM_REPLICAS = 5
 COVARIANCE_FLOOR = 1e-6
 
 FILE = "coherence.npz"
@@ -49,6 +49,9 @@ COMMITTEE_SIZE = 6
 COMMITTEE_SIGMA = 0.4
 SUSPECT_SHARE = 0.05
 """Of the knees, the most surprising, that are left out when the committee is fitted again."""
+
+RARE, RARE_WEIGHT = -10.0, 0.2
+"""Log-densities below the first add to a knee's incoherence, with the second as their weight."""
 
 _log = logging.getLogger(__name__)
 
@@ -305,15 +308,19 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Returns:
         The table's identity columns and grades, then `log_density`, `surprise` (in nats, of the
-        grade that the others suggest least; the order is by it) and `suspect`, that grade. One
-        misread grade shows in the surprise; where several are wrong, in the log-density.
+        grade that the others suggest least), `suspect`, that grade, and `incoherence`, by which
+        they are ordered: the surprise, and what the log-density lies below `RARE`, times
+        `RARE_WEIGHT`. One misread grade shows in the surprise; where several are wrong, each is
+        less of a surprise, but the knee has a low density.
 
     Raises:
         UserError: a column is missing, a value is no grade, or there are too few knees.
     """
     if absent := [name for name in GRADES if name not in table]:
         raise UserError(f"the table of grades lacks the column {', '.join(absent)}")
-    values = table[list(GRADES)].apply(pd.to_numeric, errors="coerce").fillna(MISSING)
+    text = table[list(GRADES)].astype("string").apply(lambda column: column.str.strip())
+    blank = text.isna() | (text == "")
+    values = table[list(GRADES)].apply(pd.to_numeric, errors="coerce").mask(blank, MISSING)
     for grade, classes in NUM_CLASSES.items():
         wrong = ~values[grade].isin((MISSING, *range(classes))).to_numpy()
         if wrong.any():
@@ -330,7 +337,9 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     listing["log_density"] = density
     listing["surprise"] = surprises.max(axis=1)
     listing["suspect"] = np.array(GRADES)[surprises.argmax(axis=1)]
-    return listing.sort_values("surprise", ascending=False, kind="stable")
+    rare = np.maximum(RARE - density, 0.0)
+    listing["incoherence"] = listing["surprise"] + RARE_WEIGHT * rare
+    return listing.sort_values("incoherence", ascending=False, kind="stable")
 
 
 def main(_: list[str]) -> None:

@@ -71,13 +71,13 @@ def convert(
     if model:
         check(found, names, model, width, str(source))
     if not heads:
-        found = {path: array for path, array in found.items() if not _is_head(path)}
+        found = {path: array for path, array in found.items() if not weights.is_head(path[1])}
     written = weights.to_own(found) if layout == "ours" else weights.to_torch(found)
     weights.write(out, written)
 
     left_out = sorted(arrays.keys() - {names[path] for path in found})
     layers = sorted({name.replace("/", ".").rpartition(".")[0] for name in left_out})
-    kept = sorted({path[1] for path in found if _is_head(path)})
+    kept = sorted({path[1] for path in found if weights.is_head(path[1])})
     place = "our" if layout == "ours" else "PyTorch's"
     numbers = sum(array.size for path, array in found.items() if path[0] == "params")
     return "\n".join(
@@ -103,8 +103,8 @@ def check(
     wanted = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
     try:
         weights.check(
-            {path: array for path, array in found.items() if not _is_head(path)},
-            {path: leaf.shape for path, leaf in wanted.items() if not _is_head(path)},
+            {path: array for path, array in found.items() if not weights.is_head(path[1])},
+            {path: leaf.shape for path, leaf in wanted.items() if not weights.is_head(path[1])},
             names,
         )
     except UserError as error:
@@ -120,14 +120,9 @@ def read_run(folder: Path) -> dict:
         step = saved.best_step() or saved.latest_step()
         if step is None:
             raise UserError(f"{checkpoints} holds no checkpoint yet")
-        structure = saved._manager.item_metadata(step).tree
-        state = saved.restore(step, structure, sharding.make_mesh())
+        state = saved.restore(step, saved.structure(step), sharding.make_mesh())
     variables = {name: jax.device_get(state[name]) for name in ("params", "batch_stats")}
     return weights.to_own(flatten_dict(variables))
-
-
-def _is_head(path: weights.Names) -> bool:
-    return path[1].startswith(("head_", "pool_"))
 
 
 def main(_: list[str]) -> None:

@@ -1,6 +1,6 @@
 """The best checkpoint of a run → predictions tables, metrics with intervals, and the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -8,23 +8,29 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from knee_jax import sharding
+from knee_jax import coherence, papers, sharding
 from knee_jax import state as states
 from knee_jax import workdir as workdirs
 from knee_jax.checkpoint import Checkpoints
 from knee_jax.data import sampling
-from knee_jax.data.augment import Augmentation
 from knee_jax.data.batches import Batch
+from knee_jax.data.prepared import PreparedSet
 from knee_jax.errors import UserError
-from knee_jax.experiment import Experiment, set_up
+from knee_jax.experiment import Experiment, Facts, set_up
+from knee_jax.files import write_text
+from knee_jax.grades import GRADES
 from knee_jax.metrics import bootstrap
-from knee_jax.metrics.summary import summarise, write_metrics
+from knee_jax.metrics.predictions import first_visit, write_predictions
+from knee_jax.metrics.summary import Summary, summarise, write_metrics
+from knee_jax.report.coherence import loss_section, suspects_section
+from knee_jax.report.comparison import comparison_section
 from knee_jax.report.examples import Example, choose_examples
 from knee_jax.report.page import write_report
-from knee_jax.report.tables import terminal_table
+from knee_jax.report.sections import Section, cohorts_section, selection_section
+from knee_jax.report.tables import terminal_table, tidy_metrics
 
-Predictor = Callable[[states.Variables, Batch], tuple[jax.Array, dict[str, jax.Array]]]
-"""(variables, batch) → the batch's rows of the index, and class probabilities."""
+Predictor = Callable[[states.Variables, Facts, Batch], tuple[jax.Array, dict[str, jax.Array]]]
+"""(variables, facts, batch) → the batch's rows of the index, and class probabilities."""
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> None:
@@ -42,99 +48,210 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -
     """
     workdirs.require(workdir)
     workdirs.refuse_other(workdir, config)
+    experiment = set_up(config, workdir, data_dir)
+    tables, step = evaluate_checkpoint(experiment, workdir)
+    if jax.process_index() == 0:
+        print(f"\ncheckpoint of step {step}, the best on the validation knees")
+        metrics = write_results(experiment, tables, workdir)
+        write_page(experiment, tables, metrics, workdir)
+
+
+def evaluate_checkpoint(
+    experiment: Experiment, workdir: Path, predictor: Predictor | None = None
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """The predictions of the best checkpoint in a run's folder.
+
+    Args:
+        experiment: the run's.
+        workdir: its folder; receives `predictions/`.
+        predictor: compiled before, if it was.
+
+    Returns:
+        'validation' and, where there are test knees, 'test' → predictions table; and the step.
+    """
+    predictor = predictor or make_predictor(experiment)
     # Read only: the run may be training at this moment.
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.best_step()
         if best is None:
             raise UserError(f"{workdir} holds no validated checkpoint: train first")
-        experiment = set_up(config, workdir, data_dir)
         like = jax.eval_shape(experiment.random_state)
         variables = checkpoints.restore(best, like, experiment.mesh).variables
-
-    predictor = make_predictor(experiment)
-    names = [name for name in ("validation", "test") if len(experiment.split[name])]
+    names = [name for name in ("validation", "test") if name in experiment.parts]
     tables = {name: predict(experiment, predictor, variables, name) for name in names}
     if jax.process_index() == 0:
-        write_results(experiment, tables, workdir, best)
+        _write_tables(tables, workdir)
+    return tables, best
 
 
 def write_results(
-    experiment: Experiment, tables: dict[str, pd.DataFrame], workdir: Path, step: int
-) -> None:
-    """Writes tables, metrics and report of a checkpoint, and prints the last split's metrics."""
-    config, settings = experiment.config, experiment.config.evaluation
-    (workdir / "predictions").mkdir(exist_ok=True)
-    for name, table in tables.items():
-        table.to_csv(workdir / "predictions" / f"{name}.csv", index=False, float_format="%.6g")
+    experiment: Experiment, tables: dict[str, pd.DataFrame], workdir: Path
+) -> dict[str, Summary]:
+    """Writes predictions tables and `metrics.json`, and returns the metrics of each table.
+
+    Knees of another cohort are scored once more at their first visit alone, `test_first_visit`
+    (Tiulpin & Saarakkala 2020, Discussion); that table is added to `tables`.
+    """
+    settings = experiment.config.evaluation
+    if experiment.config.data.test_dataset and len(first := first_visit(tables["test"])):
+        tables["test_first_visit"] = first
+    _write_tables(tables, workdir)
     metrics = {
         name: summarise(table, settings.num_resamples, scheme=settings.scheme)
         for name, table in tables.items()
     }
     write_metrics(workdir / "metrics.json", metrics)
-    last = list(tables)[-1]
+    return metrics
+
+
+def _write_tables(tables: Mapping[str, pd.DataFrame], workdir: Path) -> None:
+    (workdir / "predictions").mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        write_predictions(workdir / "predictions" / f"{name}.csv", table)
+
+
+def write_page(
+    experiment: Experiment,
+    tables: Mapping[str, pd.DataFrame],
+    metrics: dict[str, Summary],
+    workdir: Path,
+    networks: Mapping[str, dict[str, Summary]] | None = None,
+) -> None:
+    """Writes the report, and prints the metrics of the knees that were held out to the last.
+
+    Args:
+        experiment: the run's, or a member's of an ensemble.
+        tables: part → predictions table.
+        metrics: of each.
+        workdir: where they have been written.
+        networks: name → metrics of each network of an ensemble.
+    """
+    config, settings = experiment.config, experiment.config.evaluation
+    networks = networks or {}
+    shown = "test" if "test" in tables else next(iter(tables))
+    sections = []
+    if len(networks) > 1:
+        held_out = {name: each["out_of_fold"] for name, each in networks.items()}
+        held_out["ensemble"] = metrics["out_of_fold"]
+        csv = tidy_metrics(held_out).to_csv(index=False, float_format="%.6g")
+        write_text(workdir / "model_selection.csv", csv)
+        sections.append(selection_section(held_out))
+    results = {(config.paper_row, ""): metrics}
+    results |= {(config.paper_row, name): each for name, each in networks.items()}
+    mode = "cv" if "out_of_fold" in tables else "train"
+    if reproduced := [name for name in papers.names() if papers.has(name, config.paper_row, mode)]:
+        sections.append(comparison_section(reproduced, results, remarks_on(config)))
+    if config.data.test_dataset:
+        trained = np.union1d(*(experiment.parts[name].rows for name in ("train", "validation")))
+        index = experiment.parts["train"].prepared.index.iloc[trained]
+        cohorts = {config.data.dataset: index, config.data.test_dataset: tables["test"]}
+        sections.append(cohorts_section(cohorts))
+    if experiment.task.mixture is not None:
+        sections += coherence_sections(experiment, workdir)
     page = write_report(
         workdir,
-        examples(experiment, tables[last], last),
-        title=f"{config.data.dataset} read by {config.model.name}",
+        examples(experiment, tables[shown], shown),
+        title=title_of(config, networks),
         intervals=bootstrap.describe(settings.num_resamples, scheme=settings.scheme),
+        extra_sections=sections,
     )
-    print(f"\n{last} knees, checkpoint of step {step}, 95 % intervals by {settings.scheme}:\n")
-    print(terminal_table(metrics[last]))
-    if last == "validation":
+    print(f"\n{shown.replace('_', ' ')} knees, 95 % intervals by {settings.scheme}:\n")
+    print(terminal_table(metrics[shown]))
+    if shown in ("validation", "out_of_fold"):
         print("\nThese knees also chose the checkpoint, so the numbers are a little optimistic.")
     print(f"\nreport: {page}")
+
+
+def title_of(config: ml_collections.ConfigDict, networks: Iterable[str]) -> str:
+    """What the run is, for the head of its report."""
+    readers = " and ".join(networks) or config.model.name
+    tested = f", tested on {config.data.test_dataset}" if config.data.test_dataset else ""
+    return f"{config.data.dataset} read by {readers}{tested}"
+
+
+def remarks_on(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What keeps a run's numbers from being compared with its paper's, if anything does."""
+    sets = (config.data.dataset, config.data.test_dataset)
+    if any(name.startswith("phantom") for name in sets):
+        return ("These knees were drawn by a program: the numbers are NOT comparable.",)
+    return ()
+
+
+def coherence_sections(experiment: Experiment, workdir: Path) -> list[Section]:
+    """The least coherent labels of the cohort that the run learnt from; also `suspects.csv`."""
+    prepared = experiment.parts["train"].prepared
+    try:
+        listing = coherence.list_suspects(prepared.index)
+    except UserError as few:
+        return [Section("Least coherent labels", (f"Not listed: {few}.",))]
+    write_text(workdir / "suspects.csv", listing.to_csv(index=False, float_format="%.6g"))
+    shown = show(prepared, listing.head(8), GRADES)
+    temperature = experiment.config.coherence.temperature
+    return [suspects_section(listing, shown), loss_section(temperature)]
 
 
 def make_predictor(experiment: Experiment) -> Predictor:
     """The compiled prediction; its results are whole on every process."""
 
     def predictor(
-        variables: states.Variables, batch: Batch
+        variables: states.Variables, facts: Facts, batch: Batch
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        images, keypoints = experiment.views(batch, jax.random.key(0), Augmentation())
+        images, keypoints = experiment.views(batch, jax.random.key(0), facts, train=False)
         outputs = experiment.model.apply(variables, images, keypoints, train=False)
-        return batch["row"], experiment.task.probabilities(outputs)
+        return batch["row"], facts.task.probabilities(outputs)
 
     return jax.jit(predictor, out_shardings=sharding.replicated(experiment.mesh))
 
 
 def predict(
-    experiment: Experiment, predictor: Predictor, variables: states.Variables, split: str
+    experiment: Experiment, predictor: Predictor, variables: states.Variables, name: str
 ) -> pd.DataFrame:
-    """The predictions table of a split: every knee exactly once, on any number of devices."""
-    config = experiment.config
-    rows, size = experiment.split[split], config.evaluation.batch_size
+    """The predictions table of a part: every knee exactly once, on any number of devices."""
+    config, part = experiment.config, experiment.parts[name]
+    rows, size = part.rows, config.evaluation.batch_size
     steps = range(sampling.num_batches(len(rows), size))
-    batches = experiment.source.batches(sampling.in_order(rows, size), steps)
-    predicted = jax.device_get([predictor(variables, batch) for batch in batches])
+    batches = part.source.batches(sampling.in_order(rows, size), steps)
+    predicted = jax.device_get([predictor(variables, experiment.facts, batch) for batch in batches])
     # Rows come back with the probabilities: whatever the devices did, each keeps its own.
     at = np.concatenate([row for row, _ in predicted])
     known = at != sampling.PADDING
     if not np.array_equal(at[known], rows):
-        raise RuntimeError(f"the {split} knees came back in another order, or not once each")
+        raise RuntimeError(f"the {name} knees came back in another order, or not once each")
     probabilities = {
         grade: np.concatenate([part[grade] for _, part in predicted])[known]
         for grade in experiment.task.grades
     }
-    table = experiment.task.table(experiment.prepared.index, rows, probabilities)
-    origin = {"split": split, "model": config.model.name, "fold": config.data.fold}
-    for place, (name, value) in enumerate(origin.items(), start=5):
-        table.insert(place, name, value)
+    table = experiment.task.table(part.prepared.index, rows, probabilities)
+    origin = {"split": name, "model": config.model.name, "fold": config.data.fold}
+    for place, (column, value) in enumerate(origin.items(), start=5):
+        table.insert(place, column, value)
     return table
 
 
-def examples(experiment: Experiment, table: pd.DataFrame, split: str) -> list[Example]:
+def examples(experiment: Experiment, table: pd.DataFrame, name: str) -> list[Example]:
     """Knees for the report, graded right and graded wrong, with their pixels and landmarks."""
     grades = experiment.task.grades
-    chosen = choose_examples(table, grades[0], num_each=8)
-    knees = experiment.prepared.load(experiment.split[split][chosen])
+    chosen = table.iloc[choose_examples(table, grades[0], num_each=8)]
+    prepared = experiment.parts[name if name == "test" else "train"].prepared
+    return show(prepared, chosen, grades)
+
+
+def show(prepared: PreparedSet, rows: pd.DataFrame, grades: Sequence[str]) -> list[Example]:
+    """The knees of some rows of a table, as a report shows them.
+
+    Args:
+        prepared: the set that the knees are of.
+        rows: with the columns of an index or of a predictions table.
+        grades: the ones to show; predicted ones where the table has them.
+    """
+    knees = prepared.load(prepared.find(rows))
     return [
         Example(
             image=knees["image"][i],
             truth={g: int(row[g]) for g in grades},
-            prediction={g: int(row[f"{g}_pred"]) for g in grades},
+            prediction={g: int(row[f"{g}_pred"]) for g in grades if f"{g}_pred" in row},
             caption=f"{row['subject']} {row['side']}, month {row['visit']}",
             keypoints=knees["keypoints"][i] if knees["keypoints_valid"][i] else None,
         )
-        for i, (_, row) in enumerate(table.iloc[chosen].iterrows())
+        for i, (_, row) in enumerate(rows.iterrows())
     ]

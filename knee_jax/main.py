@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from knee_jax import cli
+from knee_jax.cross_validate import cross_validate
 from knee_jax.evaluate import evaluate
 from knee_jax.train import train
 from knee_jax.workdir import hold
@@ -21,7 +22,10 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string("workdir", None, "Folder of the run; the same command again resumes it.")
 flags.DEFINE_string("data_dir", "data", "Folder of prepared sets; a missing set is made there.")
 flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"], "Train and then evaluate, or evaluate only."
+    "mode",
+    "train",
+    ["train", "evaluate", "cv"],
+    "Train and then evaluate; evaluate only; or train and evaluate all folds of all networks.",
 )
 flags.DEFINE_bool(
     "distributed", False, "Join the other processes of this run; on Slurm and TPU pods that is all."
@@ -37,11 +41,15 @@ def main(_: list[str]) -> None:
     """Runs what the flags ask for."""
     if FLAGS.distributed:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    workdir, data_dir = Path(FLAGS.workdir), Path(FLAGS.data_dir)
+    config, workdir, data_dir = FLAGS.config, Path(FLAGS.workdir), Path(FLAGS.data_dir)
+    if FLAGS.mode == "cv":
+        with hold(workdir):
+            cross_validate(config, workdir, data_dir)
+        return
     if FLAGS.mode == "train":
         with hold(workdir):
-            train(FLAGS.config, workdir, data_dir)
-    evaluate(FLAGS.config, workdir, data_dir)
+            train(config, workdir, data_dir)
+    evaluate(config, workdir, data_dir)
 
 
 def run() -> None:

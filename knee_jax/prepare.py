@@ -81,7 +81,7 @@ def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
     tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     # TFDS prints and logs of downloads that there are not.
-    level = logging.get_verbosity()
+    level, spoken = logging.get_verbosity(), logging.get_absl_logger().level
     logging.set_verbosity(logging.WARNING)
     try:
         # It also makes a folder for them, wherever it is told to.
@@ -94,6 +94,8 @@ def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
         raise
     finally:
         logging.set_verbosity(level)
+        # Which also changes what absl's own logger says.
+        logging.get_absl_logger().setLevel(spoken)
 
 
 def _num_cores() -> int:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from optax.transforms import conditionally_mask
 
 from knee_jax.errors import UserError
 
@@ -36,32 +37,53 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: float) -> optax.Schedule:
-    """A learning rate that is multiplied by `drop_factor` after each epoch of `drop_epochs`.
+def group_of(params: Variables) -> dict[str, str]:
+    """The optimiser's group of each part of a network: its trunk is the encoder, the rest heads."""
+    return {name: "encoder" if name == "trunk" else "head" for name in params}
 
-    Zheng et al. 2021, Implementation Details: 1e-4, halved after 10 and 30 epochs.
+
+def learning_rates(
+    config: ml_collections.ConfigDict, steps_per_epoch: float
+) -> dict[str, optax.Schedule]:
+    """Group → learning rate, as functions of the step.
+
+    The rate is multiplied by `drop_factor` after each epoch of `drop_epochs` (Zheng et al. 2021,
+    Implementation Details: 1e-4, halved after 10 and 30 epochs). Through the first `freeze_epochs`
+    the encoder rests (Tiulpin & Saarakkala 2020, Training strategy).
     """
     drops = {round(epoch * steps_per_epoch): config.drop_factor for epoch in config.drop_epochs}
-    return optax.piecewise_constant_schedule(config.learning_rate, drops)
+    head = optax.piecewise_constant_schedule(config.learning_rate, drops)
+    frozen = round(config.freeze_epochs * steps_per_epoch)
+
+    def encoder(step: jax.typing.ArrayLike) -> jax.Array:
+        return jnp.where(step < frozen, 0.0, head(step))
+
+    return {"encoder": encoder if frozen else head, "head": head}
 
 
 def make_optimizer(
-    config: ml_collections.ConfigDict, schedule: optax.Schedule
+    config: ml_collections.ConfigDict, steps_per_epoch: float
 ) -> optax.GradientTransformation:
-    """Adam with the weight decay that the config names.
+    """Adam with the weight decay and the learning rates that the config names.
 
     `adamw` decays the weights themselves (Loshchilov & Hutter 2019); `adam` adds the decay to the
-    gradient before the moments, as `torch.optim.Adam(weight_decay=...)` does.
+    gradient before the moments, as `torch.optim.Adam(weight_decay=...)` does. Adam's moments of a
+    frozen encoder begin when it is unfrozen, as those of a parameter group that is added then.
     """
+    decay = optax.add_decayed_weights(config.weight_decay)
     if config.name == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay)
-    if config.name == "adam":
-        return optax.chain(
-            optax.add_decayed_weights(config.weight_decay),
-            optax.scale_by_adam(),
-            optax.scale_by_learning_rate(schedule),
-        )
-    raise UserError(f"config.optimizer.name = '{config.name}': choose adamw or adam")
+        adam = optax.chain(optax.scale_by_adam(), decay)
+    elif config.name == "adam":
+        adam = optax.chain(decay, optax.scale_by_adam())
+    else:
+        raise UserError(f"config.optimizer.name = '{config.name}': choose adamw or adam")
+    encoder = adam
+    if frozen := round(config.freeze_epochs * steps_per_epoch):
+        encoder = conditionally_mask(adam, lambda step: step >= frozen)
+    return optax.chain(
+        optax.partition({"encoder": encoder, "head": adam}, group_of),
+        optax.scale_by_learning_rate(learning_rates(config, steps_per_epoch)["head"]),
+    )
 
 
 def create(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:

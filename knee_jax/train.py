@@ -1,32 +1,40 @@
 """A training run, from a config to a folder of checkpoints, top to bottom."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from clu import parameter_overview
 from tqdm import tqdm
 
-from knee_jax import models, sharding
+from knee_jax import coherence, models, sharding
 from knee_jax import state as states
 from knee_jax import workdir as workdirs
 from knee_jax.checkpoint import Checkpoints
-from knee_jax.data import sampling, statistics
-from knee_jax.data.augment import Augmentation
+from knee_jax.data import statistics
 from knee_jax.data.batches import Batch
 from knee_jax.errors import UserError
-from knee_jax.evaluate import make_predictor, predict
-from knee_jax.experiment import STATISTICS, Experiment, set_up
+from knee_jax.evaluate import Predictor, make_predictor, predict
+from knee_jax.experiment import STATISTICS, Experiment, Facts, set_up
 from knee_jax.state import TrainState
 from knee_jax.writers import ScalarWriter
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[[TrainState, Facts, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class Compiled(NamedTuple):
+    """The two functions that run on the devices."""
+
+    train_step: Step
+    predictor: Predictor
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> None:
@@ -38,82 +46,112 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
 
     Args:
         config: see `configs/`.
-        workdir: receives `config.json`, `environment.json`, `statistics.json`,
-            `parameters.txt`, `metrics.jsonl`, TensorBoard events and `checkpoints/`.
+        workdir: receives `config.json`, `environment.json`, `knees.json`, `statistics.json`,
+            `coherence.npz` where the task has a mixture, `parameters.txt`, `metrics.jsonl`,
+            TensorBoard events and `checkpoints/`.
         data_dir: where prepared sets are.
 
     Raises:
         UserError: whatever the user can mend, in one line.
     """
-    # ---- The knees and the network ----
     check(config)
     workdirs.refuse_other(workdir, config)
-    experiment = set_up(config, workdir, data_dir)
-    rows = experiment.split["train"]
-    steps_per_epoch = len(rows) / config.batch_size
-    num_steps = math.ceil(config.epochs * steps_per_epoch)
-    epoch_ends = {math.ceil(epoch * steps_per_epoch) for epoch in range(1, config.epochs + 1)}
+    run([set_up(config, workdir, data_dir)], [workdir])
 
-    # ---- The state, and the folder ----
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    start = checkpoints.latest_step() or 0
-    if start:
-        like = jax.eval_shape(experiment.random_state)
-        state = checkpoints.restore(start, like, experiment.mesh)
-        print(f"resuming at step {start} of {num_steps}")
-    else:
-        state = initial_state(experiment)
-    workdirs.claim(workdir, config)
-    statistics.save(experiment.statistics, workdir / STATISTICS)
-    report_parameters(state, workdir)
 
-    # ---- The loop ----
-    train_step = make_train_step(experiment)
-    predictor = make_predictor(experiment)
-    plan = sampling.shuffled(rows, config.batch_size, config.seed)
-    stream = experiment.source.batches(plan, range(start, num_steps), config.data.workers)
-    progress = tqdm(
-        total=num_steps * config.batch_size,
-        initial=start * config.batch_size,
-        desc="training",
-        unit="img",
-        unit_scale=True,
-        mininterval=1,
-        disable=jax.process_index() > 0,
-    )
-    with checkpoints, progress, closing(stream), ScalarWriter(workdir, start) as writer:
+def run(
+    experiments: Sequence[Experiment], workdirs_: Sequence[Path], compiled: Compiled | None = None
+) -> Compiled:
+    """Trains one experiment; or several that differ in their knees only, side by side.
+
+    Side by side each has its own devices (`sharding.side_by_side`), and its folder becomes what it
+    would be had it been trained alone.
+
+    Args:
+        experiments: set up for so many members.
+        workdirs_: the folder of each.
+        compiled: by an earlier run of an experiment that differs in its knees only.
+
+    Returns:
+        What was compiled.
+    """
+    # ---- The steps ----
+    first, count = experiments[0], len(experiments)
+    config, mesh = first.config, first.mesh
+    num_steps = math.ceil(config.epochs * first.steps_per_epoch)
+    epoch_ends = {math.ceil(n * first.steps_per_epoch) for n in range(1, config.epochs + 1)}
+
+    # ---- The states, and the folders ----
+    with contextlib.ExitStack() as stack:
+        # A kill may fall between the members' saves: then they go on from the step before.
+        latest = 1 if count == 1 else 2
+        checkpoints = [
+            stack.enter_context(Checkpoints(d / "checkpoints", latest=latest)) for d in workdirs_
+        ]
+        start = max(set.intersection(*(each.steps() for each in checkpoints)), default=0)
+        members = [
+            begin(experiment, workdir, each, start)
+            for experiment, workdir, each in zip(experiments, workdirs_, checkpoints)
+        ]
+        if start:
+            print(f"resuming at step {start} of {num_steps}")
+        compiled = compiled or compile_functions(first, count)
+        together = Together(mesh, count)
+        state, facts = together.join(members), together.join([e.facts for e in experiments])
+        stream = first.parts["train"].source.batches(
+            together.plan([e.plan for e in experiments]),
+            range(start, num_steps),
+            config.data.workers,
+        )
+        stack.enter_context(contextlib.closing(stream))
+        writers = [stack.enter_context(ScalarWriter(d, start)) for d in workdirs_]
+        progress = stack.enter_context(
+            tqdm(
+                total=num_steps * config.batch_size * count,
+                initial=start * config.batch_size * count,
+                desc="training",
+                unit="img",
+                unit_scale=True,
+                mininterval=1,
+                disable=jax.process_index() > 0,
+            )
+        )
+
+        # ---- The loop ----
         since_log: list[dict[str, jax.Array]] = []
         clock = time.perf_counter()
         for step, batch in enumerate(stream, start + 1):
-            state, scalars = train_step(state, batch)
+            state, scalars = compiled.train_step(state, facts, batch)
             since_log.append(scalars)
-            progress.update(config.batch_size)
+            progress.update(config.batch_size * count)
 
             validating = step in epoch_ends
             saving = validating or step % config.checkpoint_every == 0
-            if saving or step % config.log_every == 0:
-                means = mean_of_finite(since_log, step)
-                seconds = time.perf_counter() - clock
-                rate = len(since_log) * config.batch_size / seconds
-                since_log = []
-                writer.write(
-                    step, {f"train/{n}": v for n, v in (means | {"images_per_s": rate}).items()}
-                )
+            if not saving and step % config.log_every:
+                continue
+            rate = len(since_log) * config.batch_size / (time.perf_counter() - clock)
+            logged, since_log = jax.device_get(since_log), []
+            for i, (experiment, writer) in enumerate(zip(experiments, writers)):
+                means = mean_of_finite([together.member(each, i) for each in logged], step)
+                rows = {f"train/{n}": v for n, v in (means | {"images_per_s": rate}).items()}
+                writer.write(step, rows)
                 progress.set_postfix_str(f"loss {means['loss']:.3f}")
-                score = None
+                if not saving:
+                    continue
+                member, score = together.member(state, i), None
                 if validating:
-                    table = predict(experiment, predictor, state.variables, "validation")
+                    table = predict(experiment, compiled.predictor, member.variables, "validation")
                     score = experiment.task.score(table)
                     writer.write(step, {f"validation/{experiment.task.score_name}": score})
                     progress.set_postfix_str(f"loss {means['loss']:.3f}, validation {score:.3f}")
-                if saving:
-                    checkpoints.save(step, state, score)
-                clock = time.perf_counter()
+                checkpoints[i].save(step, member, score)
+            clock = time.perf_counter()
+    return compiled
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, members: int = 1) -> None:
     """Raises UserError for a number that no run can be made with."""
-    sharding.check_batch_size(config.batch_size, "batch_size")
+    sharding.check_batch_size(config.batch_size, "batch_size", members)
     fields = config.to_dict()
     numbers = {name: fields[name] for name in ("epochs", "log_every", "checkpoint_every")}
     numbers["input.size"] = config.input.size
@@ -122,6 +160,27 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise UserError(f"config.{name} = {value}: it must be 1 or more")
+
+
+def begin(
+    experiment: Experiment, workdir: Path, checkpoints: Checkpoints, start: int
+) -> TrainState:
+    """The state at step `start`, read or made; and from now on the folder is of this run."""
+    checkpoints.forget_after(start)
+    if start:
+        like = jax.eval_shape(experiment.random_state)
+        state = checkpoints.restore(start, like, experiment.mesh)
+    else:
+        state = initial_state(experiment)
+    workdirs.claim(workdir, experiment.config)
+    statistics.save(experiment.statistics, workdir / STATISTICS)
+    if jax.process_index() == 0:
+        workdirs.write_json(workdir / "knees.json", experiment.account)
+        if experiment.task.mixture is not None:
+            coherence.save(experiment.task.mixture, workdir / coherence.FILE)
+        print(describe(experiment.account))
+    report_parameters(state, workdir)
+    return state
 
 
 def initial_state(experiment: Experiment) -> TrainState:
@@ -133,6 +192,16 @@ def initial_state(experiment: Experiment) -> TrainState:
     return sharding.place(state, sharding.replicated(experiment.mesh))
 
 
+def describe(account: Mapping[str, Mapping[str, int]]) -> str:
+    """The knees of each part in one line, and those that are left out, by reason."""
+    parts = []
+    for name, counts in account.items():
+        reasons = [f"{n:,} {why.replace('_', ' ')}" for why, n in counts.items() if why != "used"]
+        left_out = f" (left out: {', '.join(reasons)})" if reasons else ""
+        parts.append(f"{counts['used']:,} {name}{left_out}")
+    return "knees: " + ", ".join(parts)
+
+
 def report_parameters(state: TrainState, workdir: Path) -> None:
     """Writes every parameter and its shape to `parameters.txt`, and prints how many there are."""
     if jax.process_index() == 0:
@@ -141,17 +210,25 @@ def report_parameters(state: TrainState, workdir: Path) -> None:
         print(f"{parameter_overview.count_parameters(state.params):,} parameters")
 
 
-def make_train_step(experiment: Experiment) -> Step:
-    """The compiled training step: (state, batch) → (next state, scalars)."""
-    config, model, task = experiment.config, experiment.model, experiment.task
-    augmentation = Augmentation(**config.augmentation)
+def compile_functions(experiment: Experiment, members: int = 1) -> Compiled:
+    """The training step and the prediction, for one experiment or for several side by side."""
+    return Compiled(make_train_step(experiment, members), make_predictor(experiment))
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+
+def make_train_step(experiment: Experiment, members: int = 1) -> Step:
+    """The compiled training step: (state, facts, batch) → (next state, scalars)."""
+    config, model = experiment.config, experiment.model
+    rates = states.learning_rates(config.optimizer, experiment.steps_per_epoch)
+
+    def train_step(
+        state: TrainState, facts: Facts, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, dropout_key = jax.random.split(key)
-        images, keypoints = experiment.views(batch, view_key, augmentation)
+        images, keypoints = experiment.views(batch, view_key, facts, train=True)
+        epoch = state.step / jnp.float32(experiment.steps_per_epoch)
 
-        def loss_of(params: states.Variables) -> tuple[jax.Array, states.Variables]:
+        def loss_of(params: states.Variables) -> tuple[jax.Array, Any]:
             outputs, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
@@ -160,13 +237,17 @@ def make_train_step(experiment: Experiment) -> Step:
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            return task.loss(outputs, batch), updates.get("batch_stats", {})
+            loss, terms = facts.task.loss(outputs, batch, epoch)
+            return loss, (terms, updates.get("batch_stats", {}))
 
-        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
         updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
         scalars = {
             "loss": loss,
-            "learning_rate": experiment.schedule(state.step),
+            **terms,
+            **{f"learning_rate_{group}": rate(state.step) for group, rate in rates.items()},
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
         }
@@ -178,22 +259,53 @@ def make_train_step(experiment: Experiment) -> Step:
         )
         return next_state, {name: jnp.float32(value) for name, value in scalars.items()}
 
+    if members > 1:
+        return jax.jit(sharding.side_by_side(train_step, experiment.mesh), donate_argnums=0)
     replicated = sharding.replicated(experiment.mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
 
 
-def mean_of_finite(scalars: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+class Together:
+    """How members' states, facts and plans become one, and one of them again.
+
+    With a single member nothing is changed.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh, count: int):
+        self._mesh, self._count = mesh, count
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        """The members' pytrees, with a leading axis of members."""
+        return sharding.stack(trees, self._mesh) if self._count > 1 else trees[0]
+
+    def member(self, tree: Any, index: int) -> Any:
+        """What belongs to a member; device arrays come replicated."""
+        if self._count == 1:
+            return tree
+        whole = sharding.replicated(self._mesh)
+        return jax.tree.map(
+            lambda x: x[index] if isinstance(x, np.ndarray) else jax.device_put(x[index], whole),
+            tree,
+        )
+
+    def plan(self, plans: Sequence[Any]) -> Any:
+        """Step → rows, [batch] or [members, batch]."""
+        if self._count == 1:
+            return plans[0]
+        return lambda step: np.stack([plan(step) for plan in plans])
+
+
+def mean_of_finite(scalars: list[dict[str, Any]], step: int) -> dict[str, float]:
     """Means over the steps since the last call.
 
     Raises:
         UserError: one of them is not finite; nothing is saved after it.
     """
-    host = jax.device_get(scalars)
-    means = {name: sum(float(s[name]) for s in host) / len(host) for name in host[0]}
+    means = {name: sum(float(s[name]) for s in scalars) / len(scalars) for name in scalars[0]}
     for name, value in means.items():
         if not math.isfinite(value):
             raise UserError(
-                f"{name} is {value} between steps {step - len(host)} and {step}: training has "
+                f"{name} is {value} between steps {step - len(scalars)} and {step}: training has "
                 "diverged; lower config.optimizer.learning_rate, or look for bad images"
             )
     return means

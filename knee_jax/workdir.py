@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import jax
 import ml_collections
 
 from knee_jax.errors import UserError
+from knee_jax.files import write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
 
@@ -23,11 +23,13 @@ FREE_FIELDS = (
     "data.manual_dir",
     "data.mode",
     "data.workers",
+    "evaluation.average",
     "evaluation.batch_size",
     "evaluation.num_resamples",
     "evaluation.scheme",
     "log_every",
     "checkpoint_every",
+    "paper_row",
 )
 """Config fields that do not change what is learnt: a run may go on with other values of them."""
 
@@ -118,9 +120,7 @@ def git_commit() -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, all or nothing."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

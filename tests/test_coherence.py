@@ -244,12 +244,14 @@ def test_listing_leaves_out_unread_knees_and_tells_what_it_cannot_read():
     table.loc[3, "jsl"], table.loc[5, "kl"] = np.nan, MISSING
     listing = coherence.list_suspects(table)
     assert sorted(listing.index) == [i for i in range(48) if i not in (3, 5)]
-    assert list(listing) == ["subject", *GRADES, "log_density", "surprise", "suspect"]
-    assert listing["surprise"].is_monotonic_decreasing
+    columns = ["log_density", "surprise", "suspect", "incoherence"]
+    assert list(listing) == ["subject", *GRADES, *columns]
+    assert listing["incoherence"].is_monotonic_decreasing
     assert listing["kl"].dtype == np.int8
     for change, message in (
         ({"osfl": 4}, "row 1 of the table has osfl = 4: whole grades 0 to 3"),
         ({"kl": 1.5}, "row 1 of the table has kl = 1.5: whole grades 0 to 4"),
+        ({"kl": "2: Yes"}, "row 1 of the table has kl = 2: Yes: whole grades 0 to 4"),
     ):
         with pytest.raises(UserError, match=message):
             coherence.list_suspects(table.assign(**change))

@@ -1,5 +1,7 @@
 """The step, the loop and the evaluation, piece by piece, on a small experiment."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from knee_jax import evaluate, sharding, train
-from knee_jax import state as states
 from knee_jax.configs import kpn
-from knee_jax.data import augment, sampling
+from knee_jax.data import augment
 from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
 from knee_jax.grades import GRADES, NUM_CLASSES
@@ -32,8 +33,7 @@ def experiment(config, tmp_path, tiny_data_dir):
 
 
 def first_batch(experiment):
-    plan = sampling.shuffled(experiment.split["train"], experiment.config.batch_size, 0)
-    return next(iter(experiment.source.batches(plan, range(1))))
+    return next(iter(experiment.parts["train"].source.batches(experiment.plan, range(1))))
 
 
 def arrays(tree):
@@ -43,7 +43,8 @@ def arrays(tree):
 def test_a_step_changes_parameters_and_running_statistics(experiment):
     state = train.initial_state(experiment)
     before = arrays(state.variables)
-    after, scalars = train.make_train_step(experiment)(state, first_batch(experiment))
+    step = train.make_train_step(experiment)
+    after, scalars = step(state, experiment.facts, first_batch(experiment))
     assert int(after.step) == 1
     assert np.isfinite([float(value) for value in scalars.values()]).all()
     for name, value in arrays(after.variables).items():
@@ -55,10 +56,12 @@ def test_augmentation_is_drawn_anew_each_step(experiment):
     """With a rate of zero only the augmentation can change the loss of the same batch."""
     experiment.config.optimizer.learning_rate = 0.0
     step, batch = train.make_train_step(experiment), first_batch(experiment)
-    losses = [
-        float(step(train.initial_state(experiment).replace(step=jnp.int32(n)), batch)[1]["loss"])
-        for n in (0, 0, 1, 2)
-    ]
+
+    def loss_at(number):
+        state = train.initial_state(experiment).replace(step=jnp.int32(number))
+        return float(step(state, experiment.facts, batch)[1]["loss"])
+
+    losses = [loss_at(number) for number in (0, 0, 1, 2)]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
 
@@ -67,17 +70,17 @@ def test_training_augments_as_configured_and_evaluation_does_not(experiment, mon
     drawn = []
     original = augment.views
 
-    def spy(batch, key, size, statistics, augmentation):
-        drawn.append(augmentation)
-        return original(batch, key, size, statistics, augmentation)
+    def spy(batch, key, size, statistics, augmentation, *, train, channels):
+        drawn.append((augmentation, train))
+        return original(batch, key, size, statistics, augmentation, train=train, channels=channels)
 
     monkeypatch.setattr(augment, "views", spy)
     state, batch = train.initial_state(experiment), first_batch(experiment)
     variables = jax.tree.map(jnp.copy, state.variables)
-    train.make_train_step(experiment)(state, batch)
-    evaluate.make_predictor(experiment)(variables, batch)
-    configured = augment.Augmentation(**experiment.config.augmentation)
-    assert drawn == [configured, augment.Augmentation()]
+    train.make_train_step(experiment)(state, experiment.facts, batch)
+    evaluate.make_predictor(experiment)(variables, experiment.facts, batch)
+    configured = augment.make(experiment.config.augmentation, experiment.config.input.size)
+    assert drawn == [(configured, True), (configured, False)]
     assert configured.rotation == 5.0
     assert configured.translation == 10 / 320
 
@@ -87,23 +90,23 @@ def test_the_optimizer_follows_the_schedule(config, tmp_path, tiny_data_dir):
     config.optimizer.drop_epochs = (1,)
     config.optimizer.drop_factor = 0.0
     experiment = set_up(config, tmp_path, tiny_data_dir)
-    last = round(len(experiment.split["train"]) / config.batch_size)
+    last = round(experiment.steps_per_epoch)
     step, batch = train.make_train_step(experiment), first_batch(experiment)
     state = train.initial_state(experiment)
     for _ in range(last):
-        state, scalars = step(state, batch)
+        state, scalars = step(state, experiment.facts, batch)
         assert float(scalars["update_norm"]) > 0
     before = arrays(state.params)
-    state, scalars = step(state, batch)
-    assert float(scalars["learning_rate"]) == 0
+    state, scalars = step(state, experiment.facts, batch)
+    assert float(scalars["learning_rate_head"]) == float(scalars["learning_rate_encoder"]) == 0
     for name, value in arrays(state.params).items():
         np.testing.assert_array_equal(value, before[name], str(name))
 
 
 def test_statistics_are_those_of_the_training_knees(experiment):
-    rows = experiment.split["train"]
+    part = experiment.parts["train"]
     for grade in GRADES:
-        values = experiment.prepared.index[grade].to_numpy()[rows]
+        values = part.prepared.index[grade].to_numpy()[part.rows]
         counts = np.bincount(values[values >= 0], minlength=NUM_CLASSES[grade])
         np.testing.assert_array_equal(experiment.statistics.counts[grade], counts)
 
@@ -137,7 +140,7 @@ def test_weights_from_a_file_are_used(config, tmp_path, tiny_data_dir):
 def oracle(experiment):
     """Predicts every knee's own grades, from the batch."""
 
-    def predictor(variables, batch):
+    def predictor(variables, facts, batch):
         grades = np.asarray(batch["grades"])
         return np.asarray(batch["row"]), {
             grade: np.eye(classes)[np.maximum(grades[:, i], 0)]
@@ -149,19 +152,20 @@ def oracle(experiment):
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_every_prediction_stays_with_its_knee(split, experiment):
-    assert len(experiment.split[split]) % experiment.config.evaluation.batch_size
+    part = experiment.parts[split]
+    assert len(part.rows) % experiment.config.evaluation.batch_size
     table = evaluate.predict(experiment, oracle(experiment), {}, split)
-    assert len(table) == len(experiment.split[split])
+    assert len(table) == len(part.rows)
     for grade in GRADES:
         read = table[grade] >= 0
         assert (table[grade] == table[f"{grade}_pred"])[read].all()
-    subjects = experiment.prepared.index["subject"].to_numpy()[experiment.split[split]]
+    subjects = part.prepared.index["subject"].to_numpy()[part.rows]
     np.testing.assert_array_equal(table["subject"], subjects)
 
 
 def test_predictions_out_of_order_are_refused(experiment):
-    def shuffled(variables, batch):
-        row, probabilities = oracle(experiment)(variables, batch)
+    def shuffled(variables, facts, batch):
+        row, probabilities = oracle(experiment)(variables, facts, batch)
         return row[::-1], {grade: values[::-1] for grade, values in probabilities.items()}
 
     with pytest.raises(RuntimeError, match="another order"):
@@ -185,18 +189,30 @@ def test_the_best_checkpoint_is_chosen_on_validation_and_evaluated(
     monkeypatch.setattr(Grading, "score", lambda self, table: next(scores))
     train.train(config, tmp_path, tiny_data_dir)
     assert asked == ["validation"] * 3
-    steps_per_epoch = len(set_up(config, tmp_path, tiny_data_dir).split["train"]) / 8
+    steps_per_epoch = set_up(config, tmp_path, tiny_data_dir).steps_per_epoch
     capsys.readouterr()
     evaluate.evaluate(config, tmp_path, tiny_data_dir)
-    assert f"checkpoint of step {int(np.ceil(2 * steps_per_epoch))}," in capsys.readouterr().out
+    assert f"checkpoint of step {math.ceil(2 * steps_per_epoch)}," in capsys.readouterr().out
 
 
-def test_the_step_is_compiled_once(experiment):
-    step = train.make_train_step(experiment)
-    state = train.initial_state(experiment)
-    plan = sampling.shuffled(experiment.split["train"], 8, 0)
-    for batch in experiment.source.batches(plan, range(12)):
-        state, _ = step(state, batch)
+def test_the_step_is_compiled_once(config, tmp_path, tiny_data_dir):
+    """Not again after the warm-up, between labelled and unlabelled knees, or between epochs."""
+    config.coherence.components = 3
+    config.coherence.warmup_epochs = 1
+    experiment = set_up(config, tmp_path, tiny_data_dir)
+    part = experiment.parts["train"]
+    assert len(experiment.parts["unlabelled"].rows)
+    step, state = train.make_train_step(experiment), train.initial_state(experiment)
+    number = math.ceil(2.5 * experiment.steps_per_epoch)
+    added, unlabelled = [], 0
+    for batch in part.source.batches(experiment.plan, range(number)):
+        state, scalars = step(state, experiment.facts, batch)
+        added.append(float(scalars["loss"] - scalars["classification"]))
+        unlabelled += int((np.asarray(batch["grades"]) < 0).all(axis=1).sum())
+    assert unlabelled > 0
+    warm = math.ceil(experiment.steps_per_epoch)
+    assert not any(added[:warm])
+    assert all(added[warm:])
     assert step._cache_size() == 1
 
 
@@ -229,12 +245,3 @@ def test_a_value_that_is_not_finite_stops_the_run():
     assert train.mean_of_finite([good, good], 2) == {"loss": 1.0}
     with pytest.raises(UserError, match="loss is nan between steps 3 and 5"):
         train.mean_of_finite([good, bad], 5)
-
-
-def test_the_schedule_drops_at_its_step():
-    settings = kpn.get_config().optimizer
-    schedule = states.make_schedule(settings, steps_per_epoch=24)
-    assert float(schedule(10 * 24 - 1)) == pytest.approx(1e-4)
-    assert float(schedule(10 * 24)) == pytest.approx(5e-5)
-    assert float(schedule(30 * 24 - 1)) == pytest.approx(5e-5)
-    assert float(schedule(30 * 24)) == pytest.approx(2.5e-5)

@@ -185,15 +185,12 @@ class RandomCrop:
         return pixels, keypoints * (self.canvas / image.shape[0])
 
 
-# To become `Affine | RandomCrop` once training and evaluation call `make`.
-Augmentation = Affine
+Augmentation = Affine | RandomCrop
 
-_BY_NAME: Mapping[str, type[Affine | RandomCrop]] = {
-    kind.name: kind for kind in (Affine, RandomCrop)
-}
+_BY_NAME: Mapping[str, type[Augmentation]] = {kind.name: kind for kind in (Affine, RandomCrop)}
 
 
-def make(config: Mapping[str, Any], size: int) -> Affine | RandomCrop:
+def make(config: Mapping[str, Any], size: int) -> Augmentation:
     """The augmentation that a config describes.
 
     Args:
@@ -227,11 +224,11 @@ def views(
     batch: Mapping[str, jax.Array],
     key: jax.Array,
     size: int,
-    statistics: tuple[float, float],
-    augmentation: Affine | RandomCrop,
+    statistics: tuple[Any, Any],
+    augmentation: Augmentation,
     *,
-    train: bool = True,
-    channels: int = 1,
+    train: bool,
+    channels: int,
 ) -> tuple[jax.Array, jax.Array]:
     """A batch as the network sees it.
 
@@ -239,7 +236,8 @@ def views(
         batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2], pixels of it.
         key: random key of the step, the same on every device; without use in evaluation.
         size: side of the network's input, pixels.
-        statistics: mean and standard deviation of the training set's intensities in [0, 1].
+        statistics: mean and standard deviation of the training set's intensities in [0, 1],
+            float scalars.
         augmentation: the ranges to draw from.
         train: False gives the augmentation's deterministic view for evaluation.
         channels: 1, or 3 for a network that reads colours: the grey three times, with noise of

@@ -7,6 +7,8 @@ A batch is a dict of global device arrays:
     grades: int8 [batch, 7], -1 missing
     row: int32 [batch], the knee's row in the index, -1 where the batch is filled up
     mask: bool [batch], False where the batch is filled up
+
+A plan of several members (`sampling.Plan`) gives each array a leading axis of members.
 """
 
 import os
@@ -22,7 +24,6 @@ from jax.sharding import Mesh
 from knee_jax import sharding
 from knee_jax.data.prepared import PreparedSet
 from knee_jax.data.sampling import PADDING, Plan
-from knee_jax.errors import UserError
 
 Batch = dict[str, jax.Array]
 
@@ -51,19 +52,18 @@ class Resident:
     """
 
     def __init__(self, prepared: PreparedSet, rows: np.ndarray, mesh: Mesh):
-        self._rows = np.unique(rows)
-        self._batch_sharding = sharding.split(mesh)
+        self._rows, self._mesh = np.unique(rows), mesh
         self._knees = sharding.place(prepared.load(self._rows), sharding.replicated(mesh))
-        self._gather = jax.jit(_gather, out_shardings=self._batch_sharding)
 
     def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
+        batch_sharding = _batch_sharding(self._mesh, plan)
+        gather = jax.jit(_gather, out_shardings=batch_sharding)
         for step in steps:
-            rows = plan(step)
-            local = rows[sharding.local_slice(len(rows))]
+            local = _local(plan(step))
             slot = np.searchsorted(self._rows, np.where(local == PADDING, self._rows[0], local))
             chosen = {"row": local.astype(np.int32), "slot": slot.astype(np.int32)}
-            yield self._gather(self._knees, sharding.to_global(chosen, self._batch_sharding))
+            yield gather(self._knees, sharding.to_global(chosen, batch_sharding))
 
 
 def _gather(knees: Batch, chosen: Batch) -> Batch:
@@ -80,15 +80,14 @@ class Streamed:
     """
 
     def __init__(self, prepared: PreparedSet, mesh: Mesh):
-        self._prepared = prepared
-        self._batch_sharding = sharding.split(mesh)
+        self._prepared, self._mesh = prepared, mesh
 
     def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
-        prepared, part = self._prepared, sharding.local_slice(len(plan(steps.start)))
+        prepared, batch_sharding = self._prepared, _batch_sharding(self._mesh, plan)
         stream = (
             grain.MapDataset.range(steps.start, steps.stop)
-            .map(lambda step: prepared.load_batch(plan(step)[part]))
+            .map(lambda step: prepared.load_batch(_local(plan(step))))
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
         )
         if workers:
@@ -96,15 +95,22 @@ class Streamed:
         iterator = iter(stream)
         try:
             for local in iterator:
-                yield sharding.to_global(local, self._batch_sharding)
+                yield sharding.to_global(local, batch_sharding)
         finally:
             iterator.close()
 
 
+def _local(rows: np.ndarray) -> np.ndarray:
+    """The part of a plan's rows, [..., batch], that this process loads."""
+    return rows[..., sharding.local_slice(rows.shape[-1])]
+
+
+def _batch_sharding(mesh: Mesh, plan: Plan) -> jax.sharding.NamedSharding:
+    return (sharding.split if plan(0).ndim == 1 else sharding.split_members)(mesh)
+
+
 def make_source(prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, mode: str) -> Source:
     """The source a config names: 'resident', 'streamed', or 'auto', which takes what fits."""
-    if mode not in ("auto", "resident", "streamed"):
-        raise UserError(f"config.data.mode = '{mode}': choose auto, resident or streamed")
     fits = len(rows) * prepared.bytes_per_knee < _device_memory() / 4
     if mode == "resident" or (mode == "auto" and sharding.agreed(fits)):
         return Resident(prepared, rows, mesh)

@@ -69,6 +69,15 @@ class PreparedSet:
         index.loc[index.index[rows], list(GRADES)] = MISSING
         return dataclasses.replace(self, index=index)
 
+    def find(self, table: pd.DataFrame) -> np.ndarray:
+        """The rows of the knees that a table speaks of by subject, side and visit, int64 [n]."""
+        identity = ["subject", "side", "visit"]
+        known = pd.MultiIndex.from_frame(self.index[identity].astype(str))
+        rows = known.get_indexer(pd.MultiIndex.from_frame(table[identity].astype(str)))
+        if (rows < 0).any():
+            raise KeyError(f"{(rows < 0).sum()} knees are not in {self.path}")
+        return rows
+
     def partially_labelled(self, rows: np.ndarray, grades: Sequence[str] = GRADES) -> np.ndarray:
         """Which of `rows` have some of the grades, but not all; bool [n]."""
         known = self.index.iloc[rows][list(grades)].to_numpy() != MISSING

@@ -137,6 +137,7 @@ def summarise(
     check_predictions(predictions)
     members = _targets(grades_in(predictions))
     summary: Summary = {}
+    undefined: list[str] = []
     for target, grades in members.items():
         read = predictions[list(grades)].to_numpy(np.int64) != MISSING
         if unread := [grade for grade, known in zip(grades, read.T) if not known.any()]:
@@ -151,9 +152,19 @@ def summarise(
         values = scorer.statistics(np.ones((1, len(labelled))))
         replicates = bootstrap.replicate(scorer.statistics, counts)
         summary[target] = {
-            metric: _estimate(f"{target}: {metric}", value, replicates[metric], scorer.num_samples)
+            metric: _estimate(value, replicates[metric], scorer.num_samples)
             for metric, (value,) in values.items()
         }
+        undefined += [
+            f"{target} {metric} ({missing})"
+            for metric in values
+            if (missing := int(np.isnan(replicates[metric]).sum()))
+        ]
+    if undefined:
+        _log.warning(
+            "undefined in some of the %d resamples, which are left out of the intervals: %s",
+            *(num_resamples, ", ".join(undefined)),
+        )
     return summary
 
 
@@ -197,13 +208,8 @@ def _scorer(labelled: pd.DataFrame, target: str) -> _Scorer:
     return _average(labelled) if target == OARSI else _grade(labelled, target)
 
 
-def _estimate(name: str, value: float, replicates: Array, num_rows: int) -> Estimate:
+def _estimate(value: float, replicates: Array, num_rows: int) -> Estimate:
     low, high = bootstrap.interval(replicates)
-    if undefined := int(np.isnan(replicates).sum()):
-        _log.warning(
-            "%s is undefined in %d of %d resamples, which are left out of its interval",
-            *(name, undefined, len(replicates)),
-        )
     return {
         "value": _or_none(value),
         "low": _or_none(low),

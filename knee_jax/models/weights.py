@@ -189,7 +189,7 @@ def own_name(name: str) -> Names:
     if leaf == "weight":
         is_norm = modules and re.search(r"bn\d*$", modules[-1])
         leaf = "scale" if is_norm else "kernel"
-    if not modules or not re.match(r"(head|pool)_", modules[0]):
+    if not modules or not is_head(modules[0]):
         modules = ["trunk", *modules]
     return (collection, *modules, running.get(leaf, leaf))
 
@@ -200,7 +200,13 @@ def _own_axes(array: np.ndarray) -> np.ndarray:
 
 def _is_pointwise(path: Names) -> bool:
     """Whether PyTorch has a 1x1 convolution where we have a linear layer."""
-    return path[-1] == "kernel" and ("se_module" in path or path[-2:-1] == ("score",))
+    scores = path[1].startswith("pool_") and path[-2:-1] == ("score",)
+    return path[-1] == "kernel" and ("se_module" in path or scores)
+
+
+def is_head(module: str) -> bool:
+    """Whether a module of that name is ours alone, and not of the trunk."""
+    return module.startswith(("head_", "value_", "pool_", "attention_"))
 
 
 def is_stem(path: Names) -> bool:

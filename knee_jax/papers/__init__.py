@@ -53,6 +53,12 @@ def names() -> list[str]:
     return sorted(f"{path.parent.name}/{path.stem}" for path in _FOLDER.glob("*/*.csv"))
 
 
+def has(name: str, config: str, mode: str) -> bool:
+    """Whether a table has a row that the config variant makes in that mode of `knee_jax.main`."""
+    cells = read(name).cells
+    return bool(((cells["config"] == config) & (cells["mode"] == mode) & (config != "")).any())
+
+
 def read(name: str) -> PaperTable:
     """Reads a table.
 

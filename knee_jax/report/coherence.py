@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from knee_jax.grades import GRADES, MISSING
+from knee_jax.grades import GRADES
 from knee_jax.report import figures
 from knee_jax.report.examples import Example
+from knee_jax.report.sections import Drawing, Section
+from knee_jax.report.tables import Table
 
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.5)
 """Of the supplementary Table 1."""
@@ -40,8 +42,8 @@ def gradient_figure(temperatures: Sequence[float] = TEMPERATURES) -> Figure:
 
 def _lines(function, temperatures: Sequence[float], title: str) -> Figure:
     density = np.linspace(-20.0, 20.0, 401)
-    with matplotlib.rc_context(figures._STYLE):
-        figure, (axes,), _ = figures._panels(1, 1, (5.0, 3.6))
+    with matplotlib.rc_context(figures.STYLE):
+        figure, (axes,), _ = figures.make_panels(1, 1, (5.0, 3.6))
         for temperature, colour in zip(temperatures, figures.COLOURS):
             label = f"$\\tau$ = {temperature:g}"
             axes.plot(density, function(density, temperature), color=colour, label=label)
@@ -50,44 +52,52 @@ def _lines(function, temperatures: Sequence[float], title: str) -> Figure:
         return figure
 
 
-def least_coherent(table: pd.DataFrame, number: int) -> list[int]:
-    """The knees of a predictions table whose true grades have the lowest log-density.
-
-    Candidates to be read again; knees with a missing grade are not among them. Knees of like
-    log-density stand in the order of how much more coherent the prediction is.
+def suspects_section(listing: pd.DataFrame, shown: Sequence[Example], number: int = 20) -> Section:
+    """The knees of a cohort whose grades fit together least: candidates to be read again.
 
     Args:
-        table: a predictions table with `coherence_given` and `coherence_predicted`; one without
-            has no such knees.
-        number: at most so many.
-
-    Returns:
-        Positions of rows, the least coherent first.
+        listing: of `knee_jax.coherence.list_suspects`.
+        shown: the first of its knees, with their pixels.
+        number: how many of them the table has.
     """
-    if "coherence_given" not in table:
-        return []
-    given = table["coherence_given"].to_numpy(np.float64)
-    gain = table["coherence_predicted"].to_numpy(np.float64) - given
-    order = np.lexsort((-gain, given))
-    return [int(i) for i in order if np.isfinite(given[i])][:number]
-
-
-def example_of(row: pd.Series, image: np.ndarray, keypoints: np.ndarray | None = None) -> Example:
-    """A knee of `least_coherent`, to be shown with its grades, given and predicted.
-
-    Args:
-        row: of the predictions table.
-        image: uint8 [H, W].
-        keypoints: float [74, 2] in pixels of the image, if it has them.
-    """
-    grades = [g for g in GRADES if g in row]
-    return Example(
-        image=image,
-        truth={g: MISSING if pd.isna(row[g]) else int(row[g]) for g in grades},
-        prediction={g: int(row[f"{g}_pred"]) for g in grades},
-        caption=(
-            f"{row['subject']} {row['side']}, month {row['visit']}: log-density of the reading "
-            f"{row['coherence_given']:.1f}, of the prediction {row['coherence_predicted']:.1f}"
-        ),
-        keypoints=keypoints,
+    measures = ("suspect", "surprise", "log_density", "incoherence")
+    names = ("subject", "side", "visit", *GRADES, *measures)
+    header = tuple(name.replace("_", " ") if name not in GRADES else name.upper() for name in names)
+    rows = tuple(
+        tuple(
+            f"{row[name]:.1f}" if isinstance(row[name], float) else str(row[name]) for name in names
+        )
+        for row in listing.head(number).to_dict("records")
     )
+    drawings = [
+        Drawing(
+            f"suspect_{place:02d}",
+            f"Knee radiograph, {', '.join(f'{g.upper()} {v}' for g, v in knee.truth.items())}",
+            figures.example_figure(knee),
+            f"{knee.caption}: " + ", ".join(f"{g.upper()} {v}" for g, v in knee.truth.items()),
+        )
+        for place, knee in enumerate(shown, start=1)
+    ]
+    notes = (
+        f"Of {len(listing):,} knee images with all seven grades, those whose grades fit together "
+        "least. The suspect is the grade that the six others suggest least; surprise is minus the "
+        "logarithm of its probability given them, and incoherence adds to it where the log-density "
+        "of all seven is very low. Neither says that a grade is wrong, but that it is worth a "
+        "second look.",
+        "All are in suspects.csv of the work directory, the least coherent first.",
+    )
+    return Section("Least coherent labels", notes, (Table("", header, rows),), drawings)
+
+
+def loss_section(temperature: float) -> Section:
+    """The incoherence loss as a function of the log-density, for some temperatures."""
+    drawings = (
+        Drawing("coherence_mapping", "Incoherence loss by log-density", mapping_figure()),
+        Drawing("coherence_gradient", "Gradient of the incoherence loss", gradient_figure()),
+    )
+    note = f"This run's temperature is {temperature:g} (Zheng et al. 2021, supplementary figures)."
+    return Section("Incoherence loss", (note,), (), drawings)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -83,14 +83,17 @@ def comparison_tables(frame: pd.DataFrame) -> list[Table]:
     return tables
 
 
-def comparison_section(names: Iterable[str], results: Results) -> Section:
+def comparison_section(
+    names: Iterable[str], results: Results, remarks: Sequence[str] = ()
+) -> Section:
     """The part of a run's report that has the paper's tables beside the run's numbers.
 
     Args:
         names: of tables, as in `oarsi/2`.
         results: what the run has.
+        remarks: what the numbers are of.
     """
-    notes, tables = [ABBREVIATIONS], []
+    notes, tables = [*remarks, ABBREVIATIONS], []
     for name in names:
         paper = papers.read(name)
         notes += [f"{paper.source}: {note}" for note in paper.notes]

@@ -39,7 +39,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, BLACK = COLOURS = (
     "#222222",
 )
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -65,7 +65,7 @@ _DPI = 150
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG; the same figure gives the same bytes."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(path, dpi=_DPI, facecolor="white")
 
 
@@ -76,9 +76,9 @@ def confusion_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
         table: a predictions table in which each of the grades has labelled rows.
         grades: which grades, one panel each, at most three in a row.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         size = 4.2 if len(grades) == 1 else 3.4
-        figure, panels, _ = _panels(len(grades), 3, (size, size))
+        figure, panels, _ = make_panels(len(grades), 3, (size, size))
         for axes, grade in zip(panels, grades, strict=True):
             _draw_confusion(axes, table, grade)
         return figure
@@ -95,8 +95,8 @@ def curves_figure(table: pd.DataFrame, tasks: Sequence[str], summary: Summary) -
         tasks: keys of `knee_jax.metrics.summary.TASKS`, at most as many as `COLOURS`.
         summary: the metrics of the same table.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, (left, right), _ = _panels(2, 2, (4.6, 4.8 + 0.25 * len(tasks)))
+    with matplotlib.rc_context(STYLE):
+        figure, (left, right), _ = make_panels(2, 2, (4.6, 4.8 + 0.25 * len(tasks)))
         left.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
         for task, colour in zip(tasks, COLOURS):
             _, scores, positives = task_samples(table, task)
@@ -166,9 +166,9 @@ def training_figure(history: pd.DataFrame) -> Figure:
     """
     parts = history["name"].str.rpartition("/")
     history = history.assign(line=parts[0], quantity=parts[2])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         quantities = list(dict.fromkeys(history["quantity"]))
-        figure, panels, _ = _panels(len(quantities), 3, (3.5, 2.7))
+        figure, panels, _ = make_panels(len(quantities), 3, (3.5, 2.7))
         lines = dict.fromkeys(history["line"])
         colours = dict(zip(lines, itertools.cycle(COLOURS)))
         for axes, quantity in zip(panels, quantities, strict=True):
@@ -196,7 +196,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
 def example_figure(example: Example) -> Figure:
     """One knee with its landmarks, and its lateral and medial side marked."""
     height, width = example.image.shape
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6, 2.6 * height / width))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.axis("off")
@@ -255,8 +255,8 @@ def _shares_figure(
     series: Mapping[str, Mapping[str, pd.Series]], colours: Sequence[str], grades: Sequence[str]
 ) -> Figure:
     """Bars of percent by class, a panel for each grade: {label: {grade: its classes}}."""
-    with matplotlib.rc_context(_STYLE):
-        figure, panels, columns = _panels(len(grades), 4, (2.75, 2.3), share_y=True)
+    with matplotlib.rc_context(STYLE):
+        figure, panels, columns = make_panels(len(grades), 4, (2.75, 2.3), share_y=True)
         width = 0.8 / len(series)
         for axes, grade in zip(panels, grades, strict=True):
             classes = np.arange(NUM_CLASSES[grade])
@@ -276,7 +276,7 @@ def _shares_figure(
         return figure
 
 
-def _panels(
+def make_panels(
     count: int, max_columns: int, size: tuple[float, float], share_y: bool = False
 ) -> tuple[Figure, list[Axes], int]:
     """A figure with `count` panels of `size` inches; also says how many stand in a row."""

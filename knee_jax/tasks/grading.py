@@ -40,7 +40,6 @@ COHERENCE = {
 FIELDS = {
     "loss_reduction": "sum",
     "selection": "mean_accuracy",
-    "partial_labels": "masked",
     "classification_weight": 1.0,
     "regression_weight": 1.0,
 }
@@ -50,7 +49,6 @@ CHOICES = {
     "class_weights": ("prevalence", "none"),
     "loss_reduction": ("sum", "mean"),
     "selection": ("mean_accuracy", "loss"),
-    "partial_labels": ("masked", "unlabelled"),
 }
 
 
@@ -119,8 +117,6 @@ class Grading:
         grades: names of the grades that the model reads.
         reduction: 'sum' or 'mean' of the grades' losses.
         selection: 'mean_accuracy' or 'loss', on the validation knees.
-        partial_labels: a knee with only some of the grades: 'masked' counts those, 'unlabelled'
-            none.
         classification_weight: lambda_cls of eq. 5.
         regression_weight: of the squared error of a model with regression outputs.
         coherence_weight: lambda_gmm of eq. 5; 0: the incoherence is not computed.
@@ -133,7 +129,6 @@ class Grading:
     grades: tuple[str, ...] = flax.struct.field(pytree_node=False, default=GRADES)
     reduction: str = flax.struct.field(pytree_node=False, default="sum")
     selection: str = flax.struct.field(pytree_node=False, default="mean_accuracy")
-    partial_labels: str = flax.struct.field(pytree_node=False, default="masked")
     classification_weight: float = flax.struct.field(pytree_node=False, default=1.0)
     regression_weight: float = flax.struct.field(pytree_node=False, default=1.0)
     coherence_weight: float = flax.struct.field(pytree_node=False, default=0.0)
@@ -161,9 +156,6 @@ class Grading:
             before they count), `labelled`, the share of knees with a grade that counts.
         """
         labels = {g: batch["grades"][:, GRADES.index(g)] for g in self.grades}
-        if self.partial_labels == "unlabelled":
-            whole = jnp.stack([label != MISSING for label in labels.values()]).all(0)
-            labels = {g: jnp.where(whole, label, MISSING) for g, label in labels.items()}
         mask = batch["mask"]
         reduce = jnp.sum if self.reduction == "sum" else jnp.mean
         parts = {}
@@ -339,7 +331,6 @@ def make(
         grades=tuple(config.grades),
         reduction=fields.loss_reduction,
         selection=fields.selection,
-        partial_labels=fields.partial_labels,
         classification_weight=float(fields.classification_weight),
         regression_weight=float(fields.regression_weight),
         coherence_weight=float(fields.coherence.weight),

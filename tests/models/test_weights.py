@@ -184,7 +184,8 @@ def test_npz_file_is_read(source, tmp_path):
 
 
 def test_safetensors_file_is_read(source, tmp_path):
-    safetensors = pytest.importorskip("safetensors.numpy", reason="needs the `torch` extra")
+    import safetensors.numpy as safetensors
+
     safetensors.save_file(source, tmp_path / "weights.safetensors")
     from_file = resnet.load(variables(), tmp_path / "weights.safetensors")
     jax.tree.map(np.testing.assert_array_equal, from_file, resnet.load(variables(), source))
@@ -230,3 +231,21 @@ def test_the_names_asked_for_are_torchvisions():
     paths = flatten_dict(variables())
     names = {weights.torch_name(path) for path in paths if path[1] == "trunk"}
     assert names == set(TRUNK_18)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"regression": True, "hidden": 4}, {"aggregation": "attention"}, {"kpn": False}]
+)
+def test_every_head_of_keypoint_pooling_survives_pytorchs_layout(kwargs):
+    rng = np.random.default_rng(0)
+    before = flatten_dict(variables(name="keypoint_pooling", **kwargs))
+    before = {path: rng.normal(size=leaf.shape).astype("f4") for path, leaf in before.items()}
+    there, _ = weights.from_source(weights.to_torch(before))
+    assert there.keys() == before.keys()
+    for path, value in before.items():
+        np.testing.assert_array_equal(there[path], value, str(path))
+    filled = keypoint_pooling.load(
+        variables(name="keypoint_pooling", **kwargs), weights.to_torch(before)
+    )
+    for path, value in flatten_dict(filled).items():
+        np.testing.assert_array_equal(value, before[path], str(path))

@@ -6,6 +6,7 @@ import pytest
 from knee_jax import coherence as losses
 from knee_jax.grades import GRADES
 from knee_jax.report import coherence, figures
+from knee_jax.report.examples import Example
 
 DENSITY = np.linspace(-30, 30, 61)
 
@@ -38,25 +39,33 @@ def test_figures_have_a_line_a_temperature(draw, function, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
-def table_of(given, predicted):
-    table = pd.DataFrame({"coherence_given": given, "coherence_predicted": predicted})
-    table[["subject", "side", "visit"]] = ["9000001", "R", 24]
-    for grade in GRADES:
-        table[grade], table[f"{grade}_pred"] = 1, 2
-    return table
+def listing_of(number):
+    identity = {"subject": "9000001", "side": "R", "visit": 24}
+    rows = [
+        identity
+        | dict.fromkeys(GRADES, 1)
+        | {"log_density": -9.0 - i, "surprise": 30.5 - i, "incoherence": 31.0}
+        for i in range(number)
+    ]
+    return pd.DataFrame(rows).assign(suspect="jsl")
 
 
-def test_the_least_coherent_come_first_and_unread_knees_never():
-    table = table_of([3.0, -9.0, np.nan, -40.0, -9.0], [5.0, -2.0, 1.0, -5.0, 4.0])
-    assert coherence.least_coherent(table, 9) == [3, 4, 1, 0]
-    assert coherence.least_coherent(table, 2) == [3, 4]
-    assert coherence.least_coherent(table.drop(columns="coherence_given"), 2) == []
+def test_the_section_shows_the_first_knees_with_their_grades():
+    image = np.zeros((8, 8), np.uint8)
+    knee = Example(image, dict.fromkeys(GRADES, 3), dict.fromkeys(GRADES, 0), "9000001 R, month 24")
+    section = coherence.suspects_section(listing_of(30), [knee, knee], number=5)
+    (table,) = section.tables
+    assert len(table.rows) == 5
+    assert table.rows[2] == ("9000001", "R", "24", *["1"] * 7, "jsl", "28.5", "-11.0", "31.0")
+    assert [drawing.name for drawing in section.drawings] == ["suspect_01", "suspect_02"]
+    assert section.drawings[0].caption.startswith("9000001 R, month 24: KL 3, OSFL 3")
+    assert "Of 30 knee images" in section.notes[0]
 
 
-def test_an_example_says_both_log_densities():
-    example = coherence.example_of(table_of([-9.04], [4.0]).iloc[0], np.zeros((8, 8), np.uint8))
-    assert example.caption == (
-        "9000001 R, month 24: log-density of the reading -9.0, of the prediction 4.0"
-    )
-    assert example.truth == dict.fromkeys(GRADES, 1)
-    assert example.prediction == dict.fromkeys(GRADES, 2)
+def test_the_loss_is_drawn_for_the_run():
+    section = coherence.loss_section(0.75)
+    assert "temperature is 0.75" in section.notes[0]
+    assert [drawing.name for drawing in section.drawings] == [
+        "coherence_mapping",
+        "coherence_gradient",
+    ]

@@ -132,7 +132,6 @@ def test_only_knees_with_a_grade_are_usable():
         ({"class_weights": "sqrt"}, "choose prevalence or none"),
         ({"loss_reduction": "max"}, "config.loss_reduction = 'max': choose sum or mean"),
         ({"selection": "kappa"}, "choose mean_accuracy or loss"),
-        ({"partial_labels": "drop"}, "choose masked or unlabelled"),
         ({"regression_weight": -1.0}, "config.regression_weight = -1.0: it must be 0 or more"),
         ({"coherence": {"lambda": 1.0}}, "config.coherence has no lambda: choose from weight"),
         ({"coherence": {"weight": -1.0}}, "config.coherence.weight = -1.0"),
@@ -253,18 +252,6 @@ def test_the_mean_over_the_grades_is_a_seventh_of_the_sum():
     outputs, batch = random_case()
     mean = loss_of(make(loss_reduction="mean"), outputs, batch)
     assert float(mean) == pytest.approx(float(loss_of(make(), outputs, batch)) / 7, rel=1e-6)
-
-
-def test_partly_read_knees_count_in_part_or_not_at_all():
-    outputs, batch = random_case()
-    whole = (batch["grades"] != MISSING).all(1)
-    assert 0 < (whole & batch["mask"]).sum() < batch["mask"].sum()
-    without = batch | {"grades": np.where(whole[:, None], batch["grades"], MISSING)}
-    unlabelled = make(partial_labels="unlabelled")
-    loss, scalars = unlabelled.loss(outputs, batch, 0.0)
-    assert float(loss) == pytest.approx(float(loss_of(make(), outputs, without)), rel=1e-6)
-    assert float(loss) != pytest.approx(float(loss_of(make(), outputs, batch)), rel=1e-3)
-    assert float(scalars["labelled"]) == pytest.approx(whole[batch["mask"]].mean())
 
 
 def test_regression_adds_the_mean_squared_error():

@@ -1,0 +1,89 @@
+"""Every variant of every config can be run, and says what its paper says."""
+
+import importlib
+import pkgutil
+
+import jax
+import pytest
+
+from knee_jax import configs, train
+from knee_jax.configs import kpn, oarsi
+from knee_jax.configs.common import variant_of
+from knee_jax.errors import UserError
+from knee_jax.experiment import set_up
+from knee_jax.grades import GRADES
+
+SMALL = {
+    "data.dataset": "phantom_xray/tiny",
+    "input.size": 64,
+    "model.width": 8,
+    "batch_size": 8,
+    "evaluation.batch_size": 8,
+    "coherence.components": 3,
+}
+
+
+def every_variant():
+    for file in pkgutil.iter_modules(configs.__path__):
+        module = importlib.import_module(f"knee_jax.configs.{file.name}")
+        if hasattr(module, "get_config"):
+            yield from ((file.name, variant) for variant in ("", *module.VARIANTS))
+
+
+@pytest.mark.parametrize(("name", "variant"), list(every_variant()))
+def test_every_variant_can_be_trained(name, variant, tmp_path, tiny_data_dir):
+    """Its step can be traced over its own batches; tests/test_main.py runs some to the end."""
+    config = importlib.import_module(f"knee_jax.configs.{name}").get_config(variant)
+    config.update_from_flattened_dict(SMALL)
+    config.data.split = "k_fold" if name == "oarsi" else "ratio"
+    if name == "oarsi":
+        config.data.test_dataset = "phantom_most/tiny"
+        config.augmentation.canvas = 66
+    experiment = set_up(config, tmp_path, tiny_data_dir)
+    batch = next(iter(experiment.parts["train"].source.batches(experiment.plan, range(1))))
+    state = jax.eval_shape(experiment.random_state)
+    step = train.make_train_step(experiment)
+    after, scalars = jax.eval_shape(step, state, experiment.facts, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert scalars["loss"].shape == ()
+    assert experiment.parts["test"].prepared.index["cohort"].iloc[0] == (
+        "phantom_most" if name == "oarsi" else "phantom"
+    )
+
+
+def test_variants_follow_one_another():
+    config = kpn.get_config("no_kpn,tau_075,demo")
+    assert not config.model.kpn
+    assert config.coherence.temperature == 0.75
+    assert config.data.dataset == "phantom_xray/demo"
+    with pytest.raises(UserError, match="no variant 'huge' in this config: choose from demo, "):
+        kpn.get_config("demo,huge")
+    assert variant_of(config, "", {}) is config
+
+
+def test_kpn_says_what_its_paper_says():
+    """Zheng et al. 2021, sections 2.2 and 3."""
+    config = kpn.get_config()
+    assert (config.batch_size, config.epochs, config.input.size) == (48, 60, 320)
+    assert (config.coherence.components, config.coherence.sigma) == (10, 0.2)
+    assert (config.coherence.temperature, config.coherence.weight) == (0.5, 1.0)
+    assert config.coherence.warmup_epochs == 1
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 1e-2)
+    for name in ("resnet18", "resnet34", "resnet50"):
+        baseline = kpn.get_config(name)
+        assert not baseline.model.kpn
+        assert baseline.coherence.weight == 0
+        assert baseline.data.unlabelled == "none"
+        assert baseline.model.depth == int(name.removeprefix("resnet"))
+
+
+def test_oarsi_says_what_its_paper_says():
+    """Tiulpin & Saarakkala 2020, Training strategy and Network Architecture."""
+    config = oarsi.get_config()
+    assert (config.batch_size, config.epochs, config.input.size) == (32, 20, 300)
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("adam", 1e-4)
+    assert (config.model.dropout, config.model.pooling) == (0.5, "average")
+    assert (config.loss_reduction, config.class_weights) == ("mean", "none")
+    assert config.data.num_folds == 5
+    for name in ("se_resnet50_no_kl", "se_resnext50_no_kl"):
+        assert tuple(oarsi.get_config(name).grades) == GRADES[1:]
