@@ -31,8 +31,6 @@ from knee_jax import cli
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 
-IDENTITY = ("subject", "side", "visit", "cohort", "site")
-
 CLASSES = tuple(NUM_CLASSES[grade] for grade in GRADES)
 DIMENSIONS = sum(CLASSES)
 """29: five classes of KL and four of each OARSI grade."""
@@ -307,7 +305,7 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         seed: of the fits.
 
     Returns:
-        The table's identity columns and grades, then `log_density`, `surprise` (in nats, of the
+        The table's other columns and its grades, then `log_density`, `surprise` (in nats, of the
         grade that the others suggest least), `suspect`, that grade, and `incoherence`, by which
         they are ordered: the surprise, and what the log-density lies below `RARE`, times
         `RARE_WEIGHT`. One misread grade shows in the surprise; where several are wrong, each is
@@ -317,7 +315,10 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         UserError: a column is missing, a value is no grade, or there are too few knees.
     """
     if absent := [name for name in GRADES if name not in table]:
-        raise UserError(f"the table of grades lacks the column {', '.join(absent)}")
+        raise UserError(
+            f"the table of grades lacks the column {', '.join(absent)}: are its columns separated "
+            "by commas?"
+        )
     text = table[list(GRADES)].astype("string").apply(lambda column: column.str.strip())
     blank = text.isna() | (text == "")
     values = table[list(GRADES)].apply(pd.to_numeric, errors="coerce").mask(blank, MISSING)
@@ -332,7 +333,7 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     whole = (values != MISSING).all(axis=1).to_numpy()
     knees, grades = table[whole], values[whole].to_numpy(np.int8)
     density, surprises = judge(grades, seed)
-    listing = knees[[name for name in IDENTITY if name in table]].copy()
+    listing = knees[[name for name in table if name not in GRADES]].copy()
     listing[list(GRADES)] = grades
     listing["log_density"] = density
     listing["surprise"] = surprises.max(axis=1)
@@ -345,6 +346,8 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def main(_: list[str]) -> None:
     """Lists the knees of the table that the flags name."""
     source, out = Path(flags.FLAGS.index), Path(flags.FLAGS.out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out={out}: name a file in a folder that there is")
     try:
         table = pd.read_csv(source, dtype={"subject": str})
     except ValueError as error:  # pandas' own errors are ValueErrors

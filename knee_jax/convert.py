@@ -115,7 +115,10 @@ def read_run(folder: Path) -> dict:
     """The network of a run's best checkpoint (the latest if none was validated), in our layout."""
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir():
-        raise UserError(f"{folder} holds no run (checkpoints/ is missing): name a run's folder")
+        raise UserError(
+            f"{folder} holds no run (checkpoints/ is missing): name a run's folder, of a "
+            "cross-validation a fold's"
+        )
     with Checkpoints(checkpoints, read_only=True) as saved:
         step = saved.best_step() or saved.latest_step()
         if step is None:

@@ -172,9 +172,12 @@ def title_of(config: ml_collections.ConfigDict, networks: Iterable[str]) -> str:
 def remarks_on(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """What keeps a run's numbers from being compared with its paper's, if anything does."""
     sets = (config.data.dataset, config.data.test_dataset)
+    remarks = []
     if any(name.startswith("phantom") for name in sets):
-        return ("These knees were drawn by a program: the numbers are NOT comparable.",)
-    return ()
+        remarks.append("These knees were drawn by a program: the numbers are NOT comparable.")
+    if config.model.get("width", 64) < 64:
+        remarks.append("The network is narrower than the published one.")
+    return tuple(remarks)
 
 
 def coherence_sections(experiment: Experiment, workdir: Path) -> list[Section]:

@@ -129,8 +129,9 @@ def run(
             saving = validating or step % config.checkpoint_every == 0
             if not saving and step % config.log_every:
                 continue
-            rate = len(since_log) * config.batch_size / (time.perf_counter() - clock)
+            # Waits for the steps, which have only been begun.
             logged, since_log = jax.device_get(since_log), []
+            rate = len(logged) * config.batch_size / (time.perf_counter() - clock)
             for i, (experiment, writer) in enumerate(zip(experiments, writers)):
                 means = mean_of_finite([together.member(each, i) for each in logged], step)
                 rows = {f"train/{n}": v for n, v in (means | {"images_per_s": rate}).items()}

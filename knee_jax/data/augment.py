@@ -3,7 +3,7 @@
 Two augmentations by name, each with its deterministic view for evaluation:
 
     affine       shift, rotation and scale about the ROI's centre, in one resampling
-    random_crop  paper 000's: noise, rotation and a random crop of a slightly larger canvas
+    random_crop  Tiulpin & Saarakkala's: noise, rotation, and a crop of a slightly larger canvas
 
 Each is keyed by (seed, step, slot in the global batch): the result does not depend on devices or
 hosts.

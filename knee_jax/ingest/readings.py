@@ -86,8 +86,9 @@ def round_grades(values: np.ndarray, rounding: str = "floor") -> tuple[np.ndarra
     """Makes whole grades of readings.
 
     A decimal says that a knee changed within its grade: JSN 1.5 has not reached grade 2. So it is
-    cut off ('floor', and so counts Table 1 of paper 000). The published training code rounds half
-    to even ('half_even': 0.5 → 0, 1.5 → 2, 2.5 → 2), which splits such knees between the grades.
+    cut off ('floor', and so counts Table 1 of Tiulpin & Saarakkala 2020). The published training
+    code rounds half to even ('half_even': 0.5 → 0, 1.5 → 2, 2.5 → 2), which splits such knees
+    between the grades.
 
     Args:
         values: float [rows, 7] in the order of `GRADES`, NaN where missing.

@@ -1,6 +1,6 @@
 """From a map of features to grades: pooling, dropout and a linear head, for each grade by itself.
 
-Paper 000's networks (Tiulpin & Saarakkala 2020, "Automatic grading of individual knee
+The networks of Tiulpin & Saarakkala 2020 ( "Automatic grading of individual knee
 osteoarthritis features ..."): average pooling; its supplementary trials: weighted pooling.
 """
 

@@ -129,7 +129,7 @@ class Trunk(nn.Module):
 class Model(nn.Module):
     """Trunk, global pooling, and one linear head a grade.
 
-    With the defaults, but for `pooling`, the networks of paper 000 (which has dropout 0.5).
+    With the defaults, but for `pooling`, those of Tiulpin & Saarakkala 2020 (with dropout 0.5).
 
     Attributes:
         arch: `se_resnet50` or `se_resnext50_32x4d`.

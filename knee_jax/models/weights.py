@@ -290,8 +290,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             f"{path}: reading it needs a library: pip install {_library(error)}"
         ) from error
     except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path}: cannot be read as weights ({first_line})") from error
+        # The libraries' own words advise to read the file unsafely.
+        raise UserError(
+            f"{path}: cannot be read as weights: it is broken, or holds more than plain arrays; "
+            "download it again, or save its bare state dict"
+        ) from error
     if not isinstance(tensors, Mapping):
         raise UserError(f"{path}: holds no state dict but a {type(tensors).__name__}")
     return tensors
@@ -323,9 +326,10 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(dict(arrays), path)
+    # Not by `save_file`, whose files nobody else may read.
+    path.write_bytes(save(dict(arrays)))
 
 
 def _write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -76,5 +76,5 @@ def cohorts_section(cohorts: Mapping[str, pd.DataFrame]) -> Section:
         if grades := [grade for grade in wanted if grade in present]:
             figure = figures.cohorts_figure(cohorts, grades)
             drawings.append(Drawing(f"cohorts_{name}", f"Distribution of the {title}", figure))
-    note = "Knee images by the grade that was read, in percent of each cohort's."
+    note = "Knee images by the grade that was read: the table counts, the figures are in percent."
     return Section("Cohorts", (note,), (counts_table(cohorts),), drawings)
