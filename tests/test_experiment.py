@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from knee_jax import evaluate, experiment, train
+from knee_jax import evaluate, experiment, knees, train
 from knee_jax.configs import kpn
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
@@ -33,7 +33,7 @@ def set_up(config, tmp_path, tiny_data_dir):
 @pytest.fixture
 def without_landmarks(monkeypatch):
     """Every third knee of the prepared set has no landmarks."""
-    original = experiment.prepared.open_set
+    original = knees.prepared.open_set
 
     def open_set(path):
         knees = original(path)
@@ -50,7 +50,7 @@ def without_landmarks(monkeypatch):
         monkeypatch.setattr(type(knees), "load", blind)
         return dataclasses.replace(knees, index=index)
 
-    monkeypatch.setattr(experiment.prepared, "open_set", open_set)
+    monkeypatch.setattr(knees.prepared, "open_set", open_set)
 
 
 def subjects(part):
@@ -94,7 +94,7 @@ def test_a_fixed_share_of_every_batch_is_unlabelled(config, set_up):
 def test_without_unlabelled_knees_training_is_supervised_and_says_so(
     config, set_up, monkeypatch, capsys
 ):
-    original = experiment.prepared.open_set
+    original = knees.prepared.open_set
 
     def all_read(path):
         knees = original(path)
@@ -102,7 +102,7 @@ def test_without_unlabelled_knees_training_is_supervised_and_says_so(
         index[list(GRADES)] = index[list(GRADES)].clip(lower=0)
         return dataclasses.replace(knees, index=index)
 
-    monkeypatch.setattr(experiment.prepared, "open_set", all_read)
+    monkeypatch.setattr(knees.prepared, "open_set", all_read)
     for kind in ("natural", "fixed"):
         config.data.unlabelled = kind
         found = set_up()
@@ -131,7 +131,7 @@ def test_label_fractions_hide_the_labels_of_whole_subjects_and_are_nested(config
 @pytest.fixture
 def partly_read(monkeypatch):
     """Every fourth knee of the prepared set lacks a grade."""
-    original = experiment.prepared.open_set
+    original = knees.prepared.open_set
 
     def open_set(path):
         knees = original(path)
@@ -139,7 +139,7 @@ def partly_read(monkeypatch):
         index.loc[::4, "ostm"] = MISSING
         return dataclasses.replace(knees, index=index)
 
-    monkeypatch.setattr(experiment.prepared, "open_set", open_set)
+    monkeypatch.setattr(knees.prepared, "open_set", open_set)
 
 
 def test_partially_labelled_knees_are_masked_or_unlabelled(config, set_up, partly_read):
@@ -238,7 +238,7 @@ def test_frozen_encoders_rest_but_their_running_statistics_follow(config, set_up
     assert float(scalars["learning_rate_head"]) == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize("field", experiment.CHOICES)
+@pytest.mark.parametrize("field", knees.CHOICES)
 def test_an_unknown_policy_is_named(field, config, set_up):
     config.data[field] = "perhaps"
     with pytest.raises(UserError, match=rf"config\.data\.{field} = 'perhaps': choose "):
