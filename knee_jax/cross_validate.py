@@ -24,11 +24,12 @@ import pandas as pd
 from knee_jax import models, tasks, train
 from knee_jax import workdir as workdirs
 from knee_jax.errors import UserError
-from knee_jax.evaluate import Predictor, evaluate_checkpoint, write_page, write_results
+from knee_jax.evaluate import Predictor, evaluate_checkpoint, write_results
 from knee_jax.experiment import Experiment, compute_dtype, set_up
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.metrics import ensemble
 from knee_jax.metrics.summary import Summary
+from knee_jax.report.run import write_page
 
 Tables = dict[str, pd.DataFrame]
 """'out_of_fold' and, where there is a test cohort, 'test' → predictions table."""

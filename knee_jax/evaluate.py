@@ -1,6 +1,6 @@
 """The best checkpoint of a run → predictions tables, metrics with intervals, and the report."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -8,26 +8,17 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from knee_jax import coherence, papers, sharding
+from knee_jax import sharding
 from knee_jax import state as states
 from knee_jax import workdir as workdirs
 from knee_jax.checkpoint import Checkpoints
 from knee_jax.data import sampling
 from knee_jax.data.batches import Batch
-from knee_jax.data.prepared import PreparedSet
 from knee_jax.errors import UserError
 from knee_jax.experiment import Experiment, Facts, set_up
-from knee_jax.files import write_text
-from knee_jax.grades import GRADES
-from knee_jax.metrics import bootstrap
 from knee_jax.metrics.predictions import first_visit, write_predictions
 from knee_jax.metrics.summary import Summary, summarise, write_metrics
-from knee_jax.report.coherence import loss_section, suspects_section
-from knee_jax.report.comparison import comparison_section
-from knee_jax.report.examples import Example, choose_examples
-from knee_jax.report.page import write_report
-from knee_jax.report.sections import Section, cohorts_section, selection_section
-from knee_jax.report.tables import terminal_table, tidy_metrics
+from knee_jax.report.run import write_page
 
 Predictor = Callable[[states.Variables, Facts, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 """(variables, facts, batch) → the batch's rows of the index, and class probabilities."""
@@ -110,89 +101,6 @@ def _write_tables(tables: Mapping[str, pd.DataFrame], workdir: Path) -> None:
         write_predictions(workdir / "predictions" / f"{name}.csv", table)
 
 
-def write_page(
-    experiment: Experiment,
-    tables: Mapping[str, pd.DataFrame],
-    metrics: dict[str, Summary],
-    workdir: Path,
-    networks: Mapping[str, dict[str, Summary]] | None = None,
-) -> None:
-    """Writes the report, and prints the metrics of the knees that were held out to the last.
-
-    Args:
-        experiment: the run's, or a member's of an ensemble.
-        tables: part → predictions table.
-        metrics: of each.
-        workdir: where they have been written.
-        networks: name → metrics of each network of an ensemble.
-    """
-    config, settings = experiment.config, experiment.config.evaluation
-    networks = networks or {}
-    shown = "test" if "test" in tables else next(iter(tables))
-    sections = []
-    if len(networks) > 1:
-        held_out = {name: each["out_of_fold"] for name, each in networks.items()}
-        held_out["ensemble"] = metrics["out_of_fold"]
-        csv = tidy_metrics(held_out).to_csv(index=False, float_format="%.6g")
-        write_text(workdir / "model_selection.csv", csv)
-        sections.append(selection_section(held_out))
-    results = {(config.paper_row, ""): metrics}
-    results |= {(config.paper_row, name): each for name, each in networks.items()}
-    mode = "cv" if "out_of_fold" in tables else "train"
-    if reproduced := [name for name in papers.names() if papers.has(name, config.paper_row, mode)]:
-        sections.append(comparison_section(reproduced, results, remarks_on(config)))
-    if config.data.test_dataset:
-        trained = np.union1d(*(experiment.parts[name].rows for name in ("train", "validation")))
-        index = experiment.parts["train"].prepared.index.iloc[trained]
-        cohorts = {config.data.dataset: index, config.data.test_dataset: tables["test"]}
-        sections.append(cohorts_section(cohorts))
-    if experiment.task.mixture is not None:
-        sections += coherence_sections(experiment, workdir)
-    page = write_report(
-        workdir,
-        examples(experiment, tables[shown], shown),
-        title=title_of(config, networks),
-        intervals=bootstrap.describe(settings.num_resamples, scheme=settings.scheme),
-        extra_sections=sections,
-    )
-    print(f"\n{shown.replace('_', ' ')} knees, 95 % intervals by {settings.scheme}:\n")
-    print(terminal_table(metrics[shown]))
-    if shown in ("validation", "out_of_fold"):
-        print("\nThese knees also chose the checkpoint, so the numbers are a little optimistic.")
-    print(f"\nreport: {page}")
-
-
-def title_of(config: ml_collections.ConfigDict, networks: Iterable[str]) -> str:
-    """What the run is, for the head of its report."""
-    readers = " and ".join(networks) or config.model.name
-    tested = f", tested on {config.data.test_dataset}" if config.data.test_dataset else ""
-    return f"{config.data.dataset} read by {readers}{tested}"
-
-
-def remarks_on(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """What keeps a run's numbers from being compared with its paper's, if anything does."""
-    sets = (config.data.dataset, config.data.test_dataset)
-    remarks = []
-    if any(name.startswith("phantom") for name in sets):
-        remarks.append("These knees were drawn by a program: the numbers are NOT comparable.")
-    if config.model.get("width", 64) < 64:
-        remarks.append("The network is narrower than the published one.")
-    return tuple(remarks)
-
-
-def coherence_sections(experiment: Experiment, workdir: Path) -> list[Section]:
-    """The least coherent labels of the cohort that the run learnt from; also `suspects.csv`."""
-    prepared = experiment.parts["train"].prepared
-    try:
-        listing = coherence.list_suspects(prepared.index)
-    except UserError as few:
-        return [Section("Least coherent labels", (f"Not listed: {few}.",))]
-    write_text(workdir / "suspects.csv", listing.to_csv(index=False, float_format="%.6g"))
-    shown = show(prepared, listing.head(8), GRADES)
-    temperature = experiment.config.coherence.temperature
-    return [suspects_section(listing, shown), loss_section(temperature)]
-
-
 def make_predictor(experiment: Experiment) -> Predictor:
     """The compiled prediction; its results are whole on every process."""
 
@@ -229,32 +137,3 @@ def predict(
     for place, (column, value) in enumerate(origin.items(), start=5):
         table.insert(place, column, value)
     return table
-
-
-def examples(experiment: Experiment, table: pd.DataFrame, name: str) -> list[Example]:
-    """Knees for the report, graded right and graded wrong, with their pixels and landmarks."""
-    grades = experiment.task.grades
-    chosen = table.iloc[choose_examples(table, grades[0], num_each=8)]
-    prepared = experiment.parts[name if name == "test" else "train"].prepared
-    return show(prepared, chosen, grades)
-
-
-def show(prepared: PreparedSet, rows: pd.DataFrame, grades: Sequence[str]) -> list[Example]:
-    """The knees of some rows of a table, as a report shows them.
-
-    Args:
-        prepared: the set that the knees are of.
-        rows: with the columns of an index or of a predictions table.
-        grades: the ones to show; predicted ones where the table has them.
-    """
-    knees = prepared.load(prepared.find(rows))
-    return [
-        Example(
-            image=knees["image"][i],
-            truth={g: int(row[g]) for g in grades},
-            prediction={g: int(row[f"{g}_pred"]) for g in grades if f"{g}_pred" in row},
-            caption=f"{row['subject']} {row['side']}, month {row['visit']}",
-            keypoints=knees["keypoints"][i] if knees["keypoints_valid"][i] else None,
-        )
-        for i, (_, row) in enumerate(rows.iterrows())
-    ]
