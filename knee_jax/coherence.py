@@ -11,7 +11,6 @@ grades (an `index.csv`, a predictions table, or your own), with no network and n
 """
 
 import logging
-import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -29,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from knee_jax import cli
 from knee_jax.errors import UserError
+from knee_jax.files import whole
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 
 CLASSES = tuple(NUM_CLASSES[grade] for grade in GRADES)
@@ -87,7 +87,6 @@ def fit(
     num_components: int = NUM_COMPONENTS,
     sigma: float = SIGMA,
     num_replicas: int = NUM_REPLICAS,
-    covariance: str = "full",
     seed: int = 0,
 ) -> Mixture:
     """Fits the mixture by expectation maximisation; the same arguments give the same bits.
@@ -101,7 +100,6 @@ def fit(
         num_components: K of eq. 2.
         sigma: standard deviation of the perturbation of the one-hot codes, > 0.
         num_replicas: perturbed copies of each knee.
-        covariance: of the components: 'full', or 'tied' where all share one.
         seed: of the perturbation and of the first guess.
 
     Raises:
@@ -120,7 +118,7 @@ def fit(
             "no training knee has %s: the coherence takes such a grade for very unlikely",
             ", ".join(unseen),
         )
-    return _fit(codes, num_components, sigma, num_replicas, covariance, seed)
+    return _fit(codes, num_components, sigma, num_replicas, "full", seed)
 
 
 def _fit(
@@ -160,11 +158,9 @@ def _unseen(codes: np.ndarray) -> list[str]:
 
 def save(mixture: Mixture, path: Path) -> None:
     """Writes the mixture as `.npz` in float64 (`weights`, `means`, `factors`), all or nothing."""
-    unfinished = path.with_suffix(".unfinished.npz")
     arrays = {name: np.asarray(getattr(mixture, name), np.float64) for name in _FIELDS}
-    with unfinished.open("wb") as file:
+    with whole(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(unfinished, path)
 
 
 def load(path: Path) -> Mixture:
@@ -330,8 +326,8 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 f"{table[grade].iloc[int(wrong.argmax())]}: whole grades 0 to {classes - 1}, or "
                 f"{MISSING} where not read"
             )
-    whole = (values != MISSING).all(axis=1).to_numpy()
-    knees, grades = table[whole], values[whole].to_numpy(np.int8)
+    known = (values != MISSING).all(axis=1).to_numpy()
+    knees, grades = table[known], values[known].to_numpy(np.int8)
     density, surprises = judge(grades, seed)
     listing = knees[[name for name in table if name not in GRADES]].copy()
     listing[list(GRADES)] = grades
@@ -356,7 +352,9 @@ def main(_: list[str]) -> None:
     listing.to_csv(out, index=False, float_format="%.6g")
     print(f"{len(listing):,} of {len(table):,} knees have all seven grades, and are in {out};")
     print("the others are left out. The least coherent:\n")
-    print(listing.head(10).round(2).to_string(index=False))
+    shown = [name for name in ("subject", "side", "visit") if name in listing]
+    shown += [*GRADES, "suspect", "surprise", "log_density", "incoherence"]
+    print(listing[shown].head(10).round(2).to_string(index=False))
 
 
 def run() -> None:

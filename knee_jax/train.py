@@ -60,7 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
 
 
 def run(
-    experiments: Sequence[Experiment], workdirs_: Sequence[Path], compiled: Compiled | None = None
+    experiments: Sequence[Experiment], folders: Sequence[Path], compiled: Compiled | None = None
 ) -> Compiled:
     """Trains one experiment; or several that differ in their knees only, side by side.
 
@@ -69,7 +69,7 @@ def run(
 
     Args:
         experiments: set up for so many members.
-        workdirs_: the folder of each.
+        folders: the folder of each.
         compiled: by an earlier run of an experiment that differs in its knees only.
 
     Returns:
@@ -86,12 +86,12 @@ def run(
         # A kill may fall between the members' saves: then they go on from the step before.
         latest = 1 if count == 1 else 2
         checkpoints = [
-            stack.enter_context(Checkpoints(d / "checkpoints", latest=latest)) for d in workdirs_
+            stack.enter_context(Checkpoints(d / "checkpoints", latest=latest)) for d in folders
         ]
         start = max(set.intersection(*(each.steps() for each in checkpoints)), default=0)
         members = [
             begin(experiment, workdir, each, start)
-            for experiment, workdir, each in zip(experiments, workdirs_, checkpoints)
+            for experiment, workdir, each in zip(experiments, folders, checkpoints)
         ]
         if start:
             print(f"resuming at step {start} of {num_steps}")
@@ -104,7 +104,7 @@ def run(
             config.data.workers,
         )
         stack.enter_context(contextlib.closing(stream))
-        writers = [stack.enter_context(ScalarWriter(d, start)) for d in workdirs_]
+        writers = [stack.enter_context(ScalarWriter(d, start)) for d in folders]
         progress = stack.enter_context(
             tqdm(
                 total=num_steps * config.batch_size * count,

@@ -1,12 +1,13 @@
 """Scalars to JSONL and TensorBoard; written by the first process only."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from tensorboardX import SummaryWriter
+
+from knee_jax.files import write_text
 
 
 class ScalarWriter:
@@ -52,6 +53,4 @@ def _drop_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     # A line without its end is one that the process was killed in.
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join(kept), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, "".join(kept))

@@ -40,6 +40,21 @@ def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def config():
+    """A config of `kpn` that is a matter of seconds."""
+    from knee_jax.configs import kpn
+
+    config = kpn.get_config("demo")
+    config.data.dataset = "phantom_xray/tiny"
+    config.input.size = 64
+    config.model.width = 8
+    config.batch_size = 8
+    config.evaluation.batch_size = 8
+    config.coherence.components = 3
+    return config
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     """A disk of a given size, where mounting one is permitted."""
     disk = tmp_path / "disk"

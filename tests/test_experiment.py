@@ -8,21 +8,8 @@ import numpy as np
 import pytest
 
 from knee_jax import evaluate, experiment, knees, train
-from knee_jax.configs import kpn
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
-
-
-@pytest.fixture
-def config():
-    config = kpn.get_config("demo")
-    config.data.dataset = "phantom_xray/tiny"
-    config.input.size = 64
-    config.model.width = 8
-    config.batch_size = 8
-    config.evaluation.batch_size = 8
-    config.coherence.components = 3
-    return config
 
 
 @pytest.fixture
@@ -31,26 +18,39 @@ def set_up(config, tmp_path, tiny_data_dir):
 
 
 @pytest.fixture
-def without_landmarks(monkeypatch):
-    """Every third knee of the prepared set has no landmarks."""
+def change_index(monkeypatch):
+    """Changes the index of the prepared set by a function that is handed it."""
     original = knees.prepared.open_set
 
-    def open_set(path):
-        knees = original(path)
-        index = knees.index.copy()
+    def apply(change):
+        def open_set(path):
+            opened = original(path)
+            index = opened.index.copy()
+            change(index)
+            return dataclasses.replace(opened, index=index)
+
+        monkeypatch.setattr(knees.prepared, "open_set", open_set)
+
+    return apply
+
+
+@pytest.fixture
+def without_landmarks(change_index, monkeypatch):
+    """Every third knee of the prepared set has no landmarks."""
+
+    def change(index):
         index.loc[::3, "keypoints_valid"] = False
-        load = type(knees).load
 
-        def blind(self, rows):
-            found = load(self, rows)
-            valid = index["keypoints_valid"].to_numpy()[rows]
-            found["keypoints"][~valid] = np.nan
-            return found | {"keypoints_valid": valid}
+    load = knees.prepared.PreparedSet.load
 
-        monkeypatch.setattr(type(knees), "load", blind)
-        return dataclasses.replace(knees, index=index)
+    def blind(self, rows):
+        found = load(self, rows)
+        valid = self.index["keypoints_valid"].to_numpy()[rows]
+        found["keypoints"][~valid] = np.nan
+        return found | {"keypoints_valid": valid}
 
-    monkeypatch.setattr(knees.prepared, "open_set", open_set)
+    change_index(change)
+    monkeypatch.setattr(knees.prepared.PreparedSet, "load", blind)
 
 
 def subjects(part):
@@ -92,17 +92,12 @@ def test_a_fixed_share_of_every_batch_is_unlabelled(config, set_up):
 
 
 def test_without_unlabelled_knees_training_is_supervised_and_says_so(
-    config, set_up, monkeypatch, capsys
+    config, set_up, change_index, capsys
 ):
-    original = knees.prepared.open_set
-
-    def all_read(path):
-        knees = original(path)
-        index = knees.index.copy()
+    def read_all(index):
         index[list(GRADES)] = index[list(GRADES)].clip(lower=0)
-        return dataclasses.replace(knees, index=index)
 
-    monkeypatch.setattr(knees.prepared, "open_set", all_read)
+    change_index(read_all)
     for kind in ("natural", "fixed"):
         config.data.unlabelled = kind
         found = set_up()
@@ -129,17 +124,13 @@ def test_label_fractions_hide_the_labels_of_whole_subjects_and_are_nested(config
 
 
 @pytest.fixture
-def partly_read(monkeypatch):
+def partly_read(change_index):
     """Every fourth knee of the prepared set lacks a grade."""
-    original = knees.prepared.open_set
 
-    def open_set(path):
-        knees = original(path)
-        index = knees.index.copy()
+    def change(index):
         index.loc[::4, "ostm"] = MISSING
-        return dataclasses.replace(knees, index=index)
 
-    monkeypatch.setattr(knees.prepared, "open_set", open_set)
+    change_index(change)
 
 
 def test_partially_labelled_knees_are_masked_or_unlabelled(config, set_up, partly_read):

@@ -1,5 +1,6 @@
 """The papers' tables: typed without slips, as far as the papers agree with themselves."""
 
+import importlib
 import re
 
 import pandas as pd
@@ -108,3 +109,19 @@ def test_numbers_as_printed(name, row, target, metric, printed):
 def test_an_unknown_table_names_those_there_are():
     with pytest.raises(UserError, match=r"'kpn/1': choose kpn/2, .*oarsi/s1$"):
         papers.read("kpn/1")
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_every_row_names_variants_that_there_are(name):
+    for config in set(papers.read(name).cells["config"]) - {""}:
+        file, _, variant = config.partition(":")
+        module = importlib.import_module(f"knee_jax.configs.{file.removesuffix('.py')}")
+        for budget in (variant, ",".join(filter(None, [variant, "demo"]))):
+            assert module.get_config(budget).paper_row == config
+
+
+def test_a_run_makes_the_rows_of_its_mode_only():
+    assert papers.has("oarsi/3", "oarsi.py", "cv")
+    assert not papers.has("oarsi/3", "oarsi.py", "train")
+    assert papers.has("kpn/3", "kpn.py:no_cl", "train")
+    assert not papers.has("kpn/3", "", "train")

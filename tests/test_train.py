@@ -9,22 +9,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from knee_jax import evaluate, sharding, train
-from knee_jax.configs import kpn
 from knee_jax.data import augment
 from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
 from knee_jax.grades import GRADES, NUM_CLASSES
-
-
-@pytest.fixture
-def config():
-    config = kpn.get_config("demo")
-    config.data.dataset = "phantom_xray/tiny"
-    config.input.size = 64
-    config.model.width = 8
-    config.batch_size = 8
-    config.evaluation.batch_size = 8
-    return config
 
 
 @pytest.fixture

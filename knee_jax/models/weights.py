@@ -17,6 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from knee_jax.errors import UserError
+from knee_jax.files import whole
 
 Source = Mapping[str, Any] | str | os.PathLike
 Names = tuple[str, ...]
@@ -265,16 +266,13 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     if path.suffix not in writers:
         raise UserError(f"{path}: weights can be written to {', '.join(writers)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished_{path.name}")
     try:
-        writers[path.suffix](unfinished, arrays)
-        os.replace(unfinished, path)
+        with whole(path) as unfinished:
+            writers[path.suffix](unfinished, arrays)
     except ImportError as error:
         raise UserError(
             f"{path}: writing it needs a library: pip install {_library(error)}"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:

@@ -1,0 +1,54 @@
+"""What of a run its report shows."""
+
+import pytest
+
+from knee_jax import coherence
+from knee_jax.configs import kpn, oarsi
+from knee_jax.errors import UserError
+from knee_jax.experiment import set_up
+from knee_jax.report import run
+
+
+def test_the_title_names_networks_and_cohorts():
+    assert run.title_of(kpn.get_config("demo"), ()) == (
+        "phantom_xray/demo read by keypoint_pooling"
+    )
+    assert run.title_of(oarsi.get_config(), ("a", "b")) == (
+        "phantom_xray/full read by a and b, tested on phantom_most/full"
+    )
+
+
+def test_what_cannot_be_compared_with_the_paper_is_said():
+    config = kpn.get_config()
+    assert len(run.remarks_on(config)) == 1
+    assert len(run.remarks_on(kpn.get_config("demo"))) == 2
+    config.data.dataset = "kneekl224"
+    assert run.remarks_on(config) == ()
+    config.data.test_dataset = "phantom_most/demo"
+    assert "NOT comparable" in run.remarks_on(config)[0]
+
+
+def test_a_cohort_too_small_for_a_listing_has_a_report_nevertheless(
+    config, tmp_path, tiny_data_dir, monkeypatch
+):
+    experiment = set_up(config, tmp_path, tiny_data_dir)
+    (listed, _) = run.coherence_sections(experiment, tmp_path)
+    assert listed.tables
+    assert (tmp_path / "suspects.csv").exists()
+
+    def few(table):
+        raise UserError("at least 40 are needed")
+
+    monkeypatch.setattr(coherence, "list_suspects", few)
+    (section,) = run.coherence_sections(experiment, tmp_path)
+    assert section.notes == ("Not listed: at least 40 are needed.",)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_shown_knees_are_those_of_the_rows(number, config, tmp_path, tiny_data_dir):
+    prepared = set_up(config, tmp_path, tiny_data_dir).parts["train"].prepared
+    rows = prepared.index.iloc[[7, 2, 30][:number]]
+    for knee, (_, row) in zip(run.show(prepared, rows, ("kl", "jsm")), rows.iterrows()):
+        assert knee.truth == {"kl": row["kl"], "jsm": row["jsm"]}
+        assert row["subject"] in knee.caption
+        assert (knee.image == prepared.load([row.name])["image"][0]).all()
