@@ -19,7 +19,7 @@ Variants, after a colon; several are separated by commas (`configs/kpn.py:no_kpn
     regression, resnet50_regression
                with an auxiliary regression head (supplementary Table 2).
     demo       a small network on about 1,000 phantom knees, 20 epochs, for a CPU; also after any of
-               the above. On 2 cores (AMD EPYC, 2026-11): 5 minutes beside other work, test KL
+               the above. On 2 cores (AMD EPYC, 2026-11): 4 to 5 minutes, test KL
                quadratic kappa 0.714 [0.626, 0.779].
 
 Every variant runs on phantom knees unless another set is named by `--config.data.dataset`. What
