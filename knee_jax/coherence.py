@@ -318,7 +318,7 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     text = table[list(GRADES)].astype("string").apply(lambda column: column.str.strip())
     blank = text.isna() | (text == "")
     values = table[list(GRADES)].apply(pd.to_numeric, errors="coerce").mask(blank, MISSING)
-    for grade, classes in NUM_CLASSES.items():
+    for grade, classes in zip(GRADES, CLASSES):
         wrong = ~values[grade].isin((MISSING, *range(classes))).to_numpy()
         if wrong.any():
             raise UserError(

@@ -1,17 +1,33 @@
-"""The seven semi-quantitative grades of a knee radiograph, in the order used everywhere.
+"""What is read from a knee: the seven grades of a radiograph, and targets made of them.
 
-Kellgren-Lawrence (0-4), then the OARSI atlas grades (0-3): osteophytes of femur and tibia, lateral
-and medial, and joint space narrowing, lateral and medial (Altman & Gold 2007).
+The grades, in the order used everywhere: Kellgren-Lawrence (0-4), then those of the OARSI atlas
+(0-3): osteophytes of femur and tibia, lateral and medial, and joint space narrowing, lateral and
+medial (Altman & Gold 2007).
 """
 
 import types
+from collections.abc import Mapping
+from typing import Any
 
 GRADES = ("kl", "osfl", "osfm", "ostl", "ostm", "jsl", "jsm")
 
-NUM_CLASSES = types.MappingProxyType({grade: 5 if grade == "kl" else 4 for grade in GRADES})
-
 MISSING = -1
-"""The value of a grade that nobody has read."""
+"""The value of a grade that nobody has read, and of a target that a knee does not have."""
+
+DERIVED: Mapping[str, tuple[str, Mapping[int, int]]] = types.MappingProxyType(
+    {"kl0_vs_kl2": ("kl", {0: 0, 2: 1})}
+)
+"""Target → the grade it is made of, and {value of that grade: class}.
+
+`kl0_vs_kl2`: early osteoarthritis (Wang et al., section I); knees of KL 1, 3 and 4 have no class.
+"""
+
+TARGETS = (*GRADES, *DERIVED)
+"""All that a network may predict, by the name that its logits and columns have."""
+
+NUM_CLASSES = types.MappingProxyType(
+    {grade: 5 if grade == "kl" else 4 for grade in GRADES} | {"kl0_vs_kl2": 2}
+)
 
 TITLES = types.MappingProxyType(
     {
@@ -22,5 +38,23 @@ TITLES = types.MappingProxyType(
         "ostm": "Osteophytes, tibia medial",
         "jsl": "Joint space narrowing, lateral",
         "jsm": "Joint space narrowing, medial",
+        "kl0_vs_kl2": "KL 0 against KL 2",
     }
 )
+
+
+def labels(grades: Any, target: str) -> Any:
+    """The classes of a target, an integer array [n]; `MISSING` where a knee has none.
+
+    Args:
+        grades: a table with a column for each grade, or an array [n, 7] of NumPy or JAX.
+        target: one of `TARGETS`.
+    """
+    source, classes = DERIVED.get(target, (target, None))
+    values = (
+        grades[source].to_numpy() if hasattr(grades, "columns") else grades[:, GRADES.index(source)]
+    )
+    if classes is None:
+        return values
+    chosen = [(values == value) * (number - MISSING) for value, number in classes.items()]
+    return (sum(chosen) + MISSING).astype(values.dtype)

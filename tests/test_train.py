@@ -131,8 +131,8 @@ def oracle(experiment):
     def predictor(variables, facts, batch):
         grades = np.asarray(batch["grades"])
         return np.asarray(batch["row"]), {
-            grade: np.eye(classes)[np.maximum(grades[:, i], 0)]
-            for i, (grade, classes) in enumerate(NUM_CLASSES.items())
+            grade: np.eye(NUM_CLASSES[grade])[np.maximum(grades[:, i], 0)]
+            for i, grade in enumerate(GRADES)
         }
 
     return predictor

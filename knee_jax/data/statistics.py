@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from knee_jax.data.prepared import PreparedSet
-from knee_jax.grades import NUM_CLASSES
+from knee_jax.grades import NUM_CLASSES, labels
 from knee_jax.workdir import write_json
 
 SAMPLE = 500
@@ -30,7 +30,7 @@ class Statistics:
     Attributes:
         mean: of intensities in [0, 1].
         deviation: standard deviation of intensities in [0, 1].
-        counts: grade → knees of each class.
+        counts: grade, or other target, → knees of each class.
     """
 
     mean: float
@@ -52,9 +52,10 @@ def measure(prepared: PreparedSet, rows: np.ndarray, views: Views | None = None)
         mean, deviation = _of_pixels(prepared, rows)
     else:
         mean, deviation = _of_views(prepared, rows, views)
+    index = prepared.index.iloc[rows]
     counts = {
-        grade: [int((prepared.index[grade].to_numpy()[rows] == c).sum()) for c in range(classes)]
-        for grade, classes in NUM_CLASSES.items()
+        target: [int((labels(index, target) == c).sum()) for c in range(classes)]
+        for target, classes in NUM_CLASSES.items()
     }
     return Statistics(mean, deviation, counts)
 

@@ -1,12 +1,13 @@
 """The predictions table: what its columns are, and the check that they hold what they should.
 
 One row for each knee and visit. Columns: `subject, side, visit` (any other identity, such as
-`cohort, site, split, model, fold`, may follow), then for each grade g that was predicted: `g` (the
-true grade, -1 where nobody read it), `g_pred` (the predicted grade), `g_p0 ... g_p{C-1}` (the
-probabilities of its classes). Columns of other names are kept and not looked at. Software other
-than this project's can write it as well.
+`cohort, site, split, model, fold`, may follow), then for each grade or other target g (of
+`knee_jax.grades.TARGETS`) that was predicted: `g` (the true class, -1 where there is none),
+`g_pred` (the predicted class), `g_p0 ... g_p{C-1}` (the probabilities of its classes). Columns of
+other names are kept and not looked at. Software other than this project's can write it as well.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 
 from knee_jax.errors import UserError
 from knee_jax.files import write_text
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
+from knee_jax.grades import MISSING, NUM_CLASSES, TARGETS, labels
 
 IDENTITY = ("subject", "side", "visit")
 
@@ -26,10 +27,25 @@ def probability_columns(grade: str) -> list[str]:
     return [f"{grade}_p{c}" for c in range(NUM_CLASSES[grade])]
 
 
+def make_table(knees: pd.DataFrame, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The predictions table of some knees.
+
+    Args:
+        knees: rows of a prepared set's index.
+        probabilities: grade or other target → [n, classes].
+    """
+    columns = {name: knees[name].to_numpy() for name in (*IDENTITY, "cohort", "site")}
+    for target, values in probabilities.items():
+        columns[target] = labels(knees, target)
+        columns[f"{target}_pred"] = values.argmax(axis=1)
+        columns |= dict(zip(probability_columns(target), values.T, strict=True))
+    return pd.DataFrame(columns)
+
+
 def grades_in(table: pd.DataFrame) -> list[str]:
-    """The grades that the table speaks of, in the usual order."""
+    """The grades and other targets that the table speaks of, in the usual order."""
     columns = set(table.columns)
-    return [g for g in GRADES if columns & {g, f"{g}_pred", *probability_columns(g)}]
+    return [g for g in TARGETS if columns & {g, f"{g}_pred", *probability_columns(g)}]
 
 
 def subjects_of(table: pd.DataFrame) -> np.ndarray:

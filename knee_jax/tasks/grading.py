@@ -19,13 +19,11 @@ import pandas as pd
 from knee_jax import coherence
 from knee_jax.data.statistics import Statistics
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
-from knee_jax.metrics.predictions import probability_columns
+from knee_jax.grades import GRADES, MISSING
+from knee_jax.metrics.predictions import make_table, probability_columns
 
 Outputs = Mapping[str, jax.Array]
 """Grade → logits [batch, classes]; a model may add `<grade>_value` [batch], its regression."""
-
-IDENTITY = ("subject", "side", "visit", "cohort", "site")
 
 COHERENCE = {
     "weight": 0.0,
@@ -234,19 +232,15 @@ class Grading:
             probabilities: grade → [n, classes].
         """
         knees = index.iloc[rows]
-        columns = {name: knees[name].to_numpy() for name in IDENTITY}
-        for grade, values in probabilities.items():
-            columns[grade] = knees[grade].to_numpy()
-            columns[f"{grade}_pred"] = values.argmax(axis=1)
-            columns |= {f"{grade}_p{c}": values[:, c] for c in range(NUM_CLASSES[grade])}
+        table = make_table(knees, probabilities)
         if self.mixture is not None:
             codes = {
                 "given": coherence.one_hot(knees[list(GRADES)].to_numpy()),
                 "predicted": np.concatenate([probabilities[g] for g in GRADES], axis=1),
             }
             for name, values in codes.items():
-                columns[f"coherence_{name}"] = coherence.log_density_on_host(self.mixture, values)
-        return pd.DataFrame(columns)
+                table[f"coherence_{name}"] = coherence.log_density_on_host(self.mixture, values)
+        return table
 
 
 def _cross_entropy(table: pd.DataFrame, grade: str) -> float:

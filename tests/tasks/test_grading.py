@@ -11,17 +11,21 @@ from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 from knee_jax.tasks import grading
 
+CLASSES = {g: NUM_CLASSES[g] for g in GRADES}
+
 
 def random_case(batch=24, seed=0):
     rng = np.random.default_rng(seed)
-    outputs = {g: rng.normal(size=(batch, c)).astype(np.float32) for g, c in NUM_CLASSES.items()}
+    outputs = {
+        g: rng.normal(size=(batch, c)).astype(np.float32) for g in GRADES for c in (NUM_CLASSES[g],)
+    }
     grades = np.stack([rng.integers(-1, NUM_CLASSES[g], batch) for g in GRADES], 1)
     return outputs, {"grades": grades.astype(np.int8), "mask": rng.random(batch) < 0.8}
 
 
 def random_statistics(seed=1):
     rng = np.random.default_rng(seed)
-    counts = {g: rng.integers(1, 500, c).tolist() for g, c in NUM_CLASSES.items()}
+    counts = {g: rng.integers(1, 500, c).tolist() for g, c in CLASSES.items()}
     return Statistics(0.5, 0.2, counts)
 
 
@@ -99,7 +103,7 @@ def index_of(grades):
 
 def test_table_and_score():
     index = index_of([[0, 0, 0, 0, 0, 0, 0], [3, 1, 2, 1, 2, 0, -1], [4, 3, 3, 3, 3, 0, 3]])
-    probabilities = {g: np.eye(c)[[0, 1, 2]] for g, c in NUM_CLASSES.items()}
+    probabilities = {g: np.eye(c)[[0, 1, 2]] for g, c in CLASSES.items()}
     table = make().table(index, np.array([2, 0, 1]), probabilities)
     assert table["kl"].tolist() == [4, 0, 3]
     assert table["kl_pred"].tolist() == [0, 1, 2]
@@ -278,7 +282,7 @@ def test_selection_by_loss_is_minus_the_mean_log_loss():
 
     rng = np.random.default_rng(0)
     index = index_of(np.stack([rng.integers(-1, NUM_CLASSES[g], 40) for g in GRADES], 1))
-    probabilities = {g: rng.dirichlet(np.ones(c), 40) for g, c in NUM_CLASSES.items()}
+    probabilities = {g: rng.dirichlet(np.ones(c), 40) for g, c in CLASSES.items()}
     task = make(selection="loss")
     table = task.table(index, np.arange(40), probabilities)
     expected = [
@@ -290,13 +294,13 @@ def test_selection_by_loss_is_minus_the_mean_log_loss():
     assert task.score(table) == pytest.approx(-np.mean(expected))
     assert task.score_name == "minus_cross_entropy"
     assert make().score_name == "mean_accuracy"
-    certain = {g: np.eye(c)[np.zeros(40, int)] for g, c in NUM_CLASSES.items()}
+    certain = {g: np.eye(c)[np.zeros(40, int)] for g, c in CLASSES.items()}
     assert np.isfinite(task.score(task.table(index, np.arange(40), certain)))
 
 
 def test_table_holds_both_log_densities():
     index = index_of([[0] * 7, [3, 1, 2, 1, 2, 0, -1], [4, 3, 3, 3, 3, 0, 3]])
-    probabilities = {g: np.eye(c)[[0, 1, 2]] for g, c in NUM_CLASSES.items()}
+    probabilities = {g: np.eye(c)[[0, 1, 2]] for g, c in CLASSES.items()}
     mixture = random_mixture()
     assert "coherence_given" not in make().table(index, np.arange(3), probabilities)
     table = coherent(mixture).table(index, np.array([2, 1, 0]), probabilities)
@@ -314,7 +318,9 @@ def test_rounding_in_the_file_hardly_moves_the_density(tmp_path):
     """Probabilities have six digits in a predictions table."""
     rng = np.random.default_rng(0)
     index = index_of(np.zeros((50, 7), int))
-    probabilities = {g: rng.dirichlet(np.full(c, 0.2), 50) for g, c in NUM_CLASSES.items()}
+    probabilities = {
+        g: rng.dirichlet(np.full(c, 0.2), 50) for g in GRADES for c in (NUM_CLASSES[g],)
+    }
     mixture = random_mixture()
     table = coherent(mixture).table(index, np.arange(50), probabilities)
     table.to_csv(tmp_path / "t.csv", index=False, float_format="%.6g")
