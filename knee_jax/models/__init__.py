@@ -11,7 +11,7 @@ from knee_jax.errors import UserError
 
 def names() -> list[str]:
     """Lists the networks that `create` knows."""
-    tools = ("heads", "layers", "weights")
+    tools = ("heads", "layers", "patches", "weights")
     return [file.name for file in pkgutil.iter_modules(__path__) if file.name not in tools]
 
 

@@ -277,6 +277,27 @@ def _max_pool_axis(x: jax.Array, axis: int, padding: int) -> jax.Array:
     return jnp.where(first < third, third, first)
 
 
+def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    """Lets those who explain a network see `x`, and its gradient; otherwise does nothing.
+
+    `apply(..., mutable=["intermediates", "perturbations"])` returns `x` among the intermediates,
+    and zeros of its shape among the perturbations; whatever is given as a perturbation is added.
+
+    Args:
+        module: the one within whose `__call__` this is called.
+        name: `maps...`: the last maps before pooling, [batch, height, width, channels], of which
+            there may be several; `features`: what the heads read, [batch, features].
+        x: the value.
+
+    Returns:
+        `x`, with the perturbation.
+    """
+    if module.is_initializing():
+        return x
+    module.sow("intermediates", name, x)
+    return module.perturb(name, x)
+
+
 def choose(table: Mapping, name: Any, what: str) -> Any:
     """Looks up `table[name]`; `UserError` listing the choices where it is not there."""
     if name not in table:
