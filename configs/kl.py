@@ -54,6 +54,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.model.depth = 18
     config.model.width = 32
     config.epochs = 12
+    config.checkpoint_every = 100
     config.optimizer.learning_rate = 1e-3
     config.optimizer.drop_factor = 0.3
     config.optimizer.drop_epochs = (7, 10)

@@ -102,6 +102,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         }
     )
     config.ensemble = ml_collections.ConfigDict()  # Name → changes; see configs/oarsi.py.
+    config.sweep = ml_collections.ConfigDict({"variants": {}, "seeds": 1, "at_once": 0})
     config.batch_size = 48
     config.epochs = 60
     config.optimizer = ml_collections.ConfigDict(
@@ -123,6 +124,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "scheme": "subject",
         }
     )
+    config.steps_per_call = 1  # More where steps are short: see `train.make_train_steps`.
     config.log_every = 20
     config.checkpoint_every = 500
     return variant_of(config, variant, VARIANTS)
@@ -180,6 +182,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.model.depth = 34 if config.model.depth == 34 else 18
     config.batch_size = 16
     config.epochs = 20
+    config.checkpoint_every = 100
     config.optimizer.learning_rate = 1e-3
     config.optimizer.drop_epochs = (12, 17)
     # Thirty steps do not take random weights far enough: the incoherence, some ten times the rest

@@ -167,6 +167,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
         config.model.blocks = (1, 1, 1, 1)
     config.batch_size = 12
     config.epochs = 12
+    config.checkpoint_every = 100
     config.optimizer.learning_rate = 3e-3
     config.optimizer.drop_epochs = (8, 11)
     config.optimizer.freeze_epochs = 0

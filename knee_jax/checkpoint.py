@@ -91,12 +91,19 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the best validated checkpoint (the later one of equals), or None."""
-        scores = {
+        scores = self._scores()
+        return max(scores, key=lambda step: (scores[step], step), default=None)
+
+    def best_score(self) -> float:
+        """Its score; minus infinity if there is none."""
+        return max(self._scores().values(), default=NOT_VALIDATED)
+
+    def _scores(self) -> dict[int, float]:
+        return {
             step: metrics["score"]
             for step in self._manager.all_steps()
             if (metrics := self._manager.metrics(step))["score"] != NOT_VALIDATED
         }
-        return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def restore(self, step: int, like: Tree, mesh: Mesh) -> Tree:
         """Reads a checkpoint, onto any mesh.

@@ -11,9 +11,7 @@ choose the networks, and the ensemble is tested on another cohort.
 A config without `ensemble` has one network, and its folds lie in the folder itself.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -21,12 +19,13 @@ import jax.numpy as jnp
 import ml_collections
 import pandas as pd
 
-from knee_jax import models, tasks, train
+from knee_jax import models, tasks
 from knee_jax import workdir as workdirs
 from knee_jax.errors import UserError
-from knee_jax.evaluate import Predictor, evaluate_checkpoint, write_results
-from knee_jax.experiment import Experiment, compute_dtype, set_up
+from knee_jax.evaluate import evaluate_checkpoint, write_results
+from knee_jax.experiment import Experiment, compute_dtype
 from knee_jax.landmarks import NUM_LANDMARKS
+from knee_jax.members import trained
 from knee_jax.metrics import ensemble
 from knee_jax.metrics.summary import Summary
 from knee_jax.report.run import write_page
@@ -120,7 +119,8 @@ def cross_validate_one(
         folds[workdir / f"fold_{k}"] = fold = config.copy_and_resolve_references()
         fold.data.fold = k
     held_out, tested = [], []
-    for experiment, folder, predictor in trained(folds, data_dir):
+    at_once = len(folds) if can_lie_side_by_side(config) else 1
+    for experiment, folder, predictor in trained(folds, data_dir, at_once):
         found, _ = evaluate_checkpoint(experiment, folder, predictor)
         held_out.append(found["validation"].assign(split="out_of_fold"))
         tested += [found["test"]] if "test" in found else []
@@ -128,39 +128,6 @@ def cross_validate_one(
     if tested:
         tables["test"] = ensemble.average(tested, config.evaluation.average)
     return tables, experiment
-
-
-def trained(
-    folds: Mapping[Path, ml_collections.ConfigDict], data_dir: Path
-) -> Iterator[tuple[Experiment, Path, Predictor]]:
-    """Trains the folds, side by side where there are devices for all of them, else in turn."""
-    count = len(folds)
-    together = can_lie_side_by_side(next(iter(folds.values())))
-    members = count if together else 1
-    with contextlib.ExitStack() as stack:
-        for folder, config in folds.items():
-            stack.enter_context(workdirs.hold(folder))
-            train.check(config, members)
-            workdirs.refuse_other(folder, config)
-        experiments: list[Experiment] = []
-        compiled = None
-        for number, (folder, config) in enumerate(folds.items(), start=1):
-            like = experiments[-1] if experiments else None
-            # In turn only the last one is kept: each may hold its knees on the devices.
-            experiments = experiments if together else []
-            experiments.append(set_up(config, folder, data_dir, members, like))
-            if together and number < count:
-                continue
-            if together:
-                print(f"{count} folds side by side on {jax.device_count()} devices")
-                compiled = train.run(experiments, list(folds))
-                yield from ((e, d, compiled.predictor) for e, d in zip(experiments, folds))
-            else:
-                print(f"fold {number} of {count}")
-                if like and like.steps_per_epoch != experiments[-1].steps_per_epoch:
-                    compiled = None
-                compiled = train.run(experiments[-1:], [folder], compiled)
-                yield experiments[-1], folder, compiled.predictor
 
 
 def can_lie_side_by_side(config: ml_collections.ConfigDict) -> bool:

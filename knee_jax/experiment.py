@@ -29,15 +29,17 @@ STATISTICS = "statistics.json"
 
 @flax.struct.dataclass
 class Facts:
-    """What a run knows of its training knees before the first step.
+    """What a run knows before the first step, of its training knees above all.
 
     An argument of the compiled functions, so that runs that differ in nothing else share them.
 
     Attributes:
+        seed: of initial weights, augmentation and dropout, uint32.
         mean, deviation: of the intensities, float32.
         task: loss, predictions and selection, with the weights of classes in it.
     """
 
+    seed: jax.Array | np.ndarray
     mean: jax.Array | np.ndarray
     deviation: jax.Array | np.ndarray
     task: Any
@@ -78,12 +80,17 @@ class Experiment:
         """Loss, predictions and selection."""
         return self.facts.task
 
-    def random_state(self) -> states.TrainState:
-        """The state before the first step, with random weights; may be traced."""
+    def random_state(self, facts: Facts | None = None) -> states.TrainState:
+        """The state before the first step, with random weights; may be traced.
+
+        Args:
+            facts: of this run, or of another that differs in them only.
+        """
+        facts = facts or self.facts
         size, channels = self.config.input.size, self.config.input.channels
         image, keypoints = jnp.zeros((1, size, size, channels)), jnp.zeros((1, NUM_LANDMARKS, 2))
-        variables = self.model.init(jax.random.key(self.config.seed), image, keypoints)
-        return states.create(variables, self.optimizer)
+        variables = self.model.init(jax.random.key(facts.seed), image, keypoints)
+        return states.create(variables, self.optimizer, facts.task.initial_memory())
 
     def views(
         self, batch: batches.Batch, key: jax.Array, facts: Facts, *, train: bool
@@ -114,7 +121,7 @@ def set_up(
         workdir: the run's folder; its `statistics.json` and `coherence.npz` are read if they are
             there.
         data_dir: where prepared sets are; one that is missing is prepared first.
-        members: runs that share the devices, side by side.
+        members: runs that share the devices.
         like: another run, whose knees on the devices serve this one too where they are the same.
 
     Raises:
@@ -166,7 +173,10 @@ def set_up(
         account=account,
         statistics=measured,
         facts=Facts(
-            np.asarray(measured.mean, np.float32), np.asarray(measured.deviation, np.float32), task
+            seed=np.asarray(config.seed, np.uint32),
+            mean=np.asarray(measured.mean, np.float32),
+            deviation=np.asarray(measured.deviation, np.float32),
+            task=task,
         ),
         augmentation=augmentation,
         model=model,

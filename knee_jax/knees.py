@@ -45,6 +45,11 @@ class Knees:
         """Makes device batches; reads the knees when it is first asked for."""
         return batches.make_source(self.prepared, self.rows, self.mesh, self.mode)
 
+    @property
+    def bytes_on_device(self) -> int:
+        """Memory that the knees take on each device, if they lie there."""
+        return len(self.rows) * self.prepared.bytes_per_knee
+
     def same(self, other: "Knees") -> bool:
         """Whether batches of the two are the same."""
         return (

@@ -9,8 +9,12 @@ from ml_collections import config_flags
 from knee_jax import cli
 from knee_jax.cross_validate import cross_validate
 from knee_jax.evaluate import evaluate
+from knee_jax.sweep import sweep
 from knee_jax.train import train
 from knee_jax.workdir import hold
+
+MANY = {"cv": cross_validate, "sweep": sweep}
+"""The modes that make many runs of one config."""
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -24,8 +28,9 @@ flags.DEFINE_string("data_dir", "data", "Folder of prepared sets; a missing set 
 flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "cv"],
-    "Train and then evaluate; evaluate only; or train and evaluate all folds of all networks.",
+    ["train", "evaluate", "cv", "sweep"],
+    "Train and then evaluate; evaluate only; train and evaluate all folds of all networks; or all "
+    "variants and seeds of config.sweep.",
 )
 flags.DEFINE_bool(
     "distributed", False, "Join the other processes of this run; on Slurm and TPU pods that is all."
@@ -42,9 +47,9 @@ def main(_: list[str]) -> None:
     if FLAGS.distributed:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     config, workdir, data_dir = FLAGS.config, Path(FLAGS.workdir), Path(FLAGS.data_dir)
-    if FLAGS.mode == "cv":
+    if FLAGS.mode in MANY:
         with hold(workdir):
-            cross_validate(config, workdir, data_dir)
+            MANY[FLAGS.mode](config, workdir, data_dir)
         return
     if FLAGS.mode == "train":
         with hold(workdir):

@@ -2,9 +2,11 @@
 
 Two axes. Along `data` parameters are replicated and batches are split; `jax.jit` inserts the
 collectives, so a step reads the same on one device, on eight and on many processes. Along `member`
-lie networks that are trained side by side (the folds of a cross-validation); a plain run has one.
+lie networks that are trained side by side (the folds of a cross-validation, the seeds of a sweep);
+a plain run has one.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +20,17 @@ from knee_jax.errors import UserError
 
 
 def make_mesh(members: int = 1) -> Mesh:
-    """All devices, [members, devices of each], those of a process side by side.
+    """All devices, [member groups, devices of each], those of a process side by side.
 
     `jax.make_mesh` would order a TPU slice by its wiring; then the part of a batch that a process
     loads (`local_slice`) would not be the part that lies on its devices.
+
+    Args:
+        members: networks that are trained together. The devices are divided into as many groups as
+            divide both; where there are fewer groups than members, a group trains several.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    grid = np.array(devices).reshape(members, -1)
+    grid = np.array(devices).reshape(math.gcd(members, len(devices)), -1)
     return Mesh(grid, ("member", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
@@ -33,30 +39,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh) -> NamedSharding:
-    """The leading (batch) axis divided over all devices."""
-    return NamedSharding(mesh, PartitionSpec(("member", "data")))
+def batches(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Of [batch], of several steps [steps, batch], or of members [members, steps, batch].
+
+    A member's part lies on its own devices, divided over them.
+    """
+    axes = {1: (("member", "data"),), 2: (None, ("member", "data")), 3: ("member", None, "data")}
+    return NamedSharding(mesh, PartitionSpec(*axes[ndim]))
 
 
-def split_members(mesh: Mesh) -> NamedSharding:
-    """For [members, batch, ...]: a member's part on its own devices, divided over them."""
-    return NamedSharding(mesh, PartitionSpec("member", "data"))
+def side_by_side(steps: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Runs `steps` for every member; all arguments but the last, and all results, are stacked.
 
-
-def side_by_side(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Runs `step` for every member on its own devices; arguments and results are stacked.
-
-    `jax.vmap` would make grouped convolutions of the members' convolutions; here each member's
-    devices run the plain step, and batches are divided over them as in a plain run.
+    Each group of devices runs its own members. With one member in each it runs the plain steps,
+    without `jax.vmap`, which would make grouped convolutions of the members' convolutions.
     """
 
-    def of_one(*stacked: Any) -> Any:
-        result = step(*jax.tree.map(lambda leaf: leaf[0], stacked))
+    def of_some(*arguments: Any) -> Any:
+        *stacked, shared = arguments
+        if len(jax.tree.leaves(stacked)[0]) > 1:
+            return jax.vmap(steps, (*len(stacked) * (0,), None))(*stacked, shared)
+        result = steps(*jax.tree.map(lambda leaf: leaf[0], stacked), shared)
         return jax.tree.map(lambda leaf: leaf[None], result)
 
-    spec = PartitionSpec("member")
+    member = PartitionSpec("member")
     return jax.shard_map(
-        of_one, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"member"}, check_vma=False
+        of_some,
+        mesh=mesh,
+        in_specs=(member, member, member, PartitionSpec()),
+        out_specs=member,
+        axis_names={"member"},
+        check_vma=False,
     )
 
 
@@ -70,7 +83,7 @@ def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
 
 def check_batch_size(batch_size: int, name: str, members: int = 1) -> None:
     """Raises UserError when a batch cannot be divided evenly over a member's devices."""
-    devices = jax.device_count() // members
+    devices = jax.device_count() // math.gcd(members, jax.device_count())
     if batch_size < 1 or batch_size % devices:
         raise UserError(
             f"config.{name} = {batch_size} does not divide over {devices} devices: "

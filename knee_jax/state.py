@@ -24,12 +24,14 @@ class TrainState:
         params: the network's parameters, float32.
         batch_stats: running statistics of batch normalisation, float32.
         opt_state: the optimiser's state.
+        memory: what the task keeps of the last validation.
     """
 
     step: jax.Array
     params: Variables
     batch_stats: Variables
     opt_state: optax.OptState
+    memory: Mapping[str, jax.Array]
 
     @property
     def variables(self) -> Variables:
@@ -86,16 +88,22 @@ def make_optimizer(
     )
 
 
-def create(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+def create(
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    memory: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
     """The state before the first step.
 
     Args:
         variables: the network's, as `Module.init` returns them.
         optimizer: the optimiser whose state is to be made.
+        memory: the task's, before the first validation.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
+        memory=memory or {},
     )

@@ -1,9 +1,10 @@
 """A training run, from a config to a folder of checkpoints, top to bottom."""
 
 import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from knee_jax import coherence, models, sharding
 from knee_jax import state as states
 from knee_jax import workdir as workdirs
 from knee_jax.checkpoint import Checkpoints
-from knee_jax.data import statistics
+from knee_jax.data import sampling, statistics
 from knee_jax.data.batches import Batch
 from knee_jax.errors import UserError
 from knee_jax.evaluate import Predictor, make_predictor, predict
@@ -27,13 +28,24 @@ from knee_jax.experiment import STATISTICS, Experiment, Facts, set_up
 from knee_jax.state import TrainState
 from knee_jax.writers import ScalarWriter
 
-Step = Callable[[TrainState, Facts, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Scalars = dict[str, jax.Array]
+Step = Callable[[TrainState, Facts, Batch], tuple[TrainState, Scalars]]
+Steps = Any
+"""Compiled: (state, facts, batches, how many of them) → the state after those steps, and scalars of
+each, [steps]."""
 
 
 class Compiled(NamedTuple):
-    """The two functions that run on the devices."""
+    """The functions that run on the devices.
 
-    train_step: Step
+    Attributes:
+        initial: facts → the state before the first step.
+        train_steps: see `Steps`.
+        predictor: see `evaluate.Predictor`.
+    """
+
+    initial: Callable[[Facts], TrainState]
+    train_steps: Steps
     predictor: Predictor
 
 
@@ -62,24 +74,25 @@ def train(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
 def run(
     experiments: Sequence[Experiment], folders: Sequence[Path], compiled: Compiled | None = None
 ) -> Compiled:
-    """Trains one experiment; or several that differ in their knees only, side by side.
+    """Trains one experiment; or several together that differ in their knees and facts only.
 
-    Side by side each has its own devices (`sharding.side_by_side`), and its folder becomes what it
-    would be had it been trained alone.
+    Together, each group of devices has its own members (`sharding.side_by_side`), and the folder of
+    each becomes what it would be had it been trained alone.
 
     Args:
         experiments: set up for so many members.
         folders: the folder of each.
-        compiled: by an earlier run of an experiment that differs in its knees only.
+        compiled: by an earlier run of as many experiments that differ in knees and facts only.
 
     Returns:
         What was compiled.
     """
     # ---- The steps ----
     first, count = experiments[0], len(experiments)
-    config, mesh = first.config, first.mesh
+    config, task = first.config, first.task
     num_steps = math.ceil(config.epochs * first.steps_per_epoch)
     epoch_ends = {math.ceil(n * first.steps_per_epoch) for n in range(1, config.epochs + 1)}
+    compiled = compiled or compile_functions(first, count)
 
     # ---- The states, and the folders ----
     with contextlib.ExitStack() as stack:
@@ -90,17 +103,18 @@ def run(
         ]
         start = max(set.intersection(*(each.steps() for each in checkpoints)), default=0)
         members = [
-            begin(experiment, workdir, each, start)
+            begin(experiment, workdir, each, start, compiled)
             for experiment, workdir, each in zip(experiments, folders, checkpoints)
         ]
+        best = [each.best_score() for each in checkpoints]
         if start:
             print(f"resuming at step {start} of {num_steps}")
-        compiled = compiled or compile_functions(first, count)
-        together = Together(mesh, count)
+        together = Together(first.mesh, count)
         state, facts = together.join(members), together.join([e.facts for e in experiments])
+        calls = divide(start, num_steps, epoch_ends, config)
         stream = first.parts["train"].source.batches(
-            together.plan([e.plan for e in experiments]),
-            range(start, num_steps),
+            together.plan([sampling.in_calls(e.plan, calls) for e in experiments]),
+            range(len(calls)),
             config.data.workers,
         )
         stack.enter_context(contextlib.closing(stream))
@@ -118,43 +132,68 @@ def run(
         )
 
         # ---- The loop ----
-        since_log: list[dict[str, jax.Array]] = []
+        since_log: list[tuple[Scalars, int]] = []
         clock = time.perf_counter()
-        for step, batch in enumerate(stream, start + 1):
-            state, scalars = compiled.train_step(state, facts, batch)
-            since_log.append(scalars)
-            progress.update(config.batch_size * count)
+        for steps, batches in zip(calls, stream):
+            state, scalars = compiled.train_steps(state, facts, batches, len(steps))
+            since_log.append((scalars, len(steps)))
+            progress.update(len(steps) * config.batch_size * count)
 
+            step = steps.stop
             validating = step in epoch_ends
-            saving = validating or step % config.checkpoint_every == 0
-            if not saving and step % config.log_every:
+            saving = step % config.checkpoint_every == 0 or step == num_steps
+            if not (validating or saving or step % config.log_every == 0):
                 continue
             # Waits for the steps, which have only been begun.
-            logged, since_log = jax.device_get(since_log), []
-            rate = len(logged) * config.batch_size / (time.perf_counter() - clock)
-            for i, (experiment, writer) in enumerate(zip(experiments, writers)):
-                means = mean_of_finite([together.member(each, i) for each in logged], step)
+            logged, since_log = join_steps(jax.device_get(since_log)), []
+            rate = logged["loss"].shape[-1] * config.batch_size / (time.perf_counter() - clock)
+            for i, writer in enumerate(writers):
+                means = mean_of_finite(together.member(logged, i), step)
                 rows = {f"train/{n}": v for n, v in (means | {"images_per_s": rate}).items()}
                 writer.write(step, rows)
                 progress.set_postfix_str(f"loss {means['loss']:.3f}")
-                if not saving:
-                    continue
-                member, score = together.member(state, i), None
-                if validating:
-                    table = predict(experiment, compiled.predictor, member.variables, "validation")
-                    score = experiment.task.score(table)
-                    writer.write(step, {f"validation/{experiment.task.score_name}": score})
+
+            scores: list[float | None] = [None] * count
+            if validating:
+                memories = []
+                for i, (experiment, writer) in enumerate(zip(experiments, writers)):
+                    variables = together.member(state, i).variables
+                    table = predict(experiment, compiled.predictor, variables, "validation")
+                    scores[i] = score = experiment.task.score(table)
+                    memories.append(experiment.task.remember(table))
+                    writer.write(step, {f"validation/{task.score_name}": score})
                     progress.set_postfix_str(f"loss {means['loss']:.3f}, validation {score:.3f}")
-                checkpoints[i].save(step, member, score)
+                    if score >= best[i]:
+                        best[i], saving = score, True
+                state = dataclasses.replace(state, memory=together.join(memories))
+            if saving:
+                for i, each in enumerate(checkpoints):
+                    each.save(step, together.member(state, i), scores[i])
             clock = time.perf_counter()
     return compiled
+
+
+def divide(
+    start: int, stop: int, epoch_ends: Collection[int], config: ml_collections.ConfigDict
+) -> list[range]:
+    """The steps of each call, which ends where something is logged, validated or saved."""
+    calls, step = [], start
+    while step < stop:
+        every = (config.log_every, config.checkpoint_every)
+        ends = [step + config.steps_per_call, stop, *(n * (step // n + 1) for n in every)]
+        end = min(ends)
+        end = min((e for e in epoch_ends if step < e < end), default=end)
+        calls.append(range(step, end))
+        step = end
+    return calls
 
 
 def check(config: ml_collections.ConfigDict, members: int = 1) -> None:
     """Raises UserError for a number that no run can be made with."""
     sharding.check_batch_size(config.batch_size, "batch_size", members)
     fields = config.to_dict()
-    numbers = {name: fields[name] for name in ("epochs", "log_every", "checkpoint_every")}
+    names = ("epochs", "steps_per_call", "log_every", "checkpoint_every")
+    numbers = {name: fields[name] for name in names}
     numbers["input.size"] = config.input.size
     numbers["model.width"] = config.model.get("width", 1)
     numbers["evaluation.num_resamples"] = config.evaluation.num_resamples
@@ -164,7 +203,7 @@ def check(config: ml_collections.ConfigDict, members: int = 1) -> None:
 
 
 def begin(
-    experiment: Experiment, workdir: Path, checkpoints: Checkpoints, start: int
+    experiment: Experiment, workdir: Path, checkpoints: Checkpoints, start: int, compiled: Compiled
 ) -> TrainState:
     """The state at step `start`, read or made; and from now on the folder is of this run."""
     checkpoints.forget_after(start)
@@ -172,7 +211,7 @@ def begin(
         like = jax.eval_shape(experiment.random_state)
         state = checkpoints.restore(start, like, experiment.mesh)
     else:
-        state = initial_state(experiment)
+        state = initial_state(experiment, compiled)
     workdirs.claim(workdir, experiment.config)
     statistics.save(experiment.statistics, workdir / STATISTICS)
     if jax.process_index() == 0:
@@ -184,12 +223,12 @@ def begin(
     return state
 
 
-def initial_state(experiment: Experiment) -> TrainState:
+def initial_state(experiment: Experiment, compiled: Compiled) -> TrainState:
     """The state before the first step, on the mesh: random, or with weights from a file."""
-    state = jax.jit(experiment.random_state)()
+    state = compiled.initial(experiment.facts)
     if source := experiment.config.init_from:
-        variables = models.load(experiment.config.model.name, state.variables, source)
-        state = state.replace(**variables)
+        variables = models.load(experiment.config.model.name, dict(state.variables), source)
+        state = dataclasses.replace(state, **variables)
     return sharding.place(state, sharding.replicated(experiment.mesh))
 
 
@@ -212,19 +251,56 @@ def report_parameters(state: TrainState, workdir: Path) -> None:
 
 
 def compile_functions(experiment: Experiment, members: int = 1) -> Compiled:
-    """The training step and the prediction, for one experiment or for several side by side."""
-    return Compiled(make_train_step(experiment, members), make_predictor(experiment))
+    """The functions on the devices, for one experiment or for several together."""
+    return Compiled(
+        jax.jit(experiment.random_state),
+        make_train_steps(experiment, members),
+        make_predictor(experiment),
+    )
 
 
-def make_train_step(experiment: Experiment, members: int = 1) -> Step:
-    """The compiled training step: (state, facts, batch) → (next state, scalars)."""
+def make_train_steps(experiment: Experiment, members: int = 1) -> Steps:
+    """The compiled training: up to `config.steps_per_call` steps in a call.
+
+    A small network's step takes less time on an accelerator than the host takes to begin it.
+    """
+    train_step = make_train_step(experiment)
+
+    def train_steps(
+        state: TrainState, facts: Facts, batches: Batch, number: jax.Array
+    ) -> tuple[TrainState, Scalars]:
+        def batch_of(i: jax.typing.ArrayLike) -> Batch:
+            return {name: array[i] for name, array in batches.items()}
+
+        def one(i: jax.Array, carry: tuple[TrainState, Scalars]) -> tuple[TrainState, Scalars]:
+            state, of_each = carry
+            state, scalars = train_step(state, facts, batch_of(i))
+            return state, {name: of_each[name].at[i].set(value) for name, value in scalars.items()}
+
+        longest = len(batches["row"])
+        if longest == 1:
+            state, scalars = train_step(state, facts, batch_of(0))
+            return state, {name: value[None] for name, value in scalars.items()}
+        _, like = jax.eval_shape(train_step, state, facts, batch_of(0))
+        nothing = {name: jnp.zeros(longest, value.dtype) for name, value in like.items()}
+        return jax.lax.fori_loop(0, number, one, (state, nothing))
+
+    if members > 1:
+        return jax.jit(sharding.side_by_side(train_steps, experiment.mesh), donate_argnums=0)
+    return jax.jit(
+        train_steps, donate_argnums=0, out_shardings=sharding.replicated(experiment.mesh)
+    )
+
+
+def make_train_step(experiment: Experiment) -> Step:
+    """The training step, a pure function: (state, facts, batch) → (next state, scalars)."""
     config, model = experiment.config, experiment.model
     rates = states.learning_rates(config.optimizer, experiment.steps_per_epoch)
 
     def train_step(
         state: TrainState, facts: Facts, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(facts.seed), state.step)
         view_key, dropout_key = jax.random.split(key)
         images, keypoints = experiment.views(batch, view_key, facts, train=True)
         epoch = state.step / jnp.float32(experiment.steps_per_epoch)
@@ -238,7 +314,7 @@ def make_train_step(experiment: Experiment, members: int = 1) -> Step:
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            loss, terms = facts.task.loss(outputs, batch, epoch)
+            loss, terms = facts.task.loss(outputs, batch, epoch, state.memory)
             return loss, (terms, updates.get("batch_stats", {}))
 
         (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
@@ -257,13 +333,11 @@ def make_train_step(experiment: Experiment, members: int = 1) -> Step:
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
+            memory=state.memory,
         )
         return next_state, {name: jnp.float32(value) for name, value in scalars.items()}
 
-    if members > 1:
-        return jax.jit(sharding.side_by_side(train_step, experiment.mesh), donate_argnums=0)
-    replicated = sharding.replicated(experiment.mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
+    return train_step
 
 
 class Together:
@@ -290,23 +364,35 @@ class Together:
         )
 
     def plan(self, plans: Sequence[Any]) -> Any:
-        """Step → rows, [batch] or [members, batch]."""
+        """Call → rows, [steps, batch] or [members, steps, batch]."""
         if self._count == 1:
             return plans[0]
-        return lambda step: np.stack([plan(step) for plan in plans])
+        return lambda call: np.stack([plan(call) for plan in plans])
 
 
-def mean_of_finite(scalars: list[dict[str, Any]], step: int) -> dict[str, float]:
+def join_steps(calls: Sequence[tuple[Scalars, int]]) -> dict[str, np.ndarray]:
+    """The scalars of the steps of several calls, [..., steps]."""
+    return {
+        name: np.concatenate([scalars[name][..., :number] for scalars, number in calls], axis=-1)
+        for name in calls[0][0]
+    }
+
+
+def mean_of_finite(scalars: Mapping[str, np.ndarray], step: int) -> dict[str, float]:
     """Means over the steps since the last call.
+
+    Args:
+        scalars: name → values, [steps].
+        step: the last of them.
 
     Raises:
         UserError: one of them is not finite; nothing is saved after it.
     """
-    means = {name: sum(float(s[name]) for s in scalars) / len(scalars) for name in scalars[0]}
+    means = {name: float(values.mean()) for name, values in scalars.items()}
     for name, value in means.items():
         if not math.isfinite(value):
             raise UserError(
-                f"{name} is {value} between steps {step - len(scalars)} and {step}: training has "
-                "diverged; lower config.optimizer.learning_rate, or look for bad images"
+                f"{name} is {value} between steps {step - len(scalars[name])} and {step}: training "
+                "has diverged; lower config.optimizer.learning_rate, or look for bad images"
             )
     return means

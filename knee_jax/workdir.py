@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ FREE_FIELDS = (
     "evaluation.batch_size",
     "evaluation.num_resamples",
     "evaluation.scheme",
+    "steps_per_call",
     "log_every",
     "checkpoint_every",
     "paper_row",
+    "sweep.",
 )
-"""Config fields that do not change what is learnt: a run may go on with other values of them."""
+"""Config fields, or how they begin, that do not change what is learnt: they may differ when a run
+goes on."""
 
 
 @contextlib.contextmanager
@@ -81,12 +84,12 @@ def refuse_other(workdir: Path, config: ml_collections.ConfigDict) -> None:
     file = workdir / "config.json"
     if not file.exists():
         return
-    old = _flatten(json.loads(file.read_text(encoding="utf-8")))
-    new = _flatten(json.loads(config.to_json()))
+    old = flatten(json.loads(file.read_text(encoding="utf-8")))
+    new = flatten(json.loads(config.to_json()))
     differing = [
         f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
         for name in sorted(old.keys() | new.keys())
-        if name not in FREE_FIELDS and old.get(name) != new.get(name)
+        if not name.startswith(FREE_FIELDS) and old.get(name) != new.get(name)
     ]
     if differing:
         raise UserError(
@@ -123,11 +126,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's fields by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

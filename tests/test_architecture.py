@@ -58,7 +58,7 @@ def test_the_walk_sees_the_package():
 @pytest.mark.parametrize(
     ("of", "allowed"),
     [
-        ("knee_jax.train", {"knee_jax.main", "knee_jax.cross_validate"}),
+        ("knee_jax.train", {"knee_jax.main", "knee_jax.members"}),
         ("orbax", {"knee_jax.checkpoint"}),
         ("flax.linen", room("knee_jax.models") | {"knee_jax.experiment"}),
         ("tensorflow", set()),

@@ -174,14 +174,14 @@ def test_or_read_globally(config, set_up, without_landmarks):
     assert counted == (~valid[np.concatenate(of_parts)]).sum() > 0
     valid = found.parts["train"].prepared.index["keypoints_valid"].to_numpy()
     assert not valid[found.parts["train"].rows].all()
-    state = train.initial_state(found)
+    state = found.random_state()
     predictor = evaluate.make_predictor(found)
     table = evaluate.predict(found, predictor, state.variables, "validation")
     assert not valid[found.parts["validation"].rows].all()
     assert np.isfinite(table.filter(regex="_p[0-4]$").to_numpy()).all()
     batch = next(iter(found.parts["train"].source.batches(found.plan, range(1))))
     assert not np.asarray(batch["keypoints_valid"]).all()
-    _, scalars = train.make_train_step(found)(state, found.facts, batch)
+    _, scalars = jax.jit(train.make_train_step(found))(state, found.facts, batch)
     assert all(np.isfinite(float(value)) for value in scalars.values())
 
 
@@ -212,7 +212,8 @@ def test_frozen_encoders_rest_but_their_running_statistics_follow(config, set_up
     """As in the code of Tiulpin & Saarakkala 2020, which puts the whole network in train mode."""
     config.optimizer.freeze_epochs = 1
     found = set_up()
-    step, state = train.make_train_step(found), train.initial_state(found)
+    step = jax.jit(train.make_train_step(found))
+    state = found.random_state()
     before = jax.device_get(state.variables)
     batch = next(iter(found.parts["train"].source.batches(found.plan, range(1))))
     state, scalars = step(state, found.facts, batch)

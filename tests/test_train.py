@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from knee_jax import evaluate, sharding, train
-from knee_jax.data import augment
+from knee_jax.data import augment, sampling
 from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
 from knee_jax.grades import GRADES, NUM_CLASSES
@@ -24,14 +24,22 @@ def first_batch(experiment):
     return next(iter(experiment.parts["train"].source.batches(experiment.plan, range(1))))
 
 
+def initial_state(experiment):
+    return train.initial_state(experiment, train.compile_functions(experiment))
+
+
+def make_step(experiment):
+    return jax.jit(train.make_train_step(experiment))
+
+
 def arrays(tree):
     return {name: np.array(value) for name, value in flatten_dict(tree).items()}
 
 
 def test_a_step_changes_parameters_and_running_statistics(experiment):
-    state = train.initial_state(experiment)
+    state = initial_state(experiment)
     before = arrays(state.variables)
-    step = train.make_train_step(experiment)
+    step = make_step(experiment)
     after, scalars = step(state, experiment.facts, first_batch(experiment))
     assert int(after.step) == 1
     assert np.isfinite([float(value) for value in scalars.values()]).all()
@@ -43,10 +51,10 @@ def test_a_step_changes_parameters_and_running_statistics(experiment):
 def test_augmentation_is_drawn_anew_each_step(experiment):
     """With a rate of zero only the augmentation can change the loss of the same batch."""
     experiment.config.optimizer.learning_rate = 0.0
-    step, batch = train.make_train_step(experiment), first_batch(experiment)
+    step, batch = make_step(experiment), first_batch(experiment)
 
     def loss_at(number):
-        state = train.initial_state(experiment).replace(step=jnp.int32(number))
+        state = initial_state(experiment).replace(step=jnp.int32(number))
         return float(step(state, experiment.facts, batch)[1]["loss"])
 
     losses = [loss_at(number) for number in (0, 0, 1, 2)]
@@ -63,9 +71,9 @@ def test_training_augments_as_configured_and_evaluation_does_not(experiment, mon
         return original(batch, key, size, statistics, augmentation, train=train, channels=channels)
 
     monkeypatch.setattr(augment, "views", spy)
-    state, batch = train.initial_state(experiment), first_batch(experiment)
+    state, batch = initial_state(experiment), first_batch(experiment)
     variables = jax.tree.map(jnp.copy, state.variables)
-    train.make_train_step(experiment)(state, experiment.facts, batch)
+    make_step(experiment)(state, experiment.facts, batch)
     evaluate.make_predictor(experiment)(variables, experiment.facts, batch)
     configured = augment.make(experiment.config.augmentation, experiment.config.input.size)
     assert drawn == [(configured, True), (configured, False)]
@@ -79,8 +87,8 @@ def test_the_optimizer_follows_the_schedule(config, tmp_path, tiny_data_dir):
     config.optimizer.drop_factor = 0.0
     experiment = set_up(config, tmp_path, tiny_data_dir)
     last = round(experiment.steps_per_epoch)
-    step, batch = train.make_train_step(experiment), first_batch(experiment)
-    state = train.initial_state(experiment)
+    step, batch = make_step(experiment), first_batch(experiment)
+    state = initial_state(experiment)
     for _ in range(last):
         state, scalars = step(state, experiment.facts, batch)
         assert float(scalars["update_norm"]) > 0
@@ -104,7 +112,7 @@ def test_weights_from_a_file_are_used(config, tmp_path, tiny_data_dir):
     torch_names |= {"var": "running_var", "bias": "bias"}
     plain = set_up(config, tmp_path, tiny_data_dir)
     weights = {}
-    for path, value in flatten_dict(jax.device_get(train.initial_state(plain).variables)).items():
+    for path, value in flatten_dict(jax.device_get(initial_state(plain).variables)).items():
         if path[1] == "trunk":
             *modules, leaf = path[2:]
             name = ".".join([*modules, torch_names[leaf]]).replace(
@@ -117,7 +125,7 @@ def test_weights_from_a_file_are_used(config, tmp_path, tiny_data_dir):
     np.savez(tmp_path / "weights.npz", **weights)
     config.init_from = str(tmp_path / "weights.npz")
     config.seed = 1
-    state = train.initial_state(set_up(config, tmp_path, tiny_data_dir))
+    state = initial_state(set_up(config, tmp_path, tiny_data_dir))
     ours = np.asarray(state.params["trunk"]["conv1"]["kernel"])
     np.testing.assert_array_equal(ours.transpose(3, 2, 0, 1), weights["conv1.weight"])
     np.testing.assert_array_equal(
@@ -187,21 +195,56 @@ def test_the_step_is_compiled_once(config, tmp_path, tiny_data_dir):
     """Not again after the warm-up, between labelled and unlabelled knees, or between epochs."""
     config.coherence.components = 3
     config.coherence.warmup_epochs = 1
+    config.steps_per_call, config.log_every = 3, 4
     experiment = set_up(config, tmp_path, tiny_data_dir)
     part = experiment.parts["train"]
     assert len(experiment.parts["unlabelled"].rows)
-    step, state = train.make_train_step(experiment), train.initial_state(experiment)
-    number = math.ceil(2.5 * experiment.steps_per_epoch)
+    train_steps, state = train.make_train_steps(experiment), initial_state(experiment)
+    calls = train.divide(0, math.ceil(2.5 * experiment.steps_per_epoch), (), config)
+    assert {len(call) for call in calls} == {1, 3}
+    plan = sampling.in_calls(experiment.plan, calls)
     added, unlabelled = [], 0
-    for batch in part.source.batches(experiment.plan, range(number)):
-        state, scalars = step(state, experiment.facts, batch)
-        added.append(float(scalars["loss"] - scalars["classification"]))
-        unlabelled += int((np.asarray(batch["grades"]) < 0).all(axis=1).sum())
+    for call, batches in zip(calls, part.source.batches(plan, range(len(calls)))):
+        state, scalars = train_steps(state, experiment.facts, batches, len(call))
+        added += (scalars["loss"] - scalars["classification"])[: len(call)].tolist()
+        nobody = (np.asarray(batches["grades"]) < 0).all(axis=-1)
+        unlabelled += int((nobody & np.asarray(batches["mask"])).sum())
     assert unlabelled > 0
+    assert len(added) == int(state.step) == calls[-1].stop
     warm = math.ceil(experiment.steps_per_epoch)
     assert not any(added[:warm])
     assert all(added[warm:])
-    assert step._cache_size() == 1
+    assert train_steps._cache_size() == 1
+
+
+def test_several_steps_in_a_call_are_the_same_steps(config, tmp_path, tiny_data_dir):
+    states, losses = [], []
+    for number in (1, 4):
+        config.steps_per_call = number
+        experiment = set_up(config, tmp_path / str(number), tiny_data_dir)
+        train_steps, state = train.make_train_steps(experiment), initial_state(experiment)
+        calls = train.divide(0, 6, (5,), config)
+        assert [len(call) for call in calls] == ([1] * 6 if number == 1 else [4, 1, 1])
+        plan = sampling.in_calls(experiment.plan, calls)
+        source, seen = experiment.parts["train"].source, []
+        for call, batches in zip(calls, source.batches(plan, range(len(calls)))):
+            state, scalars = train_steps(state, experiment.facts, batches, len(call))
+            seen.append((jax.device_get(scalars), len(call)))
+        states.append(arrays(state.variables))
+        losses.append(train.join_steps(seen)["loss"])
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, atol=2e-3, err_msg=str(name))
+
+
+def test_calls_end_where_something_is_to_be_done(config):
+    config.steps_per_call, config.log_every, config.checkpoint_every = 8, 10, 12
+    calls = train.divide(3, 40, {7, 21}, config)
+    assert [step for call in calls for step in call] == list(range(3, 40))
+    ends = {call.stop for call in calls}
+    assert ends >= {7, 21, 10, 20, 30, 12, 24, 36, 40}
+    assert max(map(len, calls)) <= 8
 
 
 def test_devices_of_a_process_lie_side_by_side():
@@ -214,6 +257,7 @@ def test_devices_of_a_process_lie_side_by_side():
     "field",
     [
         "epochs",
+        "steps_per_call",
         "log_every",
         "checkpoint_every",
         "input.size",
@@ -229,7 +273,6 @@ def test_a_number_below_one_is_named(field, config):
 
 
 def test_a_value_that_is_not_finite_stops_the_run():
-    good, bad = {"loss": jnp.float32(1)}, {"loss": jnp.float32(np.nan)}
-    assert train.mean_of_finite([good, good], 2) == {"loss": 1.0}
+    assert train.mean_of_finite({"loss": np.array([1.0, 3.0])}, 2) == {"loss": 2.0}
     with pytest.raises(UserError, match="loss is nan between steps 3 and 5"):
-        train.mean_of_finite([good, bad], 5)
+        train.mean_of_finite({"loss": np.array([1.0, np.nan])}, 5)

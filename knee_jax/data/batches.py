@@ -8,7 +8,7 @@ A batch is a dict of global device arrays:
     row: int32 [batch], the knee's row in the index, -1 where the batch is filled up
     mask: bool [batch], False where the batch is filled up
 
-A plan of several members (`sampling.Plan`) gives each array a leading axis of members.
+A plan of several steps, or of several members (`sampling.Plan`), gives each array leading axes.
 """
 
 import os
@@ -57,7 +57,7 @@ class Resident:
 
     def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
-        batch_sharding = _batch_sharding(self._mesh, plan)
+        batch_sharding = sharding.batches(self._mesh, plan(steps.start).ndim)
         gather = jax.jit(_gather, out_shardings=batch_sharding)
         for step in steps:
             local = _local(plan(step))
@@ -84,7 +84,8 @@ class Streamed:
 
     def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
-        prepared, batch_sharding = self._prepared, _batch_sharding(self._mesh, plan)
+        prepared = self._prepared
+        batch_sharding = sharding.batches(self._mesh, plan(steps.start).ndim)
         stream = (
             grain.MapDataset.range(steps.start, steps.stop)
             .map(lambda step: prepared.load_batch(_local(plan(step))))
@@ -103,10 +104,6 @@ class Streamed:
 def _local(rows: np.ndarray) -> np.ndarray:
     """The part of a plan's rows, [..., batch], that this process loads."""
     return rows[..., sharding.local_slice(rows.shape[-1])]
-
-
-def _batch_sharding(mesh: Mesh, plan: Plan) -> jax.sharding.NamedSharding:
-    return (sharding.split if plan(0).ndim == 1 else sharding.split_members)(mesh)
 
 
 def make_source(prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, mode: str) -> Source:

@@ -84,10 +84,13 @@ class PreparedSet:
         return known.any(axis=1) & ~known.all(axis=1)
 
     def load_batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """As `load`, for a batch that may hold `PADDING`; adds `row` int32 and `mask` bool."""
+        """As `load`, for rows [..., batch] that may be `PADDING`; adds `row` int32, `mask` bool."""
         mask = rows != PADDING
-        knees = self.load(np.where(mask, rows, 0))
-        return knees | {"row": rows.astype(np.int32), "mask": mask}
+        knees = self.load(np.where(mask, rows, 0).ravel())
+        shaped = {
+            name: array.reshape(*rows.shape, *array.shape[1:]) for name, array in knees.items()
+        }
+        return shaped | {"row": rows.astype(np.int32), "mask": mask}
 
 
 def open_set(path: epath.PathLike) -> PreparedSet:

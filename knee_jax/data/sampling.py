@@ -1,10 +1,12 @@
 """Which knees make up a batch: pure functions of (seed, step), so nothing needs to be saved.
 
 A *plan* maps a step to the global batch's rows of the prepared set's index, int64 [batch]; a row of
-`PADDING` stands for no knee. Every process evaluates the same plan and loads its own part.
+`PADDING` stands for no knee. Every process evaluates the same plan and loads its own part. The plan
+of several steps at a time maps the number of a call to rows [steps, batch], that of members to rows
+[members, steps, batch].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -128,6 +130,22 @@ def in_order(rows: np.ndarray, batch_size: int) -> Plan:
         return np.pad(batch, (0, batch_size - len(batch)), constant_values=PADDING)
 
     return plan
+
+
+def in_calls(plan: Plan, calls: Sequence[range]) -> Plan:
+    """The plan of several steps at a time; shorter calls are filled up with `PADDING`.
+
+    Args:
+        plan: of single steps.
+        calls: the steps of each call.
+    """
+    longest = max(map(len, calls), default=1)
+
+    def plan_of_call(number: int) -> np.ndarray:
+        rows = np.stack([plan(step) for step in calls[number]])
+        return np.pad(rows, ((0, longest - len(rows)), (0, 0)), constant_values=PADDING)
+
+    return plan_of_call
 
 
 def num_batches(num_rows: int, batch_size: int) -> int:

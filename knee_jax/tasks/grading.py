@@ -50,6 +50,10 @@ CHOICES = {
 }
 
 
+NUMBERS = ()
+"""Fields of the config that are numbers in the task's pytree, and may differ in a sweep."""
+
+
 def prevalence_weights(counts: Sequence[int]) -> np.ndarray:
     """Class weights w_c = N / (C n_c), float32 [classes]; zero for a class without a knee.
 
@@ -138,8 +142,20 @@ class Grading:
         """What `score` is."""
         return "mean_accuracy" if self.selection == "mean_accuracy" else "minus_cross_entropy"
 
+    def initial_memory(self) -> dict[str, np.ndarray]:
+        """What the loss is told of the validation knees before the first validation: nothing."""
+        return {}
+
+    def remember(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """The same, of the predictions of a validation."""
+        return {}
+
     def loss(
-        self, outputs: Outputs, batch: Mapping[str, jax.Array], epoch: jax.Array | float
+        self,
+        outputs: Outputs,
+        batch: Mapping[str, jax.Array],
+        epoch: jax.Array | float,
+        memory: Mapping[str, jax.Array],
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The training loss (eq. 5) of a batch.
 
@@ -147,6 +163,7 @@ class Grading:
             outputs: of the model.
             batch: uses `grades` int [batch, 7] and `mask` bool [batch]; masked knees count nowhere.
             epoch: passes over the training knees so far; may be traced.
+            memory: of the last validation; not used.
 
         Returns:
             float32 scalar, and its parts by name: `classification`, `regression` (where the model

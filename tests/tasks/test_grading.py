@@ -47,7 +47,9 @@ def loss_of(task, outputs, batch, epoch=2.0):
 
 
 # Run one by one, each operation would be compiled by itself.
-_loss = jax.jit(grading.Grading.loss)
+@jax.jit
+def _loss(task, outputs, batch, epoch):
+    return task.loss(outputs, batch, epoch, task.initial_memory())
 
 
 def test_loss_equals_pytorch():
@@ -184,7 +186,7 @@ def test_loss_with_coherence_is_equation_5():
     parts = [multivariate_normal.logpdf(codes, mean, np.eye(29) / 16) for mean in mixture.means]
     density = logsumexp(parts, axis=0) - np.log(3)
     expected = (np.logaddexp(0, -0.25 * density) / 0.25).mean()
-    loss, scalars = coherent().loss(outputs, batch, 1.0)
+    loss, scalars = coherent().loss(outputs, batch, 1.0, {})
     classification = loss_of(make(), outputs, batch)
     assert float(loss) == pytest.approx(float(classification) + 0.7 * expected, rel=1e-5)
     assert float(scalars["incoherence"]) == pytest.approx(expected, rel=1e-5)
@@ -200,7 +202,7 @@ def compiled():
 
     @jax.jit
     def value_and_grad(task, outputs, batch, epoch):
-        return jax.value_and_grad(task.loss, has_aux=True)(outputs, batch, epoch)
+        return jax.value_and_grad(task.loss, has_aux=True)(outputs, batch, epoch, {})
 
     return value_and_grad
 
@@ -268,7 +270,7 @@ def test_regression_adds_the_mean_squared_error():
         known = batch["mask"] & (batch["grades"][:, i] != MISSING)
         expected += np.square(values[f"{grade}_value"] - batch["grades"][:, i])[known].mean()
     task = make(regression_weight=0.3)
-    loss, scalars = task.loss(outputs | values, batch, 0.0)
+    loss, scalars = task.loss(outputs | values, batch, 0.0, {})
     assert float(scalars["regression"]) == pytest.approx(expected, rel=1e-5)
     classification = float(loss_of(task, outputs, batch))
     assert float(loss) == pytest.approx(classification + 0.3 * expected, rel=1e-5)

@@ -1,0 +1,272 @@
+"""siamese_gap: KL 0 against KL 2 from two side patches of a radiograph (Wang et al.).
+
+    python -m knee_jax.main --config=configs/siamese_gap.py --config.data.manual_dir=DIR \
+        --workdir=runs/siamese_gap
+
+DIR is the unpacked archive of `kneekl224` (Chen 2018, doi:10.17632/56rmx5bjcr.1), the real knees
+that everybody can download and the likely source of the paper's.
+
+Variants, after a colon; several are separated by commas (`configs/siamese_gap.py:resnet18,ce`):
+
+    (none)     the paper's network with the hybrid loss: 299 px, batch 32, 500 epochs, 7:1:2 by
+               subject, for a GPU. Not run yet: no time and no metric known.
+    ce         cross-entropy instead (Tables III and IV).
+    p4, p14, p24, p34, p124
+               pooled features of some blocks only (Table III); all four without one of these.
+    gmp        maximum instead of average pooling (Table III).
+    densenet121, ... densenet201, resnet18, ... resnet152, vgg11, ... vgg19, antony2017, tiulpin2018
+               other networks (Tables IV and VI).
+    lambda_721_epsilon_015, ...
+               a row of Table V.
+    table5     its rows as a sweep of five seeds each: `--mode=sweep`.
+    grid       the search behind it: every ratio, level and triple of weights, likewise.
+    no_attention
+               as the paper's text says; its code, and this config, has channel attention.
+    concatenation
+               of the branches instead of addition (section II-A).
+    literal    equations 3 to 10 as they are printed.
+    five_grades
+               KL 0 to 4 (section IV-G).
+    deepknee   the augmentation of Tiulpin et al. 2018 in full: contrast and jitter too.
+    image_split
+               7:1:2 by image, as the paper's words say; subjects cross.
+    phantom    phantom knees instead of real ones; needs no data.
+    demo       a network of half the width and a few epochs, for a CPU; also after any of the above.
+"""
+
+import itertools
+
+import ml_collections
+
+from knee_jax.configs import kpn
+from knee_jax.configs.common import paper_row, variant_of
+
+RATIOS = {"631": (6, 3, 1), "721": (7, 2, 1), "811": (8, 1, 1)}
+"""Lambda: shares of the high-, medium- and low-confidence knees of a class."""
+
+TABLE_5 = {
+    ("631", 0.05): (0.4, 0.5, 0.1),
+    ("631", 0.10): (0.4, 0.4, 0.2),
+    ("631", 0.15): (0.5, 0.4, 0.1),
+    ("631", 0.20): (0.3, 0.5, 0.2),
+    ("721", 0.05): (0.3, 0.5, 0.2),
+    ("721", 0.10): (0.4, 0.3, 0.3),
+    ("721", 0.15): (0.4, 0.5, 0.1),
+    ("721", 0.20): (0.3, 0.5, 0.2),
+    ("811", 0.05): (0.3, 0.5, 0.2),
+    ("811", 0.10): (0.4, 0.4, 0.2),
+    ("811", 0.15): (0.3, 0.4, 0.3),
+    ("811", 0.20): (0.3, 0.4, 0.3),
+}
+"""(Ratio, epsilon) → the weights (alpha, beta, gamma) that the paper found best for them."""
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config of a variant."""
+    config = kpn.get_config("no_cl")
+    config.paper_row = paper_row("siamese_gap.py", variant)
+    for field in ("class_weights", "loss_reduction", "classification_weight", "regression_weight"):
+        del config[field]
+    del config.coherence
+    config.task = "early_detection"
+    config.grades = ("kl0_vs_kl2",)
+    config.selection = "accuracy"
+    config.loss = "hybrid"
+    config.hybrid = ml_collections.ConfigDict(
+        {
+            **_loss("721", 0.15, (0.4, 0.5, 0.1))["hybrid"],
+            "reduction": "mean",
+            "equations": "sensible",
+            "warmup_epochs": 1.0,
+            "initial_confidence": 0.85,
+        }
+    )
+
+    config.data.dataset = "kneekl224"
+    config.data.split = "ratio"
+    config.data.parts = (7, 1, 2)
+    config.data.sampling = "oversampled"
+    config.input.size = 299
+    # "Random brightness, rotation, and gamma correction" without ranges; these are of the code of
+    # Tiulpin et al. 2018.
+    config.augmentation = ml_collections.ConfigDict(
+        {
+            "name": "affine",
+            "translation": 0.0,
+            "rotation": 15.0,
+            "scale": (1.0, 1.0),
+            "gamma": (0.5, 3.0),
+            "brightness": 0.3,
+            "contrast": 0.0,
+            "noise": 0.0,
+        }
+    )
+    config.model = ml_collections.ConfigDict(
+        {
+            "name": "siamese_gap",
+            "width": 32,
+            "attention": True,
+            "positions": (1, 2, 3, 4),
+            "pooling": "average",
+            "combine": "add",
+            "dropout": 0.2,
+        }
+    )
+    config.batch_size = 32
+    config.epochs = 500
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "adam",
+            "learning_rate": 1e-3,
+            "weight_decay": 3e-4,
+            "drop_epochs": (),
+            "drop_factor": 1.0,
+            "freeze_epochs": 0,
+        }
+    )
+    config.evaluation.batch_size = 256
+    config.steps_per_call = 32
+    config.log_every = 200
+    config.checkpoint_every = 2000
+    return variant_of(config, variant, VARIANTS)
+
+
+def _loss(ratio: str, epsilon: float, weights: tuple[float, float, float]) -> dict:
+    numbers = {"shares": RATIOS[ratio], "epsilon": epsilon}
+    return {"hybrid": numbers | dict(zip(("alpha", "beta", "gamma"), weights))}
+
+
+def _row_name(ratio: str, epsilon: float) -> str:
+    return f"lambda_{ratio}_epsilon_{round(100 * epsilon):03d}"
+
+
+def _row_of_table5(ratio: str, epsilon: float, weights: tuple[float, float, float]):
+    return lambda config: config.update(_loss(ratio, epsilon, weights))
+
+
+def _sweep(variants: dict[str, dict]):
+    def change(config: ml_collections.ConfigDict) -> None:
+        with config.unlocked():
+            config.sweep.variants = ml_collections.ConfigDict(variants)
+        config.sweep.seeds = 5
+
+    return change
+
+
+def _table5() -> dict[str, dict]:
+    return {
+        _row_name(*row): _loss(*row, weights) | {"paper_row": f"siamese_gap.py:{_row_name(*row)}"}
+        for row, weights in TABLE_5.items()
+    }
+
+
+def _grid() -> dict[str, dict]:
+    weights = [(a, b, 10 - a - b) for a in range(1, 9) for b in range(1, 10 - a)]
+    variants = {}
+    for ratio, epsilon, (a, b, c) in itertools.product(RATIOS, (0.05, 0.1, 0.15, 0.2), weights):
+        name = f"{_row_name(ratio, epsilon)}_weights_{a}{b}{c}"
+        variants[name] = _loss(ratio, epsilon, (a / 10, b / 10, c / 10))
+    return variants
+
+
+def _cross_entropy(config: ml_collections.ConfigDict) -> None:
+    config.loss = "cross_entropy"
+
+
+def _positions(*blocks: int):
+    def change(config: ml_collections.ConfigDict) -> None:
+        config.model.positions = blocks
+
+    return change
+
+
+def _gmp(config: ml_collections.ConfigDict) -> None:
+    config.model.pooling = "max"
+
+
+def _network(name: str, **fields):
+    def change(config: ml_collections.ConfigDict) -> None:
+        with config.unlocked():
+            config.model = ml_collections.ConfigDict({"name": name, **fields})
+
+    return change
+
+
+def _no_attention(config: ml_collections.ConfigDict) -> None:
+    config.model.attention = False
+
+
+def _concatenation(config: ml_collections.ConfigDict) -> None:
+    config.model.combine = "concatenate"
+
+
+def _literal(config: ml_collections.ConfigDict) -> None:
+    config.hybrid.equations = "literal"
+
+
+def _five_grades(config: ml_collections.ConfigDict) -> None:
+    config.grades = ("kl",)
+
+
+def _deepknee(config: ml_collections.ConfigDict) -> None:
+    config.augmentation.contrast = 0.3
+    config.augmentation.translation = 7 / 300  # A crop that begins 6 to 20 px from the edge.
+
+
+def _image_split(config: ml_collections.ConfigDict) -> None:
+    config.data.split = "image_ratio"
+
+
+def _phantom(config: ml_collections.ConfigDict) -> None:
+    config.data.dataset = "phantom_xray/full"
+
+
+def _demo(config: ml_collections.ConfigDict) -> None:
+    if config.data.dataset != "kneekl224":
+        config.data.dataset = "phantom_xray/demo"
+    config.model.width = NARROW[config.model.name]
+    config.epochs = 8
+    config.optimizer.drop_epochs = (5, 7)
+    config.optimizer.drop_factor = 0.3
+    config.evaluation.batch_size = 64
+    config.steps_per_call = 1
+    config.log_every = 20
+    config.checkpoint_every = 100
+
+
+NARROW = {
+    "siamese_gap": 16,
+    "densenet": 8,
+    "resnet": 16,
+    "vgg": 16,
+    "antony2017": 16,
+    "tiulpin2018": 32,
+}
+"""Network → its `width` in a demo."""
+
+VARIANTS = {
+    "ce": _cross_entropy,
+    "p4": _positions(4),
+    "p14": _positions(1, 4),
+    "p24": _positions(2, 4),
+    "p34": _positions(3, 4),
+    "p124": _positions(1, 2, 4),
+    "gmp": _gmp,
+    **{f"densenet{n}": _network("densenet", depth=n, width=32) for n in (121, 169, 201)},
+    "densenet161": _network("densenet", depth=161, width=48),
+    **{f"resnet{n}": _network("resnet", depth=n, width=64) for n in (18, 34, 50, 101, 152)},
+    **{f"vgg{n}": _network("vgg", depth=n, width=64) for n in (11, 13, 16, 19)},
+    "antony2017": _network("antony2017", width=32),
+    "tiulpin2018": _network("tiulpin2018", width=128),
+    **{_row_name(*row): _row_of_table5(*row, weights) for row, weights in TABLE_5.items()},
+    "table5": _sweep(_table5()),
+    "grid": _sweep(_grid()),
+    "no_attention": _no_attention,
+    "concatenation": _concatenation,
+    "literal": _literal,
+    "five_grades": _five_grades,
+    "deepknee": _deepknee,
+    "image_split": _image_split,
+    "phantom": _phantom,
+    "demo": _demo,
+}

@@ -1,0 +1,103 @@
+"""The table of a sweep: each variant's mean and spread over its seeds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from knee_jax import papers
+from knee_jax.files import write_text
+from knee_jax.metrics.summary import Summary
+from knee_jax.report.tables import METRIC_TITLES, Table, target_title
+from knee_jax.report.templates import template
+
+METRICS = ("accuracy", "f1", "roc_auc", "sensitivity", "specificity", "ece", "quadratic_kappa")
+"""Those that the table shows, where there are any; all are in the CSV."""
+
+
+def write_sweep(
+    workdir: Path,
+    results: Mapping[str, Mapping[int, Mapping[str, Summary]]],
+    target: str,
+    paper_rows: Mapping[str, str],
+) -> str:
+    """Writes `sweep.csv`, `sweep.txt` and `sweep.html`.
+
+    Args:
+        workdir: where to.
+        results: variant → seed → {part: metrics}.
+        target: what the table is of.
+        paper_rows: variant → the row of the papers' tables, as in `siamese_gap.py:ce`.
+
+    Returns:
+        The text.
+    """
+    frame = tidy(results)
+    parts = list(dict.fromkeys(frame["split"]))
+    tables = [part_table(frame, part, target, paper_rows) for part in parts]
+    seeds = max(len(of_variant) for of_variant in results.values())
+    title = f"Sweep: {len(results)} variants, {seeds} seeds"
+    notes = [
+        f"{target_title(target)}: mean over the seeds, and where there are several the standard "
+        "deviation, lowest and highest. A seed changes initial weights, order of the knees, "
+        "augmentation and dropout, not the split.",
+        "The validation knees chose the checkpoints; choose a variant by them, and read its result "
+        "off the test knees.",
+    ]
+    text = "\n\n".join([title, *(table.text() for table in tables), "\n".join(notes)])
+    page = template("tables.html").render(title=title, tables=tables, notes=notes)
+    write_text(workdir / "sweep.csv", frame.to_csv(index=False, float_format="%.6g"))
+    write_text(workdir / "sweep.txt", text + "\n")
+    write_text(workdir / "sweep.html", page)
+    return text
+
+
+def tidy(results: Mapping[str, Mapping[int, Mapping[str, Summary]]]) -> pd.DataFrame:
+    """Every number in a row: variant, seed, split, target, metric, value; NaN where undefined."""
+    rows = [
+        (variant, seed, split, target, metric, estimate["value"])
+        for variant, of_variant in results.items()
+        for seed, of_seed in of_variant.items()
+        for split, summary in of_seed.items()
+        for target, metrics in summary.items()
+        for metric, estimate in metrics.items()
+    ]
+    columns = ["variant", "seed", "split", "target", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float})
+
+
+def part_table(frame: pd.DataFrame, part: str, target: str, paper_rows: Mapping[str, str]) -> Table:
+    """The variants' metrics on the knees of a part, beside the papers' where they print them."""
+    shown = frame[(frame["split"] == part) & (frame["target"] == target)]
+    metrics = [metric for metric in METRICS if (shown["metric"] == metric).any()]
+    printed = {
+        variant: {m: p for m in metrics if (p := paper_value(row, target, m))}
+        for variant, row in paper_rows.items()
+    }
+    rows = []
+    for variant, of_variant in shown.groupby("variant", sort=False):
+        cells = []
+        for metric in metrics:
+            values = of_variant.loc[of_variant["metric"] == metric, "value"]
+            lines = [f"{values.mean():.3f}"]
+            if len(values) > 1:
+                span = f"{values.min():.3f} to {values.max():.3f}"
+                lines.append(f"sd {values.std(ddof=1):.3f}, {span}")
+            if paper := printed.get(str(variant), {}).get(metric):
+                lines.append(f"paper {paper}")
+            cells.append("\n".join(lines))
+        rows.append((str(variant), str(of_variant["seed"].nunique()), *cells))
+    header = ("Variant", "Seeds", *(METRIC_TITLES[metric] for metric in metrics))
+    return Table(f"{part.replace('_', ' ').capitalize()} knees", header, tuple(rows))
+
+
+def paper_value(row: str, target: str, metric: str) -> str | None:
+    """What a paper prints for a config variant, as text; None where it prints nothing."""
+    for name in papers.names():
+        cells = papers.read(name).cells
+        found = cells[
+            (cells["config"] == row) & (cells["target"] == target) & (cells["metric"] == metric)
+        ]
+        if row and len(found):
+            return str(found["value"].iloc[0])
+    return None
