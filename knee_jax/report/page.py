@@ -139,6 +139,11 @@ def write_report(
     return path
 
 
+def picture_of(figure: Figure, path: str, alt: str, caption: str = "") -> Picture:
+    """A figure that is saved at `path`, in the size that it was drawn for."""
+    return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt, caption)
+
+
 def read_history(path: Path) -> pd.DataFrame:
     """Reads the scalars of a training run.
 
@@ -288,7 +293,7 @@ def _save(folder: Path, name: str, alt: str, figure: Figure, caption: str = "") 
     if (folder / path).exists():
         raise ValueError(f"two figures of the report are called {name}")
     figures.save(figure, folder / path)
-    return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt, caption)
+    return picture_of(figure, path, alt, caption)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
