@@ -55,6 +55,9 @@ def expected_calibration_error(
 ) -> Array:
     """Mean distance of score and outcome over the bins, 0 to 1 (Guo et al. 2017, eq. 5).
 
+    Chance in a bin only adds to it: of few samples it is above 0 even where the probabilities are
+    right, and a bootstrap, which draws from those few, lies higher still.
+
     Arguments as for `reliability`. Of classes, the score is the probability of the predicted one,
     and the outcome is whether it is the true one.
 
