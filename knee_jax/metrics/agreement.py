@@ -73,14 +73,22 @@ def f1_weighted(confusion: Array) -> Array:
     return _ratio((scores * support).sum(-1), support.sum(-1))
 
 
+def kappa(confusion: Array) -> Array:
+    """Cohen's kappa, every disagreement alike (Cohen 1960), at most 1: [..., C, C] -> [...].
+
+    With two classes the weighted ones are the same.
+    """
+    return _kappa(confusion, _grade_distances(confusion.shape[-1]) > 0)
+
+
 def linear_kappa(confusion: Array) -> Array:
     """Cohen's kappa with disagreement |t - p| (Cohen 1968), at most 1: [..., C, C] -> [...]."""
-    return _weighted_kappa(confusion, power=1)
+    return _kappa(confusion, _grade_distances(confusion.shape[-1]))
 
 
 def quadratic_kappa(confusion: Array) -> Array:
     """Cohen's kappa with disagreement (t - p)^2 (Cohen 1968), at most 1: [..., C, C] -> [...]."""
-    return _weighted_kappa(confusion, power=2)
+    return _kappa(confusion, _grade_distances(confusion.shape[-1]) ** 2)
 
 
 def mse(confusion: Array) -> Array:
@@ -94,6 +102,33 @@ def rmse(confusion: Array) -> Array:
     return np.sqrt(mse(confusion))
 
 
+def dichotomise(confusion: Array, lowest: int) -> Array:
+    """Makes two classes of C, negative and positive: [..., C, C] -> [..., 2, 2].
+
+    Args:
+        confusion: of the C classes.
+        lowest: the lowest class that is positive, 1 to C - 1.
+    """
+    for axis in (-2, -1):
+        confusion = np.add.reduceat(confusion, [0, lowest], axis)
+    return confusion
+
+
+def sensitivity(confusion: Array) -> Array:
+    """Share of positives found, 0 to 1: confusion [..., 2, 2] -> [...]."""
+    return _ratio(confusion[..., 1, 1], confusion[..., 1, :].sum(-1))
+
+
+def specificity(confusion: Array) -> Array:
+    """Share of negatives left alone, 0 to 1: confusion [..., 2, 2] -> [...]."""
+    return _ratio(confusion[..., 0, 0], confusion[..., 0, :].sum(-1))
+
+
+def f1(confusion: Array) -> Array:
+    """F1 score of the positive class, 0 to 1: confusion [..., 2, 2] -> [...]."""
+    return _class_f1(confusion)[..., 1]
+
+
 METRICS = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
@@ -104,20 +139,29 @@ METRICS = {
     "mse": mse,
     "rmse": rmse,
 }
-"""Every metric of agreement by the name it has in `metrics.json`."""
+"""The metrics of agreement of a grade, by the name they have in `metrics.json`."""
+
+TWO_CLASS_METRICS = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "f1": f1,
+    "sensitivity": sensitivity,
+    "specificity": specificity,
+    "kappa": kappa,
+}
+"""Those of a target of two classes, of which the second is the positive one."""
 
 
-def _weighted_kappa(confusion: Array, power: int) -> Array:
-    # Distances are those of the grades themselves. scikit-learn without `labels` would close up the
-    # gap that a grade absent from the sample leaves, and so change the disagreement of the others.
-    distances = _grade_distances(confusion.shape[-1]) ** power
-    observed = (confusion * distances).sum((-2, -1))
+def _kappa(confusion: Array, disagreement: Array) -> Array:
+    observed = (confusion * disagreement).sum((-2, -1))
     by_chance = confusion.sum(-1)[..., :, None] * confusion.sum(-2)[..., None, :]
-    expected = _ratio((by_chance * distances).sum((-2, -1)), confusion.sum((-2, -1)))
+    expected = _ratio((by_chance * disagreement).sum((-2, -1)), confusion.sum((-2, -1)))
     return 1.0 - _ratio(observed, expected)
 
 
 def _grade_distances(num_classes: int) -> Array:
+    # Distances are those of the grades themselves. scikit-learn without `labels` would close up the
+    # gap that a grade absent from the sample leaves, and so change the disagreement of the others.
     grades = np.arange(num_classes)
     return np.abs(grades[:, None] - grades[None, :]).astype(np.float64)
 

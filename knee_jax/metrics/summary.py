@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.files import write_text
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
-from knee_jax.metrics import agreement, bootstrap, discrimination
+from knee_jax.grades import GRADES, MISSING, NUM_CLASSES, TARGETS
+from knee_jax.metrics import agreement, bootstrap, calibration, discrimination
 from knee_jax.metrics.predictions import (
     check_predictions,
     grades_in,
@@ -24,7 +24,7 @@ Array = np.ndarray
 
 
 class Task(NamedTuple):
-    """A two-class task read off grades.
+    """A two-class task read off grades or other targets.
 
     Attributes:
         grades: whose knees are pooled: each grade of a knee is one sample.
@@ -41,8 +41,8 @@ TASKS = {
     "osteophytes_medial_ge_1": Task(("osfm", "ostm"), 1),
     "jsn_lateral_ge_1": Task(("jsl",), 1),
     "jsn_medial_ge_1": Task(("jsm",), 1),
-}
-"""The two-class tasks of Tiulpin & Saarakkala 2020, Figure 3, by name.
+} | {target: Task((target,), 1) for target in TARGETS if NUM_CLASSES[target] == 2}
+"""Two-class tasks by name: of Tiulpin & Saarakkala 2020, Figure 3, and targets of two classes.
 
 KL >= 2 is the usual definition of radiographic osteoarthritis. Osteophytes of femur and tibia are
 pooled by side, as in the code behind the figure; its curve of the lateral joint space narrowing was
@@ -91,15 +91,17 @@ class Samples(NamedTuple):
     positives: Array
 
 
-class _Scorer(NamedTuple):
-    """What scores one target: on rows of the table, drawn within `classes`.
+class Scorer(NamedTuple):
+    """What scores n rows of a table.
 
     Attributes:
+        subjects: [n], who each row belongs to.
         classes: int [n], the strata of the scheme `class`.
         statistics: weights [r, n] -> {metric: [r]}.
         num_samples: how many values are scored; n where each row is one.
     """
 
+    subjects: Array
     classes: Array
     statistics: Statistics
     num_samples: int
@@ -110,12 +112,14 @@ def summarise(
 ) -> Summary:
     """Scores every grade and two-class task of a predictions table.
 
-    Agreement is that of the predicted grade, `g_pred`; `rmse_expected` is that of the mean of the
-    predicted distribution. `oarsi` is the mean over the six OARSI grades, where all were predicted.
-    Tasks are scored by the summed probability of their positive classes; a task that pools two
-    grades has a sample for each, which resamples keep together. Rows where a grade is missing are
-    left out for that grade; a target one of whose grades has no labelled row is left out
-    altogether, and so are resamples in which a metric is undefined: both are logged.
+    Agreement is that of the predicted class, `g_pred`, and so are accuracy, sensitivity and
+    specificity of two classes; `rmse_expected` is that of the mean of the predicted distribution.
+    `brier` and `ece` (`knee_jax.metrics.calibration`) tell what the probabilities are worth, the
+    second of the predicted class. `oarsi` is the mean over the six OARSI grades, where all were
+    predicted. Tasks are scored by the summed probability of their positive classes; a task that
+    pools two grades has a sample for each, which resamples keep together. Rows where a grade is
+    missing are left out for that grade; a target one of whose grades has no labelled row is left
+    out altogether, and so are resamples in which a metric is undefined: both are logged.
 
     With the scheme `class` a grade's knees are drawn within its true classes, a task's within
     positive and negative (of both grades, where two are pooled), and those of `oarsi` within the
@@ -128,35 +132,42 @@ def summarise(
         scheme: a key of `bootstrap.SCHEMES`.
 
     Returns:
-        {target: {metric: {"value", "low", "high", "n"}}}, ready for strict JSON; grades first, then
-        `oarsi`, then tasks.
+        {target: {metric: {"value", "low", "high", "n"}}}, ready for strict JSON; grades and other
+        targets first, then `oarsi`, then tasks.
 
     Raises:
         UserError: The table fails `check_predictions`, or the scheme is unknown.
     """
     check_predictions(predictions)
-    members = _targets(grades_in(predictions))
+    return estimate(_scorers(predictions), num_resamples, seed, scheme)
+
+
+def estimate(
+    scorers: Iterable[tuple[str, Scorer]],
+    num_resamples: int = 1000,
+    seed: int = 0,
+    scheme: str = "subject",
+) -> Summary:
+    """Every metric of some scorers with its interval; arguments and result as of `summarise`.
+
+    Args:
+        scorers: what is scored, and what scores it.
+        num_resamples: bootstrap resamples behind each interval.
+        seed: of the resamples, which are the same for scorers of the same rows.
+        scheme: a key of `bootstrap.SCHEMES`.
+    """
     summary: Summary = {}
     undefined: list[str] = []
-    for target, grades in members.items():
-        read = predictions[list(grades)].to_numpy(np.int64) != MISSING
-        if unread := [grade for grade, known in zip(grades, read.T) if not known.any()]:
-            names = "this grade" if unread == [target] else " and ".join(unread)
-            _log.warning("%s: no knee has %s; it is not scored", target, names)
-            continue
-        labelled = predictions[read.any(axis=1)]
-        scorer = _scorer(labelled, target)
-        counts = bootstrap.resample_counts(
-            scheme, subjects_of(labelled), scorer.classes, num_resamples, seed
-        )
-        values = scorer.statistics(np.ones((1, len(labelled))))
-        replicates = bootstrap.replicate(scorer.statistics, counts)
-        summary[target] = {
-            metric: _estimate(value, replicates[metric], scorer.num_samples)
+    for name, (subjects, classes, statistics, num_samples) in scorers:
+        counts = bootstrap.resample_counts(scheme, subjects, classes, num_resamples, seed)
+        values = statistics(np.ones((1, len(subjects))))
+        replicates = bootstrap.replicate(statistics, counts)
+        summary[name] = {
+            metric: _estimate(value, replicates[metric], num_samples)
             for metric, (value,) in values.items()
         }
         undefined += [
-            f"{target} {metric} ({missing})"
+            f"{name} {metric} ({missing})"
             for metric in values
             if (missing := int(np.isnan(replicates[metric]).sum()))
         ]
@@ -202,10 +213,18 @@ def _targets(grades: list[str]) -> dict[str, tuple[str, ...]]:
     return {target: needed for target, needed in targets.items() if set(needed) <= set(grades)}
 
 
-def _scorer(labelled: pd.DataFrame, target: str) -> _Scorer:
-    if target in TASKS:
-        return _task(labelled, target)
-    return _average(labelled) if target == OARSI else _grade(labelled, target)
+def _scorers(predictions: pd.DataFrame) -> Iterator[tuple[str, Scorer]]:
+    for target, grades in _targets(grades_in(predictions)).items():
+        read = predictions[list(grades)].to_numpy(np.int64) != MISSING
+        if unread := [grade for grade, known in zip(grades, read.T) if not known.any()]:
+            names = "this grade" if unread == [target] else " and ".join(unread)
+            _log.warning("%s: no knee has %s; it is not scored", target, names)
+            continue
+        labelled = predictions[read.any(axis=1)]
+        if target in TARGETS:
+            yield target, _classes(labelled, target)
+        else:
+            yield target, _average(labelled) if target == OARSI else _task(labelled, target)
 
 
 def _estimate(value: float, replicates: Array, num_rows: int) -> Estimate:
@@ -218,23 +237,35 @@ def _estimate(value: float, replicates: Array, num_rows: int) -> Estimate:
     }
 
 
-def _grade(labelled: pd.DataFrame, grade: str) -> _Scorer:
-    truth = labelled[grade].to_numpy(np.int64)
-    prediction = labelled[f"{grade}_pred"].to_numpy(np.int64)
-    indicators = agreement.pair_indicators(truth, prediction, NUM_CLASSES[grade])
-    probabilities = labelled[probability_columns(grade)].to_numpy(np.float64)
-    squared_errors = (probabilities @ np.arange(NUM_CLASSES[grade]) - truth) ** 2
+def _classes(labelled: pd.DataFrame, target: str) -> Scorer:
+    """A grade or other target: the predicted class, and what the probabilities are worth."""
+    truth = labelled[target].to_numpy(np.int64)
+    prediction = labelled[f"{target}_pred"].to_numpy(np.int64)
+    indicators = agreement.pair_indicators(truth, prediction, NUM_CLASSES[target])
+    probabilities = labelled[probability_columns(target)].to_numpy(np.float64)
+    confidence = probabilities[np.arange(len(truth)), prediction]
+    squared_errors = (probabilities @ np.arange(NUM_CLASSES[target]) - truth) ** 2
+    metrics = agreement.METRICS if target in GRADES else agreement.TWO_CLASS_METRICS
+    two_classes = _task(labelled, target) if target in TASKS else None
 
     def statistics(weights: Array) -> dict[str, Array]:
+        weights = weights.astype(np.float64)  # once, and not for each metric
         confusion = agreement.confusion_matrices(weights, indicators)
-        values = {name: metric(confusion) for name, metric in agreement.METRICS.items()}
-        values["rmse_expected"] = np.sqrt(weights @ squared_errors / weights.sum(-1))
+        values = {name: metric(confusion) for name, metric in metrics.items()}
+        if target in GRADES:
+            values["rmse_expected"] = np.sqrt(weights @ squared_errors / weights.sum(-1))
+        if two_classes:
+            values |= two_classes.statistics(weights)
+        values["brier"] = calibration.brier(probabilities, truth, weights)
+        values["ece"] = calibration.expected_calibration_error(
+            confidence, prediction == truth, weights
+        )
         return values
 
-    return _Scorer(truth, statistics, len(labelled))
+    return Scorer(subjects_of(labelled), truth, statistics, len(labelled))
 
 
-def _average(labelled: pd.DataFrame) -> _Scorer:
+def _average(labelled: pd.DataFrame) -> Scorer:
     """The mean over the six OARSI grades, all of them on the same resample."""
     truth = labelled[list(_OARSI_GRADES)].to_numpy(np.int64)
     # A knee where a grade is missing falls into no cell of that grade's confusion matrix.
@@ -255,10 +286,10 @@ def _average(labelled: pd.DataFrame) -> _Scorer:
             for name in AVERAGED_METRICS
         }
 
-    return _Scorer(truth.max(axis=1), statistics, len(labelled))
+    return Scorer(subjects_of(labelled), truth.max(axis=1), statistics, len(labelled))
 
 
-def _task(labelled: pd.DataFrame, task: str) -> _Scorer:
+def _task(labelled: pd.DataFrame, task: str) -> Scorer:
     rows, scores, positives = task_samples(labelled, task)
     grades, lowest = TASKS[task]
     truth = labelled[list(grades)].to_numpy(np.int64)
@@ -269,7 +300,8 @@ def _task(labelled: pd.DataFrame, task: str) -> _Scorer:
         areas = discrimination.areas(scores, positives, weights[:, rows])
         return dict(zip(("roc_auc", "average_precision"), areas, strict=True))
 
-    return _Scorer(states @ 3 ** np.arange(len(grades)), statistics, len(rows))
+    classes = states @ 3 ** np.arange(len(grades))
+    return Scorer(subjects_of(labelled), classes, statistics, len(rows))
 
 
 def _or_none(value: float) -> float | None:

@@ -122,7 +122,7 @@ def write_comparison(
     title = f"{paper.source}: {paper.title}"
     notes = [*remarks, ABBREVIATIONS, *(f"Paper: {note}" for note in paper.notes)]
     text = "\n\n".join([title, *(table.text() for table in tables), "\n".join(notes)])
-    page = template("tables.html").render(title=title, tables=tables, notes=notes)
+    page = template("tables.html").render(title=title, tables=tables, pictures=(), notes=notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".txt"), text + "\n")
     write_text(path.with_suffix(".csv"), frame.to_csv(index=False, float_format="%.6g"))

@@ -24,7 +24,7 @@ from knee_jax.metrics import agreement, discrimination
 from knee_jax.metrics.predictions import grades_in
 from knee_jax.metrics.summary import Summary, task_samples
 from knee_jax.report.examples import Example
-from knee_jax.report.tables import METRIC_TITLES, format_estimate, target_title
+from knee_jax.report.tables import METRIC_TITLES, class_titles, format_estimate, target_title
 
 Array = np.ndarray
 
@@ -239,14 +239,10 @@ def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
         axes.text(
             p, t + 0.25, f"{counts[t, p]:.0f}", ha="center", va="center", color=colour, fontsize=7.5
         )
-    classes = np.arange(NUM_CLASSES[grade])
-    axes.set(
-        title=target_title(grade),
-        xticks=classes,
-        yticks=classes,
-        xlabel="Predicted grade",
-        ylabel="True grade",
-    )
+    titles = class_titles(grade)
+    axes.set(title=target_title(grade), xlabel="Predicted grade", ylabel="True grade")
+    axes.set_xticks(range(len(titles)), titles)
+    axes.set_yticks(range(len(titles)), titles)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
@@ -265,7 +261,8 @@ def _shares_figure(
                 share = 100.0 * counts / max(1, len(values[grade]))
                 centres = classes + (i - (len(series) - 1) / 2) * width
                 axes.bar(centres, share, width=0.95 * width, color=colour, label=label)
-            axes.set(xticks=classes, xlabel="Grade")
+            axes.set_xticks(classes, class_titles(grade))
+            axes.set_xlabel("Grade")
             axes.set_title(target_title(grade), fontsize=9.5)
         for axes in panels[::columns]:
             axes.set_ylabel("Knees (%)")

@@ -28,6 +28,10 @@ _HEADLINES = (
     ("kl", "quadratic_kappa"),
     ("oarsi", "quadratic_kappa"),
     ("kl_ge_2", "roc_auc"),
+    ("kl0_vs_kl2", "accuracy"),
+    ("kl0_vs_kl2", "sensitivity"),
+    ("kl0_vs_kl2", "specificity"),
+    ("kl0_vs_kl2", "roc_auc"),
 )
 
 _SPLITS = {
@@ -126,11 +130,18 @@ def write_report(
         training=_training(folder, workdir / "metrics.jsonl"),
         intervals=intervals,
         grade_titles={grade.upper(): tables.target_title(grade) for grade in GRADES},
+        short_titles=tables.SHORT_TITLES,
+        class_titles=tables.class_titles,
         settings=settings,
     )
     path = folder / "index.html"
     write_text(path, page)
     return path
+
+
+def picture_of(figure: Figure, path: str, alt: str, caption: str = "") -> Picture:
+    """A figure that is saved at `path`, in the size that it was drawn for."""
+    return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt, caption)
 
 
 def read_history(path: Path) -> pd.DataFrame:
@@ -163,18 +174,17 @@ def read_history(path: Path) -> pd.DataFrame:
 def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) -> SplitSection:
     table = read_predictions(workdir / "predictions" / f"{split}.csv")
     grades = [grade for grade in figures.labelled_grades(table) if grade in summary]
-    others = [grade for grade in grades if grade != "kl"]
+    oarsi = [grade for grade in grades if grade in GRADES and grade != "kl"]
     pictures = []
 
     def add(name: str, alt: str, figure: Figure) -> None:
         pictures.append(_save(folder, f"{split}_{name}", alt, figure))
 
-    if "kl" in grades:
-        add(
-            "confusion_kl",
-            "Confusion matrix of the KL grade",
-            figures.confusion_figure(table, ["kl"]),
-        )
+    for target in grades:
+        if target not in oarsi:
+            title = "the KL grade" if target == "kl" else tables.target_title(target)
+            figure = figures.confusion_figure(table, [target])
+            add(f"confusion_{target}", f"Confusion matrix of {title}", figure)
     tasks = [task for task in TASKS if _has_curve(summary, task)]
     if tasks:
         add(
@@ -182,11 +192,11 @@ def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) ->
             f"ROC and precision-recall curves of {'; '.join(map(tables.target_title, tasks))}",
             figures.curves_figure(table, tasks, summary),
         )
-    if others:
+    if oarsi:
         add(
             "confusion_oarsi",
             "Confusion matrices of the OARSI grades",
-            figures.confusion_figure(table, others),
+            figures.confusion_figure(table, oarsi),
         )
     if grades:
         add(
@@ -251,11 +261,11 @@ def _example_groups(folder: Path, examples: Sequence[Example]) -> list[tuple[str
     }
     groups: dict[str, list[Any]] = {group: [] for group in headings}
     for number, example in enumerate(examples):
-        truth = example.truth[example.grade]
+        truth, titles = example.truth[example.grade], tables.class_titles(example.grade)
         alt = (
             f"Knee radiograph, {tables.target_title(example.grade)} "
-            f"{'unknown' if truth == MISSING else truth}, predicted "
-            f"{example.prediction[example.grade]}"
+            f"{'unknown' if truth == MISSING else titles[truth]}, predicted "
+            f"{titles[example.prediction[example.grade]]}"
         )
         picture = _save(folder, f"example_{number:02d}", alt, figures.example_figure(example))
         groups[example.group].append((example, picture))
@@ -283,7 +293,7 @@ def _save(folder: Path, name: str, alt: str, figure: Figure, caption: str = "") 
     if (folder / path).exists():
         raise ValueError(f"two figures of the report are called {name}")
     figures.save(figure, folder / path)
-    return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt, caption)
+    return picture_of(figure, path, alt, caption)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from knee_jax.grades import GRADES, NUM_CLASSES, TITLES
+from knee_jax.grades import DERIVED, GRADES, NUM_CLASSES, TITLES
 from knee_jax.metrics.summary import AVERAGED_METRICS, OARSI, Estimate, Summary
 
 METRIC_TITLES = {
@@ -18,8 +18,14 @@ METRIC_TITLES = {
     "mse": "MSE",
     "rmse": "RMSE",
     "rmse_expected": "RMSE, expected grade",
+    "f1": "F1",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "kappa": "Kappa",
     "roc_auc": "ROC AUC",
     "average_precision": "Average precision",
+    "brier": "Brier score",
+    "ece": "Calibration error",
 }
 """Metrics in the order in which they are shown."""
 
@@ -42,8 +48,11 @@ SHORT_TITLES = {
     "jsl": "JSN L",
     "jsm": "JSN M",
     "oarsi": "OARSI average",
+    "kl0_vs_kl2": "KL 0/2",
 }
 """Titles for narrow columns: osteophytes of femur and tibia, lateral and medial."""
+
+_TWO_CLASS_COLUMNS = ("accuracy", "f1", "sensitivity", "specificity", "roc_auc")
 
 ABBREVIATIONS = (
     "FO, TO: osteophytes of femur and tibia; JSN: joint space narrowing; L lateral, M medial."
@@ -78,6 +87,16 @@ def target_title(target: str) -> str:
     return TARGET_TITLES.get(target, target.replace("_", " "))
 
 
+def class_titles(target: str) -> tuple[str, ...]:
+    """What the classes of a target are called, in order: `0`, `1`... of a grade; `KL 0`, `KL 2`."""
+    if target in DERIVED:
+        source, classes = DERIVED[target]
+        return tuple(
+            f"{SHORT_TITLES[source]} {value}" for value in sorted(classes, key=classes.__getitem__)
+        )
+    return tuple(str(value) for value in range(NUM_CLASSES[target]))
+
+
 def format_value(estimate: Estimate) -> str:
     """The value alone, such as `0.712`; `undefined` where there is none."""
     return "undefined" if estimate["value"] is None else f"{estimate['value']:.3f}"
@@ -102,20 +121,25 @@ def terminal_table(summary: Summary) -> str:
         summary: {target: {metric: estimate}} of `knee_jax.metrics.summary.summarise`.
 
     Returns:
-        Lines without a final newline; a row for each grade, then a line for each two-class task.
+        Lines without a final newline; a row for each grade, then one for each other target, then a
+        line for each two-class task.
     """
-    header = ["", "n", *(METRIC_TITLES[metric] for metric in AVERAGED_METRICS)]
-    rows = [
-        [
-            target_title(target),
-            str(summary[target]["accuracy"]["n"]),
-            *(format_estimate(summary[target][metric]) for metric in AVERAGED_METRICS),
+    graded = [target for target in summary if is_graded(target)]
+    others = [target for target in summary if target in TITLES and target not in graded]
+    lines = []
+    for targets, metrics in ((graded, AVERAGED_METRICS), (others, _TWO_CLASS_COLUMNS)):
+        rows = [
+            [
+                target_title(target),
+                str(summary[target]["accuracy"]["n"]),
+                *(format_estimate(summary[target][metric]) for metric in metrics),
+            ]
+            for target in targets
         ]
-        for target in summary
-        if is_graded(target)
-    ]
-    lines = _grid(header, rows, right=(1,))
-    for task in (target for target in summary if not is_graded(target)):
+        if rows:
+            header = ["", "n", *(METRIC_TITLES[metric] for metric in metrics)]
+            lines += _grid(header, rows, right=(1,))
+    for task in (target for target in summary if target not in graded + others):
         scores = ", ".join(
             f"{METRIC_TITLES.get(metric, metric)} {format_estimate(estimate)}"
             for metric, estimate in summary[task].items()
@@ -141,11 +165,15 @@ def selection_tables(
         metrics: a table for each.
 
     Returns:
-        Tables with a row for each model and a column for each grade.
+        Tables with a row for each model and a column for each grade or other target that has the
+        metric; none where no target has it.
     """
-    targets = [t for t in SHORT_TITLES if any(t in summary for summary in summaries.values())]
     tables = []
     for metric in metrics:
+        has = {t for summary in summaries.values() for t in summary if metric in summary[t]}
+        targets = [target for target in SHORT_TITLES if target in has]
+        if not targets:
+            continue
         rows = [
             (name, *(_cell(summary.get(target, {}).get(metric)) for target in targets))
             for name, summary in summaries.items()

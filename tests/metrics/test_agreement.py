@@ -50,6 +50,41 @@ def test_agrees_with_scikit_learn(name, missing, weighted):
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_two_classes_agree_with_scikit_learn(weighted):
+    rng = np.random.default_rng(weighted)
+    truth, prediction = rng.integers(2, size=200), rng.integers(2, size=200)
+    prediction[:120] = truth[:120]
+    weights = rng.integers(1, 4, size=200) if weighted else np.ones(200)
+    matrix, common = confusion(truth, prediction, 2, weights), {"sample_weight": weights}
+    expected = {
+        "accuracy": sk.accuracy_score(truth, prediction, **common),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, prediction, **common),
+        "f1": sk.f1_score(truth, prediction, **common),
+        "sensitivity": sk.recall_score(truth, prediction, **common),
+        "specificity": sk.recall_score(truth, prediction, pos_label=0, **common),
+        "kappa": sk.cohen_kappa_score(truth, prediction, **common),
+    }
+    ours = {name: metric(matrix) for name, metric in agreement.TWO_CLASS_METRICS.items()}
+    assert ours == pytest.approx(expected)
+    assert agreement.linear_kappa(matrix) == agreement.quadratic_kappa(matrix) == ours["kappa"]
+
+
+def test_plain_kappa_takes_all_disagreements_alike():
+    truth, prediction = np.random.default_rng(0).integers(5, size=(2, 300))
+    prediction[:200] = truth[:200]
+    ours = agreement.kappa(confusion(truth, prediction, 5))
+    assert ours == pytest.approx(sk.cohen_kappa_score(truth, prediction))
+
+
+@pytest.mark.parametrize("lowest", [1, 2, 4])
+def test_grades_as_two_classes(lowest):
+    truth, prediction = np.random.default_rng(1).integers(5, size=(2, 90))
+    counts = np.random.default_rng(2).multinomial(90, [1 / 90] * 90, size=3)
+    ours = agreement.dichotomise(confusion(truth, prediction, 5, counts), lowest)
+    np.testing.assert_array_equal(ours, confusion(truth >= lowest, prediction >= lowest, 2, counts))
+
+
 def test_balanced_accuracy_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     truth, prediction = rng.integers(4, size=(2, 200))
@@ -106,5 +141,9 @@ def test_undefined_values_are_nan():
     one_class = confusion(np.array([2, 2]), np.array([2, 2]), 4)
     assert np.isnan(agreement.quadratic_kappa(one_class))
     assert agreement.accuracy(one_class) == 1.0
+    negatives = confusion(np.array([0, 0]), np.array([0, 0]), 2)
+    assert agreement.specificity(negatives) == 1.0
+    for metric in (agreement.sensitivity, agreement.f1, agreement.kappa):
+        assert np.isnan(metric(negatives))
     nothing = np.zeros((4, 4))
     assert all(np.isnan(metric(nothing)) for metric in agreement.METRICS.values())

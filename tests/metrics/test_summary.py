@@ -9,23 +9,29 @@ import pytest
 from sklearn import metrics as sk
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
-from knee_jax.metrics import agreement
+from knee_jax.grades import GRADES, MISSING, NUM_CLASSES, TARGETS
+from knee_jax.metrics import agreement, calibration
 from knee_jax.metrics.summary import TASKS, summarise, task_samples, write_metrics
 
 OARSI_GRADES = GRADES[1:]
+TASKS_OF_GRADES = [task for task in TASKS if task not in TARGETS]
 
 
 def test_values_are_those_of_scikit_learn_on_the_labelled_rows(make_table):
     table = make_table(missing=0.3)
     summary = summarise(table, num_resamples=20)
-    assert list(summary) == [*GRADES, "oarsi", *TASKS]
+    assert list(summary) == [*GRADES, "oarsi", *TASKS_OF_GRADES]
     for grade in GRADES:
         rows = table[table[grade] != MISSING]
         truth, prediction = rows[grade], rows[f"{grade}_pred"]
-        assert set(summary[grade]) == {*agreement.METRICS, "rmse_expected"}
+        assert set(summary[grade]) == {*agreement.METRICS, "rmse_expected", "brier", "ece"}
         assert {estimate["n"] for estimate in summary[grade].values()} == {len(rows)}
+        probabilities = rows[[f"{grade}_p{c}" for c in range(NUM_CLASSES[grade])]].to_numpy()
         expected = {
+            "brier": ((probabilities - np.eye(NUM_CLASSES[grade])[truth]) ** 2).sum(1).mean(),
+            "ece": calibration.expected_calibration_error(
+                probabilities.max(1), truth == prediction
+            ),
             "accuracy": sk.accuracy_score(truth, prediction),
             "balanced_accuracy": sk.balanced_accuracy_score(truth, prediction),
             "quadratic_kappa": sk.cohen_kappa_score(truth, prediction, weights="quadratic"),
@@ -44,6 +50,67 @@ def test_values_are_those_of_scikit_learn_on_the_labelled_rows(make_table):
     assert summary["kl_ge_2"]["average_precision"]["value"] == pytest.approx(
         sk.average_precision_score(rows["kl"] >= 2, score)
     )
+
+
+def test_a_target_of_two_classes_has_its_own_metrics(make_table):
+    """Called positive where class 1 is the predicted one, whatever the probabilities are."""
+    table = make_table(missing=0.2, grades=("kl0_vs_kl2",))
+    table.loc[:4, "kl0_vs_kl2_pred"] = 1 - table.loc[:4, "kl0_vs_kl2_pred"]
+    summary = summarise(table, 20)
+    assert list(summary) == ["kl0_vs_kl2"]
+    rows = table[table["kl0_vs_kl2"] != MISSING]
+    truth, prediction, score = (rows[f"kl0_vs_kl2{end}"] for end in ("", "_pred", "_p1"))
+    confidence = np.where(prediction == 1, score, rows["kl0_vs_kl2_p0"])
+    expected = {
+        "accuracy": sk.accuracy_score(truth, prediction),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, prediction),
+        "f1": sk.f1_score(truth, prediction),
+        "sensitivity": sk.recall_score(truth, prediction),
+        "specificity": sk.recall_score(truth, prediction, pos_label=0),
+        "kappa": sk.cohen_kappa_score(truth, prediction),
+        "roc_auc": sk.roc_auc_score(truth, score),
+        "average_precision": sk.average_precision_score(truth, score),
+        "brier": sk.brier_score_loss(truth, score),
+        "ece": calibration.expected_calibration_error(confidence, truth == prediction),
+    }
+    estimates = summary["kl0_vs_kl2"]
+    assert list(estimates) == list(expected)
+    for name, value in expected.items():
+        assert estimates[name]["value"] == pytest.approx(value, rel=1e-5)
+        assert estimates[name]["n"] == len(rows)
+
+
+@pytest.mark.parametrize("scheme", ["subject", "class"])
+def test_two_classes_are_resampled_as_tables_are(make_table, scheme):
+    table = make_table(12, grades=("kl0_vs_kl2",))
+    names = "sensitivity", "kappa", "roc_auc", "brier", "ece"
+    units = table["subject"].to_numpy() if scheme == "subject" else table.index.to_numpy()
+    strata = np.zeros(len(table)) if scheme == "subject" else table["kl0_vs_kl2"].to_numpy()
+    rng = np.random.default_rng(3)
+    streams = [rng] if scheme == "subject" else rng.spawn(2)
+    draws = []
+    for stratum, stream in zip(np.unique(strata), streams, strict=True):
+        members = [np.flatnonzero((units == u) & (strata == stratum)) for u in np.unique(units)]
+        members = [rows for rows in members if rows.size]
+        picks = stream.integers(len(members), size=(40, len(members)))
+        draws.append([np.concatenate([members[i] for i in pick]) for pick in picks])
+    resampled = [table.iloc[np.concatenate(rows)] for rows in zip(*draws, strict=True)]
+    tables = [t.reset_index(drop=True).assign(subject=range(len(t))) for t in resampled]
+    values = [summarise(t, 1)["kl0_vs_kl2"] for t in tables]
+    estimates = summarise(table, 40, seed=3, scheme=scheme)["kl0_vs_kl2"]
+    for name in names:
+        expected = np.percentile([value[name]["value"] for value in values], [2.5, 97.5])
+        estimate = estimates[name]
+        np.testing.assert_allclose([estimate["low"], estimate["high"]], expected)
+
+
+def test_one_class_alone_leaves_what_compares_two_undefined(make_table):
+    table = make_table(5, grades=("kl0_vs_kl2",)).assign(kl0_vs_kl2=0)
+    estimates = summarise(table, 10)["kl0_vs_kl2"]
+    undefined = {name for name, estimate in estimates.items() if estimate["value"] is None}
+    assert undefined == {"sensitivity", "roc_auc", "average_precision"}
+    assert estimates["specificity"]["value"] == estimates["accuracy"]["value"]
+    assert estimates["f1"]["value"] == 0.0  # some are called positive, and none of them is
 
 
 POOLED = {
@@ -213,7 +280,7 @@ def test_a_grade_that_nobody_read_is_skipped_and_said(make_table, caplog):
         summary = summarise(table, 10)
     assert "kl" not in summary
     assert "kl_ge_2" not in summary
-    assert set(summary) == {*GRADES, "oarsi", *TASKS} - {"kl", "kl_ge_2"}
+    assert set(summary) == {*GRADES, "oarsi", *TASKS_OF_GRADES} - {"kl", "kl_ge_2"}
     assert "kl: no knee has this grade" in caplog.text
 
 

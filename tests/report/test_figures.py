@@ -4,11 +4,12 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from knee_jax.grades import GRADES
+from knee_jax.grades import GRADES, TARGETS
 from knee_jax.metrics.summary import TASKS, summarise, task_samples
 from knee_jax.report import figures
 from knee_jax.report.examples import Example
 from knee_jax.report.tables import TARGET_TITLES
+from tests.report.conftest import random_table
 
 
 def test_confusion_matrices_show_percent_and_counts(table):
@@ -29,12 +30,13 @@ def test_curves_have_the_areas_that_their_legend_says(table):
     """Five curves in each panel (Tiulpin & Saarakkala 2020, Figure 3), also with missing grades."""
     table = table.assign(ostl=np.where(table.index < 20, -1, table["ostl"]))
     summary = summarise(table, num_resamples=20)
-    left, right = figures.curves_figure(table, list(TASKS), summary).axes
+    tasks = [task for task in TASKS if task not in TARGETS]
+    left, right = figures.curves_figure(table, tasks, summary).axes
     curves = left.lines[1:]  # after the diagonal
     steps = right.lines[::2]  # with the prevalence after each
-    assert len(curves) == len(steps) == len(TASKS) == 5
+    assert len(curves) == len(steps) == len(tasks) == 5
     assert len({line.get_color() for line in curves}) == 5
-    for task, roc, step, prevalence in zip(TASKS, curves, steps, right.lines[1::2], strict=True):
+    for task, roc, step, prevalence in zip(tasks, curves, steps, right.lines[1::2], strict=True):
         x, y = roc.get_data()
         area = summary[task]["roc_auc"]
         assert np.trapezoid(y, x) == pytest.approx(area["value"])
@@ -48,6 +50,19 @@ def test_curves_have_the_areas_that_their_legend_says(table):
         assert prevalence.get_color() == step.get_color() == roc.get_color()
     texts = [text.get_text() for text in left.get_legend().get_texts()]
     assert texts == [line.get_label() for line in curves]
+
+
+def test_two_classes_are_named_and_have_curves():
+    table = random_table(30, 0, ("kl0_vs_kl2",))
+    (axes,) = figures.confusion_figure(table, ["kl0_vs_kl2"]).axes
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [text.get_text() for text in labels] == ["KL 0", "KL 2"]
+    (axes,) = figures.distribution_figure(table, ["kl0_vs_kl2"]).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["KL 0", "KL 2"]
+    summary = summarise(table, num_resamples=20)
+    left, _ = figures.curves_figure(table, ["kl0_vs_kl2"], summary).axes
+    x, y = left.lines[1].get_data()
+    assert np.trapezoid(y, x) == pytest.approx(summary["kl0_vs_kl2"]["roc_auc"]["value"])
 
 
 def test_cohorts_stand_side_by_side_in_percent_of_each():

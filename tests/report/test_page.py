@@ -2,12 +2,14 @@ import logging
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from knee_jax.errors import UserError
 from knee_jax.metrics.bootstrap import describe
 from knee_jax.report import figures
+from knee_jax.report.examples import Example
 from knee_jax.report.page import read_history, write_report
 from knee_jax.report.sections import Drawing, Section
 from knee_jax.report.tables import Table
@@ -21,6 +23,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.sources, self.links, self.ids, self.text = [], [], [], [], ""
+        self.cells = set()
         self.feed(text)
         assert self.open == []
 
@@ -40,6 +43,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+        if {"td", "th"} & set(self.open):
+            self.cells.add(data)
 
 
 def snapshot(folder):
@@ -85,6 +90,20 @@ def test_one_grade_and_nothing_but_an_evaluation(make_workdir, undrawn):
     page = Page(write_report(workdir, [], "Knees").read_text(encoding="utf-8"))
     assert "figures/test_confusion_oarsi.png" in page.sources
     assert "figures/training.png" not in page.sources
+
+
+def test_two_classes_have_matrix_curves_and_headlines(make_workdir, undrawn):
+    image = np.zeros((8, 8), np.uint8)
+    knee = Example(image, {"kl0_vs_kl2": 1}, {"kl0_vs_kl2": 0}, "early")
+    workdir = make_workdir(grades=("kl0_vs_kl2",))
+    page = Page(write_report(workdir, [knee], "Knees").read_text(encoding="utf-8"))
+    for name in ("confusion_kl0_vs_kl2", "curves", "distribution"):
+        assert f"figures/test_{name}.png" in page.sources
+    for metric in ("Accuracy", "Sensitivity", "Specificity", "ROC AUC"):
+        assert f"KL 0 against KL 2: {metric}" in page.text
+    for title in ("F1", "Kappa", "Brier score", "Calibration error", "KL 0/2", "KL 2", "KL 0"):
+        assert title in page.cells
+    assert "confusion_oarsi" not in "".join(page.sources)
 
 
 @pytest.fixture

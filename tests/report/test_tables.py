@@ -4,12 +4,20 @@ from knee_jax.grades import GRADES, TARGETS, TITLES
 from knee_jax.metrics import agreement
 from knee_jax.metrics.summary import OARSI, TASKS, summarise
 from knee_jax.report import tables
+from tests.report.conftest import random_table
 
 
 def test_every_metric_and_target_has_a_title():
-    assert set(agreement.METRICS) <= set(tables.METRIC_TITLES)
+    metrics = {*agreement.METRICS, *agreement.TWO_CLASS_METRICS, "brier", "ece"}
+    assert metrics <= set(tables.METRIC_TITLES)
     assert {*TARGETS, OARSI, *TASKS} == set(tables.TARGET_TITLES)
-    assert {*GRADES, OARSI} == set(tables.SHORT_TITLES)
+    assert {*TARGETS, OARSI} == set(tables.SHORT_TITLES)
+
+
+def test_classes_have_titles():
+    assert tables.class_titles("kl") == ("0", "1", "2", "3", "4")
+    assert tables.class_titles("jsl") == ("0", "1", "2", "3")
+    assert tables.class_titles("kl0_vs_kl2") == ("KL 0", "KL 2")
 
 
 def test_estimates_as_text():
@@ -50,15 +58,34 @@ def test_the_terminal_table_of_one_grade(table):
     assert "KL grade" in lines[2]
 
 
+def test_the_terminal_table_of_two_classes():
+    summary = summarise(random_table(30, 0, ("kl0_vs_kl2",)), 20)
+    lines = tables.terminal_table(summary).splitlines()
+    assert re.split(" {2,}", lines[0].strip()) == [
+        *("n", "Accuracy", "F1", "Sensitivity", "Specificity", "ROC AUC")
+    ]
+    assert len(lines) == 4
+    assert lines[2].startswith("KL 0 against KL 2  60  ")
+    for metric in ("accuracy", "f1", "sensitivity", "specificity", "roc_auc"):
+        assert tables.format_estimate(summary["kl0_vs_kl2"][metric]) in lines[2]
+
+
+def test_models_of_two_classes_stand_beside_each_other():
+    summaries = {name: summarise(random_table(20, 0, ("kl0_vs_kl2",)), 20) for name in "ab"}
+    (balanced,) = tables.selection_tables(summaries)
+    assert balanced.header == ("Model", "KL 0/2")
+
+
 def test_models_stand_beside_each_other(table):
     rest = table.drop(columns=[c for c in table if c.startswith("kl")])
     summaries = {"SE-ResNet-50": summarise(table, 20), "without KL": summarise(rest, 20)}
     kappa, balanced = tables.selection_tables(summaries)
     assert (kappa.title, balanced.title) == ("Quadratic kappa", "Balanced accuracy")
-    assert kappa.header == ("Model", *tables.SHORT_TITLES.values())
+    targets = [*GRADES, OARSI]
+    assert kappa.header == ("Model", *(tables.SHORT_TITLES[target] for target in targets))
     for row, (name, summary) in zip(balanced.rows, summaries.items(), strict=True):
         assert row[0] == name
-        for target, cell in zip(tables.SHORT_TITLES, row[1:], strict=True):
+        for target, cell in zip(targets, row[1:], strict=True):
             if target in summary:
                 estimate = summary[target]["balanced_accuracy"]
                 assert " ".join(cell.split("\n")) == tables.format_estimate(estimate)

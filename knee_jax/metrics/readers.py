@@ -1,0 +1,339 @@
+"""Readers beside a model: how well each of them grades the same knees, and how far they agree.
+
+Wang et al., section IV F: three radiologists and a model told 150 knees of KL 0 from 150 of KL 2.
+Their Table VII is not what its text says. It calls the kappas (.85, .87, .86) those of model and
+reader; but on as many knees of either class kappa with the labels is 2 accuracy - 1, which makes
+.84, .866 and .86 of the readers' accuracies, so that they look like those of reader and label.
+Both are given here, each by its name. Nor can the printed p (.53, .37, .51) be McNemar's of who is
+right: with 33 errors of the model and 24, 20 and 21 of the readers it is at most .29, .10 and .13.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from knee_jax.errors import UserError
+from knee_jax.grades import DERIVED, MISSING, NUM_CLASSES, TITLES
+from knee_jax.metrics import agreement
+from knee_jax.metrics.predictions import IDENTITY, grades_in, probability_columns, subjects_of
+from knee_jax.metrics.summary import TASKS, Scorer, Summary, estimate
+
+Array = np.ndarray
+
+LABEL, MODEL = "label", "model"
+"""Who else has graded the knees: the study that they are of, and the model."""
+
+POSITIVE = {"kl": TASKS["kl_ge_2"].lowest, "kl0_vs_kl2": TASKS["kl0_vs_kl2"].lowest}
+"""Targets that readers can be compared on → the lowest class that is positive."""
+
+KAPPA = {"kl": "quadratic_kappa", "kl0_vs_kl2": "kappa"}
+"""And which of Cohen's kappas is theirs, a function of `knee_jax.metrics.agreement`."""
+
+_CONFIDENCE = "_confidence"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Knees that a model and some readers have graded, each of them all.
+
+    Attributes:
+        target: a key of `POSITIVE`.
+        knees: n rows of a predictions table.
+        grades: {reader: int [n], classes of the target}.
+        confidences: {reader: float64 [n], 0 to 1, how probable the grade given is}, of the readers
+            who have said it.
+        num_unread: knees of the predictions table that the readers have not graded.
+    """
+
+    target: str
+    knees: pd.DataFrame
+    grades: Mapping[str, Array]
+    confidences: Mapping[str, Array]
+    num_unread: int
+
+    @property
+    def truth(self) -> Array:
+        """The classes read for the study that the knees are of, int [n]."""
+        return self.knees[self.target].to_numpy(np.int64)
+
+    @property
+    def prediction(self) -> Array:
+        """The classes that the model predicts, int [n]."""
+        return self.knees[f"{self.target}_pred"].to_numpy(np.int64)
+
+
+class McNemar(NamedTuple):
+    """McNemar's test of two raters of the same knees: is one of them right more often?
+
+    Attributes:
+        only_first: knees that the first alone has right.
+        only_second: knees that the second alone has right.
+        exact: p of the binomial test, two-sided.
+        corrected: p of chi-squared with one degree of freedom and continuity correction.
+        uncorrected: p of the same without correction.
+    """
+
+    only_first: int
+    only_second: int
+    exact: float
+    corrected: float
+    uncorrected: float
+
+
+class Comparison(NamedTuple):
+    """What `compare` finds.
+
+    Attributes:
+        raters: {model or reader: {metric: estimate}}: `accuracy`, `sensitivity`, `specificity`, and
+            `kappa_with(other)` for the label and all raters before it, of whom the model is first.
+        tests: {reader: McNemar's test of the model, first, and the reader}.
+    """
+
+    raters: Summary
+    tests: dict[str, McNemar]
+
+
+def mcnemar(correct_a: Array, correct_b: Array) -> McNemar:
+    """Compares two raters, or two models, by the knees that one has right and the other wrong.
+
+    The test takes knees as independent, which those of one subject are not. The correction is
+    Edwards's (1948), and is not taken below zero.
+
+    Args:
+        correct_a: bool [n], whether the first has the knee right.
+        correct_b: bool [n], likewise the second.
+    """
+    first, second = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
+    if first.shape != second.shape:
+        raise ValueError(f"the raters have not graded the same knees: {first.shape, second.shape}")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    total, difference = only_first + only_second, abs(only_first - only_second)
+    if not total:
+        return McNemar(0, 0, 1.0, 1.0, 1.0)
+    return McNemar(
+        only_first,
+        only_second,
+        float(stats.binomtest(only_first, total).pvalue),
+        float(stats.chi2.sf(max(difference - 1, 0) ** 2 / total, 1)),
+        float(stats.chi2.sf(difference**2 / total, 1)),
+    )
+
+
+def kappa_with(other: str) -> str:
+    """Name of the metric that is a rater's kappa with another, or with the label."""
+    return f"kappa_with_{other}"
+
+
+def compare(study: Study, num_resamples: int = 1000, seed: int = 0) -> Comparison:
+    """Scores the model and the readers, with 95 % intervals of subjects drawn with replacement.
+
+    Accuracy is of the target's classes; sensitivity and specificity are of those that `POSITIVE`
+    says, and kappa is the one of `KAPPA`.
+
+    Args:
+        study: of `read_study`.
+        num_resamples: bootstrap resamples behind each interval.
+        seed: of the resamples.
+    """
+    graded = {LABEL: study.truth, MODEL: study.prediction, **study.grades}
+    names = list(graded)
+    scorers = [
+        (name, _rater(study, graded[name], {other: graded[other] for other in names[:place]}))
+        for place, name in enumerate(names)
+        if name != LABEL
+    ]
+    model_correct = study.prediction == study.truth
+    tests = {
+        reader: mcnemar(model_correct, grades == study.truth)
+        for reader, grades in study.grades.items()
+    }
+    return Comparison(estimate(scorers, num_resamples, seed), tests)
+
+
+def _rater(study: Study, grades: Array, others: Mapping[str, Array]) -> Scorer:
+    classes = NUM_CLASSES[study.target]
+    indicators = {
+        other: agreement.pair_indicators(theirs, grades, classes)
+        for other, theirs in others.items()
+    }
+    kappa = getattr(agreement, KAPPA[study.target])
+
+    def statistics(weights: Array) -> dict[str, Array]:
+        confusions = {
+            other: agreement.confusion_matrices(weights, cells)
+            for other, cells in indicators.items()
+        }
+        two = agreement.dichotomise(confusions[LABEL], POSITIVE[study.target])
+        return {
+            "accuracy": agreement.accuracy(confusions[LABEL]),
+            "sensitivity": agreement.sensitivity(two),
+            "specificity": agreement.specificity(two),
+        } | {kappa_with(other): kappa(confusion) for other, confusion in confusions.items()}
+
+    return Scorer(subjects_of(study.knees), study.truth, statistics, len(grades))
+
+
+def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
+    """Reads what readers graded, and finds the knees among a model's predictions.
+
+    Args:
+        path: CSV table, a row a knee. `subject`, `side`, and `visit` and `cohort` where the
+            predictions need them to tell knees apart, say which; every other column is a reader's,
+            with KL grades (0 and 2 for `kl0_vs_kl2`), but for `<reader>_confidence` (0 to 1).
+        predictions: a predictions table of `kl` or `kl0_vs_kl2`, as it is read.
+
+    Raises:
+        UserError: The table is none, has no reader, has a knee twice or one that the predictions
+            have not or do not know the grade of, or a grade or confidence is missing or off the
+            scale. Rows are counted from 1 below the header.
+    """
+    target = _target(predictions)
+    table = _read(path)
+    keys = [name for name in ("cohort", *IDENTITY) if name in table and name in predictions]
+    if absent := [name for name in ("subject", "side") if name not in keys]:
+        raise UserError(
+            f"{path}: lacks the column {', '.join(absent)}: are its columns separated by commas?"
+        )
+    readers = _readers(path, [str(name) for name in table if name not in keys])
+    at = _find(path, table, predictions, keys)
+    knees = predictions.iloc[at].reset_index(drop=True)
+    unknown = knees[target].to_numpy(np.int64) == MISSING
+    _refuse(unknown, path, table[keys], f"has no label of {TITLES[target]} in the predictions")
+    confidences = {r: f"{r}{_CONFIDENCE}" for r in readers if f"{r}{_CONFIDENCE}" in table}
+    if confidences and NUM_CLASSES[target] > 2:
+        raise UserError(
+            f"{path}: {', '.join(confidences.values())}: readers' confidence is compared where "
+            f"there are two classes, and {TITLES[target]} has {NUM_CLASSES[target]}: leave it out"
+        )
+    return Study(
+        target,
+        knees,
+        {reader: _grades(path, table, keys, reader, target) for reader in readers},
+        {r: _probabilities(path, table, keys, column) for r, column in confidences.items()},
+        len(predictions) - len(table),
+    )
+
+
+def positive_probabilities(study: Study) -> dict[str, Array]:
+    """How probable it is that each knee is positive, float64 [n], where readers say it.
+
+    Returns:
+        The model's, and the mean of the readers who gave a confidence, for whom it is the
+        confidence in a positive grade and 1 minus that in a negative one; nothing where nobody did.
+    """
+    if not study.confidences:
+        return {}
+    said = [
+        np.where(study.grades[reader] == 1, values, 1.0 - values)
+        for reader, values in study.confidences.items()
+    ]
+    model = study.knees[probability_columns(study.target)[1]].to_numpy(np.float64)
+    return {MODEL: model, "readers": np.mean(said, axis=0)}
+
+
+def _target(predictions: pd.DataFrame) -> str:
+    found = [target for target in grades_in(predictions) if target in POSITIVE]
+    if len(found) != 1:
+        names = " and ".join(found) or "neither"
+        raise UserError(
+            f"the predictions have {names} of {' and '.join(POSITIVE)}: readers are compared on "
+            "one of them; choose a table that has it, or leave out the columns of the other"
+        )
+    return found[0]
+
+
+def _read(path: Path | str) -> pd.DataFrame:
+    """The table as stripped text, its header unchanged, which pandas would else make unique."""
+    try:
+        cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table of readers' grades") from None
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: cannot be read as a CSV table ({reason})") from None
+    cells = cells.fillna("").apply(lambda column: column.str.strip())
+    header = pd.Index(cells.iloc[0])
+    if (header == "").any():
+        raise UserError(f"{path}: column {int((header == '').argmax()) + 1} has no name")
+    if header.has_duplicates:
+        raise UserError(f"{path}: two columns are called {header[header.duplicated()][0]}")
+    if len(cells) == 1:
+        raise UserError(f"{path}: has no rows; nothing can be compared")
+    return cells.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
+
+
+def _readers(path: Path | str, columns: list[str]) -> list[str]:
+    readers = [c for c in columns if not c.endswith(_CONFIDENCE)]
+    if not readers:
+        raise UserError(f"{path}: has no column of a reader's grades")
+    if taken := [name for name in readers if name.casefold() in (LABEL, MODEL)]:
+        raise UserError(f"{path}: a reader cannot be called {taken[0]}: rename the column")
+    for column in columns:
+        if column.endswith(_CONFIDENCE) and column.removesuffix(_CONFIDENCE) not in readers:
+            raise UserError(
+                f"{path}: {column} is of no reader: there is no column "
+                f"{column.removesuffix(_CONFIDENCE)!r}"
+            )
+    return readers
+
+
+def _find(
+    path: Path | str, table: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]
+) -> Array:
+    """Rows of the predictions that the table's knees are, int [n]."""
+    wanted, present = _knees(table[keys]), _knees(predictions[keys])
+    _refuse(wanted.duplicated(), path, table[keys], "is there twice")
+    _refuse(~wanted.isin(present), path, table[keys], "is not among the predictions")
+    missing = [c for c in ("visit", "cohort") if c in predictions and c not in keys]
+    problem = f"is several knees of the predictions: add the column {' or '.join(missing)}"
+    _refuse(wanted.isin(present[present.duplicated()]), path, table[keys], problem)
+    first = np.flatnonzero(~present.duplicated())
+    return first[present[first].get_indexer(wanted)]
+
+
+def _knees(identity: pd.DataFrame) -> pd.MultiIndex:
+    """What tells knees apart, as text; numbers of visits are alike however they are written."""
+    text = identity.astype(str)
+    if "visit" in text:
+        months = pd.to_numeric(text["visit"], errors="coerce").astype(float)
+        text = text.assign(visit=text["visit"].mask(months.notna(), months.astype(str)))
+    return pd.MultiIndex.from_frame(text)
+
+
+def _grades(
+    path: Path | str, table: pd.DataFrame, keys: list[str], reader: str, target: str
+) -> Array:
+    _refuse((table[reader] == "").to_numpy(), path, table[keys], f"has no grade of {reader}")
+    _, classes = DERIVED.get(target, (target, {kl: kl for kl in range(NUM_CLASSES["kl"])}))
+    values = pd.to_numeric(table[reader], errors="coerce")
+    allowed = ", ".join(map(str, classes))
+    problem = f"has another grade of {reader} than {allowed}, the KL grades of {TITLES[target]}"
+    _refuse(~values.isin(list(classes)).to_numpy(), path, table[keys], problem, table[reader])
+    return values.map(classes).to_numpy(np.int64)
+
+
+def _probabilities(path: Path | str, table: pd.DataFrame, keys: list[str], column: str) -> Array:
+    values = pd.to_numeric(table[column], errors="coerce")
+    wrong = ~values.between(0.0, 1.0).to_numpy()
+    _refuse(wrong, path, table[keys], f"has a {column} that is not in 0 to 1", table[column])
+    return values.to_numpy(np.float64)
+
+
+def _refuse(
+    wrong: Array,
+    path: Path | str,
+    identity: pd.DataFrame,
+    problem: str,
+    found: pd.Series | None = None,
+) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        knee = ", ".join(f"{name} {value}" for name, value in identity.iloc[row].items())
+        seen = "" if found is None else f" (found {found.iloc[row]!r})"
+        more = f"; and {wrong.sum() - 1} more rows" if wrong.sum() > 1 else ""
+        raise UserError(f"{path}: row {row + 1}, {knee}, {problem}{seen}{more}")
