@@ -18,12 +18,12 @@ from flax.traverse_util import flatten_dict
 from knee_jax import cli, models, sharding
 from knee_jax.checkpoint import Checkpoints
 from knee_jax.errors import UserError
-from knee_jax.models import weights
+from knee_jax.models import densenet, resnet, vgg, weights
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet18": ("resnet", {"depth": 18}),
-    "resnet34": ("resnet", {"depth": 34}),
-    "resnet50": ("resnet", {"depth": 50}),
+    **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in resnet.BLOCKS},
+    **{f"densenet{depth}": ("densenet", {"depth": depth}) for depth in densenet.BLOCKS},
+    **{f"vgg{depth}_bn": ("vgg", {"depth": depth}) for depth in vgg.CONVOLUTIONS},
     "se_resnet50": ("senet", {"arch": "se_resnet50"}),
     "se_resnext50_32x4d": ("senet", {"arch": "se_resnext50_32x4d"}),
 }
@@ -37,7 +37,7 @@ def convert(
     model: str | None = None,
     *,
     layout: str | None = None,
-    width: int = 64,
+    width: int | None = None,
     heads: bool = True,
 ) -> str:
     """Converts a file of weights, or the best checkpoint of a run.
@@ -49,7 +49,7 @@ def convert(
         model: of `MODELS`; every key and shape of the trunk is checked against it. Needed where
             the source is in PyTorch's layout.
         layout: of the result, `ours` or `torch`; None: ours in an `.npz`, PyTorch's in others.
-        width: channels of the stem of that model.
+        width: channels of the stem of that model; None: as published.
         heads: whether to keep our heads.
 
     Returns:
@@ -91,13 +91,17 @@ def convert(
 
 
 def check(
-    found: weights.Arrays, names: dict[weights.Names, str], model: str, width: int, title: str
+    found: weights.Arrays,
+    names: dict[weights.Names, str],
+    model: str,
+    width: int | None,
+    title: str,
 ) -> None:
     """Raises UserError unless the arrays are those of the trunk of `model`, and heads of ours."""
     if model not in MODELS:
         raise UserError(f"--model={model}: choose from {', '.join(MODELS)}")
     name, attributes = MODELS[model]
-    network = models.create(name, width=width, **attributes)
+    network = models.create(name, **attributes, **({"width": width} if width else {}))
     colours = [array.shape[2:3] for path, array in found.items() if weights.is_stem(path)]
     image = jnp.zeros((1, 64, 64, 1 if colours == [(1,)] else 3))
     wanted = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
@@ -151,7 +155,9 @@ def run() -> None:
     flags.DEFINE_enum(
         "layout", None, LAYOUTS, "Of the result; default: ours in .npz, torch in other files."
     )
-    flags.DEFINE_integer("width", 64, "Channels of the network's stem.", lower_bound=1)
+    flags.DEFINE_integer(
+        "width", None, "Channels of the network's stem; default: as published.", lower_bound=1
+    )
     flags.DEFINE_bool("heads", True, "Keep our heads; --noheads leaves the trunk alone.")
     cli.run(main)
 

@@ -4,7 +4,7 @@ The networks of Tiulpin & Saarakkala 2020 ( "Automatic grading of individual kne
 osteoarthritis features ..."): average pooling; its supplementary trials: weighted pooling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +13,16 @@ import jax.numpy as jnp
 
 from knee_jax.errors import UserError
 from knee_jax.grades import NUM_CLASSES
-from knee_jax.models.layers import BatchNorm, Conv, Linear, choose, torch_uniform
+from knee_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    InitialBias,
+    Linear,
+    choose,
+    observe,
+    torch_bias,
+    torch_uniform,
+)
 
 POOLINGS = ("average", "gwap", "gwap_hidden")
 """Plain mean of the map; weighted mean; weighted mean with a hidden layer before the weights."""
@@ -49,6 +58,7 @@ class WeightedPool(nn.Module):
 
 
 def read_grades(
+    model: nn.Module,
     x: jax.Array,
     grades: Sequence[str],
     *,
@@ -57,13 +67,15 @@ def read_grades(
     dtype: Any,
     train: bool,
 ) -> dict[str, jax.Array]:
-    """Logits of every grade; to be called within a model's `__call__`, which gets the parameters.
+    """Logits of every grade, from a map; to be called within the `__call__` of `model`.
 
-    They are named `head_<grade>` and, with weighted pooling, `pool_<grade>`.
+    The model gets the parameters, named `head_<grade>` and, with weighted pooling, `pool_<grade>`,
+    and lets `maps` be observed, and `features` where all heads read the same.
 
     Args:
+        model: whose grades they are.
         x: [batch, height, width, channels].
-        grades: from `knee_jax.grades.GRADES`.
+        grades: from `knee_jax.grades.TARGETS`.
         pooling: one of `POOLINGS`.
         dropout: rate before each head, drawn for each by itself.
         dtype: compute type of a hidden layer.
@@ -77,14 +89,51 @@ def read_grades(
     """
     if pooling not in POOLINGS:
         raise UserError(f"unknown pooling {pooling!r}; choose from: {', '.join(POOLINGS)}")
-    average = x.mean((1, 2), dtype=jnp.float32)
+    x = observe(model, "maps", x)
+    if pooling == "average":
+        average = x.mean((1, 2), dtype=jnp.float32)
+        return read_features(model, average, grades, dropout=dropout, train=train)
     logits = {}
     for grade in grades:
-        classes = choose(NUM_CLASSES, grade, "grade")
-        pooled = average
-        if pooling != "average":
-            pool = WeightedPool(pooling == "gwap_hidden", dtype, name=f"pool_{grade}")
-            pooled = pool(x, train)
-        pooled = nn.Dropout(dropout, deterministic=not train)(pooled)
-        logits[grade] = Linear(classes, name=f"head_{grade}")(pooled)
+        pool = WeightedPool(pooling == "gwap_hidden", dtype, name=f"pool_{grade}")
+        logits[grade] = _head(grade, pool(x, train), dropout, train)
     return logits
+
+
+def read_features(
+    model: nn.Module,
+    features: jax.Array,
+    grades: Sequence[str],
+    *,
+    dropout: float,
+    train: bool,
+    initial: Callable[..., jax.Array] = torch_uniform,
+    initial_bias: InitialBias = torch_bias,
+) -> dict[str, jax.Array]:
+    """Logits of every grade, from the features that all heads read; likewise.
+
+    Args:
+        model: whose grades they are; it lets `features` be observed.
+        features: [batch, features].
+        grades: from `knee_jax.grades.TARGETS`.
+        dropout: rate before each head, drawn for each by itself.
+        train: whether there is dropout (rng `dropout`).
+        initial: of the heads' kernels.
+        initial_bias: of their biases.
+
+    Returns:
+        Float32 [batch, classes] by grade.
+
+    Raises:
+        UserError: unknown grade.
+    """
+    features = observe(model, "features", features)
+    return {
+        grade: _head(grade, features, dropout, train, initial=initial, initial_bias=initial_bias)
+        for grade in grades
+    }
+
+
+def _head(grade: str, features: jax.Array, dropout: float, train: bool, **initial) -> jax.Array:
+    features = nn.Dropout(dropout, deterministic=not train)(features)
+    return Linear(choose(NUM_CLASSES, grade, "grade"), name=f"head_{grade}", **initial)(features)

@@ -15,7 +15,7 @@ from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, NUM_CLASSES
 from knee_jax.landmarks import PRESETS, compartment
 from knee_jax.models import resnet
-from knee_jax.models.layers import Linear, choose
+from knee_jax.models.layers import Linear, choose, observe
 
 STRIDE = 16
 """Input pixels to one pixel of the pooled map (third stage)."""
@@ -104,9 +104,9 @@ class Model(nn.Module):
     KL and joint space narrowing read all landmarks, an osteophyte grade those of its compartment.
 
     Attributes:
-        depth: of the ResNet: 18, 34 or 50.
+        depth: of the ResNet, one of `resnet.BLOCKS`.
         width: channels of its stem; 64 is the published network.
-        grades: the grades to read, from `knee_jax.grades.GRADES`.
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
         landmarks: which landmarks to pool at, a name of `knee_jax.landmarks.PRESETS`.
         aggregation: `concat` of the landmarks' features (the paper's f_a), or their `mean`,
             `max` or `attention` within each compartment; then KL and joint space read the four
@@ -154,7 +154,7 @@ class Model(nn.Module):
         trunk = resnet.Trunk(
             self.depth, self.width, stages=3 if self.kpn else 4, dtype=self.dtype, name="trunk"
         )
-        x = trunk(image, train)[-1]
+        x = observe(self, "maps", trunk(image, train)[-1])
         if self.kpn:
             if keypoints is None:
                 raise UserError("keypoint_pooling needs keypoints; set kpn=False to go without")

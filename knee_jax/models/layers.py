@@ -15,8 +15,17 @@ from jax import lax
 
 from knee_jax.errors import UserError
 
+InitialBias = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+"""Initial values of a bias [out], from a key and the shape [..., out] of the layer's kernel."""
+
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He et al. 2015, eq. 14, as in torchvision's ResNet."""
+
+kaiming_normal_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+"""The same, eq. 10, as in torchvision's DenseNet."""
+
+kaiming_uniform = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+"""U(-sqrt(6 / fan in), sqrt(6 / fan in)): He et al. 2015, eq. 10, `kaiming_uniform_` in PyTorch."""
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -28,17 +37,33 @@ def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolves [B, H, W, in] with [side, side, in / groups, out], padded by (side - 1) // 2.
+def torch_bias(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The same for the bias [out] of a layer with a kernel of that shape."""
+    return torch_uniform(key, shape).reshape(-1, shape[-1])[0]
+
+
+def constant_bias(value: float) -> InitialBias:
+    """Initial values of a bias that is `value` in all channels."""
+    return lambda key, shape: jnp.full(shape[-1:], value)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int, more: int = 0) -> jax.Array:
+    """Convolves [B, H, W, in] with [side, side, in / groups, out].
 
     The shapes tell the number of groups.
+
+    Args:
+        x: the image.
+        kernel: what to convolve it with.
+        stride: step of the output grid, pixels.
+        pad: pixels of zeros on every side.
+        more: further columns of zeros at the right.
     """
-    pad = (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        ((pad, pad), (pad, pad)),
+        ((pad, pad), (pad, pad + more)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )
@@ -48,7 +73,7 @@ SLICE = 32
 """Input channels that one of the dense convolutions takes which make up a grouped one."""
 
 
-def convolve_groups_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def convolve_groups_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
     """`convolve` in groups, as dense convolutions of some groups at a time.
 
     Several neighbouring groups are one dense convolution whose kernel is zero between groups. XLA
@@ -61,7 +86,7 @@ def convolve_groups_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.
     together = next(n for n in range(min(wanted, groups), groups + 1) if groups % n == 0)
     parts = groups // together
     outputs = [
-        convolve(inputs, _block_diagonal(part, together), stride)
+        convolve(inputs, _block_diagonal(part, together), stride, pad)
         for inputs, part in zip(
             jnp.split(x, parts, axis=-1), jnp.split(kernel, parts, axis=-1), strict=True
         )
@@ -77,23 +102,28 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
     return jnp.where(same_group, apart, 0).reshape(side, side, groups * inputs, outputs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
     """`convolve` with its gradient for the kernel as products of matrices.
 
-    XLA's own weight gradient takes 2 to 4 times longer on the CPU (benchmarks/train_step.py).
+    XLA's own weight gradient takes 2 to 4 times longer on the CPU (benchmarks/train_step.py), and
+    a convolution without any padding 2 to 3 times longer than one that pads a single column,
+    which here is then cut off.
     """
-    return convolve(x, kernel, stride)
+    if pad or x.shape[-1] == 1:
+        return convolve(x, kernel, stride, pad)
+    width = (x.shape[2] - kernel.shape[1]) // stride + 1
+    return convolve(x, kernel, stride, 0, more=1)[:, :, :width]
 
 
-def _forward(x, kernel, stride):
-    return convolve(x, kernel, stride), (x, kernel)
+def _forward(x, kernel, stride, pad):
+    return convolve_on_cpu(x, kernel, stride, pad), (x, kernel)
 
 
-def _backward(stride, residuals, gradient):
+def _backward(stride, pad, residuals, gradient):
     x, kernel = residuals
-    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel, stride), x)(gradient)
-    return dx, _kernel_gradient(x, gradient, kernel.shape[0], stride).astype(kernel.dtype)
+    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel, stride, pad), x)(gradient)
+    return dx, _kernel_gradient(x, gradient, kernel.shape[0], stride, pad).astype(kernel.dtype)
 
 
 convolve_on_cpu.defvjp(_forward, _backward)
@@ -102,9 +132,10 @@ BAND_BYTES = 6e6
 """Of the patches that are laid out at a time: they should stay in the cache."""
 
 
-def _kernel_gradient(x: jax.Array, gradient: jax.Array, side: int, stride: int) -> jax.Array:
+def _kernel_gradient(
+    x: jax.Array, gradient: jax.Array, side: int, stride: int, pad: int
+) -> jax.Array:
     """Sums (patches)^T (gradient), in bands of rows (rows, so that a sharded batch stays so)."""
-    pad = (side - 1) // 2
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     batch, height, width, features = gradient.shape
     patch = side * side * x.shape[-1]
@@ -141,7 +172,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, side: int, stride: int) 
 
 
 class Conv(nn.Module):
-    """2-D convolution without bias, padded by `(kernel_size - 1) // 2` on every side.
+    """2-D convolution, padded alike on every side.
 
     Flax's "SAME" pads a stride of 2 on one side only; PyTorch pads both.
 
@@ -152,6 +183,8 @@ class Conv(nn.Module):
         dtype: compute type; the parameter `kernel` [side, side, in / groups, out] is float32.
         groups: parts that the channels fall into, each convolved by itself.
         initial: of the kernel's values.
+        padding: pixels of zeros on every side; None: `(kernel_size - 1) // 2`.
+        initial_bias: of the values of the `bias` [out]; None: there is none.
     """
 
     features: int
@@ -160,21 +193,34 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     groups: int = 1
     initial: Callable[..., jax.Array] = kaiming_normal
+    padding: int | None = None
+    initial_bias: InitialBias | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves x [batch, height, width, channels]."""
+        """Convolves x [batch, height, width, channels].
+
+        Raises:
+            UserError: the image is smaller than the kernel.
+        """
         side = self.kernel_size
+        pad = (side - 1) // 2 if self.padding is None else self.padding
+        check_size(x, side - 2 * pad)
         shape = (side, side, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.initial, shape)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype), pad)
+        if self.initial_bias is None:
+            return y
+        return y + self.param("bias", self.initial_bias, shape).astype(self.dtype)
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
         if jax.default_backend() != "cpu":
-            return convolve(x, kernel, self.stride)
+            return convolve(x, kernel, self.stride, pad)
         if self.groups > 1:
-            return convolve_groups_on_cpu(x, kernel, self.stride)
-        if side == 1:
+            return convolve_groups_on_cpu(x, kernel, self.stride, pad)
+        if kernel.shape[0] == 1 and not pad:
             return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-        return convolve_on_cpu(x, kernel, self.stride)
+        return convolve_on_cpu(x, kernel, self.stride, pad)
 
 
 class BatchNorm(nn.Module):
@@ -217,22 +263,63 @@ class BatchNorm(nn.Module):
         return ((x - mean) * factor + bias).astype(x.dtype)
 
 
-class Linear(nn.Module):
-    """Affine map in float32 with PyTorch's initial values, U(-1/sqrt(in), 1/sqrt(in)).
+class ConvBlock(nn.Module):
+    """3x3 convolutions without padding, each with a bias, batch norm and ReLU.
+
+    What Siamese networks of knees are made of (Tiulpin et al. 2018, Wang et al.), with the initial
+    values of their code: Kaiming-uniform kernels, biases of 0.1.
 
     Attributes:
-        features: number of outputs.
+        features: channels of every convolution.
+        convolutions: how many.
+        stride: of the first.
+        epsilon: of batch norm.
+        dtype: compute type.
     """
 
     features: int
+    convolutions: int
+    stride: int = 1
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, about H / stride - 2 convolutions, ..., features]."""
+        for i in range(1, self.convolutions + 1):
+            x = Conv(
+                self.features,
+                3,
+                self.stride if i == 1 else 1,
+                self.dtype,
+                initial=kaiming_uniform,
+                padding=0,
+                initial_bias=constant_bias(0.1),
+                name=f"conv{i}",
+            )(x)
+            x = nn.relu(BatchNorm(epsilon=self.epsilon, name=f"bn{i}")(x, train))
+        return x
+
+
+class Linear(nn.Module):
+    """Affine map in float32.
+
+    Attributes:
+        features: number of outputs.
+        initial: of the kernel's values; by default PyTorch's, U(-1/sqrt(in), 1/sqrt(in)).
+        initial_bias: of the bias's.
+    """
+
+    features: int
+    initial: Callable[..., jax.Array] = torch_uniform
+    initial_bias: InitialBias = torch_bias
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [..., in] to [..., features]."""
-        kernel = self.param("kernel", torch_uniform, (x.shape[-1], self.features))
-        bias = self.param(
-            "bias", lambda key, shape: torch_uniform(key, shape)[0], (x.shape[-1], self.features)
-        )
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.initial, shape)
+        bias = self.param("bias", self.initial_bias, shape)
         # At the default precision a TPU, and some GPUs, would multiply in bfloat16 or TF32.
         return jnp.matmul(x.astype(jnp.float32), kernel, precision="highest") + bias
 
@@ -275,6 +362,56 @@ def _max_pool_axis(x: jax.Array, axis: int, padding: int) -> jax.Array:
     first, second, third = window
     first = jnp.where(first < second, second, first)
     return jnp.where(first < third, third, first)
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """2x2 maximum with stride 2, [B, floor(H/2), floor(W/2), C]; gradient as in `max_pool`.
+
+    Raises:
+        UserError: the image has one row or column alone.
+    """
+    for axis in (2, 1):
+        first, second = _pairs(x, axis)
+        x = jnp.where(first < second, second, first)
+    return x
+
+
+def average_pool_2x2(x: jax.Array) -> jax.Array:
+    """2x2 mean with stride 2, [B, floor(H/2), floor(W/2), C].
+
+    Raises:
+        UserError: the image has one row or column alone.
+    """
+    for axis in (2, 1):
+        first, second = _pairs(x, axis)
+        x = (first + second) / 2
+    return x
+
+
+def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The even and the odd pixels along an axis; of an odd number, the last is left out."""
+    check_size(x, 2)
+    size = x.shape[axis] // 2
+    x = lax.slice_in_dim(x, 0, 2 * size, axis=axis)
+    x = x.reshape(*x.shape[:axis], size, 2, *x.shape[axis + 1 :])
+    first, second = (lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in (0, 1))
+    return first, second
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] to [B, C H W], channel by channel, as PyTorch's maps lie."""
+    return jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
+
+
+def check_size(x: jax.Array, least: int) -> None:
+    """Raises UserError unless x [batch, height, width, channels] has `least` pixels each way."""
+    height, width = x.shape[1:3]
+    if min(height, width) < least:
+        raise UserError(
+            f"the input is too small for this network: a map of {height} x {width} px is left of "
+            f"it where {least} x {least} px are needed; make the image (config.input.size), or the "
+            "patch that the network cuts from it, larger"
+        )
 
 
 def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:

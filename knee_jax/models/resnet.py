@@ -16,8 +16,16 @@ from knee_jax.models import weights
 from knee_jax.models.heads import read_grades
 from knee_jax.models.layers import BatchNorm, Conv, choose, max_pool
 
-BLOCKS = types.MappingProxyType({18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)})
-"""Residual blocks in each stage, by depth."""
+BLOCKS = types.MappingProxyType(
+    {
+        18: (2, 2, 2, 2),
+        34: (3, 4, 6, 3),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+        152: (3, 8, 36, 3),
+    }
+)
+"""Residual blocks in each stage, by depth; from 50 on they are bottlenecks."""
 
 load = weights.fill
 
@@ -61,7 +69,7 @@ class Trunk(nn.Module):
     """The convolutional part: stem and up to four stages of residual blocks.
 
     Attributes:
-        depth: 18, 34 or 50.
+        depth: one of `BLOCKS`.
         width: channels of the stem and of the first stage's blocks; 64 is the published network.
         stages: how many of the four stages there are; later ones have no parameters.
         dtype: compute type.
@@ -87,7 +95,7 @@ class Trunk(nn.Module):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
-                x = Block(self.width << stage, stride, self.depth == 50, self.dtype, name=name)(
+                x = Block(self.width << stage, stride, self.depth >= 50, self.dtype, name=name)(
                     x, train
                 )
             maps.append(x)
@@ -98,9 +106,9 @@ class Model(nn.Module):
     """Trunk, global pooling, and one linear head a grade.
 
     Attributes:
-        depth: 18, 34 or 50.
+        depth: one of `BLOCKS`.
         width: channels of the stem; 64 is the published network.
-        grades: the grades to read, from `knee_jax.grades.GRADES`.
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
         pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
         dropout: rate before each head, while training.
         dtype: compute type of the trunk.
@@ -128,6 +136,7 @@ class Model(nn.Module):
         """
         trunk = Trunk(self.depth, self.width, 4, self.dtype, name="trunk")
         return read_grades(
+            self,
             trunk(image, train)[-1],
             self.grades,
             pooling=self.pooling,

@@ -135,7 +135,7 @@ class Model(nn.Module):
         arch: `se_resnet50` or `se_resnext50_32x4d`.
         width: channels of the stem; 64 is the published network.
         blocks: how many in each of the four stages.
-        grades: the grades to read, from `knee_jax.grades.GRADES`.
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
         pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
         dropout: rate before each head, while training.
         dtype: compute type of the trunk.
@@ -164,6 +164,7 @@ class Model(nn.Module):
         """
         trunk = Trunk(self.arch, self.width, tuple(self.blocks), self.dtype, name="trunk")
         return read_grades(
+            self,
             trunk(image, train)[-1],
             self.grades,
             pooling=self.pooling,

@@ -24,10 +24,28 @@ Names = tuple[str, ...]
 Arrays = dict[Names, np.ndarray]
 """Path among the variables → array, in our order of axes."""
 
-CLASSIFIERS = ("fc", "last_linear")
+CLASSIFIER = re.compile(r"^(fc|last_linear|head\.fc)\.|^classifier\.(6\.)?(weight|bias)$")
 """The layer of foreign networks that is left behind: its classes are not grades."""
+STEMS = (
+    ("conv1",),
+    ("layer0_conv1",),
+    ("features_conv0",),
+    ("features_0",),
+    ("block1", "conv1"),
+)
+"""Where the trunks of the networks have their first convolution."""
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_GROUPS = r"layer\d|features|classifier"
+"""Modules that PyTorch has within another, `layer1.0`, and we beside each other, `layer1_0`."""
+_ALIASES = (
+    # The two hidden layers of timm's VGG are convolutions.
+    (re.compile(r"^pre_logits\.fc1\."), "classifier.0."),
+    (re.compile(r"^pre_logits\.fc2\."), "classifier.3."),
+    # Files of DenseNet weights are older than torchvision's names.
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+)
+"""Names that are in published files, and what torchvision calls the same."""
 
 
 def fill(variables: dict, source: Source) -> dict:
@@ -100,6 +118,8 @@ def check(
             f"{name} has shape {found[path].shape}, the model needs {wanted[path]}"
             f"{more and f' (so{more})'}"
         )
+        if all(is_head(path[1]) for path in wrong):
+            complaints[-1] += "; knee_jax.convert --noheads leaves it out"
     if complaints:
         raise UserError(
             f"the weights do not fit the model: {'; '.join(complaints)}. They look like "
@@ -110,21 +130,35 @@ def check(
 def describe(found: Arrays) -> str:
     """Says in a few words what network the weights are of."""
     shapes = {path[2:]: array.shape for path, array in found.items() if path[1] == "trunk"}
-    blocks = [
-        len({path[0] for path in shapes if path[0].startswith(f"layer{stage}_")})
-        for stage in (1, 2, 3, 4)
-    ]
     stem = next((shape for path, shape in shapes.items() if is_stem(("", "trunk", *path))), None)
-    if stem is None or len(stem) != 4 or not any(blocks):
-        return "no residual network known here"
-    second = shapes.get(("layer1_0", "conv2", "kernel"), (0, 0, 0, 0))
-    first = shapes.get(("layer1_0", "conv1", "kernel"), (0, 0, 0, 0))
-    name = "ResNeXt" if first[-1] != second[2] else "ResNet"
-    if any("se_module" in path or "se" in path for path in shapes):
-        name = f"SE-{name}"
-    sides = "1x1, 3x3, 1x1" if ("layer1_0", "conv3", "kernel") in shapes else "3x3, 3x3"
-    numbers = ", ".join(map(str, blocks))
-    return f"a {name} of {numbers} blocks ({sides}) with a stem of {stem[-1]} channels"
+    if stem is None or len(stem) != 4:
+        return "no network known here"
+
+    def count(pattern: str) -> int:
+        """How many modules match, each counted once."""
+        matches = (re.match(pattern, "/".join(path)) for path in shapes)
+        return len({match[0] for match in matches if match})
+
+    blocks = [count(rf"layer{stage}_\d+/") for stage in (1, 2, 3, 4)]
+    dense = [count(rf"features_denseblock{block}/denselayer\d+/") for block in (1, 2, 3, 4)]
+    if any(dense):
+        name, parts = "DenseNet", f"{', '.join(map(str, dense))} layers"
+    elif convolutions := count(r"features_\d+/kernel"):
+        name, parts = "VGG", f"{convolutions} convolutions"
+    elif convolutions := count(r"block\d/conv\d+/"):
+        name, parts = "Siamese network", f"{convolutions} convolutions"
+    elif any(blocks):
+        second = shapes.get(("layer1_0", "conv2", "kernel"), (0, 0, 0, 0))
+        first = shapes.get(("layer1_0", "conv1", "kernel"), (0, 0, 0, 0))
+        name = "ResNeXt" if first[-1] != second[2] else "ResNet"
+        if any("se_module" in path or "se" in path for path in shapes):
+            name = f"SE-{name}"
+        sides = "1x1, 3x3, 1x1" if ("layer1_0", "conv3", "kernel") in shapes else "3x3, 3x3"
+        parts = f"{', '.join(map(str, blocks))} blocks ({sides})"
+    else:
+        convolutions = count(r"conv\d+/")
+        name, parts = "network", f"{convolutions} convolutions"
+    return f"a {name} of {parts} with a stem of {stem[-1]} channels"
 
 
 def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
@@ -145,10 +179,13 @@ def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
             path = tuple(name.split("/"))
             if len(path) < 3:
                 raise UserError(f"the weights hold {name!r}, which is no variable of a model")
-        elif name.partition(".")[0] in CLASSIFIERS or name.endswith("num_batches_tracked"):
+        elif CLASSIFIER.match(name) or name.endswith("num_batches_tracked"):
             continue
         else:
-            path, array = own_name(name), _own_axes(array)
+            path = own_name(name, array.ndim)
+            if path[1].startswith("classifier_") and array.ndim == 4:
+                array = array.reshape(len(array), -1)
+            array = _own_axes(array)
             if _is_pointwise(path) and array.ndim == 4 and array.shape[:2] == (1, 1):
                 array = array[0, 0]
         found[path], names[path] = array, name
@@ -176,20 +213,24 @@ def to_own(arrays: Arrays) -> dict[str, np.ndarray]:
 def torch_name(path: Names) -> str:
     """('params', 'trunk', 'layer1_0', 'conv1', 'kernel') to 'layer1.0.conv1.weight'."""
     modules = path[2:-1] if path[1] == "trunk" else path[1:-1]
-    modules = tuple(re.sub(r"^(layer\d)_", r"\1.", module) for module in modules)
     name = ".".join([*modules, _LEAVES.get(path[-1], path[-1])])
+    name = re.sub(rf"^({_GROUPS})_", r"\1.", name)
     return name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
 
 
-def own_name(name: str) -> Names:
-    """'layer1.0.conv1.weight' to ('params', 'trunk', 'layer1_0', 'conv1', 'kernel')."""
+def own_name(name: str, axes: int) -> Names:
+    """'layer1.0.conv1.weight' to ('params', 'trunk', 'layer1_0', 'conv1', 'kernel').
+
+    A weight of one axis is batch norm's `scale`.
+    """
+    for alias, torchvisions in _ALIASES:
+        name = alias.sub(torchvisions, name)
     name = name.replace("downsample.0", "downsample_conv").replace("downsample.1", "downsample_bn")
-    *modules, leaf = re.sub(r"^(layer\d)\.", r"\1_", name).split(".")
+    *modules, leaf = re.sub(rf"^({_GROUPS})\.", r"\1_", name).split(".")
     running = {"running_mean": "mean", "running_var": "var"}
     collection = "batch_stats" if leaf in running else "params"
     if leaf == "weight":
-        is_norm = modules and re.search(r"bn\d*$", modules[-1])
-        leaf = "scale" if is_norm else "kernel"
+        leaf = "scale" if axes == 1 else "kernel"
     if not modules or not is_head(modules[0]):
         modules = ["trunk", *modules]
     return (collection, *modules, running.get(leaf, leaf))
@@ -206,13 +247,13 @@ def _is_pointwise(path: Names) -> bool:
 
 
 def is_head(module: str) -> bool:
-    """Whether a module of that name is ours alone, and not of the trunk."""
-    return module.startswith(("head_", "value_", "pool_", "attention_"))
+    """Whether a module of that name is not of the trunk, but reads its maps."""
+    return module.startswith(("head_", "value_", "pool_", "attention_", "classifier_"))
 
 
 def is_stem(path: Names) -> bool:
-    """Whether the path is that of the first convolution's kernel, [7, 7, colours, out]."""
-    return path[1:] in {("trunk", name, "kernel") for name in ("conv1", "layer0_conv1")}
+    """Whether the path is that of the first convolution's kernel, [side, side, colours, out]."""
+    return path[-1] == "kernel" and path[1:-1] in {("trunk", *name) for name in STEMS}
 
 
 def read(source: Source) -> dict[str, np.ndarray]:

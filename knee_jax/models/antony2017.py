@@ -1,0 +1,117 @@
+"""The network of Antony et al. 2017, with which Wang et al. compare theirs; an approximation.
+
+"Automatic detection of knee joints and quantification of knee osteoarthritis severity using
+convolutional neural networks". No code was published. Batch norm after every convolution and the
+rates of dropout are taken from the paper's description as others report it, and for two classes
+there are 5.47 M parameters, where Wang et al. print 5.40 M.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from knee_jax.models import weights
+from knee_jax.models.heads import read_features
+from knee_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Linear,
+    check_size,
+    flatten,
+    max_pool,
+    observe,
+    torch_bias,
+    torch_uniform,
+)
+
+SIDES = (11, 5, 3, 3)
+"""Of the kernels; the first has a stride of 2, and a 3x3 max-pool with stride 2 follows each."""
+
+load = weights.fill
+
+
+class Trunk(nn.Module):
+    """The convolutional part.
+
+    Attributes:
+        width: channels of the first convolution; the others have two, three and four times as many.
+        dtype: compute type.
+    """
+
+    width: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the last map, [batch, 5, 8, 4 width] of an image of 200 x 300 px.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values.
+            train: whether batch norm uses, and collects, the statistics of the batch.
+        """
+        x = image
+        for i, side in enumerate(SIDES, 1):
+            x = Conv(
+                i * self.width,
+                side,
+                2 if i == 1 else 1,
+                self.dtype,
+                initial=torch_uniform,
+                initial_bias=torch_bias,
+                name=f"conv{i}",
+            )(x)
+            x = nn.relu(BatchNorm(name=f"bn{i}")(x, train))
+            check_size(x, 3)
+            # Only windows that do not jut out.
+            rows, columns = ((size - 1) // 2 for size in x.shape[1:3])
+            x = max_pool(x, padding=0)[:, :rows, :columns]
+        return x
+
+
+class Model(nn.Module):
+    """Trunk over the joint, a hidden layer over all of its last map, and one linear head a grade.
+
+    The paper's input is the joint, 200 x 300 px: here the middle two thirds of the knee's rows.
+    The hidden layer's size depends on that of the image.
+
+    Attributes:
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
+        width: channels of the first convolution; 32 is the published network. The hidden layer
+            has 32 times as many units.
+        dropout: rate before each head, while training.
+        hidden_dropout: rate before the hidden layer.
+        dtype: compute type of the trunk.
+    """
+
+    grades: tuple[str, ...] = ("kl",)
+    width: int = 32
+    dropout: float = 0.5
+    hidden_dropout: float = 0.2
+    dtype: Any = jnp.float32
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Returns float32 logits [batch, classes] of every grade.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
+            keypoints: ignored; all models are called alike.
+            train: batch statistics and dropout (rng `dropout`).
+
+        Raises:
+            UserError: unknown grade, or an image that is too small.
+        """
+        height = image.shape[1]
+        rows = 2 * height // 3
+        top = (height - rows) // 2
+        trunk = Trunk(self.width, self.dtype, name="trunk")
+        x = flatten(observe(self, "maps", trunk(image[:, top : top + rows], train)))
+        x = nn.Dropout(self.hidden_dropout, deterministic=not train)(x)
+        features = nn.relu(Linear(32 * self.width, name="classifier_0")(x))
+        return read_features(self, features, self.grades, dropout=self.dropout, train=train)

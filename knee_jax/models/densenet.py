@@ -1,0 +1,181 @@
+"""Densely connected networks, equal to torchvision's to the pixel.
+
+Huang, Liu, van der Maaten & Weinberger 2017, "Densely connected convolutional networks"
+(DenseNet-BC: bottlenecks, and half of the channels after each block).
+"""
+
+import types
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from knee_jax.grades import GRADES
+from knee_jax.models import weights
+from knee_jax.models.heads import read_grades
+from knee_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    average_pool_2x2,
+    choose,
+    kaiming_normal_in,
+    max_pool,
+)
+
+BLOCKS = types.MappingProxyType(
+    {
+        121: (6, 12, 24, 16),
+        161: (6, 12, 36, 24),
+        169: (6, 12, 32, 32),
+        201: (6, 12, 48, 32),
+    }
+)
+"""Layers in each block, by depth."""
+WIDTHS = types.MappingProxyType({121: 64, 161: 96, 169: 64, 201: 64})
+"""Channels of the stem, by depth: twice the growth rate, which is what each layer adds."""
+
+load = weights.fill
+
+
+class Layer(nn.Module):
+    """Batch norm, ReLU and 1x1 convolution to four times the growth; the same with 3x3, to it.
+
+    Attributes:
+        growth: channels of the result.
+        dtype: compute type.
+    """
+
+    growth: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H, W, growth]."""
+        for i, (features, side) in enumerate(((4 * self.growth, 1), (self.growth, 3)), 1):
+            x = nn.relu(BatchNorm(name=f"norm{i}")(x, train))
+            x = Conv(features, side, dtype=self.dtype, initial=kaiming_normal_in, name=f"conv{i}")(
+                x
+            )
+        return x
+
+
+class Block(nn.Module):
+    """Layers of which each reads the block's input and the results of all before it.
+
+    Attributes:
+        layers: how many.
+        growth: channels that each adds.
+        dtype: compute type.
+    """
+
+    layers: int
+    growth: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H, W, C + layers * growth]."""
+        for i in range(1, self.layers + 1):
+            new = Layer(self.growth, self.dtype, name=f"denselayer{i}")(x, train)
+            x = jnp.concatenate([x, new], axis=-1)
+        return x
+
+
+class Transition(nn.Module):
+    """Batch norm, ReLU, 1x1 convolution to half of the channels, and a 2x2 mean.
+
+    Attributes:
+        dtype: compute type.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, floor(H/2), floor(W/2), C/2]."""
+        x = nn.relu(BatchNorm(name="norm")(x, train))
+        features = x.shape[-1] // 2
+        x = Conv(features, 1, dtype=self.dtype, initial=kaiming_normal_in, name="conv")(x)
+        return average_pool_2x2(x)
+
+
+class Trunk(nn.Module):
+    """The convolutional part: stem and four blocks, with transitions between them.
+
+    Attributes:
+        depth: one of `BLOCKS`.
+        width: channels of the stem, twice the growth rate; None: those of `WIDTHS`.
+        dtype: compute type.
+    """
+
+    depth: int
+    width: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the last map, of stride 32.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values.
+            train: whether batch norm uses, and collects, the statistics of the batch.
+        """
+        blocks = choose(BLOCKS, self.depth, "DenseNet depth")
+        width = self.width or WIDTHS[self.depth]
+        x = Conv(width, 7, 2, self.dtype, initial=kaiming_normal_in, name="features_conv0")(image)
+        x = max_pool(nn.relu(BatchNorm(name="features_norm0")(x, train)))
+        for i, layers in enumerate(blocks, 1):
+            if i > 1:
+                x = Transition(self.dtype, name=f"features_transition{i - 1}")(x, train)
+            x = Block(layers, max(width // 2, 1), self.dtype, name=f"features_denseblock{i}")(
+                x, train
+            )
+        return nn.relu(BatchNorm(name="features_norm5")(x, train))
+
+
+class Model(nn.Module):
+    """Trunk, global pooling, and one linear head a grade.
+
+    Attributes:
+        depth: one of `BLOCKS`.
+        width: channels of the stem, twice the growth rate; None: those of `WIDTHS`.
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
+        pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
+        dropout: rate before each head, while training.
+        dtype: compute type of the trunk.
+    """
+
+    depth: int = 121
+    width: int | None = None
+    grades: tuple[str, ...] = GRADES
+    pooling: str = "average"
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Returns float32 logits [batch, classes] of every grade.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values; 29 px or more.
+            keypoints: ignored; all models are called alike.
+            train: batch statistics and dropout (rng `dropout`).
+
+        Raises:
+            UserError: unknown depth, grade or pooling, or an image that is too small.
+        """
+        trunk = Trunk(self.depth, self.width, self.dtype, name="trunk")
+        return read_grades(
+            self,
+            trunk(image, train),
+            self.grades,
+            pooling=self.pooling,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            train=train,
+        )

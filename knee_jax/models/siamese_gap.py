@@ -1,0 +1,159 @@
+"""Siamese-GAP: early osteoarthritis from both sides of a knee, read at four depths.
+
+Wang et al., "Confidence-driven deep learning framework for early detection of knee
+osteoarthritis", section II-A; the layers, and the attention that the text does not mention but its
+number of parameters contains, as in the authors' later code (KECAE).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from knee_jax.errors import UserError
+from knee_jax.models import weights
+from knee_jax.models.heads import read_features
+from knee_jax.models.layers import (
+    Conv,
+    ConvBlock,
+    choose,
+    constant_bias,
+    kaiming_uniform,
+    observe,
+    torch_uniform,
+)
+from knee_jax.models.patches import PATCH, side_patches
+
+CONVOLUTIONS = (2, 3, 4, 4)
+"""How many each block has; from the second block on, the first of them has a stride of 2."""
+REDUCTION = 8
+"""Channels to one hidden unit of the attention."""
+
+load = weights.fill
+
+
+class ChannelAttention(nn.Module):
+    """A number in (0, 1) for each channel, from the means and maxima of all (Woo et al. 2018)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to [B, 1, 1, C], float32."""
+        x = x.astype(jnp.float32)
+        hidden = Conv(max(x.shape[-1] // REDUCTION, 1), 1, initial=torch_uniform, name="fc1")
+        scores = Conv(x.shape[-1], 1, initial=torch_uniform, name="fc2")
+        pooled = (x.mean((1, 2), keepdims=True), x.max((1, 2), keepdims=True))
+        return nn.sigmoid(sum(scores(nn.relu(hidden(vector))) for vector in pooled))
+
+
+class Trunk(nn.Module):
+    """One branch: blocks of unpadded convolutions; the next reads what attention has emphasised.
+
+    The attention after the last block changes nothing that is read: it is in the published code,
+    and number of parameters, and costs no time.
+
+    Attributes:
+        width: channels of the first block; each later one has twice as many.
+        blocks: how many there are.
+        attention: whether channels are weighted between blocks.
+        dtype: compute type.
+    """
+
+    width: int = 32
+    blocks: int = 4
+    attention: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, patch: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        """Returns the blocks' maps, before attention.
+
+        Args:
+            patch: [batch, size, size, 1 or 3], normalised grey values.
+            train: whether batch norm uses, and collects, the statistics of the batch.
+        """
+        x, maps = patch, []
+        for i, convolutions in enumerate(CONVOLUTIONS[: self.blocks]):
+            stride = 1 if i == 0 else 2
+            block = ConvBlock(
+                self.width << i, convolutions, stride, dtype=self.dtype, name=f"block{i + 1}"
+            )
+            x = block(x, train)
+            maps.append(x)
+            if self.attention:
+                x = x + x * ChannelAttention(name=f"attention{i + 1}")(x).astype(x.dtype)
+        return tuple(maps)
+
+
+class Model(nn.Module):
+    """Both side patches through one trunk; their pooled blocks, added, to one linear head a grade.
+
+    In training each side is normalised by statistics of its own, and both enter the running ones,
+    the lateral side first.
+
+    Attributes:
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
+        width: channels of the first block; 32 is the published network.
+        attention: the channel attention of the published code and of the paper's number of
+            parameters (2.71 M); its text has none (2.69 M).
+        positions: after which of the blocks 1 to 4 features are pooled (Table III); blocks after
+            the last of them are left out.
+        pooling: `average` or `max` (GAP or GMP, Table III).
+        combine: `add` the two sides' features, or `concatenate` them (section II-A).
+        dropout: rate before each head, while training.
+        patch: side of the patches, pixels of the image; see `patches.side_patches`.
+        dtype: compute type of the trunk.
+    """
+
+    grades: tuple[str, ...] = ("kl0_vs_kl2",)
+    width: int = 32
+    attention: bool = True
+    positions: tuple[int, ...] = (1, 2, 3, 4)
+    pooling: str = "average"
+    combine: str = "add"
+    dropout: float = 0.2
+    patch: int = PATCH
+    dtype: Any = jnp.float32
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Returns float32 logits [batch, classes] of every grade.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
+            keypoints: ignored; all models are called alike.
+            train: batch statistics and dropout (rng `dropout`).
+
+        Raises:
+            UserError: unknown grade, pooling or combination, positions that are not some of 1 to
+                4, an image too small for the patches, or a patch too small for the blocks.
+        """
+        positions = sorted(set(self.positions))
+        if not positions or not set(positions) <= set(range(1, len(CONVOLUTIONS) + 1)):
+            raise UserError(f"positions = {self.positions}: name one or more of the blocks 1 to 4")
+        pool = choose({"average": jnp.mean, "max": jnp.max}, self.pooling, "pooling")
+        combine = choose(
+            {"add": sum, "concatenate": lambda sides: jnp.concatenate(sides, axis=-1)},
+            self.combine,
+            "combination",
+        )
+        trunk = Trunk(self.width, positions[-1], self.attention, self.dtype, name="trunk")
+        sides = []
+        for side, patch in zip(("lateral", "medial"), side_patches(image, self.patch), strict=True):
+            *maps, last = trunk(patch, train)
+            maps.append(observe(self, f"maps_{side}", last))
+            pooled = [pool(maps[i - 1].astype(jnp.float32), axis=(1, 2)) for i in positions]
+            sides.append(jnp.concatenate(pooled, axis=-1))
+        return read_features(
+            self,
+            combine(sides),
+            self.grades,
+            dropout=self.dropout,
+            train=train,
+            initial=kaiming_uniform,
+            initial_bias=constant_bias(0.1),
+        )

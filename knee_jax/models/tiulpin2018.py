@@ -1,0 +1,108 @@
+"""The Siamese network of Tiulpin et al. 2018, with which Wang et al. compare theirs.
+
+"Automatic knee osteoarthritis diagnosis from plain radiographs: a deep learning-based approach",
+with the layers of the published code (DeepKnee's KneeNet).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from knee_jax.models import weights
+from knee_jax.models.heads import read_features
+from knee_jax.models.layers import (
+    ConvBlock,
+    constant_bias,
+    kaiming_uniform,
+    max_pool_2x2,
+    observe,
+)
+from knee_jax.models.patches import PATCH, side_patches
+
+load = weights.fill
+
+
+class Trunk(nn.Module):
+    """One branch: three blocks of unpadded convolutions, with 2x2 max-pools between them.
+
+    Attributes:
+        width: channels of the first block; the others have twice and four times as many.
+        dtype: compute type.
+    """
+
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, patch: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the last map, [batch, 10, 10, 4 width] of a patch of 128 px.
+
+        Args:
+            patch: [batch, size, size, 1 or 3], normalised grey values.
+            train: whether batch norm uses, and collects, the statistics of the batch.
+        """
+        x = patch
+        for i, (convolutions, stride) in enumerate(((3, 2), (2, 1), (1, 1))):
+            if i > 0:
+                x = max_pool_2x2(x)
+            name = f"block{i + 1}"
+            x = ConvBlock(self.width << i, convolutions, stride, 1e-3, self.dtype, name=name)(
+                x, train
+            )
+        return x
+
+
+class Model(nn.Module):
+    """Both side patches through one trunk, averaged, and side by side to one linear head a grade.
+
+    In training each side is normalised by statistics of its own, and both enter the running ones,
+    the lateral side first. The published predictions are of three networks, their logits added.
+
+    Attributes:
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
+        width: channels of the first block: 64 in the released networks; 128 has the number of
+            parameters that Wang et al. print, but for the head (2.37 M in place of 2.36 M).
+        dropout: rate before each head, while training.
+        patch: side of the patches, pixels of the image; see `patches.side_patches`.
+        dtype: compute type of the trunk.
+    """
+
+    grades: tuple[str, ...] = ("kl",)
+    width: int = 64
+    dropout: float = 0.2
+    patch: int = PATCH
+    dtype: Any = jnp.float32
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Returns float32 logits [batch, classes] of every grade.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
+            keypoints: ignored; all models are called alike.
+            train: batch statistics and dropout (rng `dropout`).
+
+        Raises:
+            UserError: unknown grade, an image too small for the patches, or a patch too small for
+                the blocks.
+        """
+        trunk = Trunk(self.width, self.dtype, name="trunk")
+        sides = []
+        for side, patch in zip(("lateral", "medial"), side_patches(image, self.patch), strict=True):
+            maps = observe(self, f"maps_{side}", trunk(patch, train))
+            sides.append(maps.mean((1, 2), dtype=jnp.float32))
+        return read_features(
+            self,
+            jnp.concatenate(sides, axis=-1),
+            self.grades,
+            dropout=self.dropout,
+            train=train,
+            initial=kaiming_uniform,
+            initial_bias=constant_bias(0.1),
+        )

@@ -1,0 +1,128 @@
+"""VGG networks with batch norm, equal to torchvision's to the pixel.
+
+Simonyan & Zisserman 2015, "Very deep convolutional networks for large-scale image recognition".
+"""
+
+import types
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from knee_jax.models import weights
+from knee_jax.models.heads import read_features
+from knee_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Linear,
+    choose,
+    constant_bias,
+    flatten,
+    max_pool_2x2,
+    observe,
+)
+
+CONVOLUTIONS = types.MappingProxyType(
+    {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+)
+"""Convolutions in each stage, by depth."""
+CHANNELS = (1, 2, 4, 8, 8)
+"""Of each stage, in multiples of the first's."""
+
+load = weights.fill
+
+
+class Trunk(nn.Module):
+    """The convolutional part: five stages of 3x3 convolutions, each with a 2x2 max-pool behind it.
+
+    Layers are named as torchvision numbers them, its ReLUs and pools included.
+
+    Attributes:
+        depth: one of `CONVOLUTIONS`.
+        width: channels of the first stage; 64 is the published network.
+        dtype: compute type.
+    """
+
+    depth: int
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the last map, [batch, height / 32, width / 32, 8 width].
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values.
+            train: whether batch norm uses, and collects, the statistics of the batch.
+        """
+        x, number = image, 0
+        stages = choose(CONVOLUTIONS, self.depth, "VGG depth")
+        for factor, convolutions in zip(CHANNELS, stages, strict=True):
+            for _ in range(convolutions):
+                x = Conv(
+                    factor * self.width,
+                    3,
+                    dtype=self.dtype,
+                    initial_bias=constant_bias(0),
+                    name=f"features_{number}",
+                )(x)
+                x = nn.relu(BatchNorm(name=f"features_{number + 1}")(x, train))
+                number += 3
+            x = max_pool_2x2(x)
+            number += 1
+        return x
+
+
+class Model(nn.Module):
+    """Trunk, two hidden layers over all of its last map, and one linear head a grade.
+
+    The first hidden layer's size depends on that of the image: 7 x 7 pixels of the last map at
+    224 to 255 px, for which ImageNet weights are published, 9 x 9 at 288 to 319 px, with which
+    Wang et al. counted their parameters (Table IV). Weights for another size can be had without
+    the hidden layers (`knee_jax.convert --noheads`).
+
+    Attributes:
+        depth: one of `CONVOLUTIONS`.
+        grades: the grades to read, from `knee_jax.grades.TARGETS`.
+        width: channels of the first stage; 64 is the published network. The hidden layers have 64
+            times as many units.
+        dropout: rate before the second hidden layer and before each head, while training.
+        dtype: compute type of the trunk.
+    """
+
+    depth: int = 16
+    grades: tuple[str, ...] = ("kl",)
+    width: int = 64
+    dropout: float = 0.5
+    dtype: Any = jnp.float32
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Returns float32 logits [batch, classes] of every grade.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values; 32 px or more.
+            keypoints: ignored; all models are called alike.
+            train: batch statistics and dropout (rng `dropout`).
+
+        Raises:
+            UserError: unknown depth or grade, or an image that is too small.
+        """
+        initial: dict[str, Any] = {
+            "initial": nn.initializers.normal(0.01),
+            "initial_bias": constant_bias(0),
+        }
+
+        def hidden(x: jax.Array, name: str) -> jax.Array:
+            return nn.relu(Linear(64 * self.width, **initial, name=name)(x))
+
+        trunk = Trunk(self.depth, self.width, self.dtype, name="trunk")
+        x = hidden(flatten(observe(self, "maps", trunk(image, train))), "classifier_0")
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = hidden(x, "classifier_3")
+        return read_features(self, x, self.grades, dropout=self.dropout, train=train, **initial)
