@@ -47,6 +47,9 @@ HYBRID = {
 }
 """Fields of `config.hybrid`, with what holds where one is left out: the paper's best (Table V)."""
 
+NUMBERS = tuple(f"hybrid.{name}" for name in ("shares", "epsilon", "alpha", "beta", "gamma"))
+"""Fields of the config that are numbers in the task's pytree, and may differ in a sweep."""
+
 LOSSES = ("hybrid", "cross_entropy")
 SELECTIONS = ("accuracy", "roc_auc", "loss")
 REDUCTIONS = ("mean", "sum")
@@ -186,12 +189,12 @@ class EarlyDetection:
         """What `score` is."""
         return "minus_cross_entropy" if self.selection == "loss" else self.selection
 
-    def initial_memory(self) -> dict[str, np.ndarray]:
+    def initial_memory(self) -> dict[str, jax.Array]:
         """What holds before the first validation: see `Memory`; empty without the hybrid loss."""
         if self.kind == "cross_entropy":
             return {}
         number = NUM_CLASSES[self.target]
-        return {"confidence": np.full(number, self.initial_confidence, np.float32)}
+        return {"confidence": jnp.full(number, self.initial_confidence, jnp.float32)}
 
     def remember(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
         """The mean confidence c_k of each class on the validation knees (eq. 6).

@@ -142,7 +142,7 @@ class Grading:
         """What `score` is."""
         return "mean_accuracy" if self.selection == "mean_accuracy" else "minus_cross_entropy"
 
-    def initial_memory(self) -> dict[str, np.ndarray]:
+    def initial_memory(self) -> dict[str, jax.Array]:
         """What the loss is told of the validation knees before the first validation: nothing."""
         return {}
 
