@@ -37,6 +37,9 @@ class Affine:
         scale: lowest and highest magnification.
         gamma: lowest and highest exponent of intensities in [0, 1].
         brightness: largest relative change of intensities, either way.
+        contrast: largest relative change of the deviations from the image's mean, either way. With
+            it intensities saturate at 0 and 1, as those of an 8-bit image do, after the change of
+            brightness and again after that of contrast; without it they do not.
         noise: standard deviation of added Gaussian noise, in units of full scale.
     """
 
@@ -47,12 +50,14 @@ class Affine:
     scale: Range = (1.0, 1.0)
     gamma: Range = (1.0, 1.0)
     brightness: float = 0.0
+    contrast: float = 0.0
     noise: float = 0.0
 
     def __post_init__(self):
         for field in ("translation", "rotation", "noise"):
             _check_number(field, getattr(self, field), 0)
-        _check_number("brightness", self.brightness, 0, 1)
+        for field in ("brightness", "contrast"):
+            _check_number(field, getattr(self, field), 0, 1)
         for field in ("scale", "gamma"):
             _check_positive_range(field, getattr(self, field))
 
@@ -61,7 +66,7 @@ class Affine:
     ) -> tuple[jax.Array, jax.Array]:
         """One knee with random changes; see `views` for what comes in and out."""
         side = image.shape[0]
-        shift, turn, zoom, bend, light, grain = jax.random.split(key, 6)
+        shift, turn, zoom, bend, light, grain, tone = jax.random.split(key, 7)
         matrix = geometry.affine(
             self.translation * size * jax.random.uniform(shift, (2,), minval=-1, maxval=1),
             np.deg2rad(self.rotation) * jax.random.uniform(turn, minval=-1, maxval=1),
@@ -75,6 +80,9 @@ class Affine:
         if self.brightness:
             change = jax.random.uniform(light, minval=-1, maxval=1) * self.brightness
             pixels = pixels * (1 + change)
+        if self.contrast:
+            change = jax.random.uniform(tone, minval=-1, maxval=1) * self.contrast
+            pixels = change_contrast(jnp.clip(pixels, 0, 1), 1 + change)
         pixels = jnp.repeat(pixels[..., None], channels, axis=-1)
         if self.noise:
             pixels = pixels + self.noise * jax.random.normal(grain, pixels.shape)
@@ -275,6 +283,12 @@ def blend_noise(image: jax.Array, normal: jax.Array, gain: jax.Array) -> jax.Arr
 def change_gamma(image: jax.Array, gamma: jax.Array) -> jax.Array:
     """Whole numbers from 0 to 255 with the exponent 1/gamma on the scale [0, 1], cut off."""
     return jnp.floor(255 * (image / 255) ** (1 / gamma))
+
+
+def change_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Intensities in [0, 1] with their deviations from the mean multiplied, cut off at 0 and 1."""
+    mean = image.mean()
+    return jnp.clip(mean + factor * (image - mean), 0, 1)
 
 
 def _between(limits: Range, share: jax.Array) -> jax.Array:
