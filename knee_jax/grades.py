@@ -43,6 +43,11 @@ TITLES = types.MappingProxyType(
 )
 
 
+def source(target: str) -> str:
+    """The grade that a target is made of; of a grade, itself."""
+    return DERIVED[target][0] if target in DERIVED else target
+
+
 def labels(grades: Any, target: str) -> Any:
     """The classes of a target, an integer array [n]; `MISSING` where a knee has none.
 

@@ -12,11 +12,12 @@ import numpy as np
 from knee_jax import tasks
 from knee_jax.data import batches, prepared, sampling, splits
 from knee_jax.errors import UserError
+from knee_jax.grades import MISSING, labels, source
 from knee_jax.prepare import prepare
 
 CHOICES = {
     "mode": ("auto", "resident", "streamed"),
-    "sampling": ("shuffled", "balanced_kl"),
+    "sampling": ("shuffled", "balanced_kl", "oversampled"),
     "unlabelled": ("none", "natural", "fixed"),
     "partially_labelled": ("masked", "unlabelled", "drop"),
     "without_keypoints": ("drop", "global"),
@@ -93,7 +94,7 @@ def find_knees(
         landmarks: whether the network reads landmarks.
 
     Raises:
-        UserError: a part that must have knees has none.
+        UserError: a part that must have knees has none, or not all that the task needs.
     """
     data, task = config.data, tasks.find(config.task)
     for field, choices in CHOICES.items():
@@ -101,7 +102,12 @@ def find_knees(
             raise UserError(f"config.data.{field} = '{data[field]}': choose {', '.join(choices)}")
     knees = _open(data.dataset, config, data_dir)
     split = splits.make_split(
-        knees.index, data.split, num_folds=data.num_folds, fold=data.fold, seed=data.seed
+        knees.index,
+        data.split,
+        parts=data.parts,
+        num_folds=data.num_folds,
+        fold=data.fold,
+        seed=data.seed,
     )
     knees = _hide_labels(knees, split["train"], config)
     chosen: Found = {name: (knees, rows) for name, rows in split.items()}
@@ -123,7 +129,7 @@ def find_knees(
             usable = rows[knee_set.index["keypoints_valid"].to_numpy()[rows]]
             left_out["without_landmarks"] = len(rows) - len(usable)
         if data.partially_labelled == "drop":
-            partial = knee_set.partially_labelled(usable, tuple(config.grades))
+            partial = knee_set.partially_labelled(usable, _read_from(config))
             left_out["partially_read"] = int(partial.sum())
             usable = usable[~partial]
         labelled = task.usable(knee_set.index, usable, config)
@@ -132,8 +138,12 @@ def find_knees(
             found["unlabelled"] = (knee_set, unlabelled)
             account["unlabelled"] = {"used": len(unlabelled)}
         else:
-            left_out["unread"] = len(unlabelled)
+            read = knee_set.index.iloc[unlabelled][_read_from(config)] != MISSING
+            left_out["other_grade"] = int(read.any(axis=1).sum())
+            left_out["unread"] = len(unlabelled) - left_out["other_grade"]
         if len(labelled):
+            if hasattr(task, "check_part"):
+                task.check_part(name, knee_set.index, labelled, config)
             found[name] = (knee_set, labelled)
         elif len(rows):
             _refuse_empty(name, len(rows), left_out, config)
@@ -177,19 +187,29 @@ def make_plan(
     """
     data, seed, size = config.data, config.seed, config.batch_size
     train = parts["train"]
+
+    def classes(rows: np.ndarray) -> np.ndarray:
+        return labels(train.prepared.index.iloc[rows], config.grades[0])
+
+    def length(rows: np.ndarray) -> int:
+        oversampled = data.sampling == "oversampled"
+        return sampling.oversampled_length(classes(rows)) if oversampled else len(rows)
+
     nobody = np.empty(0, np.int64)
     unlabelled = parts["unlabelled"].rows if "unlabelled" in parts else nobody
     if data.unlabelled != "none" and not len(unlabelled):
         print("no unlabelled knees among the training subjects: training is supervised")
+    if data.sampling != "shuffled" and len(unlabelled):
+        raise UserError(
+            f"config.data.sampling = '{data.sampling}' knows no class of unlabelled knees: set "
+            "config.data.unlabelled = 'none'"
+        )
     natural = data.unlabelled == "natural" or not len(unlabelled)
     if data.sampling == "balanced_kl":
-        if len(unlabelled):
-            raise UserError(
-                "config.data.sampling = 'balanced_kl' knows no weight for unlabelled knees: set "
-                "config.data.unlabelled = 'none'"
-            )
         kl = train.prepared.index["kl"].to_numpy()[train.rows]
         plan = sampling.weighted(train.rows, sampling.inverse_frequency(kl), size, seed)
+    elif data.sampling == "oversampled":
+        plan = sampling.oversampled(train.rows, classes(train.rows), size, seed)
     elif natural:
         plan = sampling.shuffled(np.union1d(train.rows, unlabelled), size, seed)
     else:
@@ -197,16 +217,20 @@ def make_plan(
         plan = sampling.mixed(train.rows, unlabelled, size, number, seed)
     if not natural:
         return plan, len(train.rows) * size / (size - number)
-    knees = len(train.rows) + len(unlabelled)
     if "fold" in data.split and data.label_fraction == 1.0 and not len(unlabelled):
-        together = len(train.rows) + len(parts["validation"].rows)
-        knees = round(together * (data.num_folds - 1) / data.num_folds)
-    return plan, knees
+        together = np.concatenate([train.rows, parts["validation"].rows])
+        return plan, round(length(together) * (data.num_folds - 1) / data.num_folds)
+    return plan, length(train.rows) + len(unlabelled)
 
 
 def _open(name: str, config: ml_collections.ConfigDict, data_dir: Path) -> prepared.PreparedSet:
     raw = config.data.manual_dir if name == config.data.dataset else config.data.test_manual_dir
     return prepared.open_set(prepare(name, data_dir, manual_dir=raw or None))
+
+
+def _read_from(config: ml_collections.ConfigDict) -> list[str]:
+    """The grades that the run's targets are made of."""
+    return [source(target) for target in config.grades]
 
 
 def _hide_labels(
@@ -215,7 +239,7 @@ def _hide_labels(
     """The set as a run may see it: without the labels that the config keeps from it."""
     data = config.data
     if data.partially_labelled == "unlabelled":
-        partial = knees.partially_labelled(train, tuple(config.grades))
+        partial = knees.partially_labelled(train, _read_from(config))
         knees = knees.hide_grades(train[partial])
     if data.label_fraction != 1.0:
         kept = splits.label_fraction(knees.index, train, data.label_fraction, data.seed)
@@ -234,7 +258,10 @@ def _refuse_empty(
             f"{config.model.name} reads: set --config.model.kpn=False, set "
             "--config.data.without_keypoints=global, or choose another set"
         )
+    problem = f"has been read for {', '.join(_read_from(config))}"
+    if other := left_out.get("other_grade"):
+        problem = f"belongs to a class of {', '.join(config.grades)} ({other} have another grade)"
     raise UserError(
-        f"no knee of the {name} part of {which} has been read for {', '.join(config.grades)}: "
-        "choose other config.grades or another set"
+        f"no knee of the {name} part of {which} {problem}: choose other config.grades or another "
+        "set"
     )

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from knee_jax import grades as module
 from knee_jax.grades import DERIVED, GRADES, MISSING, NUM_CLASSES, TARGETS, TITLES, labels
 
 KL = np.array([0, 1, 2, 3, 4, MISSING], np.int8)
@@ -26,3 +27,7 @@ def test_every_target_has_a_title_and_its_classes():
         assert source in GRADES
         assert set(classes) < set(range(NUM_CLASSES[source]))
         assert sorted(classes.values()) == list(range(NUM_CLASSES[target]))
+
+
+def test_a_target_is_made_of_one_grade():
+    assert [module.source(target) for target in (*GRADES, "kl0_vs_kl2")] == [*GRADES, "kl"]

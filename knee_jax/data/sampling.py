@@ -26,7 +26,7 @@ def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Plan:
         batch_size: knees in a global batch.
         seed: fixes the order of every pass.
     """
-    return _passes(rows, batch_size, (seed,))
+    return _shuffled_passes(rows, batch_size, (seed,))
 
 
 def mixed(
@@ -60,9 +60,9 @@ def mixed(
     ends = np.arange(1, batch_size + 1) * num_unlabelled // batch_size
     is_unlabelled = np.diff(ends, prepend=0) == 1
     # No batch asks for what there are none of.
-    parts = [(~is_unlabelled, _passes(labelled, batch_size - num_unlabelled, (seed, 0)))]
+    parts = [(~is_unlabelled, _shuffled_passes(labelled, batch_size - num_unlabelled, (seed, 0)))]
     if num_unlabelled:
-        parts.append((is_unlabelled, _passes(unlabelled, num_unlabelled, (seed, 1))))
+        parts.append((is_unlabelled, _shuffled_passes(unlabelled, num_unlabelled, (seed, 1))))
 
     def plan(step: int) -> np.ndarray:
         batch = np.empty(batch_size, np.int64)
@@ -71,6 +71,43 @@ def mixed(
         return batch
 
     return plan
+
+
+def oversampled(rows: np.ndarray, classes: np.ndarray, batch_size: int, seed: int) -> Plan:
+    """Endless passes in which every class is as frequent as the most frequent one.
+
+    A pass has every knee once, and of the rarer classes bootstrap draws besides, anew in each
+    pass, until there are as many; all in a new order. A batch may straddle two passes.
+
+    Wang et al., section III-C: "the set of KL-2 was oversampled based on bootstrapping". That the
+    knees themselves stay in, and only what is added is drawn, is our reading of "oversampled".
+
+    Args:
+        rows: int64 [n], rows of the index to train on.
+        classes: int [n], their classes; knees that are `MISSING` one come once a pass.
+        batch_size: knees in a global batch.
+        seed: fixes the draws and the order of every pass.
+    """
+    rows, classes = np.asarray(rows, np.int64), np.asarray(classes)
+    extra = _extra_draws(classes)
+
+    def one_pass(number: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, number])
+        drawn = [rng.choice(rows[classes == c], draws) for c, draws in extra.items()]
+        return rng.permutation(np.concatenate([rows, *drawn]))
+
+    return _passes(one_pass, oversampled_length(classes), batch_size)
+
+
+def oversampled_length(classes: np.ndarray) -> int:
+    """Knees in a pass of `oversampled`: classes times the most frequent one's knees."""
+    return len(classes) + sum(_extra_draws(classes).values())
+
+
+def _extra_draws(classes: np.ndarray) -> dict[int, int]:
+    """Class → draws that it lacks to be as frequent as the most frequent one."""
+    known, counts = np.unique(classes[classes != MISSING], return_counts=True)
+    return {int(c): int(counts.max() - count) for c, count in zip(known, counts)}
 
 
 def weighted(rows: np.ndarray, weights: np.ndarray, batch_size: int, seed: int) -> Plan:
@@ -104,16 +141,30 @@ def inverse_frequency(grades: np.ndarray) -> np.ndarray:
     return weights[inverse]
 
 
-def _passes(rows: np.ndarray, batch_size: int, seeds: tuple[int, ...]) -> Plan:
+def _shuffled_passes(rows: np.ndarray, batch_size: int, seeds: tuple[int, ...]) -> Plan:
     rows = np.asarray(rows, np.int64)
+
+    def one_pass(number: int) -> np.ndarray:
+        return rows[np.random.default_rng([*seeds, number]).permutation(len(rows))]
+
+    return _passes(one_pass, len(rows), batch_size)
+
+
+def _passes(one_pass: Callable[[int], np.ndarray], length: int, batch_size: int) -> Plan:
+    """Passes laid end to end, and cut into batches.
+
+    Args:
+        one_pass: number of the pass, from 0 → its rows, int64 [length].
+        length: knees in a pass.
+        batch_size: knees in a global batch.
+    """
 
     def plan(step: int) -> np.ndarray:
         positions = step * batch_size + np.arange(batch_size)
         batch = np.empty(batch_size, np.int64)
-        for epoch in np.unique(positions // len(rows)):
-            inside = positions // len(rows) == epoch
-            order = np.random.default_rng([*seeds, int(epoch)]).permutation(len(rows))
-            batch[inside] = rows[order[positions[inside] % len(rows)]]
+        for number in np.unique(positions // length):
+            inside = positions // length == number
+            batch[inside] = one_pass(int(number))[positions[inside] % length]
         return batch
 
     return plan

@@ -1,9 +1,10 @@
-"""Training, validation and test knees, always divided by subject.
+"""Training, validation and test knees, divided by subject unless a name says otherwise.
 
-Both knees and all visits of a subject lie on the same side of every split.
+Both knees and all visits of a subject lie on the same side of every split but `image_ratio`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,11 @@ from knee_jax.grades import GRADES, MISSING
 Split = dict[str, np.ndarray]
 """'train', 'validation', 'test' → rows of the index, int64 [n], ascending. 'test' may be empty."""
 
+PARTS = ("train", "validation", "test")
+
 PUBLISHED_NAMES = {"train": "train", "val": "validation", "test": "test"}
+
+KINDS = ("published", "ratio", "image_ratio", "k_fold", "group_k_fold")
 
 
 def published(index: pd.DataFrame) -> Split:
@@ -29,7 +34,8 @@ def published(index: pd.DataFrame) -> Split:
 def ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Split:
     """A random split by subject, stratified on the subject's worst KL grade.
 
-    Zheng et al. 2021, Experiment Setup: 2:1:1, "subject-stratified".
+    Zheng et al. 2021, Experiment Setup: 2:1:1, "subject-stratified". All subjects are divided,
+    whichever knees of theirs a run will use.
 
     Args:
         index: the prepared set's index; uses `subject` and `kl` (-1 unread counts as a stratum).
@@ -37,16 +43,36 @@ def ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Split:
         seed: fixes the split.
     """
     worst = index.groupby("subject")["kl"].max()
-    rng = np.random.default_rng(seed)
-    # Subjects in random order inside each stratum, the strata laid end to end and dealt in turn:
-    # every part gets its share of every stratum to within one subject.
-    subjects = rng.permutation(worst.index.to_numpy())
-    subjects = subjects[np.argsort(worst[subjects].to_numpy(), kind="stable")]
-    cycle = [name for name, count in parts.items() for _ in range(count)]
-    deal = np.resize(rng.permutation(cycle), len(subjects))
-    chosen = dict(zip(subjects, deal))
-    part_of_row = index["subject"].map(chosen).to_numpy()
+    part_of_row = index["subject"].map(_deal(worst, parts, seed)).to_numpy()
     return {name: np.flatnonzero(part_of_row == name) for name in parts}
+
+
+def image_ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Split:
+    """A random split by image, stratified on the KL grade; it leaks subjects.
+
+    Wang et al., section III-B: the images were split 7:1:2, "stratified by KL grade". The other
+    knee and other visits of a training subject then lie among the test knees, which makes results
+    look better than they are: for comparison with the paper alone.
+
+    Args:
+        index: the prepared set's index; uses `subject`, `side`, `visit` and `kl`.
+        parts: for instance {"train": 7, "validation": 1, "test": 2}.
+        seed: fixes the split.
+    """
+    rows = index.reset_index(drop=True).sort_values(["subject", "side", "visit"], kind="stable")
+    part_of_row = _deal(rows["kl"], parts, seed).sort_index().to_numpy()
+    return {name: np.flatnonzero(part_of_row == name) for name in parts}
+
+
+def _deal(strata: pd.Series, parts: Mapping[str, int], seed: int) -> pd.Series:
+    """The part of each subject, or image; `strata` has a value for each of them."""
+    rng = np.random.default_rng(seed)
+    # In random order inside each stratum, the strata laid end to end and dealt in turn: every part
+    # gets its share of every stratum, to within one or two.
+    members = rng.permutation(strata.index.to_numpy())
+    members = members[np.argsort(strata.loc[members].to_numpy(), kind="stable")]
+    cycle = [name for name, count in parts.items() for _ in range(count)]
+    return pd.Series(np.resize(rng.permutation(cycle), len(members)), index=members)
 
 
 def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int) -> Split:
@@ -121,28 +147,53 @@ def label_fraction(index: pd.DataFrame, rows: np.ndarray, fraction: float, seed:
     return rows[knees["subject"].isin(chosen).to_numpy()]
 
 
-def make_split(index: pd.DataFrame, kind: str, *, num_folds: int, fold: int, seed: int) -> Split:
-    """The split a config names: 'published', 'ratio' (2:1:1), 'k_fold' or 'group_k_fold'.
+def make_split(
+    index: pd.DataFrame,
+    kind: str,
+    *,
+    parts: Sequence[int],
+    num_folds: int,
+    fold: int,
+    seed: int,
+) -> Split:
+    """The split a config names, one of `KINDS`.
+
+    Args:
+        index: the prepared set's index.
+        kind: the function of this file that makes it.
+        parts: training, validation and test knees of the ratios, for instance (2, 1, 1).
+        num_folds: of the folds.
+        fold: which of them is the validation part.
+        seed: of all but 'published' and 'group_k_fold'.
 
     Raises:
         UserError: an unknown name, or a training or validation part without a knee.
     """
     if kind == "published":
-        parts = published(index)
-    elif kind == "ratio":
-        parts = ratio(index, {"train": 2, "validation": 1, "test": 1}, seed)
+        split = published(index)
+    elif kind in ("ratio", "image_ratio"):
+        make = ratio if kind == "ratio" else image_ratio
+        split = make(index, dict(zip(PARTS, _whole_parts(parts))), seed)
     elif kind == "k_fold":
-        parts = k_fold(index, num_folds, fold, seed)
+        split = k_fold(index, num_folds, fold, seed)
     elif kind == "group_k_fold":
-        parts = group_k_fold(index, num_folds, fold)
+        split = group_k_fold(index, num_folds, fold)
     else:
-        raise UserError(
-            f"config.data.split = '{kind}': choose published, ratio, k_fold or group_k_fold"
-        )
+        raise UserError(f"config.data.split = '{kind}': choose {', '.join(KINDS)}")
     for name in ("train", "validation"):
-        if not len(parts[name]):
+        if not len(split[name]):
             raise UserError(
                 f"the {kind} split leaves no knee for {name} ({len(index)} knees in the set): "
                 "prepare more of the set, or choose another config.data.split"
             )
+    return split
+
+
+def _whole_parts(parts: Any) -> Sequence[int]:
+    whole = isinstance(parts, Sequence) and all(type(part) is int for part in parts)
+    if not whole or len(parts) != 3 or min(parts[:2]) < 1 or parts[2] < 0:
+        raise UserError(
+            f"config.data.parts = {parts!r}: three whole numbers, of training, validation and test "
+            "knees; only the last may be 0"
+        )
     return parts
