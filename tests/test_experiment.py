@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from knee_jax import evaluate, experiment, knees, train
+from knee_jax import evaluate, experiment, knees, sharding, train
+from knee_jax.data import sampling
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING
+from knee_jax.grades import GRADES, MISSING, labels
 
 
 @pytest.fixture
@@ -195,6 +196,102 @@ def test_balanced_sampling_draws_the_grades_alike(config, set_up):
     np.testing.assert_allclose(counts[present] / counts.sum(), 1 / present.sum(), atol=0.03)
     config.data.unlabelled = "natural"
     with pytest.raises(UserError, match=r"set config\.data\.unlabelled = 'none'"):
+        set_up()
+
+
+@pytest.fixture
+def find_early(config, tiny_data_dir, change_index):
+    """The knees of a run on KL 0 against KL 2; `kl`: row → KL grade, other than the set's."""
+    config.task, config.grades = "early_detection", ("kl0_vs_kl2",)
+    config.data.unlabelled = "none"
+
+    def find(kl=None):
+        if kl is not None:
+
+            def change(index):
+                index["kl"] = np.asarray(kl)[np.arange(len(index)) % len(kl)].astype(np.int8)
+
+            change_index(change)
+        return knees.find_knees(config, tiny_data_dir, landmarks=False)
+
+    return find
+
+
+def test_knees_of_another_grade_are_counted_apart_from_unread_ones(find_early, config):
+    found, account = find_early([0, 2, 1, 0, 2, 3, MISSING, 0, 2, 4, 0, 2])
+    index = found["train"][0].index
+    parts = knees.splits.ratio(index, {"train": 2, "validation": 1, "test": 1}, config.data.seed)
+    for name, (_, rows) in found.items():
+        kl = index["kl"].to_numpy()[parts[name]]
+        np.testing.assert_array_equal(rows, parts[name][np.isin(kl, (0, 2))])
+        expected = {
+            "used": np.isin(kl, (0, 2)).sum(),
+            "other_grade": np.isin(kl, (1, 3, 4)).sum(),
+            "unread": (kl == MISSING).sum(),
+        }
+        assert account[name] == {why: n for why, n in expected.items() if n}
+    assert "other grade" in train.describe(account)
+    # A policy for knees that are read in part knows what a target is made of.
+    config.data.partially_labelled = "drop"
+    again, _ = find_early()
+    for name, (_, rows) in found.items():
+        np.testing.assert_array_equal(rows, again[name][1])
+
+
+def test_a_part_without_a_knee_of_the_target_is_named(find_early):
+    with pytest.raises(
+        UserError,
+        match=r"no knee of the train part of phantom_xray/tiny belongs to a class of kl0_vs_kl2 "
+        r"\(\d+ have another grade\)",
+    ):
+        find_early([1, 3, MISSING])
+    with pytest.raises(UserError, match=r"no knee of the train part .* has been read for kl: "):
+        find_early([MISSING])
+
+
+def test_a_part_that_lacks_a_class_of_the_target_is_named(find_early, config):
+    with pytest.raises(UserError, match=r"the train part has no knee of KL 2, "):
+        find_early([0, 1])
+    config.grades = ("kl",)
+    with pytest.raises(UserError, match=r"the train part has no knee of KL 3 and of KL 4, "):
+        find_early([0, 1, 2])
+
+
+def test_oversampled_epochs_have_every_class_alike(find_early, config):
+    found, _ = find_early([0, 0, 2, 1])
+    config.data.sampling = "oversampled"
+    parts = knees.make_parts(found, sharding.make_mesh(), "streamed")
+    plan, length = knees.make_plan(config, parts)
+    index, rows = found["train"][0].index, found["train"][1]
+    counts = np.bincount(labels(index.iloc[rows], "kl0_vs_kl2"))
+    assert (
+        length
+        == 2 * counts.max()
+        == sampling.oversampled_length(labels(index.iloc[rows], "kl0_vs_kl2"))
+    )
+    seen = np.concatenate([plan(step) for step in range(math.ceil(length / 8))])[:length]
+    assert np.bincount(labels(index.iloc[seen], "kl0_vs_kl2")).tolist() == [counts.max()] * 2
+    assert set(seen) == set(rows)
+
+
+def test_oversampled_folds_have_epochs_of_one_length(find_early, config):
+    config.data.split, config.data.num_folds = "k_fold", 3
+    config.data.sampling = "oversampled"
+    lengths, own = set(), set()
+    for config.data.fold in range(3):
+        found, _ = find_early([0, 0, 2, 1] if not lengths else None)
+        parts = knees.make_parts(found, sharding.make_mesh(), "streamed")
+        lengths.add(knees.make_plan(config, parts)[1])
+        set_index, rows = found["train"]
+        own.add(sampling.oversampled_length(labels(set_index.index.iloc[rows], "kl0_vs_kl2")))
+    assert len(lengths) == 1
+    assert max(own) - min(own) < 12
+    assert min(own) <= lengths.pop() <= max(own)
+
+
+def test_unlabelled_knees_have_no_class_to_be_oversampled_by(config, set_up):
+    config.data.sampling = "oversampled"
+    with pytest.raises(UserError, match=r"'oversampled' knows no class .*unlabelled = 'none'"):
         set_up()
 
 

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from knee_jax.grades import DERIVED, GRADES, MISSING, NUM_CLASSES, TARGETS, TITLES, labels
+from knee_jax.grades import DERIVED, GRADES, MISSING, NUM_CLASSES, TARGETS, TITLES, labels, source
 
 KL = np.array([0, 1, 2, 3, 4, MISSING], np.int8)
 
@@ -12,17 +12,21 @@ def test_kl0_vs_kl2_keeps_two_grades_only():
     grades = np.full((6, len(GRADES)), 3, np.int8)
     grades[:, 0] = KL
     table = pd.DataFrame(grades, columns=list(GRADES))
-    for source in (grades, jnp.asarray(grades), table):
-        found = labels(source, "kl0_vs_kl2")
+    for given in (grades, jnp.asarray(grades), table):
+        found = labels(given, "kl0_vs_kl2")
         assert found.tolist() == wanted
         assert found.dtype == np.int8
-        assert labels(source, "kl").tolist() == KL.tolist()
-        assert labels(source, "jsm").tolist() == [3] * 6
+        assert labels(given, "kl").tolist() == KL.tolist()
+        assert labels(given, "jsm").tolist() == [3] * 6
 
 
 def test_every_target_has_a_title_and_its_classes():
     assert set(TITLES) == set(NUM_CLASSES) == set(TARGETS)
-    for target, (source, classes) in DERIVED.items():
-        assert source in GRADES
-        assert set(classes) < set(range(NUM_CLASSES[source]))
+    for target, (grade, classes) in DERIVED.items():
+        assert grade in GRADES
+        assert set(classes) < set(range(NUM_CLASSES[grade]))
         assert sorted(classes.values()) == list(range(NUM_CLASSES[target]))
+
+
+def test_a_target_is_made_of_one_grade():
+    assert [source(target) for target in (*GRADES, "kl0_vs_kl2")] == [*GRADES, "kl"]

@@ -176,6 +176,77 @@ def test_brightness_scales_within_its_range():
     assert factors.std() == pytest.approx(0.6 / np.sqrt(12), rel=0.15)
 
 
+def test_the_draws_of_older_configs_are_what_they_were():
+    """Six keys, of which contrast has none; and nothing saturates without it."""
+    factors = intensities(Affine(brightness=0.3), level=250)[:, 3, 3] / (250 / 255)
+    keys = jax.vmap(lambda key: jax.random.split(key, 6)[4])(
+        jax.random.split(jax.random.key(0), 200)
+    )
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, minval=-1, maxval=1))(keys)
+    np.testing.assert_allclose(factors, 1 + 0.3 * np.asarray(drawn), rtol=1e-5)
+    assert factors.max() > 1.25
+
+
+def test_brightness_and_contrast_are_pillows():
+    """Both factors are read back from three grey levels; Pillow then repeats the steps."""
+    from PIL import Image, ImageEnhance
+
+    image = knee_like(48)
+    image[20:28, 20:28], image[:8, :8], image[:8, -8:] = 0, 90, 130
+    pixels, _ = draw(Affine(brightness=0.3, contrast=0.3), image, np.zeros((1, 2)), 40, 48)
+    saturated = 0
+    for ours in np.asarray(pixels[..., 0], np.float64):
+        light, dark = ours[4, 44], ours[4, 4]
+        slope = (light - dark) / (40 / 255)  # Brightness times contrast.
+        candidates = []
+        for brightness in np.linspace(0.7, 1.3, 601):
+            bright = np.clip(brightness * image / 255, 0, 1)
+            contrast = slope / brightness
+            level = bright.mean() + contrast * (bright[4, 4] - bright.mean())
+            candidates.append((abs(level - dark), brightness, contrast))
+        _, brightness, contrast = min(candidates)
+        assert 0.69 < brightness < 1.31
+        assert 0.69 < contrast < 1.31
+        theirs = ImageEnhance.Brightness(Image.fromarray(image)).enhance(brightness)
+        theirs = np.asarray(ImageEnhance.Contrast(theirs).enhance(contrast), np.float64)
+        np.testing.assert_allclose(255 * ours, theirs, atol=2.5)
+        assert ours.min() >= 0
+        assert ours.max() <= 1
+        saturated += (ours == 1).any() + (ours == 0).any()
+    assert saturated > 10
+
+
+def test_contrast_scales_deviations_within_its_range():
+    image = np.tile(np.uint8([100, 150]), (12, 6))
+    pixels = np.asarray(draw(Affine(contrast=0.3), image, np.zeros((1, 2)), 2000, 12)[0][..., 0])
+    np.testing.assert_allclose(pixels.mean(axis=(1, 2)), 125 / 255, atol=1e-6)
+    factors = (pixels[:, 3, 3] - pixels[:, 3, 2]) / (50 / 255)
+    assert stats.kstest(factors, stats.uniform(0.7, 0.6).cdf).pvalue > 1e-3
+    both = Affine(brightness=0.3, contrast=0.3)
+    pixels = np.asarray(draw(both, image, np.zeros((1, 2)), 500, 12)[0][..., 0])
+    brightness = pixels.mean(axis=(1, 2)) / (125 / 255)
+    factors = (pixels[:, 3, 3] - pixels[:, 3, 2]) / (50 / 255) / brightness
+    assert abs(np.corrcoef(brightness, factors)[0, 1]) < 0.15
+
+
+def test_the_ranges_of_deepknee_can_be_said():
+    """Tiulpin et al. 2018: a crop of 300 px at offsets 6 to 20, so within 7 px of the middle."""
+    config = {
+        "name": "affine", "translation": 7 / 300, "rotation": 15.0, "gamma": (0.5, 3.0),
+        "brightness": 0.3, "contrast": 0.3,
+    }  # fmt: skip
+    augmentation = augment.make(config, 300)
+    points = draw_points(augmentation, 300, [[100.0, 150.0], [200.0, 150.0]], 1000, 300)
+    arm, shift = points[:, 1] - points[:, 0], points.mean(axis=1) - 150
+    angle = np.rad2deg(np.arctan2(arm[:, 1], arm[:, 0]))
+    assert stats.kstest(angle, stats.uniform(-15, 30).cdf).pvalue > 1e-3
+    for axis in range(2):
+        assert stats.kstest(shift[:, axis], stats.uniform(-7, 14).cdf).pvalue > 1e-3
+    images = np.asarray(draw(augmentation, knee_like(64), np.zeros((1, 2)), 64, 64)[0])
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
 def test_noise_has_the_named_deviation_and_no_mean():
     noise = intensities(Affine(noise=0.1)) - 128 / 255
     assert noise.mean() == pytest.approx(0, abs=2e-3)
@@ -453,6 +524,7 @@ def test_the_defaults_are_the_papers():
         ({"name": "affine", "gamma": (1.2, 0.8)}, r"gamma = \(1.2, 0.8\): .* 0 < low <= high"),
         ({"name": "affine", "scale": 1.1}, r"scale = 1.1: \(low, high\)"),
         ({"name": "affine", "rotation": -5.0}, "rotation = -5.0: a number 0 or more"),
+        ({"name": "affine", "contrast": 1.5}, "contrast = 1.5: a number from 0 to 1"),
         ({"name": "affine", "noise": float("nan")}, "noise = nan: a number 0 or more"),
         ({"name": "affine", "translation": "10"}, "translation = '10': a number 0 or more"),
         ({"name": "random_crop", "canvas": 299}, "canvas = 299: a whole number from 300 to 600"),

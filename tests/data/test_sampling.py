@@ -9,6 +9,8 @@ from knee_jax.data.sampling import (
     inverse_frequency,
     mixed,
     num_batches,
+    oversampled,
+    oversampled_length,
     shuffled,
     weighted,
 )
@@ -127,6 +129,52 @@ def test_inverse_frequency_gives_every_class_the_same_share(grades):
     np.testing.assert_allclose(weights[grades == -1], 1)
 
 
+def passes_of(plan, length, batch_size, number):
+    """The first passes of a plan, [number, length]."""
+    stream = np.concatenate([plan(step) for step in range(-(-number * length // batch_size))])
+    return stream[: number * length].reshape(number, length)
+
+
+@given(st.lists(st.integers(-1, 4), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 5))
+def test_every_pass_has_all_knees_and_its_classes_alike(classes, batch_size, seed):
+    classes = np.array(classes, np.int8)
+    rows = np.arange(len(classes)) * 3 + 1
+    class_of = dict(zip(rows.tolist(), classes.tolist()))
+    known, counts = np.unique(classes[classes >= 0], return_counts=True)
+    length = oversampled_length(classes)
+    assert length == len(known) * max(counts, default=0) + (classes == -1).sum()
+    plan = oversampled(rows, classes, batch_size, seed)
+    for one in passes_of(plan, length, batch_size, 2):
+        seen = np.array([class_of[row] for row in one.tolist()])
+        for c in known:
+            assert (seen == c).sum() == counts.max()
+        drawn, times = np.unique(one, return_counts=True)
+        np.testing.assert_array_equal(drawn, rows)
+        # Knees of the most frequent class, and those without a class, come once.
+        often = np.isin(classes, known[counts < max(counts, default=0)])
+        assert (times[~often] == 1).all()
+
+
+def test_what_is_added_is_drawn_alike_and_anew():
+    classes = np.repeat([0, 1], [40, 10])
+    plan = oversampled(np.arange(50), classes, 16, seed=0)
+    times = np.array([np.bincount(one, minlength=50)[40:] for one in passes_of(plan, 80, 16, 400)])
+    assert (times.sum(axis=1) == 40).all()
+    extra = times - 1
+    # Binomial: 30 draws among ten knees.
+    np.testing.assert_allclose(extra.mean(axis=0), 3, atol=0.4)
+    np.testing.assert_allclose(extra.var(axis=0), 30 * 0.1 * 0.9, rtol=0.3)
+    assert (times[1:] != times[:-1]).any(axis=1).mean() > 0.99
+
+
+def test_oversampled_batches_depend_on_the_seed_and_the_step_only():
+    rows, classes = np.arange(60), np.repeat([0, 1, 2], [30, 20, 10])
+    forwards = [oversampled(rows, classes, 16, 3)(step) for step in range(20)]
+    plan = oversampled(rows, classes, 16, 3)
+    np.testing.assert_array_equal(forwards, [plan(s) for s in reversed(range(20))][::-1])
+    assert (forwards[0] != oversampled(rows, classes, 16, 4)(0)).any()
+
+
 @pytest.mark.parametrize(
     "plan",
     [
@@ -134,6 +182,7 @@ def test_inverse_frequency_gives_every_class_the_same_share(grades):
         in_order(np.arange(5), 3),
         mixed(np.arange(5), np.arange(5, 9), 3, 1, 0),
         weighted(np.arange(5), np.ones(5), 3, 0),
+        oversampled(np.arange(5), np.array([0, 0, 0, 1, 2]), 3, 0),
     ],
 )
 def test_rows_are_int64_of_the_batch_size(plan):

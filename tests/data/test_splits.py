@@ -12,10 +12,16 @@ def index():
     """400 subjects, two knees and one to three visits each; severity goes with the subject."""
     rng = np.random.default_rng(0)
     rows = [
-        {"split": rng.choice(["train", "val"]), "subject": f"{s:07d}", "side": side, "kl": kl}
+        {
+            "split": rng.choice(["train", "val"]),
+            "subject": f"{s:07d}",
+            "side": side,
+            "visit": 12 * visit,
+            "kl": kl,
+        }
         for s in range(400)
         for severity in [rng.integers(0, 5)]
-        for _ in range(rng.integers(1, 4))
+        for visit in range(rng.integers(1, 4))
         for side in "LR"
         for kl in [max(-1, severity - rng.integers(0, 3))]
     ]
@@ -64,6 +70,57 @@ def test_ratio_is_a_function_of_the_seed_and_not_of_row_order(index):
     )
 
 
+def split_of(index, kind, **changes):
+    fields = {"parts": (2, 1, 1), "num_folds": 5, "fold": 0, "seed": 0} | changes
+    return splits.make_split(index, kind, **fields)
+
+
+@pytest.mark.parametrize("parts", [(2, 1, 1), (7, 1, 2), (4, 1, 0)])
+def test_a_config_names_the_parts_of_a_ratio(index, parts):
+    by_subject = split_of(index, "ratio", parts=parts)
+    assert_partition_by_subject(index, by_subject)
+    by_image = split_of(index, "image_ratio", parts=parts)
+    rows = np.concatenate(list(by_image.values()))
+    np.testing.assert_array_equal(np.sort(rows), np.arange(len(index)))
+    for i, name in enumerate(splits.PARTS):
+        share = parts[i] / sum(parts)
+        assert len(subjects(index, by_subject[name])) == pytest.approx(400 * share, abs=2)
+        assert len(by_image[name]) == pytest.approx(len(index) * share, abs=2)
+        assert (np.diff(by_image[name]) > 0).all()
+    with_zero = dict(zip(splits.PARTS, parts))
+    expected = splits.ratio(index, with_zero, seed=0)
+    for name, rows in by_subject.items():
+        np.testing.assert_array_equal(rows, expected[name])
+
+
+def test_a_split_by_image_is_stratified_and_leaks_subjects(index):
+    parts = split_of(index, "image_ratio", parts=(7, 1, 2))
+    for name, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        found = index["kl"].iloc[parts[name]].value_counts()
+        expected = share * index["kl"].value_counts()
+        assert (found - expected).abs().max() <= 3
+    crossing = subjects(index, parts["test"]) & subjects(index, parts["train"])
+    assert len(crossing) > 0.5 * len(subjects(index, parts["test"]))
+
+
+def test_a_split_by_image_follows_the_seed_and_not_the_row_order(index):
+    def images(of, seed):
+        rows = split_of(of, "image_ratio", seed=seed)["test"]
+        return set(of.iloc[rows][["subject", "side", "visit"]].itertuples(index=False, name=None))
+
+    again = index.sample(frac=1, random_state=1)  # With its labels out of order as well.
+    assert images(index, 1) == images(again, 1) != images(index, 2)
+
+
+@pytest.mark.parametrize(
+    "parts", [(2, 1), (0, 1, 1), (2, 0, 1), (2, 1, -1), (0.7, 0.1, 0.2), "211", (True, 1, 1), 3]
+)
+def test_parts_without_meaning_are_named(index, parts):
+    for kind in ("ratio", "image_ratio"):
+        with pytest.raises(UserError, match=r"config\.data\.parts = .*three whole numbers"):
+            split_of(index, kind, parts=parts)
+
+
 def test_folds_are_disjoint_by_subject_and_cover_everybody(index):
     seen = []
     for fold in range(5):
@@ -91,7 +148,7 @@ def test_group_folds_are_disjoint_by_subject_and_cover_everybody(index):
     held_out = [parts["validation"] for parts in folds]
     np.testing.assert_array_equal(np.sort(np.concatenate(held_out)), np.arange(len(index)))
     assert np.ptp([len(rows) for rows in held_out]) <= 6  # As many as a subject may have.
-    by_name = splits.make_split(index, "group_k_fold", num_folds=5, fold=2, seed=7)
+    by_name = split_of(index, "group_k_fold", fold=2, seed=7)
     np.testing.assert_array_equal(by_name["validation"], held_out[2])
     # Grades play no part.
     other = splits.group_k_fold(index.assign(kl=0), 5, 2)
@@ -165,7 +222,7 @@ def test_a_number_of_folds_that_cannot_be_made_is_named(index, num_folds):
 
 
 def test_published_split_follows_the_column(index):
-    parts = splits.make_split(index, "published", num_folds=5, fold=0, seed=0)
+    parts = split_of(index, "published")
     assert (index["split"].iloc[parts["train"]] == "train").all()
     assert (index["split"].iloc[parts["validation"]] == "val").all()
     assert len(parts["train"]) + len(parts["validation"]) == len(index)
@@ -175,13 +232,14 @@ def test_published_split_follows_the_column(index):
 @pytest.mark.parametrize(
     ("kind", "fold", "rows", "message"),
     [
-        ("random", 0, slice(None), "choose published, ratio, k_fold or group_k_fold"),
+        ("random", 0, slice(None), "choose published, ratio, image_ratio, k_fold, group_k_fold"),
         ("k_fold", 5, slice(None), "not one of the 5 folds"),
         ("group_k_fold", -1, slice(None), "not one of the 5 folds"),
         ("ratio", 0, slice(0, 1), "leaves no knee for"),
+        ("image_ratio", 0, slice(0, 1), "leaves no knee for"),
         ("published", 0, slice(0, 1), "leaves no knee for"),
     ],
 )
 def test_a_split_that_cannot_be_made_is_named(index, kind, fold, rows, message):
     with pytest.raises(UserError, match=message):
-        splits.make_split(index.iloc[rows], kind, num_folds=5, fold=fold, seed=0)
+        split_of(index.iloc[rows], kind, fold=fold)
