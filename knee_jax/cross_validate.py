@@ -121,7 +121,7 @@ def cross_validate_one(
         fold.data.fold = k
     held_out, tested = [], []
     for experiment, folder, predictor in trained(folds, data_dir):
-        found, _ = evaluate_checkpoint(experiment, folder, predictor)
+        found = evaluate_checkpoint(experiment, folder, predictor).tables
         held_out.append(found["validation"].assign(split="out_of_fold"))
         tested += [found["test"]] if "test" in found else []
     tables = {"out_of_fold": pd.concat(held_out, ignore_index=True)}

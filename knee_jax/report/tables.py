@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from knee_jax.grades import GRADES, NUM_CLASSES, TITLES
+from knee_jax.grades import DERIVED, GRADES, NUM_CLASSES, TITLES
 from knee_jax.metrics.summary import AVERAGED_METRICS, OARSI, Estimate, Summary
 
 METRIC_TITLES = {
@@ -76,6 +76,13 @@ class Table:
 def target_title(target: str) -> str:
     """What a grade or task is called in front of people."""
     return TARGET_TITLES.get(target, target.replace("_", " "))
+
+
+def class_title(target: str, value: int) -> str:
+    """What a class of a grade or target is called, such as `KL 2`."""
+    source, classes = DERIVED.get(target, (target, {}))
+    grade = next((grade for grade, number in classes.items() if number == value), value)
+    return f"{source.upper()} {grade}"
 
 
 def format_value(estimate: Estimate) -> str:
