@@ -72,7 +72,7 @@ def reliability_figure(diagrams: Mapping[str, tuple[Reliability, str]]) -> Figur
     """Accuracy by confidence, a panel for each title; at most four in a row.
 
     Args:
-        diagrams: {title: (bins, a few words to stand in the panel)}.
+        diagrams: {title: (bins, a line to stand below the panel)}.
     """
     with matplotlib.rc_context(figures.STYLE):
         size = (3.6, 3.5) if len(diagrams) == 1 else (2.9, 2.9)
@@ -80,20 +80,15 @@ def reliability_figure(diagrams: Mapping[str, tuple[Reliability, str]]) -> Figur
         for axes, (title, (bins, words)) in zip(panels, diagrams.items(), strict=True):
             edges = np.linspace(0.0, 1.0, len(bins.counts) + 1)
             share = bins.counts / bins.counts.sum()
-            axes.bar(
-                edges[:-1], share, np.diff(edges), align="edge", color="#D0D0D0", label="knees"
-            )
+            axes.bar(edges[:-1], share, np.diff(edges), align="edge", color="#D0D0D0")
             axes.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
             full = bins.counts > 0
-            axes.plot(
-                *(bins.predicted[full], bins.observed[full]),
-                color=figures.BLUE,
-                marker="o",
-                ms=4,
-                label="right",
-            )
-            axes.text(0.04, 0.96, words, transform=axes.transAxes, va="top", fontsize=9)
-            axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal", xlabel="Confidence")
+            x, y = bins.predicted[full], bins.observed[full]
+            axes.plot(x, y, color=figures.BLUE, lw=1)
+            area = 4 + 150 * share[full]
+            axes.scatter(x, y, area, color=figures.BLUE, zorder=3, clip_on=False)
+            axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal")
+            axes.set_xlabel(f"Confidence\n{words}")
             axes.set_title(title, fontsize=9.5)
         for axes in panels[::columns]:
             axes.set_ylabel("Share of knees")
@@ -181,4 +176,4 @@ def _diagram(table: pd.DataFrame, target: str) -> tuple[Reliability, str]:
     right = truth == known[f"{target}_pred"].to_numpy(np.int64)
     bins = reliability(probabilities.max(1), right)
     error = expected_calibration_error(bins)
-    return bins, f"ECE {error:.3f}\nBrier {brier(probabilities, truth):.3f}"
+    return bins, f"ECE {error:.3f}, Brier {brier(probabilities, truth):.3f}"

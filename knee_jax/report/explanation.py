@@ -53,7 +53,9 @@ def features_figure(places: Array, table: pd.DataFrame, target: str) -> Figure:
     """
     truth, predicted = (table[c].to_numpy() for c in (target, f"{target}_pred"))
     with matplotlib.rc_context(figures.STYLE):
-        figure, (axes,), _ = figures.make_panels(1, 1, (6.4, 5.0))
+        width, height = np.ptp(places, axis=0)
+        tall = np.clip(4.6 * height / max(width, 1e-9), 2.4, 6.0)
+        figure, (axes,), _ = figures.make_panels(1, 1, (6.8, tall + 0.4))
         size = 34 if len(table) < 500 else 16
         for value, colour in zip(range(NUM_CLASSES[target]), figures.COLOURS):
             for right, face in ((True, colour), (False, "none")):
@@ -62,7 +64,9 @@ def features_figure(places: Array, table: pd.DataFrame, target: str) -> Figure:
                 axes.scatter(x, y, s=size, facecolors=face, edgecolors=colour, linewidths=1.1)
             label = f"{class_title(target, value)} ({(truth == value).sum():,})"
             axes.scatter([], [], s=34, color=colour, label=label)
-        axes.scatter([], [], s=34, facecolors="none", edgecolors="#444444", label="wrong")
+        axes.scatter(
+            [], [], s=34, facecolors="none", edgecolors="#444444", label="predicted wrongly"
+        )
         axes.set(title=f"t-SNE of the features, by {target_title(target)}", xticks=[], yticks=[])
         axes.set_aspect("equal", "datalim")
         axes.spines[:].set_visible(True)
@@ -82,13 +86,14 @@ def heat_figure(image: Array, heat: Array, patch: int = 0) -> Figure:
     extent = (0, width, height, 0)
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(4.2, 2.1 * height / width))
-        for number in (0, 1):
-            axes = figure.add_axes((0.503 * number, 0.0, 0.497, 1.0))
+        # Colours stand out from a darker picture, also where the film is white.
+        for left, white in ((0.0, 255), (0.503, 400)):
+            axes = figure.add_axes((left, 0.0, 0.497, 1.0))
             axes.axis("off")
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent)
+            axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=extent)
             axes.set(xlim=(0, width), ylim=(height, 0))
-        colours = _HEAT(0.35 + 0.65 * heat)
-        colours[..., 3] = 0.75 * heat
+        colours = _HEAT(0.2 + 0.8 * heat)
+        colours[..., 3] = 0.7 * heat**0.75
         axes.imshow(colours, extent=extent, interpolation="bilinear")
         if patch:
             top = first_row(height, width, patch)
