@@ -1,6 +1,7 @@
 """What a network saw: features and Grad-CAM, on small networks that let themselves be seen."""
 
 import dataclasses
+import re
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from knee_jax import evaluate, explain
+from knee_jax import evaluate, explain, models, train
 from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
 from knee_jax.explain import BORDER, choose_knees, class_activation, evenly
@@ -32,6 +33,8 @@ class Whole(nn.Module):
 
     blind: bool = False
 
+    needs_keypoints = False
+
     @nn.compact
     def __call__(self, image, keypoints=None, train=False):
         maps = Encoder(name="trunk")(image)
@@ -49,6 +52,8 @@ class Siamese(nn.Module):
     lateral: float = 1.0
     medial: float = 1.0
     patch: int = 24
+
+    needs_keypoints = False
 
     @nn.compact
     def __call__(self, image, keypoints=None, train=False):
@@ -308,3 +313,28 @@ def test_positions_are_drawn_evenly(count, most):
     assert len(set(drawn)) == len(drawn)
     gaps = np.diff(drawn, append=count)
     assert count == 0 or (drawn[0] == 0 and gaps.max() - gaps.min() <= 1)
+
+
+def test_a_run_shows_what_its_network_saw(config, tmp_path, tiny_data_dir, monkeypatch):
+    """From training to the page, which is the same when the evaluation is repeated."""
+    monkeypatch.setattr(models, "create", lambda **kwargs: Siamese())
+    config.grades = ("kl",)
+    config.coherence.weight = 0.0
+    config.epochs = 1
+    config.evaluation.num_resamples = 10
+    train.train(config, tmp_path, tiny_data_dir)
+    reports = []
+    for _ in range(2):
+        evaluate.evaluate(config, tmp_path, tiny_data_dir)
+        files = (tmp_path / "report").rglob("*.*")
+        reports.append({path.name: path.read_bytes() for path in files})
+    assert reports[0] == reports[1]
+    assert {"reliability.png", "features.png", "heat_00.png"} <= set(reports[0])
+    page = reports[0]["index.html"].decode()
+    for words in ("Confidence", "laid out by t-SNE", "Where the network looked", "of 24 px"):
+        assert words in page
+    table = pd.read_csv(tmp_path / "predictions" / "test.csv", dtype=str)
+    captions = re.findall(r"<figcaption>(?:Right|Wrong): .*?\. (\d+) ([LR]), month (\d+)", page)
+    assert 10 <= len(captions) <= 15
+    knees = table[["subject", "side", "visit"]].itertuples(index=False, name=None)
+    assert set(captions) <= set(knees)

@@ -147,9 +147,10 @@ def confidence_section(table: pd.DataFrame) -> Section:
         "The confidence of a prediction is the probability of the predicted class. Where it can be "
         "believed, the share of knees that are right (blue) follows the dotted line: above it the "
         "network is too modest, below it too sure. Grey: the share of all knees in each of 15 bins "
-        "of confidence. ECE: expected calibration error, the mean distance of the blue line from "
-        "the dotted one (Guo et al. 2017). Brier: mean squared distance of the probabilities from "
-        "the truth (Brier 1950), summed over the classes where there are more than two.",
+        "of confidence. ECE: expected calibration error, the mean distance over all knees of the "
+        "blue line from the dotted one (Guo et al. 2017). Brier: mean squared distance of the "
+        "probabilities from the truth (Brier 1950), summed over the classes where there are more "
+        "than two.",
     ]
     drawings = []
     diagrams = {target_title(target): _diagram(table, target) for target in targets}

@@ -37,7 +37,7 @@ def t_sne(features: Array) -> Array:
         float32 [n, 2]; the same for the same features.
     """
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    # On one thread: sums would otherwise depend on the number of cores.
+    # On one thread: sums, and with them all else, would depend on the number of cores.
     with threadpool_limits(1):
         plane = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1)
         return plane.fit_transform(features)
@@ -151,7 +151,7 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
         read, predicted = row[target], row[f"{target}_pred"]
         words = (
             f"read {class_title(target, read)}, predicted {class_title(target, predicted)} with "
-            f"{row[f'{target}_p{predicted}']:.2f}"
+            f"probability {row[f'{target}_p{predicted}']:.2f}"
         )
         if not maps.heat[number].any():
             words += ", for which nothing in its last maps speaks"

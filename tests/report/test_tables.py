@@ -12,6 +12,12 @@ def test_every_metric_and_target_has_a_title():
     assert {*GRADES, OARSI} == set(tables.SHORT_TITLES)
 
 
+def test_classes_are_called_by_their_grade():
+    assert tables.class_title("kl", 3) == "KL 3"
+    assert tables.class_title("jsm", 0) == "JSM 0"
+    assert [tables.class_title("kl0_vs_kl2", c) for c in (0, 1)] == ["KL 0", "KL 2"]
+
+
 def test_estimates_as_text():
     estimate = {"value": 0.71249, "low": 0.6951, "high": 0.7299, "n": 10}
     assert tables.format_estimate(estimate) == "0.712 [0.695, 0.730]"
