@@ -121,7 +121,7 @@ def cross_validate_one(
     held_out, tested = [], []
     at_once = len(folds) if can_lie_side_by_side(config) else 1
     for experiment, folder, predictor in trained(folds, data_dir, at_once):
-        found, _ = evaluate_checkpoint(experiment, folder, predictor)
+        found = evaluate_checkpoint(experiment, folder, predictor).tables
         held_out.append(found["validation"].assign(split="out_of_fold"))
         tested += [found["test"]] if "test" in found else []
     tables = {"out_of_fold": pd.concat(held_out, ignore_index=True)}

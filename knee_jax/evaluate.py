@@ -2,26 +2,40 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 import pandas as pd
 
 from knee_jax import sharding
 from knee_jax import state as states
 from knee_jax import workdir as workdirs
 from knee_jax.checkpoint import Checkpoints
-from knee_jax.data import sampling
 from knee_jax.data.batches import Batch
 from knee_jax.errors import UserError
 from knee_jax.experiment import Experiment, Facts, set_up
+from knee_jax.explain import explain
 from knee_jax.metrics.predictions import first_visit, write_predictions
 from knee_jax.metrics.summary import Summary, summarise, write_metrics
-from knee_jax.report.run import write_page
+from knee_jax.report.run import shown_part, write_page
 
 Predictor = Callable[[states.Variables, Facts, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 """(variables, facts, batch) → the batch's rows of the index, and class probabilities."""
+
+
+class Evaluated(NamedTuple):
+    """What a checkpoint says of a run's knees.
+
+    Attributes:
+        tables: 'validation' and, where there are test knees, 'test' → predictions table.
+        step: of the checkpoint.
+        variables: of its network.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    step: int
+    variables: states.Variables
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> None:
@@ -40,25 +54,24 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -
     workdirs.require(workdir)
     workdirs.refuse_other(workdir, config)
     experiment = set_up(config, workdir, data_dir)
-    tables, step = evaluate_checkpoint(experiment, workdir)
+    tables, step, variables = evaluate_checkpoint(experiment, workdir)
+    shown = shown_part(tables)
+    explanation = explain(experiment, variables, shown, tables[shown])
     if jax.process_index() == 0:
         print(f"\ncheckpoint of step {step}, the best on the validation knees")
         metrics = write_results(experiment, tables, workdir)
-        write_page(experiment, tables, metrics, workdir)
+        write_page(experiment, tables, metrics, workdir, explanation=explanation)
 
 
 def evaluate_checkpoint(
     experiment: Experiment, workdir: Path, predictor: Predictor | None = None
-) -> tuple[dict[str, pd.DataFrame], int]:
+) -> Evaluated:
     """The predictions of the best checkpoint in a run's folder.
 
     Args:
         experiment: the run's.
         workdir: its folder; receives `predictions/`.
         predictor: compiled before, if it was.
-
-    Returns:
-        'validation' and, where there are test knees, 'test' → predictions table; and the step.
     """
     predictor = predictor or make_predictor(experiment)
     # Read only: the run may be training at this moment.
@@ -72,7 +85,7 @@ def evaluate_checkpoint(
     tables = {name: predict(experiment, predictor, variables, name) for name in names}
     if jax.process_index() == 0:
         _write_tables(tables, workdir)
-    return tables, best
+    return Evaluated(tables, best, variables)
 
 
 def write_results(
@@ -119,20 +132,14 @@ def predict(
 ) -> pd.DataFrame:
     """The predictions table of a part: every knee exactly once, on any number of devices."""
     config, part = experiment.config, experiment.parts[name]
-    rows, size = part.rows, config.evaluation.batch_size
-    steps = range(sampling.num_batches(len(rows), size))
-    batches = part.source.batches(sampling.in_order(rows, size), steps)
-    predicted = jax.device_get([predictor(variables, experiment.facts, batch) for batch in batches])
-    # Rows come back with the probabilities: whatever the devices did, each keeps its own.
-    at = np.concatenate([row for row, _ in predicted])
-    known = at != sampling.PADDING
-    if not np.array_equal(at[known], rows):
-        raise RuntimeError(f"the {name} knees came back in another order, or not once each")
-    probabilities = {
-        grade: np.concatenate([part[grade] for _, part in predicted])[known]
-        for grade in experiment.task.grades
-    }
-    table = experiment.task.table(part.prepared.index, rows, probabilities)
+    predicted = part.map(
+        lambda batch: predictor(variables, experiment.facts, batch),
+        part.rows,
+        config.evaluation.batch_size,
+    )
+    # In the task's order: a compiled function sorts its results by name.
+    probabilities = {grade: predicted[grade] for grade in experiment.task.grades}
+    table = experiment.task.table(part.prepared.index, part.rows, probabilities)
     origin = {"split": name, "model": config.model.name, "fold": config.data.fold}
     for place, (column, value) in enumerate(origin.items(), start=5):
         table.insert(place, column, value)

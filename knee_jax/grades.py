@@ -63,3 +63,9 @@ def labels(grades: Any, target: str) -> Any:
         return values
     chosen = [(values == value) * (number - MISSING) for value, number in classes.items()]
     return (sum(chosen) + MISSING).astype(values.dtype)
+
+
+def class_name(target: str, number: int) -> str:
+    """What a class of a target is called: 'KL 2' for class 1 of `kl0_vs_kl2`, and of `kl` for 2."""
+    source, classes = DERIVED.get(target, (target, {number: number}))
+    return f"{source.upper()} {next(value for value, n in classes.items() if n == number)}"

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -82,6 +83,36 @@ class Part:
     def source(self) -> batches.Source:
         """Makes device batches of the set."""
         return self.knees.source
+
+    def map(
+        self,
+        function: Callable[[batches.Batch], tuple[jax.Array, Any]],
+        rows: np.ndarray,
+        batch_size: int,
+    ) -> Any:
+        """What a compiled function says of some of the knees, each exactly once.
+
+        Every process takes part, with the same rows.
+
+        Args:
+            function: batch → its rows of the index, and a pytree of [batch, ...]; both whole on
+                every process.
+            rows: int64 [n], at least one.
+            batch_size: knees in a batch.
+
+        Returns:
+            The pytree, NumPy arrays [n, ...] in the order of `rows`.
+        """
+        steps = range(sampling.num_batches(len(rows), batch_size))
+        plan = sampling.in_order(rows, batch_size)
+        results = jax.device_get([function(batch) for batch in self.source.batches(plan, steps)])
+        # Rows come back with the results: whatever the devices did, each keeps its own.
+        at = np.concatenate([of_batch for of_batch, _ in results])
+        known = at != sampling.PADDING
+        if not np.array_equal(at[known], rows):
+            raise RuntimeError("the knees came back in another order, or not once each")
+        values = [of_batch for _, of_batch in results]
+        return jax.tree.map(lambda *each: np.concatenate(each)[known], *values)
 
 
 Found = dict[str, tuple[prepared.PreparedSet, np.ndarray]]

@@ -56,7 +56,7 @@ def sweep(config: ml_collections.ConfigDict, workdir: Path, data_dir: Path) -> N
         )
     results: Results = {variant: {} for variant in variants}
     for experiment, folder, predictor in trained(runs, data_dir, at_once):
-        tables = evaluate_checkpoint(experiment, folder, predictor)[0]
+        tables = evaluate_checkpoint(experiment, folder, predictor).tables
         if jax.process_index() == 0:
             seed = int(experiment.config.seed)
             results[folder.parent.name][seed] = write_results(experiment, tables, folder)

@@ -11,13 +11,16 @@ from knee_jax import coherence, papers
 from knee_jax.data.prepared import PreparedSet
 from knee_jax.errors import UserError
 from knee_jax.experiment import Experiment
+from knee_jax.explain import Explanation
 from knee_jax.files import write_text
 from knee_jax.grades import GRADES
 from knee_jax.metrics import bootstrap
 from knee_jax.metrics.summary import Summary
 from knee_jax.report.coherence import loss_section, suspects_section
 from knee_jax.report.comparison import comparison_section
+from knee_jax.report.confidence import confidence_section
 from knee_jax.report.examples import Example, choose_examples
+from knee_jax.report.explanation import features_section, heat_section
 from knee_jax.report.page import write_report
 from knee_jax.report.sections import Section, cohorts_section, selection_section
 from knee_jax.report.tables import terminal_table, tidy_metrics
@@ -29,6 +32,7 @@ def write_page(
     metrics: dict[str, Summary],
     workdir: Path,
     networks: Mapping[str, dict[str, Summary]] | None = None,
+    explanation: Explanation | None = None,
 ) -> None:
     """Writes the report, and prints the metrics of the knees that were held out to the last.
 
@@ -38,10 +42,11 @@ def write_page(
         metrics: of each.
         workdir: where they have been written.
         networks: name → metrics of each network of an ensemble.
+        explanation: of the network, while it read the knees of `shown_part`; an ensemble has none.
     """
     config, settings = experiment.config, experiment.config.evaluation
     networks = networks or {}
-    shown = "test" if "test" in tables else next(iter(tables))
+    shown = shown_part(tables)
     sections = []
     if len(networks) > 1:
         held_out = {name: each["out_of_fold"] for name, each in networks.items()}
@@ -61,6 +66,10 @@ def write_page(
         sections.append(cohorts_section(cohorts))
     if experiment.task.mixture is not None:
         sections += coherence_sections(experiment, workdir)
+    sections.append(confidence_section(tables[shown]))
+    if explanation is not None:
+        sections.append(features_section(tables[shown], explanation))
+        sections.append(heat_section(tables[shown], explanation))
     page = write_report(
         workdir,
         examples(experiment, tables[shown], shown),
@@ -73,6 +82,11 @@ def write_page(
     if shown in ("validation", "out_of_fold"):
         print("\nThese knees also chose the checkpoint, so the numbers are a little optimistic.")
     print(f"\nreport: {page}")
+
+
+def shown_part(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The part whose knees a report shows one by one: those held out to the last."""
+    return "test" if "test" in tables else next(iter(tables))
 
 
 def title_of(config: ml_collections.ConfigDict, networks: Iterable[str]) -> str:

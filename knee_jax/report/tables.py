@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from knee_jax.grades import DERIVED, GRADES, NUM_CLASSES, TITLES
+from knee_jax.grades import DERIVED, GRADES, NUM_CLASSES, TITLES, class_name
 from knee_jax.metrics.summary import AVERAGED_METRICS, OARSI, Estimate, Summary
 
 METRIC_TITLES = {
@@ -89,12 +89,8 @@ def target_title(target: str) -> str:
 
 def class_titles(target: str) -> tuple[str, ...]:
     """What the classes of a target are called, in order: `0`, `1`... of a grade; `KL 0`, `KL 2`."""
-    if target in DERIVED:
-        source, classes = DERIVED[target]
-        return tuple(
-            f"{SHORT_TITLES[source]} {value}" for value in sorted(classes, key=classes.__getitem__)
-        )
-    return tuple(str(value) for value in range(NUM_CLASSES[target]))
+    numbers = range(NUM_CLASSES[target])
+    return tuple(class_name(target, n) if target in DERIVED else str(n) for n in numbers)
 
 
 def format_value(estimate: Estimate) -> str:

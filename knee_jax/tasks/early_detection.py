@@ -24,7 +24,7 @@ from jax.scipy.special import xlogy
 from knee_jax import coherence
 from knee_jax.data.statistics import Statistics
 from knee_jax.errors import UserError
-from knee_jax.grades import DERIVED, MISSING, NUM_CLASSES, TARGETS, labels
+from knee_jax.grades import MISSING, NUM_CLASSES, TARGETS, class_name, labels
 from knee_jax.metrics import discrimination
 from knee_jax.metrics.predictions import make_table, probability_columns
 
@@ -329,18 +329,11 @@ def _confidence(table: pd.DataFrame, target: str) -> tuple[np.ndarray, np.ndarra
 def _refuse_absent(part: str, classes: np.ndarray, target: str) -> None:
     absent = sorted(set(range(NUM_CLASSES[target])) - set(classes.tolist()))
     if absent:
-        names = " and of ".join(_class_name(target, c) for c in absent)
+        names = " and of ".join(class_name(target, c) for c in absent)
         raise UserError(
             f"the {part} part has no knee of {names}, and the loss needs every class there: choose "
             "another config.data.split, config.data.parts or config.data.seed, or a larger set"
         )
-
-
-def _class_name(target: str, number: int) -> str:
-    """The grade that a class of a target stands for, 'KL 2'."""
-    source, classes = DERIVED.get(target, (target, {number: number}))
-    value = next(value for value, c in classes.items() if c == number)
-    return f"{source.upper()} {value}"
 
 
 def settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

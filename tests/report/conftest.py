@@ -30,6 +30,12 @@ def table():
 
 
 @pytest.fixture
+def early():
+    """Knees of KL 0 and 2 alone, told apart."""
+    return random_table(20, 0, ("kl0_vs_kl2",))
+
+
+@pytest.fixture
 def make_workdir(tmp_path):
     """Makes a work directory as an evaluation leaves it."""
 

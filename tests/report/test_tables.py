@@ -1,6 +1,6 @@
 import re
 
-from knee_jax.grades import GRADES, TARGETS, TITLES
+from knee_jax.grades import GRADES, TARGETS, TITLES, class_name
 from knee_jax.metrics import agreement
 from knee_jax.metrics.summary import OARSI, TASKS, summarise
 from knee_jax.report import tables
@@ -18,6 +18,12 @@ def test_classes_have_titles():
     assert tables.class_titles("kl") == ("0", "1", "2", "3", "4")
     assert tables.class_titles("jsl") == ("0", "1", "2", "3")
     assert tables.class_titles("kl0_vs_kl2") == ("KL 0", "KL 2")
+
+
+def test_classes_are_called_by_their_grade():
+    assert class_name("kl", 3) == "KL 3"
+    assert class_name("jsm", 0) == "JSM 0"
+    assert [class_name("kl0_vs_kl2", c) for c in (0, 1)] == ["KL 0", "KL 2"]
 
 
 def test_estimates_as_text():

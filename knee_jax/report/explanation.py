@@ -1,0 +1,181 @@
+"""What a report shows of how a network sees knees: its features as a map, and where it looked."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from knee_jax.explain import MOST_KNEES, Explanation
+from knee_jax.grades import NUM_CLASSES, class_name
+from knee_jax.models.patches import first_row
+from knee_jax.report import figures
+from knee_jax.report.sections import Drawing, Section
+from knee_jax.report.tables import target_title
+
+Array = np.ndarray
+
+FEWEST_KNEES = 10
+"""Fewer make no map."""
+
+PERPLEXITY = 30.0
+"""Of t-SNE, van der Maaten & Hinton 2008: its usual value is 5 to 50."""
+
+_HEAT: Colormap = matplotlib.colormaps["inferno"]
+
+
+def t_sne(features: Array) -> Array:
+    """The features on a plane: neighbours stay neighbours (van der Maaten & Hinton 2008).
+
+    Args:
+        features: [n, d], at least four knees, of which not all are alike.
+
+    Returns:
+        float32 [n, 2]; the same for the same features.
+    """
+    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    # On one thread: sums, and with them all else, would depend on the number of cores.
+    with threadpool_limits(1):
+        plane = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1)
+        return plane.fit_transform(features)
+
+
+def features_figure(places: Array, table: pd.DataFrame, target: str) -> Figure:
+    """Knees on a plane, coloured by true class; those predicted wrongly are hollow.
+
+    Args:
+        places: [n, 2].
+        table: a predictions table of these knees.
+        target: which of its classes, at most as many as `COLOURS`.
+    """
+    truth, predicted = (table[c].to_numpy() for c in (target, f"{target}_pred"))
+    with matplotlib.rc_context(figures.STYLE):
+        width, height = np.ptp(places, axis=0)
+        tall = np.clip(4.6 * height / max(width, 1e-9), 2.4, 6.0)
+        figure, (axes,), _ = figures.make_panels(1, 1, (6.8, tall + 0.4))
+        size = 34 if len(table) < 500 else 16
+        for value, colour in zip(range(NUM_CLASSES[target]), figures.COLOURS):
+            for right, face in ((True, colour), (False, "none")):
+                chosen = (truth == value) & ((predicted == truth) == right)
+                x, y = places[chosen].T
+                axes.scatter(x, y, s=size, facecolors=face, edgecolors=colour, linewidths=1.1)
+            label = f"{class_name(target, value)} ({(truth == value).sum():,})"
+            axes.scatter([], [], s=34, color=colour, label=label)
+        axes.scatter(
+            [], [], s=34, facecolors="none", edgecolors="#444444", label="predicted wrongly"
+        )
+        axes.set(title=f"t-SNE of the features, by {target_title(target)}", xticks=[], yticks=[])
+        axes.set_aspect("equal", "datalim")
+        axes.spines[:].set_visible(True)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+        return figure
+
+
+def heat_figure(image: Array, heat: Array, patch: int = 0) -> Figure:
+    """A knee as the network saw it, and beside it where its evidence lay.
+
+    Args:
+        image: uint8 [size, size], lateral at the left.
+        heat: [size, size], 0 to 1.
+        patch: side of the side patches that the network reads, pixels, to be framed; or 0.
+    """
+    height, width = image.shape
+    extent = (0, width, height, 0)
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(4.2, 2.1 * height / width))
+        # Colours stand out from a darker picture, also where the film is white.
+        for left, white in ((0.0, 255), (0.503, 400)):
+            axes = figure.add_axes((left, 0.0, 0.497, 1.0))
+            axes.axis("off")
+            axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=extent)
+            axes.set(xlim=(0, width), ylim=(height, 0))
+        colours = _HEAT(0.2 + 0.8 * heat)
+        colours[..., 3] = 0.7 * heat**0.75
+        axes.imshow(colours, extent=extent, interpolation="bilinear")
+        if patch:
+            top = first_row(height, width, patch)
+            for left, line in ((0, "-"), (width - patch, "--")):
+                frame = Rectangle((left, top), patch, patch, fill=False, ls=line)
+                frame.set(edgecolor="white", linewidth=0.9)
+                axes.add_patch(frame)
+        return figure
+
+
+def features_section(table: pd.DataFrame, explanation: Explanation) -> Section:
+    """The network's features on a plane (Wang et al., Fig. 6).
+
+    Args:
+        table: the predictions table that was explained.
+        explanation: what was found.
+    """
+    title, found = "Features", explanation.features
+    if found is None:
+        return Section(title, ("Not shown: the network does not let its features be seen.",))
+    knees = table.iloc[explanation.gathered]
+    if len(knees) < FEWEST_KNEES:
+        few = f"Not shown: {len(knees)} knees are too few, at least {FEWEST_KNEES} are needed."
+        return Section(title, (few,))
+    if not np.ptp(found, axis=0).any():
+        return Section(title, ("Not shown: they are the same for all knees.",))
+    note = (
+        f"The {found.shape[1]:,} features that the network's last layer reads, of {len(knees):,} "
+        "knees, laid out by t-SNE (van der Maaten & Hinton 2008): knees that the network sees "
+        "alike lie side by side. Distances between groups, their sizes and the directions mean "
+        "nothing."
+    )
+    if len(knees) == MOST_KNEES:
+        note += " Of more knees, so many were drawn evenly."
+    drawing = Drawing(
+        "features",
+        f"t-SNE of the network's features, coloured by {target_title(explanation.target)}",
+        features_figure(t_sne(found), knees, explanation.target),
+    )
+    return Section(title, (note,), (), (drawing,))
+
+
+def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
+    """Where the network looked: Grad-CAM of a few telling knees (Wang et al., Fig. 4).
+
+    Args:
+        table: the predictions table that was explained.
+        explanation: what was found.
+    """
+    title, target, maps = "Where the network looked", explanation.target, explanation.heat_maps
+    if maps is None:
+        return Section(title, ("Not shown: the network does not let its maps be seen.",))
+    drawings = []
+    for number, row in enumerate(table.iloc[explanation.shown].to_dict("records")):
+        read, predicted = row[target], row[f"{target}_pred"]
+        words = (
+            f"read {class_name(target, read)}, predicted {class_name(target, predicted)} with "
+            f"probability {row[f'{target}_p{predicted}']:.2f}"
+        )
+        if not maps.heat[number].any():
+            words += ", for which nothing in its last maps speaks"
+        drawings.append(
+            Drawing(
+                f"heat_{number:02d}",
+                f"Knee radiograph and heat map, {words}",
+                figure=heat_figure(maps.images[number], maps.heat[number], maps.patch),
+                caption=f"{'Right' if read == predicted else 'Wrong'}: {words}. "
+                f"{row['subject']} {row['side']}, month {row['visit']}",
+            )
+        )
+    notes = [
+        f"{target_title(target)}: each knee as the network reads it, lateral at the left, and "
+        "beside it where the evidence for the predicted class lay (Grad-CAM, Selvaraju et al. "
+        "2017), brightest where it was strongest; each knee has its own scale. First those that "
+        "were right and most certain, of each class, then those that were wrong and most certain, "
+        "then those that the network could hardly decide.",
+        "Heat says what the prediction rests on, not that it is right, and is no finer than the "
+        "network's last maps.",
+    ]
+    if maps.patch:
+        notes.append(
+            f"The network reads two patches of {maps.patch} px, lateral (solid frame) and medial "
+            "(dashed), and nothing else of the knee."
+        )
+    return Section(title, notes, (), drawings)

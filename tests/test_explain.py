@@ -1,0 +1,340 @@
+"""What a network saw: features and Grad-CAM, on small networks that let themselves be seen."""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from knee_jax import evaluate, explain, models, train
+from knee_jax.errors import UserError
+from knee_jax.experiment import set_up
+from knee_jax.explain import BORDER, choose_knees, class_activation, evenly
+from knee_jax.grades import NUM_CLASSES
+from knee_jax.models.layers import Conv, Linear, observe
+from knee_jax.models.patches import first_row, side_patches
+
+
+class Encoder(nn.Module):
+    """Two convolutions, each with a ReLU: maps of half the side."""
+
+    @nn.compact
+    def __call__(self, image):
+        x = nn.relu(Conv(6, 3, 2, name="conv1")(image))
+        return nn.relu(Conv(8, 3, name="conv2")(x))
+
+
+class Whole(nn.Module):
+    """Reads the whole knee, and lets its maps and features be seen."""
+
+    blind: bool = False
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(self, image, keypoints=None, train=False):
+        maps = Encoder(name="trunk")(image)
+        if not self.blind:
+            maps = observe(self, "maps", maps)
+        features = maps.mean((1, 2))
+        if not self.blind:
+            features = observe(self, "features", features)
+        return {"kl": Linear(5, name="head_kl")(features)}
+
+
+class Siamese(nn.Module):
+    """Reads the two side patches through one encoder; the sides have weights of their own."""
+
+    lateral: float = 1.0
+    medial: float = 1.0
+    patch: int = 24
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(self, image, keypoints=None, train=False):
+        encoder = Encoder(name="trunk")
+        features = 0.0
+        for side, patch in zip(("lateral", "medial"), side_patches(image, self.patch), strict=True):
+            maps = observe(self, f"maps_{side}", encoder(patch))
+            features += getattr(self, side) * maps.mean((1, 2))
+        return {"kl": Linear(5, name="head_kl")(observe(self, "features", features))}
+
+
+@pytest.fixture
+def experiment(config, tmp_path, tiny_data_dir):
+    return set_up(config, tmp_path, tiny_data_dir)
+
+
+def looking_through(experiment, model):
+    """The experiment with another network, and random weights of it."""
+    experiment = dataclasses.replace(experiment, model=model)
+    return experiment, experiment.random_state().variables
+
+
+def views(experiment, rows, name="test"):
+    """The network's input of some knees, made without batches."""
+    knees = experiment.parts[name].prepared.load(rows)
+    images, _ = experiment.views(knees, jax.random.key(0), experiment.facts, train=False)
+    return np.asarray(images)
+
+
+def with_head(variables, kernel, bias=0.0):
+    """The variables with another head: kernel [features, classes]."""
+    head = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.full(5, bias, jnp.float32)}
+    return {**variables, "params": {**variables["params"], "head_kl": head}}
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+def test_features_are_those_of_the_knees_in_their_order(mode, config, tmp_path, tiny_data_dir):
+    config.data.mode = mode
+    experiment = set_up(config, tmp_path, tiny_data_dir)
+    experiment, variables = looking_through(experiment, Whole())
+    rows = experiment.parts["test"].rows
+    assert len(rows) % config.evaluation.batch_size
+    found = explain.features(experiment, variables, "test")
+    maps = Encoder().apply({"params": variables["params"]["trunk"]}, views(experiment, rows))
+    np.testing.assert_allclose(found, maps.mean((1, 2)), rtol=1e-4, atol=1e-6)
+    some = explain.features(experiment, variables, "test", rows[[7, 2, 11]])
+    np.testing.assert_allclose(some, found[[7, 2, 11]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [None, 3])
+def test_heat_is_that_of_pytorch(chosen, experiment):
+    """The same weights and knees, differentiated by PyTorch; [B, H, W, C] there is [B, C, H, W]."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    experiment, variables = looking_through(experiment, Whole())
+    rows = experiment.parts["test"].rows[:11]
+    found = explain.grad_cam(experiment, variables, "test", rows, "kl", chosen)
+
+    def kernel(name):
+        values = variables["params"]["trunk"][name]["kernel"]
+        return torch.tensor(np.asarray(values).transpose(3, 2, 0, 1))
+
+    images = torch.tensor(views(experiment, rows).transpose(0, 3, 1, 2))
+    x = torch.relu(functional.conv2d(images, kernel("conv1"), stride=2, padding=1))
+    maps = torch.relu(functional.conv2d(x, kernel("conv2"), padding=1)).requires_grad_()
+    head = {k: torch.tensor(np.asarray(v)) for k, v in variables["params"]["head_kl"].items()}
+    logits = maps.mean((2, 3)) @ head["kernel"] + head["bias"]
+    of_class = logits.max(1).values if chosen is None else logits[:, chosen]
+    (gradient,) = torch.autograd.grad(of_class.sum(), maps)
+    heat = torch.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True))
+    size = experiment.config.input.size
+    heat = functional.interpolate(heat, (size, size), mode="bilinear", align_corners=False)[:, 0]
+    highest = heat.amax((1, 2), keepdim=True)
+    assert (highest > 0).any()
+    expected = (heat / torch.where(highest > 0, highest, 1.0)).detach().numpy()
+    np.testing.assert_allclose(found.heat, expected, atol=1e-4)
+
+
+def test_a_linear_network_by_hand():
+    """Of two channels with weights 2 and -1, evidence is their difference where it is positive."""
+    maps = np.zeros((1, 2, 2, 2), np.float32)
+    maps[0, ..., 0] = [[1, 2], [3, 0]]
+    maps[0, ..., 1] = [[0, 5], [1, 4]]
+    gradients = np.broadcast_to(np.float32([2, -1]) / 4, maps.shape)
+    np.testing.assert_allclose(class_activation(maps, gradients)[0] * 4, [[2, 0], [5, 0]])
+    uneven = np.zeros_like(maps)
+    uneven[0, 0, 1] = [2, -1]  # Only their mean counts.
+    np.testing.assert_allclose(class_activation(maps, uneven), class_activation(maps, gradients))
+
+
+def test_the_images_are_the_networks_input_in_grey(experiment):
+    experiment, variables = looking_through(experiment, Whole())
+    rows = experiment.parts["test"].rows[[4, 1]]
+    found = explain.grad_cam(experiment, variables, "test", rows, "kl")
+    seen = views(experiment, rows)[..., 0] * experiment.facts.deviation + experiment.facts.mean
+    assert found.images.dtype == np.uint8
+    np.testing.assert_allclose(found.images, 255 * seen, atol=0.51)
+    assert found.images.std() > 10
+    assert found.patch == 0
+    assert found.heat.shape == found.images.shape
+    assert found.heat.min() >= 0
+
+
+@pytest.mark.parametrize("side", ["lateral", "medial"])
+def test_a_network_that_reads_one_side_has_heat_only_there(side, experiment):
+    other = {"lateral": "medial", "medial": "lateral"}[side]
+    experiment, variables = looking_through(experiment, Siamese(**{other: 0.0}))
+    variables = with_head(variables, np.ones((8, 5)))
+    rows = experiment.parts["test"].rows[:3]
+    heat = explain.grad_cam(experiment, variables, "test", rows, "kl").heat
+    size, patch = experiment.config.input.size, 24
+    top = first_row(size, size, patch)
+    inside = np.zeros((size, size), bool)
+    columns = slice(0, patch) if side == "lateral" else slice(size - patch, size)
+    inside[top : top + patch, columns] = True
+    assert (heat[:, inside] > 0).all()
+    assert not heat[:, ~inside].any()
+    np.testing.assert_allclose(heat.max((1, 2)), 1.0)
+
+
+def test_patches_lie_mirrored_back_on_one_scale(experiment, monkeypatch):
+    """Of a knee that is its own mirror image, the medial side being twice as hot."""
+    experiment, variables = looking_through(experiment, Siamese(medial=2.0))
+    variables = with_head(variables, np.ones((8, 5)))
+    size = experiment.config.input.size
+    half = np.random.default_rng(0).normal(size=(3, size, size // 2, 1)).astype(np.float32)
+    images = np.concatenate([half, half[:, :, ::-1]], axis=2)
+    keypoints = np.zeros((3, 74, 2), np.float32)
+
+    def fake(self, batch, key, facts, *, train):
+        assert not train
+        at = jnp.arange(len(batch["row"])) % 3
+        return jnp.asarray(images)[at], jnp.asarray(keypoints)[at]
+
+    monkeypatch.setattr(type(experiment), "views", fake)
+    rows = experiment.parts["test"].rows[:3]
+    heat = explain.grad_cam(experiment, variables, "test", rows, "kl").heat
+    assert heat[:, :, : size // 2].any()
+    np.testing.assert_allclose(2 * heat[:, :, : size // 2], heat[:, :, : size // 2 - 1 : -1], 1e-4)
+    np.testing.assert_allclose(heat.max((1, 2)), 1.0)
+    assert not np.allclose(heat[0, :, :24], heat[0, :, 23::-1])
+
+
+def test_patches_fade_at_their_border(experiment):
+    """Where every pixel is as hot as the next, heat grows evenly over the border's pixels."""
+    heat = {name: jnp.ones((1, 5, 5)) for name in explain.SIDES}
+    pasted = np.asarray(explain._on_side_patches(heat, 24, 64))[0]
+    middle = pasted[first_row(64, 64, 24) + 12]
+    np.testing.assert_allclose(middle[:BORDER], (np.arange(BORDER) + 0.5) / BORDER, rtol=1e-5)
+    np.testing.assert_allclose(middle[BORDER : 24 - BORDER], 1.0)
+    np.testing.assert_allclose(middle, middle[::-1])
+    assert not middle[24:40].any()
+    assert pasted[0].sum() == 0
+
+
+@pytest.mark.parametrize("model", [Whole(), Siamese()])
+def test_without_a_gradient_there_is_no_heat(model, experiment):
+    experiment, variables = looking_through(experiment, model)
+    variables = with_head(variables, np.zeros((8, 5)), bias=1.0)
+    rows = experiment.parts["test"].rows[:3]
+    heat = explain.grad_cam(experiment, variables, "test", rows, "kl").heat
+    assert (heat == 0).all()
+
+
+def test_networks_that_observe_predict_what_they_did_before(experiment):
+    experiment, variables = looking_through(experiment, Whole())
+    blind = dataclasses.replace(experiment, model=Whole(blind=True))
+    image = views(experiment, experiment.parts["test"].rows[:2])
+    seen, unseen = (e.model.apply(variables, image)["kl"] for e in (experiment, blind))
+    np.testing.assert_array_equal(seen, unseen)
+
+
+def test_a_network_that_lets_nothing_be_seen_is_named(experiment):
+    experiment, variables = looking_through(experiment, Whole(blind=True))
+    rows = experiment.parts["test"].rows[:3]
+    with pytest.raises(UserError, match="keypoint_pooling does not let its features be seen"):
+        explain.features(experiment, variables, "test")
+    with pytest.raises(UserError, match="keypoint_pooling does not let its maps be seen"):
+        explain.grad_cam(experiment, variables, "test", rows, "kl")
+
+
+def kl_task(experiment):
+    """The experiment's task, reading KL alone."""
+    task = dataclasses.replace(experiment.task, grades=("kl",), mixture=None)
+    return dataclasses.replace(experiment, facts=dataclasses.replace(experiment.facts, task=task))
+
+
+def test_an_explanation_speaks_of_the_knees_of_its_table(experiment, monkeypatch):
+    monkeypatch.setattr(explain, "MOST_KNEES", 9)
+    experiment, variables = looking_through(kl_task(experiment), Whole())
+    rows = experiment.parts["test"].rows
+    predictor = evaluate.make_predictor(experiment)
+    table = evaluate.predict(experiment, predictor, variables, "test")
+    table.loc[[0, 5], "kl"] = -1
+    found = explain.explain(experiment, variables, "test", table)
+    assert found.target == "kl"
+    assert len(found.gathered) == 9
+    assert not set(found.gathered) & {0, 5}
+    assert not set(found.shown) & {0, 5}
+    features = explain.features(experiment, variables, "test", rows[found.gathered])
+    np.testing.assert_array_equal(found.features, features)
+    again = explain.grad_cam(experiment, variables, "test", rows[found.shown], "kl")
+    np.testing.assert_array_equal(found.heat_maps.images, again.images)
+    # The heat is of the class that the table says was predicted.
+    for number, row in enumerate(found.shown[:3]):
+        predicted = table["kl_pred"].iloc[row]
+        of_class = explain.grad_cam(experiment, variables, "test", rows[[row]], "kl", predicted)
+        np.testing.assert_allclose(found.heat_maps.heat[number], of_class.heat[0], atol=1e-5)
+
+
+def test_nothing_is_found_where_nothing_can_be(experiment):
+    experiment, variables = looking_through(kl_task(experiment), Whole(blind=True))
+    table = evaluate.predict(experiment, evaluate.make_predictor(experiment), variables, "test")
+    found = explain.explain(experiment, variables, "test", table)
+    assert found.features is None
+    assert found.heat_maps is None
+    experiment, variables = looking_through(experiment, Whole())
+    found = explain.explain(experiment, variables, "test", table.assign(kl=-1))
+    assert found.features is None
+    assert not len(found.shown)
+
+
+def table_of(target, truth, probabilities):
+    columns = {f"{target}_p{c}": p for c, p in enumerate(np.transpose(probabilities))}
+    return pd.DataFrame({target: truth, f"{target}_pred": np.argmax(probabilities, 1)} | columns)
+
+
+def test_telling_knees_are_certain_or_undecided():
+    second = np.array([0.9, 0.05, 0.2, 0.97, 0.51, 0.03, 0.6, 0.45, 0.99, 0.1])
+    truth = np.array([1, 0, 1, 1, 1, 1, 0, 1, 0, 0])
+    table = table_of("kl0_vs_kl2", truth, np.stack([1 - second, second], 1))
+    # Two of each class, right then wrong, then what is left, the nearest to a half first.
+    right, wrong = [1, 9, 3, 0], [8, 6, 5, 2]
+    np.testing.assert_array_equal(choose_knees(table, "kl0_vs_kl2", 10), [*right, *wrong, 4, 7])
+    np.testing.assert_array_equal(choose_knees(table.iloc[:0], "kl0_vs_kl2"), [])
+
+
+@pytest.mark.parametrize("target", ["kl", "jsm", "kl0_vs_kl2"])
+def test_of_many_knees_no_more_than_asked_are_chosen(target):
+    rng = np.random.default_rng(0)
+    classes = NUM_CLASSES[target]
+    probabilities = rng.dirichlet(np.ones(classes), 300)
+    table = table_of(target, rng.integers(classes, size=300), probabilities)
+    chosen = choose_knees(table, target)
+    assert len(set(chosen)) == len(chosen) == 15
+    right = (table[target] == table[f"{target}_pred"])[chosen]
+    each = len(chosen) * 2 // 5 // classes * classes
+    assert right[:each].all()
+    assert not right[each : 2 * each].any()
+    assert set(table[target][chosen[:each]]) == set(range(classes))
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 5), (3, 5), (5, 5), (17, 5), (6, 5)])
+def test_positions_are_drawn_evenly(count, most):
+    drawn = evenly(count, most)
+    assert len(drawn) == min(count, most)
+    assert len(set(drawn)) == len(drawn)
+    gaps = np.diff(drawn, append=count)
+    assert count == 0 or (drawn[0] == 0 and gaps.max() - gaps.min() <= 1)
+
+
+def test_a_run_shows_what_its_network_saw(config, tmp_path, tiny_data_dir, monkeypatch):
+    """From training to the page, which is the same when the evaluation is repeated."""
+    monkeypatch.setattr(models, "create", lambda **kwargs: Siamese())
+    config.grades = ("kl",)
+    config.coherence.weight = 0.0
+    config.epochs = 1
+    config.evaluation.num_resamples = 10
+    train.train(config, tmp_path, tiny_data_dir)
+    reports = []
+    for _ in range(2):
+        evaluate.evaluate(config, tmp_path, tiny_data_dir)
+        files = (tmp_path / "report").rglob("*.*")
+        reports.append({path.name: path.read_bytes() for path in files})
+    assert reports[0] == reports[1]
+    assert {"reliability.png", "features.png", "heat_00.png"} <= set(reports[0])
+    page = reports[0]["index.html"].decode()
+    for words in ("Confidence", "laid out by t-SNE", "Where the network looked", "of 24 px"):
+        assert words in page
+    table = pd.read_csv(tmp_path / "predictions" / "test.csv", dtype=str)
+    captions = re.findall(r"<figcaption>(?:Right|Wrong): .*?\. (\d+) ([LR]), month (\d+)", page)
+    assert 10 <= len(captions) <= 15
+    knees = table[["subject", "side", "visit"]].itertuples(index=False, name=None)
+    assert set(captions) <= set(knees)
