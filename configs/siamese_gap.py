@@ -225,8 +225,15 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     if config.data.dataset != "kneekl224":
         config.data.dataset = "phantom_xray/demo"
     config.model.width = NARROW[config.model.name]
-    config.epochs = 8
-    config.optimizer.drop_epochs = (5, 7)
+    if config.model.name in ("siamese_gap", "tiulpin2018"):
+        # The same thirds of the knee at a lower resolution: the least that the layers can take.
+        config.input.size = 231
+        with config.unlocked():
+            config.model.patch = 99
+    else:
+        config.input.size = 150
+    config.epochs = 7
+    config.optimizer.drop_epochs = (4, 6)
     config.optimizer.drop_factor = 0.3
     config.evaluation.batch_size = 64
     config.steps_per_call = 1

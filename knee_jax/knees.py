@@ -178,8 +178,7 @@ def find_knees(
             left_out["other_grade"] = int(read.any(axis=1).sum())
             left_out["unread"] = len(unlabelled) - left_out["other_grade"]
         if len(labelled):
-            if hasattr(task, "check_part"):
-                task.check_part(name, knee_set.index, labelled, config)
+            task.check_part(name, knee_set.index, labelled, config)
             found[name] = (knee_set, labelled)
         elif len(rows):
             _refuse_empty(name, len(rows), left_out, config)

@@ -353,3 +353,9 @@ def make(
 def usable(index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
     """Those of `rows` for which at least one of the config's grades has been read."""
     return rows[(index.iloc[rows][list(config.grades)] != MISSING).any(axis=1).to_numpy()]
+
+
+def check_part(
+    name: str, index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict
+) -> None:
+    """Raises UserError for a part that the task cannot do with; this one takes any knees."""

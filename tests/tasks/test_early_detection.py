@@ -419,7 +419,7 @@ for seed, target in ((3, ours.BINARY), (8, ours.FIVE), (12, ours.BINARY)):
     outputs, batch, memory = ours.random_case(seed, target)
     task = ours.make(target)
     (loss, _), gradient = ours.compiled(task, outputs, batch, ours.LATER, memory)
-    divided = sharding.place((outputs, batch), sharding.split(mesh))
+    divided = sharding.place((outputs, batch), sharding.batches(mesh, 1))
     (other, _), its = ours.compiled(task, *divided, ours.LATER, memory)
     np.testing.assert_allclose(other, loss, rtol=1e-5)
     np.testing.assert_allclose(its[target], gradient[target], rtol=1e-5, atol=1e-7)
