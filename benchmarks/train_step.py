@@ -3,10 +3,11 @@
     python benchmarks/train_step.py --net=resnet18 --size=112 --batch=32
     python benchmarks/train_step.py --net=kpn_resnet50 --size=320 --batch=48 --dtype=bfloat16  # GPU
     python benchmarks/train_step.py --net=se_resnext50_32x4d --size=300 --batch=8 --compile
+    python benchmarks/train_step.py --net=siamese_gap --size=299 --batch=32 --rounds=3
 
 Both train on the same random batch with Adam, turn by turn in one process, so that what else the
 machine does falls on both. `kpn_*` stops after the third stage and reads it at 30 landmarks; the
-reference of `se_*` is timm's. `--compile` gives the reference to `torch.compile`, where that works;
+reference of `se_*` is timm's; `siamese_gap` reads two side patches and one grade. `--compile` gives the reference to `torch.compile`, where that works;
 the row says whether it did, and how busy the machine was before, in processes that wanted to run.
 On a busy machine the processors' time, `..._cpu_s`, is the fairer measure, on one core (`taskset
 -c 0`) since PyTorch's threads wait for each other by spinning. On an NVIDIA GPU there are both
@@ -33,7 +34,7 @@ import optax
 import pandas as pd
 
 from knee_jax import landmarks, models
-from knee_jax.grades import NUM_CLASSES
+from knee_jax.grades import GRADES, NUM_CLASSES
 
 RESULTS = Path(__file__).parent / "results" / "train_step.csv"
 TIMM = {"se_resnet50": "legacy_seresnet50", "se_resnext50_32x4d": "legacy_seresnext50_32x4d"}
@@ -51,6 +52,8 @@ def ours(net: str, dtype: str, image, keypoints, labels):
     """Returns a function that trains one step and waits for it, and the step's operations."""
     if net in TIMM:
         model = models.create("senet", arch=net, dtype=dtype)
+    elif net == "siamese_gap":
+        model = models.create(net, dropout=0.0, dtype=dtype)
     else:
         name = "keypoint_pooling" if net.startswith("kpn_") else "resnet"
         model = models.create(name, depth=int(net[-2:]), dtype=dtype)
@@ -92,8 +95,12 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kpn, points = net.startswith("kpn_"), landmarks.PRESETS["joint"]
-    outputs = sum(NUM_CLASSES.values())
-    if net in TIMM:
+    grades = ("kl0_vs_kl2",) if net == "siamese_gap" else GRADES
+    classes = [NUM_CLASSES[grade] for grade in grades]
+    outputs = sum(classes)
+    if net == "siamese_gap":
+        trunk = reference.SiameseGAP()
+    elif net in TIMM:
         trunk = reference.from_timm(TIMM[net], outputs, in_chans=1, drop_rate=0.0).train()
     else:
         trunk = reference.resnet(int(net[-2:]), channels=1).train()
@@ -122,7 +129,7 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
     def run():
         optimiser.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits = forward_now().float().split(list(NUM_CLASSES.values()), dim=1)
+            logits = forward_now().float().split(classes, dim=1)
         sum(torch.nn.functional.cross_entropy(x, y) for x in logits).backward()
         optimiser.step()
         if device == "cuda":
@@ -156,7 +163,7 @@ def hardware() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     nets = [kind + f"resnet{depth}" for kind in ("", "kpn_") for depth in (18, 34, 50)]
-    parser.add_argument("--net", default="resnet18", choices=[*nets, *TIMM])
+    parser.add_argument("--net", default="resnet18", choices=[*nets, *TIMM, "siamese_gap"])
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -168,7 +175,7 @@ def main() -> None:
     shape = (args.batch, args.size, args.size, 1)
     image = rng.normal(size=shape).astype(np.float32)
     keypoints = rng.uniform(0, args.size, (args.batch, 74, 2)).astype(np.float32)
-    labels = rng.integers(0, 4, args.batch).astype(np.int32)
+    labels = rng.integers(0, 2 if args.net == "siamese_gap" else 4, args.batch).astype(np.int32)
     batch = (image, keypoints, labels)
     busy = round(os.getloadavg()[0], 1)
     run_ours, operations = ours(args.net, args.dtype, *batch)

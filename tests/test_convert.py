@@ -14,6 +14,13 @@ from knee_jax.errors import UserError
 from knee_jax.models import weights
 from tests import commands
 
+CLASSIFIERS = {
+    "se_resnet": "last_linear",
+    "se_resnext50_32x4d": "last_linear",
+    "densenet": "classifier",
+    "vgg": "classifier.6",
+}
+
 
 @functools.cache
 def variables(model, width=4):
@@ -40,11 +47,12 @@ def published(model, classifier="fc"):
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_there_and_back_keeps_every_bit(model, suffix, tmp_path):
     foreign, own, back = (tmp_path / name for name in (f"a{suffix}", "own.npz", f"b{suffix}"))
-    classifier = "last_linear" if model.startswith("se") else "fc"
+    classifier = CLASSIFIERS.get(model.rstrip("_bn0123456789"), "fc")
     weights.write(foreign, published(model, classifier))
     account = convert.convert(foreign, own, model, width=4)
     assert f"left out  {classifier}, layer1.0.bn1\n" in account
-    assert "heads: none" in account
+    heads = "classifier_0, classifier_3" if model.startswith("vgg") else "none"
+    assert f"heads: {heads}" in account
     convert.convert(own, back, layout="torch")
     before, after = weights.read(foreign), weights.read(back)
     assert before.keys() - after.keys() == {
@@ -131,7 +139,7 @@ def test_mistakes_are_told(tmp_path):
     told(r"lack 'layer3\.5\.se_module\.fc2\.bias'", fewer)
     told("hold 'extra'", {**published("se_resnet50"), "extra": np.zeros(2)})
     told("--model=vgg: choose from resnet18", model="vgg")
-    told("look like no residual network known here", {"features.weight": np.zeros((2, 2))})
+    told("look like no network known here", {"features.weight": np.zeros((2, 2))})
 
 
 def test_folders_without_a_run_are_told(tmp_path):

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
 from knee_jax.models import weights
 from knee_jax.models.heads import read_grades
@@ -106,11 +107,13 @@ class Trunk(nn.Module):
     Attributes:
         depth: one of `BLOCKS`.
         width: channels of the stem, twice the growth rate; None: those of `WIDTHS`.
+        blocks: layers in each of the four blocks; None: those of `BLOCKS`.
         dtype: compute type.
     """
 
     depth: int
     width: int | None = None
+    blocks: tuple[int, ...] | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -121,8 +124,10 @@ class Trunk(nn.Module):
             image: [batch, height, width, 1 or 3], normalised grey values.
             train: whether batch norm uses, and collects, the statistics of the batch.
         """
-        blocks = choose(BLOCKS, self.depth, "DenseNet depth")
-        width = self.width or WIDTHS[self.depth]
+        blocks = self.blocks or choose(BLOCKS, self.depth, "DenseNet depth")
+        if len(blocks) != 4 or min(blocks) < 1:
+            raise UserError(f"blocks = {blocks}: give the four blocks 1 or more layers each")
+        width = self.width or choose(WIDTHS, self.depth, "DenseNet depth")
         x = Conv(width, 7, 2, self.dtype, initial=kaiming_normal_in, name="features_conv0")(image)
         x = max_pool(nn.relu(BatchNorm(name="features_norm0")(x, train)))
         for i, layers in enumerate(blocks, 1):
@@ -140,6 +145,7 @@ class Model(nn.Module):
     Attributes:
         depth: one of `BLOCKS`.
         width: channels of the stem, twice the growth rate; None: those of `WIDTHS`.
+        blocks: layers in each of the four blocks; None: those of `BLOCKS`.
         grades: the grades to read, from `knee_jax.grades.TARGETS`.
         pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
         dropout: rate before each head, while training.
@@ -148,6 +154,7 @@ class Model(nn.Module):
 
     depth: int = 121
     width: int | None = None
+    blocks: tuple[int, ...] | None = None
     grades: tuple[str, ...] = GRADES
     pooling: str = "average"
     dropout: float = 0.0
@@ -167,9 +174,10 @@ class Model(nn.Module):
             train: batch statistics and dropout (rng `dropout`).
 
         Raises:
-            UserError: unknown depth, grade or pooling, or an image that is too small.
+            UserError: unknown depth, grade or pooling, not four blocks, or a small image.
         """
-        trunk = Trunk(self.depth, self.width, self.dtype, name="trunk")
+        blocks = tuple(self.blocks) if self.blocks else None
+        trunk = Trunk(self.depth, self.width, blocks, self.dtype, name="trunk")
         return read_grades(
             self,
             trunk(image, train),

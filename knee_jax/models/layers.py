@@ -44,7 +44,7 @@ def torch_bias(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def constant_bias(value: float) -> InitialBias:
     """Initial values of a bias that is `value` in all channels."""
-    return lambda key, shape: jnp.full(shape[-1:], value)
+    return lambda key, shape: jnp.full(shape[-1:], value, jnp.float32)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int, more: int = 0) -> jax.Array:
@@ -370,6 +370,7 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     Raises:
         UserError: the image has one row or column alone.
     """
+    check_size(x, 2)
     for axis in (2, 1):
         first, second = _pairs(x, axis)
         x = jnp.where(first < second, second, first)
@@ -382,6 +383,7 @@ def average_pool_2x2(x: jax.Array) -> jax.Array:
     Raises:
         UserError: the image has one row or column alone.
     """
+    check_size(x, 2)
     for axis in (2, 1):
         first, second = _pairs(x, axis)
         x = (first + second) / 2
@@ -390,12 +392,28 @@ def average_pool_2x2(x: jax.Array) -> jax.Array:
 
 def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """The even and the odd pixels along an axis; of an odd number, the last is left out."""
-    check_size(x, 2)
     size = x.shape[axis] // 2
     x = lax.slice_in_dim(x, 0, 2 * size, axis=axis)
     x = x.reshape(*x.shape[:axis], size, 2, *x.shape[axis + 1 :])
     first, second = (lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in (0, 1))
     return first, second
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """Mean over rows and columns, [B, H, W, C] to [B, C], float32."""
+    return x.mean((1, 2), dtype=jnp.float32)
+
+
+def global_max(x: jax.Array) -> jax.Array:
+    """Maximum over rows and columns, [B, H, W, C] to [B, C]; gradient to the first of equal values.
+
+    `x.max` divides its gradient by the number of pixels that equal the maximum. Where XLA computes
+    x a second time for that, rounded otherwise, there is none, and the gradient is NaN.
+    """
+    pixels = x.reshape(len(x), -1, x.shape[-1])
+    first = jnp.argmax(pixels, axis=1, keepdims=True)
+    here = jnp.arange(pixels.shape[1])[:, None] == first
+    return jnp.where(here, pixels, 0).sum(1)
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -19,6 +19,8 @@ from knee_jax.models.layers import (
     ConvBlock,
     choose,
     constant_bias,
+    global_average,
+    global_max,
     kaiming_uniform,
     observe,
     torch_uniform,
@@ -39,11 +41,10 @@ class ChannelAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to [B, 1, 1, C], float32."""
-        x = x.astype(jnp.float32)
         hidden = Conv(max(x.shape[-1] // REDUCTION, 1), 1, initial=torch_uniform, name="fc1")
         scores = Conv(x.shape[-1], 1, initial=torch_uniform, name="fc2")
-        pooled = (x.mean((1, 2), keepdims=True), x.max((1, 2), keepdims=True))
-        return nn.sigmoid(sum(scores(nn.relu(hidden(vector))) for vector in pooled))
+        pooled = (global_average(x), global_max(x).astype(jnp.float32))
+        return nn.sigmoid(sum(scores(nn.relu(hidden(p[:, None, None]))) for p in pooled))
 
 
 class Trunk(nn.Module):
@@ -135,7 +136,7 @@ class Model(nn.Module):
         positions = sorted(set(self.positions))
         if not positions or not set(positions) <= set(range(1, len(CONVOLUTIONS) + 1)):
             raise UserError(f"positions = {self.positions}: name one or more of the blocks 1 to 4")
-        pool = choose({"average": jnp.mean, "max": jnp.max}, self.pooling, "pooling")
+        pool = choose({"average": global_average, "max": global_max}, self.pooling, "pooling")
         combine = choose(
             {"add": sum, "concatenate": lambda sides: jnp.concatenate(sides, axis=-1)},
             self.combine,
@@ -146,7 +147,7 @@ class Model(nn.Module):
         for side, patch in zip(("lateral", "medial"), side_patches(image, self.patch), strict=True):
             *maps, last = trunk(patch, train)
             maps.append(observe(self, f"maps_{side}", last))
-            pooled = [pool(maps[i - 1].astype(jnp.float32), axis=(1, 2)) for i in positions]
+            pooled = [pool(maps[i - 1]).astype(jnp.float32) for i in positions]
             sides.append(jnp.concatenate(pooled, axis=-1))
         return read_features(
             self,

@@ -15,6 +15,7 @@ from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
     ConvBlock,
     constant_bias,
+    global_average,
     kaiming_uniform,
     max_pool_2x2,
     observe,
@@ -96,7 +97,7 @@ class Model(nn.Module):
         sides = []
         for side, patch in zip(("lateral", "medial"), side_patches(image, self.patch), strict=True):
             maps = observe(self, f"maps_{side}", trunk(patch, train))
-            sides.append(maps.mean((1, 2), dtype=jnp.float32))
+            sides.append(global_average(maps))
         return read_features(
             self,
             jnp.concatenate(sides, axis=-1),

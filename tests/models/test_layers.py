@@ -13,17 +13,30 @@ def normal(seed, *shape):
 
 
 @pytest.mark.parametrize(
-    ("side", "stride", "height", "width", "inputs"),
-    [(1, 1, 9, 8, 6), (1, 2, 9, 8, 6), (3, 1, 10, 7, 5), (3, 2, 11, 8, 5), (7, 2, 21, 24, 1)],
+    ("side", "stride", "height", "width", "inputs", "padding"),
+    [
+        (1, 1, 9, 8, 6, None),
+        (1, 2, 9, 8, 6, None),
+        (3, 1, 10, 7, 5, None),
+        (3, 2, 11, 8, 5, None),
+        (7, 2, 21, 24, 1, None),
+        (1, 1, 9, 8, 6, 1),
+        (3, 1, 10, 7, 5, 0),
+        (3, 2, 11, 7, 5, 0),
+        (3, 2, 10, 8, 5, 0),
+        (3, 2, 11, 8, 1, 0),
+        (3, 1, 3, 3, 5, 0),
+        (5, 3, 13, 16, 2, 1),
+    ],
 )
 @pytest.mark.parametrize("band_bytes", [6e6, 2e4, 0])
 def test_every_form_of_the_convolution_is_the_native_one(
-    monkeypatch, side, stride, height, width, inputs, band_bytes
+    monkeypatch, side, stride, height, width, inputs, padding, band_bytes
 ):
     """Values and both gradients, on the CPU's path and on that of the other back ends."""
     monkeypatch.setattr(layers, "BAND_BYTES", band_bytes)
     x = normal(0, 3, height, width, inputs)
-    conv = layers.Conv(4, side, stride)
+    conv = layers.Conv(4, side, stride, padding=padding)
     variables = conv.init(jax.random.key(0), x)
     kernel = variables["params"]["kernel"]
     assert kernel.shape == (side, side, inputs, 4)
@@ -32,7 +45,7 @@ def test_every_form_of_the_convolution_is_the_native_one(
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         y, vjp = jax.vjp(lambda k, x: conv.apply({"params": {"kernel": k}}, x), kernel, x)
         results[backend] = (y, *vjp(normal(1, *y.shape)))
-    pad = (side - 1) // 2
+    pad = (side - 1) // 2 if padding is None else padding
     reference = nn.Conv(4, (side, side), stride, ((pad, pad), (pad, pad)), use_bias=False)
     y, vjp = jax.vjp(lambda k, x: reference.apply({"params": {"kernel": k}}, x), kernel, x)
     for result in results.values():
@@ -127,6 +140,39 @@ def test_max_pool_of_negative_values_ignores_the_border():
     assert layers.max_pool(jnp.full((1, 3, 3, 1), -2.0)).max() == -2
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (1, 5, 3, 2)])
+@pytest.mark.parametrize("decimals", [0, 6])
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_pools_of_two_pixels_are_the_native_ones(shape, decimals, kind):
+    x = jnp.round(normal(0, *shape), decimals)
+    native_pool = {"max": nn.max_pool, "average": nn.avg_pool}[kind]
+    native, native_vjp = jax.vjp(lambda x: native_pool(x, (2, 2), (2, 2)), x)
+    pooled, vjp = jax.vjp(getattr(layers, f"{kind}_pool_2x2"), x)
+    np.testing.assert_allclose(pooled, native, rtol=1e-6, atol=1e-7)
+    gradient = normal(1, *pooled.shape)
+    np.testing.assert_allclose(vjp(gradient)[0], native_vjp(gradient)[0], rtol=1e-6, atol=1e-6)
+    for small in ((1, 1, 5, 1), (1, 5, 1, 1)):
+        with pytest.raises(UserError, match="too small for this network"):
+            getattr(layers, f"{kind}_pool_2x2")(jnp.zeros(small))
+
+
+def test_global_maximum_has_its_gradient_at_the_first_of_equal_values():
+    x = jnp.round(normal(0, 3, 4, 5, 6))
+    pooled, vjp = jax.vjp(layers.global_max, x)
+    np.testing.assert_array_equal(pooled, x.max((1, 2)))
+    gradient = normal(1, 3, 6)
+    desired = np.zeros((3, 20, 6), np.float32)
+    for b in range(3):
+        for c in range(6):
+            desired[b, np.argmax(x[b, :, :, c]), c] = gradient[b, c]
+    np.testing.assert_array_equal(vjp(gradient)[0], desired.reshape(x.shape))
+
+
+def test_flattening_goes_channel_by_channel():
+    x = normal(0, 2, 3, 4, 5)
+    np.testing.assert_array_equal(layers.flatten(x)[1], np.asarray(x)[1].transpose(2, 0, 1).ravel())
+
+
 def test_batch_norm_normalises_by_biased_and_remembers_unbiased_variance():
     x = 3 + 2 * normal(0, 5, 2, 1, 4)
     norm = layers.BatchNorm()
@@ -149,6 +195,29 @@ def test_batch_norm_keeps_its_precision_far_from_zero():
     x64 = np.asarray(x, np.float64)
     expected = (x64 - x64.mean((0, 1, 2))) / np.sqrt(x64.var((0, 1, 2)) + 1e-5)
     np.testing.assert_allclose(y, expected, atol=1e-3)
+
+
+def test_biases_are_added_and_have_their_initial_values():
+    x = normal(0, 2, 6, 7, 3)
+    conv = layers.Conv(8, 3, initial_bias=layers.torch_bias, dtype="bfloat16")
+    params = conv.init(jax.random.key(0), x)["params"]
+    assert params["bias"].shape == (8,)
+    assert params["bias"].dtype == jnp.float32
+    assert 0.5 * 27**-0.5 < np.abs(params["bias"]).max() <= 27**-0.5
+    assert conv.apply({"params": params}, x).dtype == jnp.bfloat16
+    conv = layers.Conv(8, 3, initial_bias=layers.constant_bias(0.1))
+    params = conv.init(jax.random.key(0), x)["params"]
+    np.testing.assert_array_equal(params["bias"], np.full(8, 0.1, "f4"))
+    assert layers.constant_bias(0)(jax.random.key(0), (3, 5)).dtype == jnp.float32
+    bare = layers.Conv(8, 3).apply({"params": {"kernel": params["kernel"]}}, x)
+    np.testing.assert_allclose(conv.apply({"params": params}, x), bare + 0.1, rtol=1e-6)
+
+
+def test_an_image_smaller_than_the_kernel_is_told():
+    with pytest.raises(
+        UserError, match="a map of 2 x 9 px is left of it where 3 x 3 px are needed"
+    ):
+        layers.Conv(4, 3, padding=0).init(jax.random.key(0), jnp.zeros((1, 2, 9, 1)))
 
 
 def test_initial_values_follow_torchvision():

@@ -1,14 +1,17 @@
 """What every network promises, and how networks are made by name."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from knee_jax import models
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, NUM_CLASSES
+from knee_jax.grades import NUM_CLASSES
 from knee_jax.models import heads, resnet, senet
 
 NETWORKS = [
@@ -20,7 +23,17 @@ NETWORKS = [
     ),
     ("keypoint_pooling", {"depth": 18, "dropout": 0.5, "hidden": 8}),
     ("keypoint_pooling", {"depth": 18, "aggregation": "max", "dtype": "bfloat16"}),
+    ("siamese_gap", {"patch": 32, "positions": (1, 2)}),
+    ("siamese_gap", {"patch": 32, "positions": (2,), "pooling": "max", "dtype": "bfloat16"}),
+    ("tiulpin2018", {"patch": 49, "grades": ("kl", "kl0_vs_kl2"), "dropout": 0.0}),
+    ("antony2017", {"grades": ("kl0_vs_kl2",)}),
+    ("densenet", {"blocks": (1, 1, 2, 1), "grades": ("kl0_vs_kl2", "kl")}),
+    ("vgg", {"depth": 11, "grades": ("kl0_vs_kl2",), "dtype": "bfloat16"}),
 ]
+
+
+UNREAD = {("trunk", "attention2")}
+"""Behind the last block of `siamese_gap` there is an attention whose result nobody reads."""
 
 
 def test_every_network_is_tested():
@@ -29,9 +42,10 @@ def test_every_network_is_tested():
 
 @pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
 def test_every_network_keeps_the_contract(name, kwargs):
+    """Outputs, types, gradients, dropout, and that knees do not depend on each other."""
     model = models.create(name, width=8, **kwargs)
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.normal(size=(3, 48, 64, 1)), jnp.float32)
+    image = jnp.asarray(rng.normal(size=(3, 96, 64, 1)), jnp.float32)
     keypoints = jnp.asarray(rng.uniform(0, 64, (3, 74, 2)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
     assert set(shapes) == {"params", "batch_stats"}
@@ -39,7 +53,10 @@ def test_every_network_keeps_the_contract(name, kwargs):
     # Compiling `init` takes longer than all the rest; test_layers.py looks at its values.
     variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
 
-    @jax.jit
+    # Compiling takes longer than all the rest.
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+    @jit
     def train(params, key):
         def loss(params):
             logits, state = model.apply(
@@ -56,26 +73,122 @@ def test_every_network_keeps_the_contract(name, kwargs):
 
     (value, state), gradients = train(variables["params"], jax.random.key(1))
     assert jnp.isfinite(value)
-    for gradient in jax.tree.leaves(jax.device_get(gradients)):
+    for path, gradient in flatten_dict(jax.device_get(gradients)).items():
         assert np.isfinite(gradient).all()
-        assert gradient.any()
+        assert gradient.any() == (path[:2] not in UNREAD)
         assert gradient.dtype == np.float32
     same = jax.tree.map(np.array_equal, state["batch_stats"], variables["batch_stats"])
     assert not any(jax.tree.leaves(same))
     (other, _), _ = train(variables["params"], jax.random.key(2))
-    has_dropout = kwargs.get("dropout", 0) > 0 or kwargs.get("pooling") == "gwap_hidden"
+    has_dropout = model.dropout > 0 or kwargs.get("pooling") == "gwap_hidden"
     assert (value != other) == has_dropout
 
-    evaluate = jax.jit(model.apply)
+    evaluate = jit(model.apply)
     logits = evaluate(variables, image, keypoints)
     assert {grade: (value.shape, value.dtype) for grade, value in logits.items()} == {
-        grade: ((3, NUM_CLASSES[grade]), jnp.float32) for grade in kwargs.get("grades", GRADES)
+        grade: ((3, NUM_CLASSES[grade]), jnp.float32) for grade in model.grades
     }
     jax.tree.map(np.testing.assert_array_equal, logits, evaluate(variables, image, keypoints))
     mixed = evaluate(variables, image.at[1:].set(0.5), keypoints)
     for grade, value in mixed.items():
         np.testing.assert_array_equal(value[0], logits[grade][0])
         assert not np.array_equal(value[1], logits[grade][1])
+
+
+@pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
+def test_every_network_lets_explanations_see_into_it(name, kwargs):
+    """Last maps whose perturbation reaches the logits, and features that the heads map to them."""
+    model = models.create(name, width=8, **kwargs)
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(2, 96, 64, 1)), jnp.float32)
+    keypoints = jnp.asarray(rng.uniform(0, 64, (2, 74, 2)), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def see(variables):
+        seen = ["intermediates", "perturbations"]
+        logits, state = model.apply(variables, image, keypoints, mutable=seen)
+
+        def score(perturbations):
+            logits = model.apply({**variables, "perturbations": perturbations}, image, keypoints)
+            return sum(value[:, 0].sum() for value in logits.values())
+
+        return logits, state["intermediates"], jax.grad(score)(state["perturbations"])
+
+    logits, intermediates, gradients = see(variables)
+    siamese = name in ("siamese_gap", "tiulpin2018")
+    maps = {"maps_lateral", "maps_medial"} if siamese else {"maps"}
+    one_for_all = name != "keypoint_pooling" and kwargs.get("pooling") not in heads.POOLINGS[1:]
+    own = {key for key in intermediates if key.startswith(("maps", "features"))}
+    assert own == maps | ({"features"} if one_for_all else set())
+    for key in own:
+        (value,) = intermediates[key]
+        assert value.shape == gradients[key].shape
+        assert value.ndim == (2 if key == "features" else 4)
+        assert jnp.any(gradients[key] != 0)
+    if one_for_all:
+        for grade, value in logits.items():
+            head = variables["params"][f"head_{grade}"]
+            features = np.asarray(intermediates["features"][0])
+            np.testing.assert_allclose(value, features @ head["kernel"] + head["bias"], rtol=1e-5)
+
+
+PARAMETERS = [
+    # Table IV of Wang et al.: millions as printed, and the exact number.
+    ("densenet", {"depth": 121}, 6.95, 6_949_634),
+    ("densenet", {"depth": 161}, 26.47, 26_467_010),
+    ("densenet", {"depth": 169}, 12.48, 12_481_538),
+    ("densenet", {"depth": 201}, 18.09, 18_090_498),
+    ("resnet", {"depth": 18}, 11.17, 11_171_266),
+    ("resnet", {"depth": 34}, 21.28, 21_279_426),
+    ("resnet", {"depth": 50}, 23.51, 23_505_858),
+    ("resnet", {"depth": 101}, 42.50, 42_497_986),
+    ("resnet", {"depth": 152}, 58.14, 58_141_634),
+    ("vgg", {"depth": 11}, 195.89, 195_887_746),
+    ("vgg", {"depth": 13}, 196.07, 196_072_642),
+    ("vgg", {"depth": 16}, 201.38, 201_384_898),
+    ("vgg", {"depth": 19}, 206.70, 206_697_154),
+    ("siamese_gap", {}, 2.71, 2_710_242),
+    # The paper's text, without the attention that its number contains.
+    ("siamese_gap", {"attention": False}, None, 2_688_482),
+    # Printed 2.36, which is this without its head of 2,050.
+    ("tiulpin2018", {"width": 128}, None, 2_366_722),
+    ("tiulpin2018", {"grades": ("kl",)}, None, 595_077),
+    # Printed 5.40: an approximation.
+    ("antony2017", {}, None, 5_467_874),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs", "millions", "count"), PARAMETERS)
+def test_networks_of_paper_002_have_the_printed_number_of_parameters(name, kwargs, millions, count):
+    """Of one channel, 299 px and two outputs."""
+    model = models.create(name, **{"grades": ("kl0_vs_kl2",), **kwargs})
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 299, 299, 1)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
+    assert millions is None or round(count / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "count"),
+    [
+        (name, kwargs, count)
+        for name, kwargs, _, count in PARAMETERS
+        if name in ("resnet", "densenet", "vgg")
+    ],
+)
+def test_torchvisions_networks_have_as_many(name, kwargs, count):
+    """With a stem for one channel, and VGG's first hidden layer for 9 x 9 pixels."""
+    reference = pytest.importorskip("torch_reference", reason="needs the `torch` extra")
+    torch = reference.torch
+    full = f"{name}{kwargs['depth']}{'_bn' if name == 'vgg' else ''}"
+    with torch.device("meta"):
+        net = getattr(reference.torchvision.models, full)(weights=None, num_classes=2)
+    stem = {"resnet": "conv1", "densenet": "features.conv0", "vgg": "features.0"}[name]
+    replaced = 2 * net.get_submodule(stem).weight[:, 0].numel()
+    if name == "vgg":
+        replaced -= (9 * 9 - 7 * 7) * 512 * 4096
+    assert sum(parameter.numel() for parameter in net.parameters()) - replaced == count
 
 
 @pytest.mark.parametrize(
@@ -135,7 +248,7 @@ def test_every_head_has_a_dropout_of_its_own():
         @nn.compact
         def __call__(self, x):
             options = {"pooling": "average", "dropout": 0.5, "dtype": jnp.float32, "train": True}
-            return heads.read_grades(x, ("osfl", "osfm", "ostl"), **options)
+            return heads.read_grades(self, x, ("osfl", "osfm", "ostl"), **options)
 
     x = jnp.ones((4, 2, 2, 64))
     shapes = jax.eval_shape(Heads().init, {"params": jax.random.key(0)}, x)
@@ -165,8 +278,8 @@ def test_wrong_settings_of_a_senet_are_told(kwargs, message):
 
 
 def test_unknown_network_is_told():
-    with pytest.raises(UserError, match="unknown model 'vgg'; choose from: keypoint_pooling, resn"):
-        models.create("vgg")
+    with pytest.raises(UserError, match="unknown model 'unet'; choose from: antony2017, densenet"):
+        models.create("unet")
     with pytest.raises(UserError, match="unknown model 'layers'"):
         models.create("layers")
 

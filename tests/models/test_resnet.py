@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import torch_reference as reference
-from flax.traverse_util import flatten_dict
 from torch_reference import SIZES, assert_close, state_dict, to_torch, torch
 
 from knee_jax.models import resnet
@@ -23,6 +22,7 @@ def ours(net, depth, image):
         *((depth, *size, 3) for depth in (18, 34) for size in SIZES),
         *((50, *size, 3) for size in SIZES[:1]),
         *(pytest.param(50, *size, 3, marks=pytest.mark.slow) for size in SIZES[1:]),
+        *(pytest.param(depth, 64, 66, 3, marks=pytest.mark.slow) for depth in (101, 152)),
         (18, 97, 130, 1),
     ],
 )
@@ -32,7 +32,9 @@ def test_stages_and_logits_equal_torchvision(depth, height, width, channels):
     reference.assert_network_equals(net, model, resnet, height, width, channels)
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize(
+    "depth", [18, 34, 50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152))]
+)
 def test_timms_networks_are_the_same(depth):
     net = reference.from_timm(f"resnet{depth}")
     model = resnet.Model(depth=depth, grades=("kl",))
@@ -41,38 +43,10 @@ def test_timms_networks_are_the_same(depth):
 
 def test_training_step_equals_torchvision():
     """Batch statistics, gradients and running statistics, in one forward and backward pass."""
-    net = reference.resnet(18, channels=1).train()
+    net = reference.resnet(18, channels=1)
     image = np.random.default_rng(1).normal(size=(6, 65, 64, 1)).astype(np.float32)
-    labels = np.array([0, 1, 2, 3, 4, 0])
-    model, variables = ours(net, 18, image)
-
-    @jax.jit
-    def step(variables):
-        def loss(params):
-            logits, state = model.apply(
-                {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
-            )
-            log_p = jax.nn.log_softmax(logits["kl"])
-            return -log_p[np.arange(6), labels].mean(), state
-
-        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
-
-    (value, state), gradients = step(variables)
-    expected = torch.nn.functional.cross_entropy(net(to_torch(image)), torch.from_numpy(labels))
-    expected.backward()
-    assert value == pytest.approx(expected.item(), rel=1e-4)
-
-    template = {"params": gradients, **state}
-    dict_of_gradients = {
-        name: parameter.grad for name, parameter in net.named_parameters() if "fc" not in name
-    }
-    statistics = dict(net.named_buffers())
-    desired = resnet.load(template, {**dict_of_gradients, **statistics})
-    for path, value in flatten_dict(template).items():
-        if path[1] == "trunk":
-            tolerance = 1e-3 if path[0] == "params" else 1e-5
-            assert_close(value, flatten_dict(desired)[path], tolerance)
-    assert_close(gradients["head_kl"]["kernel"], net.fc.weight.grad.numpy().T)
+    model = resnet.Model(depth=18, grades=("kl",))
+    reference.assert_training_step_equals(net, model, image)
 
 
 def test_stem_for_three_channels_reads_grey_images_alike():

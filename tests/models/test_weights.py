@@ -146,12 +146,17 @@ POOLED = {"pooling": "gwap_hidden", "grades": ("kl", "osfl")}
         ("senet", {"arch": "se_resnet50"}),
         ("senet", {"arch": "se_resnext50_32x4d", **POOLED}),
         ("keypoint_pooling", {"depth": 18, "hidden": 4}),
+        ("siamese_gap", {"patch": 99}),
+        ("tiulpin2018", {"patch": 49}),
+        ("antony2017", {}),
+        ("densenet", {"depth": 121}),
+        ("vgg", {"depth": 11}),
     ],
 )
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_every_network_goes_to_a_file_and_back_in_both_layouts(name, kwargs, suffix, tmp_path):
     model = models.create(name, width=4, **kwargs)
-    inputs = np.zeros((1, 32, 32, 1), np.float32), np.ones((1, 74, 2), np.float32)
+    inputs = np.zeros((1, 149, 149, 1), np.float32), np.ones((1, 74, 2), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     rng = np.random.default_rng(0)
     values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f4"), shapes)

@@ -16,6 +16,10 @@ SIZES = ((310, 256), (299, 299), (224, 224), (300, 300))
 tests. That one halves to odd and to even numbers."""
 
 
+CLASSIFIER = re.compile(r"^(fc|last_linear|classifier\.6|head\.fc|classifier)\.(?!\d)")
+"""The last layer of the references, whatever they call it."""
+
+
 def _import_torchvision():
     """Imports torchvision also beside a CPU torch, for which it has no compiled operators.
 
@@ -65,6 +69,90 @@ def randomise(net):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     return net.eval()
+
+
+class Blocks(torch.nn.Module):
+    """Unpadded 3x3 convolutions, each with batch norm and ReLU; the first with a stride."""
+
+    def __init__(self, inputs: int, features: int, convolutions: int, stride: int, eps: float):
+        super().__init__()
+        for i in range(1, convolutions + 1):
+            step = stride if i == 1 else 1
+            self.add_module(f"conv{i}", torch.nn.Conv2d(inputs, features, 3, step))
+            self.add_module(f"bn{i}", torch.nn.BatchNorm2d(features, eps=eps))
+            inputs = features
+
+    def forward(self, x):
+        for i in range(1, len(self._modules) // 2 + 1):
+            x = torch.relu(self._modules[f"bn{i}"](self._modules[f"conv{i}"](x)))
+        return x
+
+
+class ChannelAttention(torch.nn.Module):
+    """CBAM's, with one hidden unit to eight channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.fc1 = torch.nn.Conv2d(channels, channels // 8, 1, bias=False)
+        self.fc2 = torch.nn.Conv2d(channels // 8, channels, 1, bias=False)
+
+    def forward(self, x):
+        average = torch.nn.functional.adaptive_avg_pool2d(x, 1)
+        maximum = torch.nn.functional.adaptive_max_pool2d(x, 1)
+        scores = self.fc2(torch.relu(self.fc1(average))) + self.fc2(torch.relu(self.fc1(maximum)))
+        return torch.sigmoid(scores)
+
+
+def patches(image, size: int):
+    """The lateral patch and the mirrored medial one of [B, C, H, W]."""
+    top = image.shape[2] // 3
+    rows = image[:, :, top : top + size]
+    return rows[..., :size], torch.flip(rows[..., image.shape[3] - size :], (3,))
+
+
+class SiameseGAP(torch.nn.Module):
+    """Wang et al.'s network, its parts named as ours: no code of it can be imported."""
+
+    def __init__(
+        self,
+        width: int = 32,
+        attention: bool = True,
+        positions=(1, 2, 3, 4),
+        pooling: str = "average",
+        combine: str = "add",
+        patch: int = 128,
+        classes: int = 2,
+        channels: int = 1,
+    ):
+        super().__init__()
+        self.positions, self.pooling, self.combine = positions, pooling, combine
+        self.patch, self.attention = patch, attention
+        self.blocks = max(positions)
+        inputs = channels
+        for i, convolutions in enumerate((2, 3, 4, 4)[: self.blocks], 1):
+            features = width * 2 ** (i - 1)
+            block = Blocks(inputs, features, convolutions, 1 if i == 1 else 2, 1e-5)
+            self.add_module(f"block{i}", block)
+            if attention:
+                self.add_module(f"attention{i}", ChannelAttention(features))
+            inputs = features
+        read = sum(width * 2 ** (i - 1) for i in positions)
+        self.fc = torch.nn.Linear(read * (2 if combine == "concatenate" else 1), classes)
+
+    def branch(self, x):
+        vectors = []
+        for i in range(1, self.blocks + 1):
+            x = self._modules[f"block{i}"](x)
+            if i in self.positions:
+                vectors.append(x.mean((2, 3)) if self.pooling == "average" else x.amax((2, 3)))
+            if self.attention and i < self.blocks:
+                x = x + x * self._modules[f"attention{i}"](x)
+        return torch.cat(vectors, 1)
+
+    def forward(self, image):
+        lateral, medial = map(self.branch, patches(image, self.patch))
+        both = torch.cat((lateral, medial), 1) if self.combine == "concatenate" else None
+        return self.fc(lateral + medial if both is None else both)
 
 
 def stages(net, image):
@@ -122,11 +210,69 @@ def assert_network_equals(net, model, module, height: int, width: int, channels:
     assert not back
 
 
-def state_dict(net) -> dict:
-    """The reference's weights, its classifier named as our KL head."""
+def assert_training_step_equals(net, model, image, tolerance: float = 1e-3):
+    """Loss, gradients and running statistics of one step are those of `net`, and logits before it.
+
+    Args:
+        net: the reference, without dropout, with a classifier for the one grade of the model.
+        model: our `Model`, without dropout.
+        image: [batch, height, width, channels].
+        tolerance: of the gradients.
+    """
+    import jax
+    from flax.traverse_util import flatten_dict
+
+    from knee_jax.models import weights
+
+    (grade,) = model.grades
+    state = state_dict(net, grade)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = weights.fill(variables, state)
+    inputs = to_torch(image)
+    with torch.no_grad():
+        expected = net.eval()(inputs)
+    labels = np.arange(len(image)) % expected.shape[1]
+
+    # Compiling takes longer than all the rest.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def step(variables):
+        def loss(params):
+            logits, state = model.apply(
+                {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+            )
+            log_p = jax.nn.log_softmax(logits[grade])
+            return -log_p[np.arange(len(labels)), labels].mean(), state
+
+        value = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return value, model.apply(variables, image)[grade]
+
+    ((value, statistics), gradients), logits = step(variables)
+    assert_close(logits, expected)
+    expected = torch.nn.functional.cross_entropy(net.train()(inputs), torch.from_numpy(labels))
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+
+    after = state_dict(net, grade)
+    names = dict(zip(net.state_dict(), after, strict=True))
+    for name, parameter in net.named_parameters():
+        unread = parameter.grad is None
+        after[names[name]] = torch.zeros_like(parameter) if unread else parameter.grad
+    desired, _ = weights.from_source(after)
+    assert desired.keys() == flatten_dict({"params": gradients, **statistics}).keys()
+    for path, value in flatten_dict({"params": gradients, **statistics}).items():
+        kernel = desired.get((*path[:-1], "kernel"), desired[path])
+        if path[-1] == "bias" and kernel.ndim == 4:
+            # Batch norm takes it away again: its gradient is none but what was rounded.
+            assert np.abs(value).max() < tolerance * np.abs(kernel).max()
+            assert np.abs(desired[path]).max() < tolerance * np.abs(kernel).max()
+        else:
+            assert_close(value, desired[path], tolerance if path[0] == "params" else 1e-5)
+
+
+def state_dict(net, grade: str = "kl") -> dict:
+    """The reference's weights, its classifier named as our head."""
     return {
-        re.sub(r"^(fc|last_linear)\.", "head_kl.", name): value
-        for name, value in net.state_dict().items()
+        CLASSIFIER.sub(f"head_{grade}.", name): value for name, value in net.state_dict().items()
     }
 
 
