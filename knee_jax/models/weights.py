@@ -162,8 +162,8 @@ def to_torch(arrays: Arrays) -> dict[str, np.ndarray]:
         array = np.asarray(array)
         if array.ndim == 2:
             array = array.T[:, :, None, None] if _is_pointwise(path) else array.T
-        elif array.ndim == 4:
-            array = array.transpose(3, 2, 0, 1)
+        elif array.ndim in (4, 5):
+            array = np.moveaxis(array, (-1, -2), (0, 1))
         state[torch_name(path)] = np.ascontiguousarray(array)
     return state
 
@@ -184,11 +184,11 @@ def torch_name(path: Names) -> str:
 def own_name(name: str) -> Names:
     """'layer1.0.conv1.weight' to ('params', 'trunk', 'layer1_0', 'conv1', 'kernel')."""
     name = name.replace("downsample.0", "downsample_conv").replace("downsample.1", "downsample_bn")
-    *modules, leaf = re.sub(r"^(layer\d)\.", r"\1_", name).split(".")
+    *modules, leaf = re.sub(r"\b(layer\d)\.", r"\1_", name).split(".")
     running = {"running_mean": "mean", "running_var": "var"}
     collection = "batch_stats" if leaf in running else "params"
     if leaf == "weight":
-        is_norm = modules and re.search(r"bn\d*$", modules[-1])
+        is_norm = modules and re.search(r"(bn|norm)\d*(_[st])?$", modules[-1])
         leaf = "scale" if is_norm else "kernel"
     if not modules or not is_head(modules[0]):
         modules = ["trunk", *modules]
@@ -196,7 +196,9 @@ def own_name(name: str) -> Names:
 
 
 def _own_axes(array: np.ndarray) -> np.ndarray:
-    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
+    if array.ndim in (4, 5):
+        return np.moveaxis(array, (0, 1), (-1, -2))
+    return array.T if array.ndim == 2 else array
 
 
 def _is_pointwise(path: Names) -> bool:
@@ -207,7 +209,7 @@ def _is_pointwise(path: Names) -> bool:
 
 def is_head(module: str) -> bool:
     """Whether a module of that name is ours alone, and not of the trunk."""
-    return module.startswith(("head_", "value_", "pool_", "attention_"))
+    return module.startswith(("head_", "value_", "pool_", "attention_", "aggregator"))
 
 
 def is_stem(path: Names) -> bool:
