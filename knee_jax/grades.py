@@ -1,4 +1,4 @@
-"""What is read from a knee: the seven grades of a radiograph, and targets made of them.
+"""What is read from a knee: the seven grades of a radiograph, targets made of them, and others.
 
 The grades, in the order used everywhere: Kellgren-Lawrence (0-4), then those of the OARSI atlas
 (0-3): osteophytes of femur and tibia, lateral and medial, and joint space narrowing, lateral and
@@ -8,6 +8,8 @@ medial (Altman & Gold 2007).
 import types
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 GRADES = ("kl", "osfl", "osfm", "ostl", "ostm", "jsl", "jsm")
 
@@ -22,11 +24,18 @@ DERIVED: Mapping[str, tuple[str, Mapping[int, int]]] = types.MappingProxyType(
 `kl0_vs_kl2`: early osteoarthritis (Wang et al., section I); knees of KL 1, 3 and 4 have no class.
 """
 
-TARGETS = (*GRADES, *DERIVED)
+OWN = ("progression",)
+"""Targets that are made of no grade of one film, but have a column of their own.
+
+`progression`: of radiographic osteoarthritis within 96 months: 0 none, 1 fast, 2 slow (Panfilov et
+al. 2022, section 2.2).
+"""
+
+TARGETS = (*GRADES, *DERIVED, *OWN)
 """All that a network may predict, by the name that its logits and columns have."""
 
 NUM_CLASSES = types.MappingProxyType(
-    {grade: 5 if grade == "kl" else 4 for grade in GRADES} | {"kl0_vs_kl2": 2}
+    {grade: 5 if grade == "kl" else 4 for grade in GRADES} | {"kl0_vs_kl2": 2, "progression": 3}
 )
 
 TITLES = types.MappingProxyType(
@@ -39,6 +48,7 @@ TITLES = types.MappingProxyType(
         "jsl": "Joint space narrowing, lateral",
         "jsm": "Joint space narrowing, medial",
         "kl0_vs_kl2": "KL 0 against KL 2",
+        "progression": "Progression",
     }
 )
 
@@ -52,9 +62,12 @@ def labels(grades: Any, target: str) -> Any:
     """The classes of a target, an integer array [n]; `MISSING` where a knee has none.
 
     Args:
-        grades: a table with a column for each grade, or an array [n, 7] of NumPy or JAX.
+        grades: a table with a column for each grade, and for those of `OWN` that it knows; or an
+            array [n, 7] of NumPy or JAX, which has no other targets than those made of grades.
         target: one of `TARGETS`.
     """
+    if target in OWN and target not in grades.columns:
+        return np.full(len(grades), MISSING, np.int8)
     source, classes = DERIVED.get(target, (target, None))
     values = (
         grades[source].to_numpy() if hasattr(grades, "columns") else grades[:, GRADES.index(source)]

@@ -302,30 +302,37 @@ class ConvBlock(nn.Module):
 
 
 class Linear(nn.Module):
-    """Affine map in float32.
+    """Affine map.
 
     Attributes:
         features: number of outputs.
+        bias: whether something is added.
         initial: of the kernel's values; by default PyTorch's, U(-1/sqrt(in), 1/sqrt(in)).
         initial_bias: of the bias's.
+        dtype: compute type, and that of the result; the parameters are float32.
     """
 
     features: int
+    bias: bool = True
     initial: Callable[..., jax.Array] = torch_uniform
     initial_bias: InitialBias = torch_bias
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [..., in] to [..., features]."""
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.initial, shape)
-        bias = self.param("bias", self.initial_bias, shape)
+        kernel = self.param("kernel", self.initial, shape).astype(self.dtype)
         # At the default precision a TPU, and some GPUs, would multiply in bfloat16 or TF32.
-        return jnp.matmul(x.astype(jnp.float32), kernel, precision="highest") + bias
+        precision = "highest" if kernel.dtype == jnp.float32 else None
+        y = jnp.matmul(x.astype(self.dtype), kernel, precision=precision)
+        if not self.bias:
+            return y
+        return y + self.param("bias", self.initial_bias, shape).astype(self.dtype)
 
 
 def max_pool(x: jax.Array, padding: int = 1) -> jax.Array:
-    """3x3 maximum with stride 2, of [B, H, W, C].
+    """3x3 maximum with stride 2, of [B, H, W, C]; 3x3x3 of [B, D, H, W, C].
 
     One axis after the other, by comparisons: the gradient (to the first of equal values, as in
     PyTorch) is then elementwise, 6 times faster on the CPU than XLA's select-and-scatter, and
@@ -337,7 +344,7 @@ def max_pool(x: jax.Array, padding: int = 1) -> jax.Array:
             0: none, but windows may jut out at the end, [B, floor(H/2), floor(W/2), C] (Caffe;
             PyTorch's `ceil_mode`).
     """
-    for axis in (2, 1):
+    for axis in range(x.ndim - 2, 0, -1):
         x = _max_pool_axis(x, axis, padding)
     return x
 
@@ -451,6 +458,15 @@ def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
         return x
     module.sow("intermediates", name, x)
     return module.perturb(name, x)
+
+
+def check_volume(image: jax.Array) -> None:
+    """Raises UserError unless `image` is a batch of volumes, [batch, slices, rows, columns, 1]."""
+    if image.ndim != 5 or image.shape[-1] != 1:
+        raise UserError(
+            "the network reads grey volumes, [batch, slices, rows, columns, 1], but was given "
+            f"{list(image.shape)}; choose a data set of volumes, or another network"
+        )
 
 
 def choose(table: Mapping, name: Any, what: str) -> Any:

@@ -38,24 +38,28 @@ class Block(nn.Module):
         stride: of its first 3x3 convolution and of the shortcut.
         bottleneck: which of the two kinds.
         dtype: compute type.
+        groups: of the 3x3 convolution of a bottleneck; more than one makes it a ResNeXt's, with
+            twice the channels inside (Xie et al. 2017, Table 1).
     """
 
     features: int
     stride: int
     bottleneck: bool
     dtype: Any
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, H/stride, W/stride, features or 4 features]."""
-        inner, stride = self.features, self.stride
+        outer, stride = self.features, self.stride
         if self.bottleneck:
-            layers = [(inner, 1, 1), (inner, 3, stride), (4 * inner, 1, 1)]
+            inner = outer if self.groups == 1 else 2 * outer
+            layers = [(inner, 1, 1, 1), (inner, 3, stride, self.groups), (4 * outer, 1, 1, 1)]
         else:
-            layers = [(inner, 3, stride), (inner, 3, 1)]
+            layers = [(outer, 3, stride, 1), (outer, 3, 1, 1)]
         shortcut = x
-        for i, (features, side, step) in enumerate(layers, 1):
-            x = Conv(features, side, step, self.dtype, name=f"conv{i}")(x)
+        for i, (features, side, step, groups) in enumerate(layers, 1):
+            x = Conv(features, side, step, self.dtype, groups, name=f"conv{i}")(x)
             x = BatchNorm(name=f"bn{i}")(x, train)
             if i < len(layers):
                 x = nn.relu(x)
@@ -73,12 +77,16 @@ class Trunk(nn.Module):
         width: channels of the stem and of the first stage's blocks; 64 is the published network.
         stages: how many of the four stages there are; later ones have no parameters.
         dtype: compute type.
+        groups: of the 3x3 convolutions of depth 50 (see `Block`).
+        remat: computes the inside of each block again for the gradient, in place of keeping it.
     """
 
     depth: int
     width: int = 64
     stages: int = 4
     dtype: Any = jnp.float32
+    groups: int = 1
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
@@ -90,14 +98,18 @@ class Trunk(nn.Module):
         """
         x = Conv(self.width, 7, 2, self.dtype, name="conv1")(image)
         x = max_pool(nn.relu(BatchNorm(name="bn1")(x, train)))
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         maps = []
         for stage, blocks in enumerate(choose(BLOCKS, self.depth, "ResNet depth")[: self.stages]):
             for i in range(blocks):
-                stride = 2 if stage > 0 and i == 0 else 1
-                name = f"layer{stage + 1}_{i}"
-                x = Block(self.width << stage, stride, self.depth >= 50, self.dtype, name=name)(
-                    x, train
-                )
+                x = block(
+                    self.width << stage,
+                    2 if stage > 0 and i == 0 else 1,
+                    self.depth >= 50,
+                    self.dtype,
+                    self.groups,
+                    name=f"layer{stage + 1}_{i}",
+                )(x, train)
             maps.append(x)
         return tuple(maps)
 

@@ -199,8 +199,8 @@ def to_torch(arrays: Arrays) -> dict[str, np.ndarray]:
         array = np.asarray(array)
         if array.ndim == 2:
             array = array.T[:, :, None, None] if _is_pointwise(path) else array.T
-        elif array.ndim == 4:
-            array = array.transpose(3, 2, 0, 1)
+        elif array.ndim in (4, 5):
+            array = np.moveaxis(array, (-1, -2), (0, 1))
         state[torch_name(path)] = np.ascontiguousarray(array)
     return state
 
@@ -214,7 +214,7 @@ def torch_name(path: Names) -> str:
     """('params', 'trunk', 'layer1_0', 'conv1', 'kernel') to 'layer1.0.conv1.weight'."""
     modules = path[2:-1] if path[1] == "trunk" else path[1:-1]
     name = ".".join([*modules, _LEAVES.get(path[-1], path[-1])])
-    name = re.sub(rf"^({_GROUPS})_", r"\1.", name)
+    name = re.sub(rf"\b({_GROUPS})_", r"\1.", name)
     return name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
 
 
@@ -226,7 +226,7 @@ def own_name(name: str, axes: int) -> Names:
     for alias, torchvisions in _ALIASES:
         name = alias.sub(torchvisions, name)
     name = name.replace("downsample.0", "downsample_conv").replace("downsample.1", "downsample_bn")
-    *modules, leaf = re.sub(rf"^({_GROUPS})\.", r"\1_", name).split(".")
+    *modules, leaf = re.sub(rf"\b({_GROUPS})\.", r"\1_", name).split(".")
     running = {"running_mean": "mean", "running_var": "var"}
     collection = "batch_stats" if leaf in running else "params"
     if leaf == "weight":
@@ -237,7 +237,9 @@ def own_name(name: str, axes: int) -> Names:
 
 
 def _own_axes(array: np.ndarray) -> np.ndarray:
-    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
+    if array.ndim in (4, 5):
+        return np.moveaxis(array, (0, 1), (-1, -2))
+    return array.T if array.ndim == 2 else array
 
 
 def _is_pointwise(path: Names) -> bool:
@@ -248,7 +250,8 @@ def _is_pointwise(path: Names) -> bool:
 
 def is_head(module: str) -> bool:
     """Whether a module of that name is not of the trunk, but reads its maps."""
-    return module.startswith(("head_", "value_", "pool_", "attention_", "classifier_"))
+    beginnings = ("head_", "value_", "pool_", "attention_", "classifier_", "aggregator")
+    return module.startswith(beginnings)
 
 
 def is_stem(path: Names) -> bool:

@@ -14,6 +14,8 @@ from knee_jax.errors import UserError
 from knee_jax.grades import NUM_CLASSES
 from knee_jax.models import heads, resnet, senet
 
+SLICES = {"depth": 18, "grades": ("progression",), "embedding": 16, "heads": 2}
+SHUFFLE = {"arch": "shufflenet3d", "blocks": (1, 2, 1), "grades": ("progression",)}
 NETWORKS = [
     ("resnet", {"depth": 18, "dropout": 0.5, "pooling": "gwap", "grades": ("kl", "jsm")}),
     ("senet", {"arch": "se_resnet50", "blocks": (1, 1, 1, 1), "dropout": 0.5}),
@@ -29,7 +31,14 @@ NETWORKS = [
     ("antony2017", {"grades": ("kl0_vs_kl2",)}),
     ("densenet", {"blocks": (1, 1, 2, 1), "grades": ("kl0_vs_kl2", "kl")}),
     ("vgg", {"depth": 11, "grades": ("kl0_vs_kl2",), "dtype": "bfloat16"}),
+    ("resnext", {"hidden": 8, "dropout": 0.5, "grades": ("progression",)}),
+    ("slice_sequence", {**SLICES, "dropout": 0.5, "remat": True, "dtype": "bfloat16"}),
+    ("slice_sequence", {**SLICES, "aggregation": "linear", "dropout": 0.5}),
+    ("volumetric", {"blocks": (1, 1, 1, 1), "grades": ("progression",), "remat": True}),
+    ("volumetric", {**SHUFFLE, "dropout": 0.5, "dtype": "bfloat16"}),
 ]
+SHAPES = {"slice_sequence": (3, 4, 16, 24, 1), "volumetric": (3, 16, 16, 24, 1)}
+"""Of what networks of volumes read; all others read images."""
 
 
 UNREAD = {("trunk", "attention2")}
@@ -45,16 +54,14 @@ def test_every_network_keeps_the_contract(name, kwargs):
     """Outputs, types, gradients, dropout, and that knees do not depend on each other."""
     model = models.create(name, width=8, **kwargs)
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.normal(size=(3, 96, 64, 1)), jnp.float32)
+    image = jnp.asarray(rng.normal(size=SHAPES.get(name, (3, 96, 64, 1))), jnp.float32)
     keypoints = jnp.asarray(rng.uniform(0, 64, (3, 74, 2)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
     assert set(shapes) == {"params", "batch_stats"}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
-    # Compiling `init` takes longer than all the rest; test_layers.py looks at its values.
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
-
-    # Compiling takes longer than all the rest.
+    # Compiling takes longer than all the rest, `init` longest; test_layers.py looks at its values.
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
 
     @jit
     def train(params, key):

@@ -63,7 +63,7 @@ def from_timm(name: str, classes: int = 5, seed: int = 0, **kwargs):
 def randomise(net):
     """Gives batch norm random parameters and statistics, and sets the network to evaluation."""
     for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.1)
             module.running_mean.normal_(0, 0.1)
@@ -277,12 +277,12 @@ def state_dict(net, grade: str = "kl") -> dict:
 
 
 def to_torch(image) -> "torch.Tensor":
-    """[B, H, W, C] to [B, C, H, W]."""
+    """[B, ..., C] to [B, C, ...]."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(image), -1, 1)))
 
 
 def to_ours(tensor) -> np.ndarray:
-    """[B, C, H, W] to [B, H, W, C]."""
+    """[B, C, ...] to [B, ..., C]."""
     return np.moveaxis(tensor.detach().numpy(), 1, -1)
 
 

@@ -1,0 +1,69 @@
+"""ResNeXt with a head of one hidden layer: progression from a radiograph.
+
+The prior art that Panfilov et al. 2022 compare with (Table 1): Tiulpin et al. 2019, "Multimodal
+machine learning-based knee osteoarthritis progression prediction from plain radiographs and
+clinical data", without the clinical data. The trunk is torchvision's ResNeXt-50 32x4d (Xie et al.
+2017, "Aggregated residual transformations for deep neural networks").
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from knee_jax.errors import UserError
+from knee_jax.grades import NUM_CLASSES
+from knee_jax.models import resnet, weights
+from knee_jax.models.keypoint_pooling import Head
+from knee_jax.models.layers import choose, observe
+
+load = weights.fill
+
+
+class Model(nn.Module):
+    """Trunk, global average, and for each target dropout, a hidden layer, dropout, logits.
+
+    Attributes:
+        width: channels of the stem; 64 is the published network. There are half as many groups, of
+            4, 8, 16 and 32 channels in the four stages.
+        grades: what to predict, from `knee_jax.grades.TARGETS`.
+        hidden: units of each head's hidden layer (ReLU).
+        dropout: rate before both layers of a head, while training.
+        dtype: compute type of the trunk.
+    """
+
+    width: int = 64
+    grades: tuple[str, ...] = ("progression",)
+    hidden: int = 512
+    dropout: float = 0.5
+    dtype: Any = jnp.float32
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Returns float32 logits [batch, classes] of every target.
+
+        To those who explain it (`layers.observe`) it shows the last `maps`, and their average,
+        `features`.
+
+        Args:
+            image: [batch, height, width, 1 or 3], normalised grey values.
+            keypoints: ignored; all models are called alike.
+            train: batch statistics and dropout (rng `dropout`).
+        """
+        if self.width < 2 or self.width % 2:
+            raise UserError(f"width = {self.width}: resnext wants an even one")
+        trunk = resnet.Trunk(50, self.width, 4, self.dtype, self.width // 2, name="trunk")
+        maps = observe(self, "maps", trunk(image, train)[-1])
+        x = observe(self, "features", maps.mean((1, 2), dtype=jnp.float32))
+        logits = {}
+        for grade in self.grades:
+            classes = choose(NUM_CLASSES, grade, "target")
+            dropped = nn.Dropout(self.dropout, deterministic=not train)(x)
+            head = Head(classes, self.hidden, self.dropout, name=f"head_{grade}")
+            logits[grade] = head(dropped, train)
+        return logits
