@@ -101,7 +101,12 @@ def find_knees(
             raise UserError(f"config.data.{field} = '{data[field]}': choose {', '.join(choices)}")
     knees = _open(data.dataset, config, data_dir)
     split = splits.make_split(
-        knees.index, data.split, num_folds=data.num_folds, fold=data.fold, seed=data.seed
+        knees.index,
+        data.split,
+        num_folds=data.num_folds,
+        fold=data.fold,
+        seed=data.seed,
+        test_site=data.get("test_site", ""),
     )
     knees = _hide_labels(knees, split["train"], config)
     chosen: Found = {name: (knees, rows) for name, rows in split.items()}
@@ -198,7 +203,7 @@ def make_plan(
     if not natural:
         return plan, len(train.rows) * size / (size - number)
     knees = len(train.rows) + len(unlabelled)
-    if "fold" in data.split and data.label_fraction == 1.0 and not len(unlabelled):
+    if data.split in splits.FOLDED and data.label_fraction == 1.0 and not len(unlabelled):
         together = len(train.rows) + len(parts["validation"].rows)
         knees = round(together * (data.num_folds - 1) / data.num_folds)
     return plan, knees
