@@ -23,6 +23,7 @@ import pandas as pd
 
 from knee_jax import models, tasks, train
 from knee_jax import workdir as workdirs
+from knee_jax.data import splits
 from knee_jax.errors import UserError
 from knee_jax.evaluate import Predictor, evaluate_checkpoint, write_results
 from knee_jax.experiment import Experiment, compute_dtype, set_up
