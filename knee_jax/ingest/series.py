@@ -55,10 +55,15 @@ def read_volume(path: pathlib.Path, side: str | None = None) -> Volume:
     if path.name.endswith((".nii", ".nii.gz")):
         return read_nifti(path, side)
     try:
-        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        files = slice_files(path)
     except OSError as error:
         raise UnusableKnee("unreadable", error.strerror or str(error)) from error
     return read_series(files, side)
+
+
+def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a folder in order of their names, without the hidden ones."""
+    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
 
 
 def read_series(files: Iterable[pathlib.Path], side: str | None = None) -> Volume:

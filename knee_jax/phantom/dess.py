@@ -21,8 +21,13 @@ _AIR, _FAT, _MUSCLE, _CORTEX, _MARROW = 0.0, 330.0, 470.0, 50.0, 270.0
 _CARTILAGE, _MENISCUS, _FLUID, _LESION, _TENDON = 950.0, 170.0, 1500.0, 1100.0, 110.0
 
 _RASTER_MM = 0.35
+_CORTEX_MM = 0.9
 _CARTILAGE_MM = 2.5
 """Thickness of a healthy layer, where the joint space leaves room for it."""
+
+
+_Point = tuple[float, float, float]
+"""x, y, z in mm: to medial, to the back, down."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,57 +120,85 @@ def render(
 class _Plane:
     """One sagittal slice: the structures, each with a soft edge over those before."""
 
-    def __init__(self, knee: Knee, findings: Findings, x: float, z, y, edge):
+    def __init__(
+        self,
+        knee: Knee,
+        findings: Findings,
+        x: float,
+        z: np.ndarray,
+        y: np.ndarray,
+        edge: np.float32,
+    ):
         self.knee, self.findings, self.x, self.z, self.y, self.edge = knee, findings, x, z, y, edge
+        self.picture = np.full((z.size, y.size), np.float32(_AIR))
 
     def draw(self, femur: np.ndarray, tibia: np.ndarray, grain: np.ndarray) -> np.ndarray:
-        """Brightness, from how far (mm) each pixel lies within femur and tibia."""
-        z, y, x, knee = self.z, self.y, self.x, self.knee
-        across = x / knee.width
-        self.picture = np.full(femur.shape, np.float32(_AIR))
+        """Brightness of the slice.
+
+        Args:
+            femur: how far (mm) each pixel lies within that bone.
+            tibia: how far (mm) each pixel lies within that one.
+            grain: of the marrow, standard normal.
+        """
+        self._soft_tissue()
+        self._joint(femur, tibia)
+        self._bones(femur, tibia, grain)
+        return self.picture
+
+    def _soft_tissue(self) -> None:
+        """Skin with its fat, muscles at the back, the tendons in front, and the fluid's pouch."""
+        z, y = self.z, self.y
         skin = self._ellipse((0, 6, 0), (54, 56, 400))
         self._paint(skin, _FAT)
         self._paint(np.minimum(skin - 7, y - 22 + 0.12 * np.abs(z)), _MUSCLE)
-        self._paint(np.minimum(skin - 8, -np.abs(y + 43) + 2.2 - 0.1 * max(abs(x) - 9, 0)), _TENDON)
-        fill = np.float32(self.findings.effusion)
+        tendon = 2.2 - np.abs(y + 43) - 0.1 * max(abs(self.x) - 9, 0)
+        self._paint(np.minimum(skin - 8, tendon), _TENDON)
+        fill = self.findings.effusion
         self._paint(self._ellipse((0, -30, -42), (24, 3 + 7 * fill, 20)) + 2 * fill - 1, _FLUID)
 
-        # Between the bones: a film of fluid, the menisci at the rim, cartilage on either bone.
-        nearest = np.maximum(femur, tibia)
-        space = np.minimum(np.minimum(femur, tibia) + 7, 0.47 * knee.width - abs(x))
-        self._paint(np.minimum(space, nearest + 3.2), _FLUID * (0.85 + 0.15 * fill))
-        side = int(x > 0)
-        lost = np.float32(knee.lost[side])
-        rim = np.hypot((abs(across) - 0.24) / 0.24, (y - 2) / 24)
+    def _joint(self, femur: np.ndarray, tibia: np.ndarray) -> None:
+        """Between the bones: a film of fluid, the menisci at the rim, cartilage on either bone."""
+        z, y, knee = self.z, self.y, self.knee
+        side = int(self.x > 0)
+        lost, gap = float(knee.lost[side]), float(knee.space[side])
+        across = abs(self.x) / knee.width
+        space = np.minimum(np.minimum(femur, tibia) + 7, (0.47 - across) * knee.width)
+        fluid = _FLUID * (0.85 + 0.15 * self.findings.effusion)
+        self._paint(np.minimum(space, np.maximum(femur, tibia) + 3.2), fluid)
+        rim = np.hypot((across - 0.24) / 0.24, (y - 2) / 24)
         wedge = np.minimum(space, 11 * (rim - 0.45 - 0.25 * lost))
         self._paint(np.minimum(wedge, 9 - np.abs(z)), _MENISCUS)
-        room = min(max((0.46 - abs(across)) * knee.width, 0.0), max((abs(across) - 0.1) * 60, 0.0))
-        thick = min(_CARTILAGE_MM * (1 - lost), float(knee.space[side]) / 2, room)
+        # No cartilage in the notch, nor beyond the rim.
+        covered = max(min((0.46 - across) * knee.width, (across - 0.1) * 60), 0.0)
+        thick = min(_CARTILAGE_MM * (1 - lost), gap / 2, covered)
         if thick > 0.05:
             self._paint(np.minimum(femur + thick, z + 26 + 0.5 * y), _CARTILAGE)
             plateau = np.minimum(8 - z, 21 - np.abs(y - 2))
             self._paint(np.minimum(tibia + thick, plateau), _CARTILAGE)
 
-        (px, pz), (ax, az) = knee.patella
-        patella = self._ellipse((px, -38, pz), (ax, 11, az))
-        self._paint(np.minimum(patella + 2.2, y + 37), _CARTILAGE)
-        (fx, fz), (bx, bz) = knee.fibula
-        fibula = self._ellipse((fx, 20, fz + 30), (bx * 0.8, 9, bz + 30))
-        for bone in (femur, tibia, patella, fibula):
+    def _bones(self, femur: np.ndarray, tibia: np.ndarray, grain: np.ndarray) -> None:
+        """Cortex and marrow of four bones, the patella's cartilage, and the lesion."""
+        knee, radius = self.knee, self.findings.lesion_mm
+        (x, z), (half_x, half_z) = knee.patella.tolist()
+        patella = self._ellipse((x, -38, z), (half_x, 11, half_z))
+        self._paint(np.minimum(patella + 2.2, self.y + 37), _CARTILAGE)
+        (x, z), (half_x, half_z) = knee.fibula.tolist()
+        fibula = self._ellipse((x, 20, z + 30), (half_x * 0.8, 9, half_z + 30))
+        bones = (femur, tibia, patella, fibula)
+        for bone in bones:
             self._paint(bone, _CORTEX)
         marrow = _MARROW * (1 + np.float32(0.08) * grain)
-        for bone in (femur, tibia, patella, fibula):
-            self._paint(bone - 0.9, marrow)
-        radius = self.findings.lesion_mm
+        for bone in bones:
+            self._paint(bone - _CORTEX_MM, marrow)
         if radius > 0:
-            where = 0.24 * knee.width * (1 if self.findings.medial else -1)
-            lesion = self._ellipse((where, 3, 6 + 0.6 * radius), (radius,) * 3)
-            self._paint(np.minimum(lesion, tibia - 0.9), _LESION, softness=2)
-        return self.picture
+            x = 0.24 * knee.width * (1 if self.findings.medial else -1)
+            lesion = self._ellipse((x, 3, 6 + 0.6 * radius), (radius, radius, radius))
+            self._paint(np.minimum(lesion, tibia - _CORTEX_MM), _LESION, softness=2)
 
-    def _ellipse(self, centre: tuple, axes: tuple) -> np.ndarray:
+    def _ellipse(self, centre: _Point, axes: _Point) -> np.ndarray:
         """About how far (mm) each pixel lies within an ellipsoid; (x, y, z) in mm."""
-        (cx, cy, cz), (ax, ay, az) = centre, axes
+        cx, cy, cz = centre
+        ax, ay, az = axes
         far = np.sqrt(
             np.float32(((self.x - cx) / ax) ** 2)
             + np.square((self.y - np.float32(cy)) / np.float32(ay))
@@ -173,7 +206,7 @@ class _Plane:
         )
         return (1 - far) * np.float32(min(axes))
 
-    def _paint(self, within: np.ndarray, value, softness: float = 1) -> None:
+    def _paint(self, within: np.ndarray, value: float | np.ndarray, softness: float = 1) -> None:
         weight = within / np.float32(self.edge * softness) + np.float32(0.5)
         np.clip(weight, 0, 1, out=weight)
         self.picture += weight * (value - self.picture)
@@ -192,8 +225,9 @@ def _frontal(outline: np.ndarray, z: np.ndarray, x: np.ndarray) -> np.ndarray:
     cv2.fillPoly(mask, [points], 1, shift=4)
     inside, outside = (cv2.distanceTransform(m, cv2.DIST_L2, 5) for m in (mask, 1 - mask))
     distance = cv2.GaussianBlur((inside - outside) * np.float32(_RASTER_MM), (0, 0), 1.0)
-    grid = np.meshgrid((x + half[0]) / _RASTER_MM - 0.5, (z + half[1]) / _RASTER_MM - 0.5)
-    return cv2.remap(distance, *(g.astype(np.float32) for g in grid), cv2.INTER_LINEAR)
+    at_x, at_z = np.meshgrid((x + half[0]) / _RASTER_MM - 0.5, (z + half[1]) / _RASTER_MM - 0.5)
+    at = at_x.astype(np.float32), at_z.astype(np.float32)
+    return np.asarray(cv2.remap(distance, *at, cv2.INTER_LINEAR))
 
 
 def _profile(y: np.ndarray, half: np.ndarray, radius: float) -> np.ndarray:
@@ -214,7 +248,9 @@ def _sagittal_tibia(z: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _profile(y - 3 * near, 14 + 10 * near, 5)
 
 
-def _shading(z: np.ndarray, y: np.ndarray, scanner: Scanner, rng: np.random.Generator):
+def _shading(
+    z: np.ndarray, y: np.ndarray, scanner: Scanner, rng: np.random.Generator
+) -> np.ndarray:
     """Sensitivity of the coil over a slice: a smooth factor about 1."""
     u, v = z / np.float32(70), y / np.float32(70)
     a, b, c, d = (scanner.shading * rng.standard_normal(4)).astype(np.float32)
