@@ -57,6 +57,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.seed = 0  # Of the split alone: runs of other config.seed share their test knees.
     config.data.num_folds = 5
     config.data.fold = 0
+    config.data.test_site = ""  # Of the split "site_hold_out".
     config.data.sampling = "shuffled"
     config.data.label_fraction = 1.0
     config.data.unlabelled = "natural"

@@ -21,6 +21,7 @@ import pandas as pd
 
 from knee_jax import models, tasks
 from knee_jax import workdir as workdirs
+from knee_jax.data import splits
 from knee_jax.errors import UserError
 from knee_jax.evaluate import evaluate_checkpoint, write_results
 from knee_jax.experiment import Experiment, compute_dtype
@@ -38,14 +39,14 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: Path, data_dir: P
     """Trains and evaluates all folds of all networks; a second call goes on where it was killed.
 
     Args:
-        config: its `data.split` must be `k_fold` or `group_k_fold`; `data.fold` is ignored.
+        config: its `data.split` must be one of `splits.FOLDED`; `data.fold` is ignored.
         workdir: the folder of all the runs.
         data_dir: where prepared sets are.
 
     Raises:
         UserError: whatever the user can mend, in one line.
     """
-    if "fold" not in config.data.split:
+    if config.data.split not in splits.FOLDED:
         raise UserError(
             f"--mode=cv needs folds, and config.data.split is '{config.data.split}': set "
             "--config.data.split=k_fold"

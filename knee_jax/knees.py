@@ -144,6 +144,7 @@ def find_knees(
         num_folds=data.num_folds,
         fold=data.fold,
         seed=data.seed,
+        test_site=data.test_site,
     )
     knees = _hide_labels(knees, split["train"], config)
     chosen: Found = {name: (knees, rows) for name, rows in split.items()}
@@ -252,7 +253,7 @@ def make_plan(
         plan = sampling.mixed(train.rows, unlabelled, size, number, seed)
     if not natural:
         return plan, len(train.rows) * size / (size - number)
-    if "fold" in data.split and data.label_fraction == 1.0 and not len(unlabelled):
+    if data.split in splits.FOLDED and data.label_fraction == 1.0 and not len(unlabelled):
         together = np.concatenate([train.rows, parts["validation"].rows])
         return plan, round(length(together) * (data.num_folds - 1) / data.num_folds)
     return plan, length(train.rows) + len(unlabelled)

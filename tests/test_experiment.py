@@ -295,6 +295,22 @@ def test_unlabelled_knees_have_no_class_to_be_oversampled_by(config, set_up):
         set_up()
 
 
+def test_a_site_is_held_out(config, set_up):
+    """Its knees are tested, and are no part of the folds or of an epoch."""
+    config.data.split = "site_hold_out"
+    config.data.num_folds = 4
+    config.data.unlabelled = "none"
+    config.data.test_site = "D"
+    found = set_up()
+    index = found.parts["test"].prepared.index
+    tested = index["subject"][index["site"] == "D"]
+    assert subjects(found.parts["test"]) == set(tested)
+    others = [found.parts[name] for name in ("train", "validation")]
+    assert not set(tested) & set.union(*map(subjects, others))
+    knees_of_folds = sum(len(part.rows) for part in others)
+    assert found.steps_per_epoch == round(knees_of_folds * 3 / 4) / config.batch_size
+
+
 def test_the_mixture_of_a_run_is_the_one_it_began_with(config, set_up, tmp_path):
     found = set_up()
     kept = dataclasses.replace(found.task.mixture, means=found.task.mixture.means + 0.01)

@@ -140,7 +140,7 @@ MISTAKES = {
     "unknown task": (["--config.task=segmentation"], "unknown task 'segmentation'"),
     "unknown split": (
         ["--config.data.split=random"],
-        "choose published, ratio, k_fold or group_k_fold",
+        "choose published, ratio, k_fold, group_k_fold or site_hold_out",
     ),
     "empty split": (["--config.data.split=published"], "leaves no knee for train"),
     "unknown weighting": (["--config.class_weights=sqrt"], "prevalence or none"),

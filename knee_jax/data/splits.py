@@ -17,10 +17,12 @@ Split = dict[str, np.ndarray]
 """'train', 'validation', 'test' → rows of the index, int64 [n], ascending. 'test' may be empty."""
 
 PARTS = ("train", "validation", "test")
+FOLDED = ("k_fold", "group_k_fold", "site_hold_out")
+"""Kinds of split with folds, which `--mode=cv` can train in turn."""
 
 PUBLISHED_NAMES = {"train": "train", "val": "validation", "test": "test"}
 
-KINDS = ("published", "ratio", "image_ratio", "k_fold", "group_k_fold")
+KINDS = ("published", "ratio", "image_ratio", *FOLDED)
 
 
 def published(index: pd.DataFrame) -> Split:
@@ -75,13 +77,14 @@ def _deal(strata: pd.Series, parts: Mapping[str, int], seed: int) -> pd.Series:
     return pd.Series(np.resize(rng.permutation(cycle), len(members)), index=members)
 
 
-def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int) -> Split:
-    """Fold `fold` (from 0) of a subject-wise cross-validation, stratified on the KL grade.
+def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int, target: str = "kl") -> Split:
+    """Fold `fold` (from 0) of a subject-wise cross-validation, stratified on the column `target`.
 
     The held-out fold is the validation part; there is no test part.
     """
     _check_folds(index, num_folds, fold)
-    return _fold(index, StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed), fold)
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    return _fold(index, splitter, fold, target)
 
 
 def group_k_fold(index: pd.DataFrame, num_folds: int, fold: int) -> Split:
@@ -93,8 +96,41 @@ def group_k_fold(index: pd.DataFrame, num_folds: int, fold: int) -> Split:
     return _fold(index, GroupKFold(num_folds), fold)
 
 
-def _fold(index: pd.DataFrame, splitter: GroupKFold | StratifiedGroupKFold, fold: int) -> Split:
-    folds = list(splitter.split(index, index["kl"], index["subject"]))
+def site_hold_out(
+    index: pd.DataFrame, site: str, num_folds: int, fold: int, seed: int, target: str = "kl"
+) -> Split:
+    """All subjects of one clinical site as test part, the others divided as `k_fold` does.
+
+    Panfilov et al. 2022, section 3.1, whose code tests on site D of OAI. It assigns subjects to
+    folds greedily, by an algorithm of its own; the folds here are scikit-learn's.
+
+    Raises:
+        UserError: the set has no knee of that site.
+    """
+    here = (index["site"] == site).to_numpy()
+    if not here.any():
+        known = ", ".join(sorted(name for name in set(index["site"].fillna("")) if name))
+        raise UserError(
+            f"config.data.test_site = '{site}' is no site of the set: choose {known or 'no site'}"
+        )
+    # By subject, should one have been seen at two sites.
+    tested = index["subject"].isin(index["subject"][here]).to_numpy()
+    rest = np.flatnonzero(~tested)
+    parts = k_fold(index.iloc[rest], num_folds, fold, seed, target)
+    return {
+        "train": rest[parts["train"]],
+        "validation": rest[parts["validation"]],
+        "test": np.flatnonzero(tested),
+    }
+
+
+def _fold(
+    index: pd.DataFrame,
+    splitter: GroupKFold | StratifiedGroupKFold,
+    fold: int,
+    target: str = "kl",
+) -> Split:
+    folds = list(splitter.split(index, index[target], index["subject"]))
     train, validation = folds[fold]
     return {"train": train, "validation": validation, "test": np.empty(0, np.int64)}
 
@@ -155,6 +191,8 @@ def make_split(
     num_folds: int,
     fold: int,
     seed: int,
+    test_site: str = "",
+    target: str = "kl",
 ) -> Split:
     """The split a config names, one of `KINDS`.
 
@@ -165,6 +203,8 @@ def make_split(
         num_folds: of the folds.
         fold: which of them is the validation part.
         seed: of all but 'published' and 'group_k_fold'.
+        test_site: of 'site_hold_out'.
+        target: column on which 'k_fold' and 'site_hold_out' stratify.
 
     Raises:
         UserError: an unknown name, or a training or validation part without a knee.
@@ -175,9 +215,11 @@ def make_split(
         make = ratio if kind == "ratio" else image_ratio
         split = make(index, dict(zip(PARTS, _whole_parts(parts))), seed)
     elif kind == "k_fold":
-        split = k_fold(index, num_folds, fold, seed)
+        split = k_fold(index, num_folds, fold, seed, target)
     elif kind == "group_k_fold":
         split = group_k_fold(index, num_folds, fold)
+    elif kind == "site_hold_out":
+        split = site_hold_out(index, test_site, num_folds, fold, seed, target)
     else:
         raise UserError(f"config.data.split = '{kind}': choose {', '.join(KINDS)}")
     for name in ("train", "validation"):

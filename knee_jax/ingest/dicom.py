@@ -1,9 +1,14 @@
-"""Radiograph files: DICOM of any transfer syntax pydicom can decode → grey values and spacing."""
+"""DICOM of any transfer syntax pydicom can decode → grey values, and a film's spacing.
+
+The steps are public, since a slice of an MR series goes through them too (`volume`).
+"""
 
 import dataclasses
 import logging
 import pathlib
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -47,19 +52,24 @@ def read_film(path: pathlib.Path) -> Film:
 
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, not_dicom, wrong_modality,
-            colour_image, multi_frame, unknown_polarity, empty_image, no_spacing, bad_spacing,
-            no_decoder, truncated_pixels or corrupt_pixels.
+            colour_image, multi_frame, unknown_polarity, empty_image, corrupt_header, no_spacing,
+            bad_spacing, no_decoder, truncated_pixels or corrupt_pixels.
     """
     # pydicom warns of every blemish it can live with; what it cannot live with it raises.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        header = _read(path)
-        _check(header)
+        header = read_header(path)
+        check_image(header, MODALITIES)
         spacing_mm = _spacing(header)
-        return Film(_grey_values(header, _decode(header)), spacing_mm)
+        return Film(_grey_values(header, decode(header)), spacing_mm)
 
 
-def _read(path: pathlib.Path) -> pydicom.Dataset:
+def read_header(path: pathlib.Path) -> pydicom.Dataset:
+    """Reads a file, its pixels not yet decoded.
+
+    Raises:
+        UnusableKnee: unreadable, empty_file, truncated_file or not_dicom.
+    """
     try:
         header = pydicom.dcmread(path) if path.stat().st_size else None
     except InvalidDicomError as error:
@@ -68,7 +78,7 @@ def _read(path: pathlib.Path) -> pydicom.Dataset:
         raise UnusableKnee("unreadable", error.strerror or str(error)) from error
     except Exception as error:
         # A file cut within its header fails deep in pydicom's parser, in many ways.
-        raise UnusableKnee("not_dicom", _words(error)) from error
+        raise UnusableKnee("not_dicom", words(error)) from error
     if header is None:
         raise UnusableKnee("empty_file", "zero bytes")
     if not len(header):
@@ -77,32 +87,51 @@ def _read(path: pathlib.Path) -> pydicom.Dataset:
     return header
 
 
-def _check(header: pydicom.Dataset) -> None:
-    modality = header.get("Modality", "")
-    if modality not in MODALITIES:
-        raise UnusableKnee("wrong_modality", f"{modality or 'none'}, not {'/'.join(MODALITIES)}")
-    samples = header.get("SamplesPerPixel", 1)
+def check_image(header: pydicom.Dataset, modalities: Sequence[str]) -> None:
+    """Checks that a file holds one grey image of one of the modalities.
+
+    Raises:
+        UnusableKnee: wrong_modality, colour_image, multi_frame, empty_image, unknown_polarity or
+            corrupt_header.
+    """
+    modality = value(header, "Modality", "")
+    if modality not in modalities:
+        raise UnusableKnee("wrong_modality", f"{modality or 'none'}, not {'/'.join(modalities)}")
+    samples = value(header, "SamplesPerPixel", 1)
     if samples != 1:
         raise UnusableKnee("colour_image", f"{samples} channels instead of 1")
-    frames = header.get("NumberOfFrames") or 1
+    frames = value(header, "NumberOfFrames") or 1
     if frames != 1:
         raise UnusableKnee("multi_frame", f"{frames} frames instead of 1")
-    rows, columns = header.get("Rows") or 0, header.get("Columns") or 0
+    rows, columns = value(header, "Rows") or 0, value(header, "Columns") or 0
     if not rows or not columns or not header.get("PixelData"):
         length = len(header.get("PixelData") or b"")
         raise UnusableKnee("empty_image", f"{rows} rows, {columns} columns, {length} bytes")
-    polarity = header.get("PhotometricInterpretation", "")
+    polarity = value(header, "PhotometricInterpretation", "")
     if polarity not in _POLARITIES:
         raise UnusableKnee("unknown_polarity", f"{polarity or 'none'}, not {_POLARITIES}")
 
 
-def _spacing(header: pydicom.Dataset) -> tuple[float, float]:
+def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:
+    """The value of one element, `default` where it is absent.
+
+    Raises:
+        UnusableKnee: corrupt_header.
+    """
     # pydicom parses values when they are asked for, so that a broken one is met here.
+    try:
+        return header.get(keyword, default)
+    except Exception as error:
+        raise UnusableKnee("corrupt_header", f"{keyword}: {words(error)}") from error
+
+
+def _spacing(header: pydicom.Dataset) -> tuple[float, float]:
+    # As in `value`.
     try:
         found = header.get("ImagerPixelSpacing") or header.get("PixelSpacing")
         values = [float(value) for value in np.atleast_1d(found)] if found else []
     except (TypeError, ValueError) as error:
-        raise UnusableKnee("bad_spacing", _words(error)) from error
+        raise UnusableKnee("bad_spacing", words(error)) from error
     if not values:
         raise UnusableKnee("no_spacing", "neither ImagerPixelSpacing nor PixelSpacing")
     low, high = _SPACING_RANGE
@@ -112,11 +141,16 @@ def _spacing(header: pydicom.Dataset) -> tuple[float, float]:
     return values[-1], values[0]
 
 
-def _decode(header: pydicom.Dataset) -> np.ndarray:
+def decode(header: pydicom.Dataset) -> np.ndarray:
+    """The stored values of one image, integer [rows, columns].
+
+    Raises:
+        UnusableKnee: no_decoder, truncated_pixels or corrupt_pixels.
+    """
     try:
         return header.pixel_array
     except NotImplementedError as error:
-        raise UnusableKnee("no_decoder", _words(error)) from error
+        raise UnusableKnee("no_decoder", words(error)) from error
     except Exception as error:
         # Every decoder has errors of its own kind.
         compressed = header.file_meta.TransferSyntaxUID.is_compressed
@@ -125,14 +159,26 @@ def _decode(header: pydicom.Dataset) -> np.ndarray:
             found = f"{len(header.PixelData)} of {expected} bytes"
             raise UnusableKnee("truncated_pixels", found) from error
         reason = "no_decoder" if "does not support" in str(error) else "corrupt_pixels"
-        raise UnusableKnee(reason, _words(error)) from error
+        raise UnusableKnee(reason, words(error)) from error
+
+
+def rescale(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
+    """Stored values through the modality LUT or rescale, untouched where that changes nothing.
+
+    Raises:
+        UnusableKnee: corrupt_header.
+    """
+    slope, intercept = value(header, "RescaleSlope", 1), value(header, "RescaleIntercept", 0)
+    if "ModalityLUTSequence" not in header and slope == 1 and intercept == 0:
+        return stored
+    try:
+        return apply_modality_lut(stored, header)
+    except (TypeError, ValueError) as error:
+        raise UnusableKnee("corrupt_header", f"its rescale: {words(error)}") from error
 
 
 def _grey_values(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    identity = header.get("RescaleSlope", 1) == 1 and header.get("RescaleIntercept", 0) == 0
-    rescaled = stored
-    if "ModalityLUTSequence" in header or not identity:
-        rescaled = apply_modality_lut(stored, header)
+    rescaled = rescale(header, stored)
     if header.get("VOILUTSequence"):
         rescaled = apply_voi_lut(np.rint(rescaled).astype(np.int32), header)
     elif header.get("VOILUTFunction") == "SIGMOID":
@@ -142,6 +188,6 @@ def _grey_values(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
     return rescaled
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """An error as one line, not too long for a table."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

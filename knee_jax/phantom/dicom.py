@@ -1,4 +1,4 @@
-"""Films as DICOM files, in the dialects of several machines."""
+"""Films and MR series as DICOM files, in the dialects of several machines."""
 
 import dataclasses
 from pathlib import Path
@@ -16,6 +16,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    MRImageStorage,
     RLELossless,
     generate_uid,
 )
@@ -104,6 +105,83 @@ def write_film(path: Path, film: np.ndarray, header: Header) -> None:
         ds["PixelData"].VR = "OB"
         meta.TransferSyntaxUID = header.syntax
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesHeader:
+    """What an MR series says about itself.
+
+    Attributes:
+        subject, barcode: ids; the barcode is the accession number.
+        date: YYYYMMDD.
+        maker: of the scanner.
+        side: 'L' or 'R'.
+        spacing_mm: distances of rows, columns and slices.
+        turn: angle in radians by which the slices are turned about the leg's axis.
+    """
+
+    subject: str
+    barcode: str
+    date: str
+    maker: str
+    side: str
+    spacing_mm: tuple[float, float, float]
+    turn: float = 0.0
+
+
+def write_series(folder: Path, volume: np.ndarray, header: SeriesHeader) -> None:
+    """Writes a sagittal series as OAI's: files 001, 002 … from the patient's right to the left.
+
+    Args:
+        folder: made if need be.
+        volume: uint16 [slices, rows, columns]; slices lateral to medial.
+        header: of the series.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = {"L": "LEFT", "R": "RIGHT"}[header.side]
+    from_right = volume if header.side == "R" else volume[::-1]
+    right = np.array([np.sin(header.turn), np.cos(header.turn), 0])  # Along a row: to the back.
+    down = np.array([0, 0, -1.0])
+    rows, columns, slices = header.spacing_mm
+    middle = np.array([-90.0 if header.side == "R" else 90.0, 10.0, -20.0])
+    corner = middle - right * columns * volume.shape[2] / 2 - down * rows * volume.shape[1] / 2
+    for number, picture in enumerate(from_right):
+        # The normal, right x down, points to the patient's right, where the first slice lies.
+        along = ((len(volume) - 1) / 2 - number) * slices
+        position = corner + along * np.cross(right, down)
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid(
+            entropy_srcs=["slice", header.barcode, str(number)]
+        )
+        path = folder / f"{number + 1:03d}"
+        ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+        ds.SOPClassUID = MRImageStorage
+        ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", header.barcode])
+        ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", header.barcode])
+        ds.StudyDate = ds.SeriesDate = header.date
+        ds.AccessionNumber = header.barcode
+        ds.Modality = "MR"
+        ds.Manufacturer = header.maker
+        ds.StudyDescription = "OAI^KNEE"
+        ds.SeriesDescription = f"SAG_3D_DESS_{name}"
+        ds.PatientName = ds.PatientID = header.subject
+        ds.BodyPartExamined = "KNEE"
+        ds.SeriesNumber, ds.InstanceNumber = 1, number + 1
+        ds.ImagePositionPatient = [f"{value:.4f}" for value in position]
+        ds.ImageOrientationPatient = [f"{value:.6f}" for value in (*right, *down)]
+        ds.PixelSpacing = [f"{rows:.6f}", f"{columns:.6f}"]
+        ds.SliceThickness = f"{slices:.4f}"
+        ds.SamplesPerPixel = 1
+        ds.PhotometricInterpretation = "MONOCHROME2"
+        ds.Rows, ds.Columns = picture.shape
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
+        ds.PixelRepresentation = 0
+        ds.PixelData = picture.tobytes()
+        ds["PixelData"].VR = "OW"
+        pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
 
 def _encode(counts: np.ndarray, bits: int, syntax: int) -> bytes:

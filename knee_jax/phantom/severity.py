@@ -269,11 +269,12 @@ def simulate(
         cohort: whose marginals the grades have.
 
     Returns:
-        Columns `number` (of the subject, from 0), `visit` (months), `side` (R or L),
-        `true_<grade>`, `read_<grade>` (-1 where not read), `code` (why not: P prosthesis, T
-        technical, A not expected, M missing, U no row in any table, or empty), `spur_<feature>`
-        (mm), `lost_<feature>` (fraction of the joint space). If the cohort has decimals also
-        `nearly_kl`, `nearly_jsl`, `nearly_jsm` (`nearly`).
+        Columns `number` (of the subject, from 0), `visit` (months), `side` (R or L), `pace` (how
+        fast the knee worsens, a standard normal; no film shows it), `true_<grade>`, `read_<grade>`
+        (-1 where not read), `code` (why not: P prosthesis, T technical, A not expected, M missing,
+        U no row in any table, or empty), `spur_<feature>` (mm), `lost_<feature>` (fraction of the
+        joint space). If the cohort has decimals also `nearly_kl`, `nearly_jsl`, `nearly_jsm`
+        (`nearly`).
 
     Raises:
         UserError: there are no subjects, or a visit is not of the schedule.
@@ -285,9 +286,8 @@ def simulate(
         raise UserError(f"no films are read at months {unknown}; choose from {schedule}")
     chosen = [i for i, month in enumerate(schedule) if visits is None or month in visits]
     streams = [cohort.rng(seed, number, 0) for number in range(num_subjects)]
-    latent, seen = _latents(
-        cohort, np.stack([stream.standard_normal(cohort.normals) for stream in streams])
-    )
+    normals = np.stack([stream.standard_normal(cohort.normals) for stream in streams])
+    latent, seen = _latents(cohort, normals)
     chance = np.stack([stream.random((len(schedule), 2, 5)) for stream in streams])
     true, read = grade(cohort, latent), grade(cohort, seen)
     code, filmed = _codes(cohort, latent, read, chance)
@@ -299,6 +299,7 @@ def simulate(
     at = (number, visit, side)
     frame = pd.DataFrame({"number": number, "visit": np.array(schedule)[visit]})
     frame["side"] = np.array(SIDES)[side]
+    frame["pace"] = normals[number, side]
     for i, name in enumerate(GRADES):
         frame[f"true_{name}"] = true[at][:, i]
         frame[f"read_{name}"] = read[at][:, i]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from knee_jax.errors import UserError
 from knee_jax.phantom import dicom, film, most, oai, severity
-from knee_jax.phantom.anatomy import WIDTH_MM, WIDTH_SD, make_knee
+from knee_jax.phantom.anatomy import WIDTH_MM, WIDTH_SD, Knee, make_knee
 from knee_jax.phantom.layout import Film, Layout
 
 STUDIES = {"oai": oai.LAYOUT, "most": most.LAYOUT}
@@ -101,7 +101,7 @@ def _make(spec: Film) -> None:
     """Makes one film and its landmark files."""
     machine = spec.machine
     person = spec.cohort.rng(spec.seed, spec.number, 2)
-    width = float(np.clip(WIDTH_MM + WIDTH_SD * person.standard_normal(), 63, 98))
+    width = person_width(person)
     bulk = float(np.exp(0.07 * person.standard_normal()) * (width / WIDTH_MM) ** 0.7)
     rng = spec.cohort.rng(spec.seed, spec.number, 3, *spec.exposure)
     geometry = film.place(rng, spec.rows, machine.height_mm, machine.aspect)
@@ -109,10 +109,7 @@ def _make(spec: Film) -> None:
     knees, looks = [], []
     for side, row in enumerate(spec.knees):
         look = spec.cohort.rng(spec.seed, spec.number, 4, side)
-        spurs = np.array([row[f"spur_{name}"] for name in severity.OSTEOPHYTES])
-        lost = np.array([row["lost_jsl"], row["lost_jsm"]])
-        own = width * (1 + 0.02 * look.standard_normal())
-        knee = make_knee(look, spurs, lost, own, 0.25 * rng.standard_normal())
+        knee = draw_knee(width, look, row, 0.25 * rng.standard_normal())
         knees.append(dataclasses.replace(knee, replaced=row["code"] == "P"))
         looks.append(look)
     poor = any(row["code"] == "T" for row in spec.knees)
@@ -143,6 +140,26 @@ def _make(spec: Film) -> None:
             marks[:, 0] = geometry.columns * geometry.spacing - marks[:, 0]
         suffix = ("_f.pts", ".pts")[side]
         write_points(spec.path.with_name(spec.path.name + suffix), marks)
+
+
+def person_width(person: np.random.Generator) -> float:
+    """Width of a subject's tibial plateaus in mm."""
+    return float(np.clip(WIDTH_MM + WIDTH_SD * person.standard_normal(), 63, 98))
+
+
+def draw_knee(width: float, look: np.random.Generator, row: dict, flexion: float) -> Knee:
+    """The bones of one knee.
+
+    Args:
+        width: of the subject's plateaus, of `person_width`.
+        look: of the subject and side.
+        row: the knee's row of `severity.simulate`.
+        flexion: see `make_knee`.
+    """
+    spurs = np.array([row[f"spur_{name}"] for name in severity.OSTEOPHYTES])
+    lost = np.array([row["lost_jsl"], row["lost_jsm"]])
+    own = width * (1 + 0.02 * look.standard_normal())
+    return make_knee(look, spurs, lost, own, flexion)
 
 
 def write_points(path: Path, points: np.ndarray) -> None:

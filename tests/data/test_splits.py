@@ -156,6 +156,74 @@ def test_group_folds_are_disjoint_by_subject_and_cover_everybody(index):
 
 
 @pytest.fixture(scope="module")
+def at_sites(index):
+    """A site a subject, and the progression of each knee, which goes little with its KL grade."""
+    rng = np.random.default_rng(2)
+    site = pd.Series({s: rng.choice(list("ABCDE")) for s in sorted(set(index["subject"]))})
+    progression = rng.choice(3, len(index), p=[0.7, 0.2, 0.1])
+    return index.assign(site=index["subject"].map(site), progression=progression)
+
+
+def test_a_site_is_held_out_and_the_others_are_folded(at_sites):
+    held_out = []
+    for fold in range(5):
+        parts = splits.make_split(
+            at_sites,
+            "site_hold_out",
+            num_folds=5,
+            fold=fold,
+            seed=3,
+            test_site="D",
+            target="progression",
+        )
+        assert_partition_by_subject(at_sites, parts)
+        np.testing.assert_array_equal(parts["test"], np.flatnonzero(at_sites["site"] == "D"))
+        assert all((np.diff(rows) > 0).all() for rows in parts.values())
+        held_out.append(parts["validation"])
+    others = np.flatnonzero(at_sites["site"] != "D")
+    np.testing.assert_array_equal(np.sort(np.concatenate(held_out)), others)
+
+
+def test_the_folds_beside_a_site_are_stratified_on_the_target(at_sites):
+    others = at_sites[at_sites["site"] != "D"]
+    overall = others["progression"].value_counts(normalize=True)
+
+    def largest_deviation(target):
+        folds = [splits.site_hold_out(at_sites, "D", 5, f, 0, target) for f in range(5)]
+        knees = [at_sites["progression"].iloc[parts["validation"]] for parts in folds]
+        shares = [part.value_counts(normalize=True) for part in knees]
+        return max((share - overall).abs().max() for share in shares)
+
+    assert largest_deviation("progression") < 0.01 < largest_deviation("kl")
+
+
+def test_the_test_site_does_not_change_with_seed_or_fold_but_the_folds_do(at_sites):
+    first, other = (splits.site_hold_out(at_sites, "B", 5, 0, seed) for seed in (0, 1))
+    np.testing.assert_array_equal(first["test"], other["test"])
+    assert subjects(at_sites, first["validation"]) != subjects(at_sites, other["validation"])
+
+
+def test_a_subject_of_two_sites_is_tested_whole(at_sites):
+    moved = at_sites.copy()
+    subject = moved.loc[moved["site"] == "A", "subject"].iloc[0]
+    moved.loc[moved.index[moved["subject"] == subject][0], "site"] = "D"
+    parts = splits.site_hold_out(moved, "D", 5, 0, 0)
+    assert_partition_by_subject(moved, parts)
+    assert subject in subjects(moved, parts["test"])
+
+
+@pytest.mark.parametrize("site", ["", "F", "d"])
+def test_a_site_that_is_none_is_named(at_sites, site):
+    with pytest.raises(UserError, match=f"test_site = '{site}' is no site.*A, B, C, D, E"):
+        splits.site_hold_out(at_sites, site, 5, 0, 0)
+
+
+def test_a_set_without_sites(index):
+    with pytest.raises(UserError, match="choose no site"):
+        splits.site_hold_out(index.assign(site=""), "D", 5, 0, 0)
+
+
+@pytest.fixture(scope="module")
 def graded(index):
     """All seven grades, with one subject in five unread, and some knees of others."""
     rng = np.random.default_rng(1)
@@ -232,7 +300,7 @@ def test_published_split_follows_the_column(index):
 @pytest.mark.parametrize(
     ("kind", "fold", "rows", "message"),
     [
-        ("random", 0, slice(None), "choose published, ratio, image_ratio, k_fold, group_k_fold"),
+        ("random", 0, slice(None), "choose published, ratio, image_ratio, k_fold, group_k_fold, s"),
         ("k_fold", 5, slice(None), "not one of the 5 folds"),
         ("group_k_fold", -1, slice(None), "not one of the 5 folds"),
         ("ratio", 0, slice(0, 1), "leaves no knee for"),

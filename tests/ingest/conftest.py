@@ -111,8 +111,43 @@ def write_study(root, subjects=("9000001", "9000002", "9000003")):
     return [write_visit(root, subject, 0) for subject in subjects]
 
 
+SAGITTAL = ((0, 1, 0), (0, 0, -1))
+"""Directions along a row and along a column of a sagittal slice, as DICOM counts them."""
+
+
+def mr_slices(voxels, spacing=(0.5, 0.25, 3.0), axes=SAGITTAL, origin=(-40, -80, 60), **tags):
+    """Slices [rows, columns, slices] of a series as DICOM, each `spacing[2]` along their normal."""
+    right, down = np.array(axes, float)
+    return [
+        dataset(
+            np.ascontiguousarray(voxels[..., number]),
+            **{
+                "Modality": "MR",
+                "ImagerPixelSpacing": None,
+                "PixelSpacing": list(spacing[:2]),
+                "SeriesInstanceUID": "2.25.1",
+                "SeriesDescription": "SAG_3D_DESS_RIGHT",
+                "InstanceNumber": number + 1,
+                "ImagePositionPatient": list(origin + number * spacing[2] * np.cross(right, down)),
+                "ImageOrientationPatient": [*right, *down],
+            }
+            | tags,
+        )
+        for number in range(voxels.shape[-1])
+    ]
+
+
+def write_series(folder, slices):
+    """Writes the slices under names whose order is not theirs; returns the folder."""
+    names = np.random.default_rng(3).permutation(len(slices))
+    for name, each in zip(names, slices):
+        write(folder / f"{name:03d}", each)
+    return folder
+
+
 @pytest.fixture
 def make():
     """The functions above."""
     names = (right_knee, on_film, dataset, write, write_points, table, write_visit, write_study)
+    names += (mr_slices, write_series)
     return types.SimpleNamespace(**{function.__name__: function for function in names})

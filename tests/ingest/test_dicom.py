@@ -170,6 +170,18 @@ class TestUnusable:
         assert caught.value.reason == "colour_image"
 
     @pytest.mark.parametrize(
+        ("tags", "text"),
+        [({"RescaleSlope": 2, "RescaleIntercept": "1234.5"}, b"1234.5"), ({}, b"MONOCHROME2")],
+    )
+    def test_a_value_that_is_none(self, make, tmp_path, tags, text):
+        make.write(tmp_path / "001", make.dataset(PIXELS, **tags))
+        data = (tmp_path / "001").read_bytes()
+        (tmp_path / "001").write_bytes(data.replace(text, b"?" * len(text)))
+        with pytest.raises(UnusableKnee) as caught:
+            read_film(tmp_path / "001")
+        assert caught.value.reason in ("corrupt_header", "unknown_polarity")
+
+    @pytest.mark.parametrize(
         ("content", "reason"),
         [(b"", "empty_file"), (b"a text file, not a film\n" * 99, "not_dicom")],
     )
@@ -189,7 +201,8 @@ class TestUnusable:
             transcode(tmp_path / "whole", tmp_path / "whole", syntax)
         data = (tmp_path / "whole").read_bytes()
         start = data.index(b"\xe0\x7f\x10\x00") + 12  # Where the pixels begin.
-        for length in np.linspace(1, len(data) - 12, 40).astype(int):
+        within = range(1, start, 9)
+        for length in [*within, *np.linspace(start, len(data) - 12, 30).astype(int)]:
             (tmp_path / "001").write_bytes(data[:length])
             with pytest.raises(UnusableKnee) as caught:
                 read_film(tmp_path / "001")

@@ -1,0 +1,327 @@
+"""MR series → one volume, in one frame for every knee: DICOM slices or NIfTI.
+
+The frame is [row, column, slice]: rows run from superior to inferior, columns from anterior to
+posterior, slices from lateral to medial. So every volume looks like a right knee, and left knees
+are mirrored along the slices. These are the arrays of Panfilov et al. 2022, whose code calls the
+axes inferior, posterior, right and mirrors the right knees: to be mirrored is relative.
+"""
+
+import dataclasses
+import gzip
+import importlib.util
+import itertools
+import pathlib
+import re
+import warnings
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pydicom
+
+from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.ingest import dicom
+
+MODALITIES = ("MR",)
+
+# Patient axes (left, posterior, superior, as DICOM counts them) of the frame's rows and columns,
+# and of the slices of a right knee.
+_FRAME = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]])
+_SPACING_RANGE = (0.05, 10.0)
+# Positions in files are rounded; gaps that differ by more than this part are not.
+_TOLERANCE = 0.1
+_SAME_PLACE_MM = 0.01
+_SIDES = {"LEFT": "L", "RIGHT": "R", "L": "L", "R": "R"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """One knee in the frame of this module.
+
+    Attributes:
+        voxels: integer or float [rows, columns, slices].
+        spacing_mm: distances of rows, of columns and of slices.
+        side: 'L' or 'R' as imaged.
+    """
+
+    voxels: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    side: str
+
+
+def read_volume(path: pathlib.Path, side: str | None = None) -> Volume:
+    """Reads a folder of DICOM slices or a NIfTI file; see `read_series` and `read_nifti`."""
+    if path.name.endswith((".nii", ".nii.gz")):
+        return read_nifti(path, side)
+    try:
+        files = slice_files(path)
+    except OSError as error:
+        raise UnusableKnee("unreadable", error.strerror or str(error)) from error
+    return read_series(files, side)
+
+
+def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a folder in order of their names, without the hidden ones."""
+    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+
+
+def read_series(files: Iterable[pathlib.Path], side: str | None = None) -> Volume:
+    """Reads the slices of one sagittal series, in whatever order.
+
+    They are sorted along their common normal by ImagePositionPatient; numbers in file names and
+    headers play no part. Values pass each slice's modality LUT or rescale. Windows and VOI tables
+    are not applied, since they are made for looking, one slice at a time. MONOCHROME1 is inverted
+    (the volume's maximum - value).
+
+    Args:
+        files: one a slice.
+        side: 'L' or 'R', None: as the series tells, by the word LEFT or RIGHT in SeriesDescription
+            (SAG_3D_DESS_LEFT), else by Laterality.
+
+    Raises:
+        UnusableKnee: what `dicom` raises of a file; too_few_slices, mixed_series, mixed_sizes,
+            mixed_spacing, mixed_polarity, mixed_orientation, no_position, no_spacing, bad_spacing,
+            misaligned_slices, duplicate_slices, missing_slices, unequal_spacing, not_sagittal,
+            no_side or side_mismatch.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        slices = [_Slice.read(file) for file in files]
+        if len(slices) < 2:
+            raise UnusableKnee("too_few_slices", f"{len(slices)} files in the series")
+        _check_alike(slices)
+        first = slices[0]
+        slices.sort(key=lambda each: each.along)
+        gap = _check_positions(slices)
+        voxels = np.stack([each.pixels() for each in slices], axis=-1)
+    if first.inverted:
+        voxels = voxels.max() - voxels
+    directions = np.stack([first.down, first.right, first.normal], axis=1)
+    spacing_mm = (*first.spacing_mm, gap)
+    order = _match(directions)
+    if order is None or order[2] != 2:
+        normal = ", ".join(f"{value:.2f}" for value in first.normal)
+        raise UnusableKnee("not_sagittal", f"the slices' normal is ({normal}) to the patient")
+    return _orient(voxels, directions, spacing_mm, order, _settle(side, first.side))
+
+
+def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
+    """Reads a volume from NIfTI, by its affine map; needs the extra `nifti`.
+
+    Args:
+        path: of a .nii or .nii.gz file.
+        side: 'L' or 'R', None: as the words LEFT or RIGHT in the path tell.
+
+    Raises:
+        UserError: nibabel is not installed.
+        UnusableKnee: unreadable, not_nifti, not_a_volume, no_position, bad_spacing, oblique,
+            no_side or side_mismatch.
+    """
+    if importlib.util.find_spec("nibabel") is None:
+        raise UserError(f"{path}: NIfTI is read by nibabel: pip install -e '.[nifti]'")
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        # Its scaling, if any, is applied here.
+        voxels = np.asanyarray(image.dataobj)
+    except (nibabel.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
+        raise UnusableKnee("not_nifti", dicom.words(error)) from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UnusableKnee("unreadable", dicom.words(error)) from error
+    if voxels.ndim != 3 or min(voxels.shape) < 2:
+        raise UnusableKnee("not_a_volume", f"its shape is {voxels.shape}")
+    if not (image.header["qform_code"] or image.header["sform_code"]):
+        raise UnusableKnee("no_position", "neither qform nor sform says how the knee lies")
+    # NIfTI counts to the right and to the front, DICOM to the left and to the back.
+    steps = np.diag([-1, -1, 1]) @ image.affine[:3, :3]
+    lengths = np.linalg.norm(steps, axis=0)
+    spacing_mm = (float(lengths[0]), float(lengths[1]), float(lengths[2]))
+    _check_spacing(spacing_mm)
+    order = _match(steps / lengths)
+    if order is None:
+        raise UnusableKnee("oblique", "its axes lie between those of the patient")
+    told = _side_in(" ".join(path.parts[-3:]))
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    return _orient(native, steps / lengths, spacing_mm, order, _settle(side, told))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slice:
+    """One file of a series; vectors as DICOM counts them: to the left, to the back, upwards."""
+
+    header: pydicom.Dataset
+    name: str
+    position: np.ndarray
+    right: np.ndarray  # Along a row of the image.
+    down: np.ndarray  # Along a column.
+    spacing_mm: tuple[float, float]
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "_Slice":
+        try:
+            header = dicom.read_header(path)
+            dicom.check_image(header, MODALITIES)
+            position = _vector(header, "ImagePositionPatient", 3)
+            right, down = _vector(header, "ImageOrientationPatient", 6).reshape(2, 3)
+            if not np.allclose([right @ right, down @ down, right @ down], [1, 1, 0], atol=1e-2):
+                detail = f"{right.tolist()} and {down.tolist()} are not two right-angled units"
+                raise UnusableKnee("no_position", f"ImageOrientationPatient: {detail}")
+            if not dicom.value(header, "PixelSpacing"):
+                raise UnusableKnee("no_spacing", "no PixelSpacing")
+            rows, columns = _vector(header, "PixelSpacing", 2, "bad_spacing").tolist()
+            _check_spacing((rows, columns))
+        except UnusableKnee as trouble:
+            raise _in_file(path.name, trouble) from trouble
+        return cls(header, path.name, position, right, down, (rows, columns))
+
+    @property
+    def normal(self) -> np.ndarray:
+        return np.cross(self.right, self.down)
+
+    @property
+    def along(self) -> float:
+        return float(self.position @ self.normal)
+
+    @property
+    def inverted(self) -> bool:
+        return self.header.PhotometricInterpretation == "MONOCHROME1"
+
+    @property
+    def side(self) -> str | None:
+        described = _side_in(str(dicom.value(self.header, "SeriesDescription", "")))
+        laterality = dicom.value(self.header, "Laterality") or dicom.value(
+            self.header, "ImageLaterality", ""
+        )
+        return described or _SIDES.get(str(laterality).strip().upper())
+
+    def pixels(self) -> np.ndarray:
+        try:
+            values = dicom.rescale(self.header, dicom.decode(self.header))
+        except UnusableKnee as trouble:
+            raise _in_file(self.name, trouble) from trouble
+        # Half the memory of the float64 that a rescale makes; and the machine's own byte order.
+        wanted = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
+        return values.astype(wanted, copy=False)
+
+
+def _in_file(name: str, trouble: UnusableKnee) -> UnusableKnee:
+    return UnusableKnee(trouble.reason, f"{name}: {trouble.detail}")
+
+
+def _vector(
+    header: pydicom.Dataset, keyword: str, length: int, reason: str = "no_position"
+) -> np.ndarray:
+    try:
+        values = np.array([float(number) for number in dicom.value(header, keyword) or ()])
+    except (TypeError, ValueError) as error:
+        raise UnusableKnee("corrupt_header", f"{keyword}: {dicom.words(error)}") from error
+    if len(values) != length or not np.isfinite(values).all():
+        raise UnusableKnee(reason, f"{keyword} is {values.tolist()}, not {length} numbers")
+    return values
+
+
+def _check_spacing(spacing_mm: Sequence[float]) -> None:
+    low, high = _SPACING_RANGE
+    if not all(low <= value <= high for value in spacing_mm):
+        raise UnusableKnee("bad_spacing", f"{list(spacing_mm)} mm, not {low} to {high}")
+
+
+def _check_alike(slices: Sequence[_Slice]) -> None:
+    """Checks that all slices are of one series and lie parallel."""
+    first = slices[0]
+    for each in slices[1:]:
+        for keyword, reason in (
+            ("SeriesInstanceUID", "mixed_series"),
+            ("Rows", "mixed_sizes"),
+            ("Columns", "mixed_sizes"),
+            ("PhotometricInterpretation", "mixed_polarity"),
+        ):
+            a, b = (dicom.value(one.header, keyword) for one in (first, each))
+            if a != b:
+                detail = f"{keyword} is {a} in {first.name}, {b} in {each.name}"
+                raise UnusableKnee(reason, detail)
+        if not np.allclose(first.spacing_mm, each.spacing_mm, rtol=1e-3):
+            detail = f"{first.spacing_mm} mm in {first.name}, {each.spacing_mm} in {each.name}"
+            raise UnusableKnee("mixed_spacing", detail)
+        axes = np.stack([first.right, first.down]), np.stack([each.right, each.down])
+        if not np.allclose(*axes, atol=1e-3):
+            raise UnusableKnee(
+                "mixed_orientation", f"{first.name} and {each.name} are not parallel"
+            )
+
+
+def _check_positions(slices: Sequence[_Slice]) -> float:
+    """Checks that sorted slices follow each other at one distance; returns it in mm."""
+    gaps = np.diff([each.along for each in slices])
+    names = [f"{a.name} and {b.name}" for a, b in itertools.pairwise(slices)]
+    same = np.flatnonzero(gaps < _SAME_PLACE_MM)
+    if len(same):
+        detail = f"{len(same)} slices lie where another does: {names[same[0]]}"
+        raise UnusableKnee("duplicate_slices", detail)
+    usual = float(np.median(gaps))
+    _check_spacing((usual,))
+    steps = gaps / usual
+    wrong = np.flatnonzero(np.abs(steps - 1) > _TOLERANCE)
+    if len(wrong):
+        whole = np.abs(steps / np.rint(steps).clip(1) - 1) <= _TOLERANCE
+        reason = "missing_slices" if whole.all() else "unequal_spacing"
+        detail = f"{gaps[wrong[0]]:.3g} mm between {names[wrong[0]]}, not {usual:.3g} as elsewhere"
+        raise UnusableKnee(reason, detail)
+    shifts = np.diff([each.position for each in slices], axis=0)
+    aside = np.linalg.norm(shifts - np.outer(gaps, slices[0].normal), axis=1)
+    if aside.max() > _TOLERANCE * usual:
+        detail = f"{names[aside.argmax()]} lie {aside.max():.2g} mm aside of each other"
+        raise UnusableKnee("misaligned_slices", detail)
+    return usual
+
+
+def _match(directions: np.ndarray) -> tuple[int, ...] | None:
+    """Which axis of the array runs most along each axis of the frame; None where that is unclear.
+
+    Args:
+        directions: unit vectors [3 patient axes, 3 array axes].
+    """
+    order = tuple(np.abs(_FRAME @ directions).argmax(axis=1).tolist())
+    return order if sorted(order) == [0, 1, 2] else None
+
+
+def _orient(
+    voxels: np.ndarray,
+    directions: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    order: tuple[int, ...],
+    side: str,
+) -> Volume:
+    """Turns a volume by right angles into the frame, and mirrors left knees.
+
+    Args:
+        voxels: [3 array axes].
+        directions: unit vectors of those axes, [3 patient axes, 3 array axes].
+        spacing_mm: along those axes.
+        order: of `_match`.
+        side: 'L' or 'R'.
+    """
+    along = (_FRAME @ directions)[range(3), order]
+    if side == "L":
+        along[2] = -along[2]
+    reverse = tuple(slice(None, None, -1 if value < 0 else 1) for value in along)
+    turned = np.ascontiguousarray(voxels.transpose(order)[reverse])
+    of_rows, of_columns, of_slices = (spacing_mm[axis] for axis in order)
+    return Volume(turned, (of_rows, of_columns, of_slices), side)
+
+
+def _side_in(text: str) -> str | None:
+    """The side whose name stands in a text as a word, None where none or both do."""
+    found = set(re.findall(r"(?<![A-Z])(LEFT|RIGHT)(?![A-Z])", text.upper()))
+    return _SIDES[found.pop()] if len(found) == 1 else None
+
+
+def _settle(given: str | None, told: str | None) -> str:
+    if given and told and given != told:
+        raise UnusableKnee("side_mismatch", f"the series says {told}, not {given}")
+    side = given or told
+    if side is None:
+        raise UnusableKnee("no_side", "neither LEFT nor RIGHT is in its description")
+    return side

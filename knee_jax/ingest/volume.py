@@ -1,0 +1,197 @@
+"""An MR volume → the voxels of an example: 8 bits, border cut off, shrunk for one view.
+
+After Panfilov et al. 2022, section 3.1, and their code. They shrink crops of 320x320x128 in the
+training loop; here the whole volume is shrunk once, and cropped then, by half the number of voxels.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.series import Volume, read_volume
+
+PERCENTILES = (0, 99.9)
+"""Of a volume; intensities beyond them are clipped."""
+
+FACTORS = {"sagittal": (2, 2, 2), "coronal": (2, 4, 1), "axial": (4, 2, 1)}
+"""View → by how much rows, columns and slices shrink, so that its images have square pixels.
+
+Panfilov et al. 2022, section 3.1: the same number of voxels in all three.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How a volume becomes an example; the values are those of OAI's DESS series.
+
+    Attributes:
+        shape: rows, columns and slices that the series must have.
+        border: voxels cut off each side of rows and columns.
+        view: key of `FACTORS`.
+        intensity: rule of `quantise`.
+    """
+
+    shape: tuple[int, int, int] = (384, 384, 160)
+    border: int = 16
+    view: str = "sagittal"
+    intensity: str = "shift"
+
+    @property
+    def result_shape(self) -> tuple[int, int, int]:
+        """Rows, columns and slices of the example."""
+        rows, columns, slices = self.shape
+        by_row, by_column, by_slice = FACTORS[self.view]
+        rows, columns = rows - 2 * self.border, columns - 2 * self.border
+        return rows // by_row, columns // by_column, slices // by_slice
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumeFile:
+    """One knee's series in the study.
+
+    Attributes:
+        subject: the study's subject id.
+        side: 'L' or 'R'.
+        visit: months since baseline.
+        cohort: name of the study.
+        site: clinical site, '' where unknown.
+        source: path relative to the study's root: a folder of slices or a NIfTI file.
+        progression: 0 none, 1 fast, 2 slow (`ingest.progression`), -1 where unknown.
+        kl: KL grade at that visit, -1 where unknown.
+    """
+
+    subject: str
+    side: str
+    visit: int
+    cohort: str
+    site: str
+    source: str
+    progression: int
+    kl: int
+
+
+def read_knee(
+    root: pathlib.Path, file: VolumeFile, preparation: Preparation
+) -> list[dict[str, Any] | Dropped]:
+    """Reads one knee: a list of the one volume example, or of the one dropped knee.
+
+    The example has `volume` uint8 [rows, columns, slices], `label` (the progression), `kl`,
+    `spacing_mm` float32 [3] of that volume, and the identity fields of a radiograph example.
+    """
+    try:
+        volume = read_volume(root / file.source, file.side)
+        prepared = prepare(volume, preparation)
+    except UnusableKnee as trouble:
+        knee = (file.subject, file.side, file.visit, file.source)
+        return [Dropped(*knee, trouble.reason, trouble.detail)]
+    spacing_mm = np.multiply(volume.spacing_mm, FACTORS[preparation.view])
+    return [
+        {
+            "volume": prepared,
+            "label": np.int8(file.progression),
+            "kl": np.int8(file.kl),
+            "subject": file.subject,
+            "side": file.side,
+            "visit": file.visit,
+            "cohort": file.cohort,
+            "site": file.site,
+            "spacing_mm": spacing_mm.astype(np.float32),
+            "source": file.source,
+        }
+    ]
+
+
+def prepare(volume: Volume, preparation: Preparation) -> np.ndarray:
+    """Makes the voxels of an example: 8 bits, border cut off, shrunk; uint8 of `result_shape`.
+
+    Raises:
+        UnusableKnee: wrong_shape, or what `quantise` raises.
+    """
+    if volume.voxels.shape != preparation.shape:
+        found, wanted = ("x".join(map(str, s)) for s in (volume.voxels.shape, preparation.shape))
+        raise UnusableKnee("wrong_shape", f"{found} voxels instead of {wanted}")
+    border = preparation.border
+    inner = np.s_[border : preparation.shape[0] - border, border : preparation.shape[1] - border]
+    grey = quantise(volume.voxels, preparation.intensity)[inner]
+    return np.rint(shrink(grey, preparation.view)).astype(np.uint8)
+
+
+def quantise(voxels: np.ndarray, rule: str = "shift") -> np.ndarray:
+    """Brings intensities to 8 bits.
+
+    'shift' is what Panfilov et al. 2022 did with OAI, and holds for its scanners only: the last
+    three bits are dropped, and what lies beyond the percentiles 0 and 99.9 is clipped. 'scale'
+    makes the percentiles 0 and 99.9 of the volume 0 and 255, whatever the scanner's range, and
+    uses all 256 levels. Networks see the same but for rounding, since every volume is stretched
+    to its own minimum and maximum before them.
+
+    Args:
+        voxels: integer or float, any shape.
+        rule: 'shift' or 'scale'.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        UserError: there is no such rule.
+        UnusableKnee: flat_volume; not_finite; under 'shift' also negative_values, and
+            beyond_8_bits where the 99.9 percentile is still above 255.
+    """
+    if rule not in ("shift", "scale"):
+        raise UserError(f"no rule of intensity is called '{rule}': choose shift or scale")
+    if not np.isfinite(voxels).all():
+        raise UnusableKnee("not_finite", "a voxel is not a number")
+    if rule == "scale":
+        low, high = _percentiles(voxels)
+        scaled = (voxels.astype(np.float32) - low) * (255 / (high - low))
+        return np.rint(scaled).clip(0, 255).astype(np.uint8)
+    if voxels.min() < 0:
+        raise UnusableKnee("negative_values", f"the least is {voxels.min()}: use the rule 'scale'")
+    whole = voxels if voxels.dtype.kind in "iu" else np.rint(voxels).astype(np.int32)
+    shifted = whole >> 3
+    low, high = _percentiles(shifted)
+    if high > 255:
+        detail = f"the 99.9 percentile is {high:g} after the shift: use the rule 'scale'"
+        raise UnusableKnee("beyond_8_bits", detail)
+    return shifted.clip(low, high).astype(np.uint8)
+
+
+def _percentiles(voxels: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(voxels, PERCENTILES)
+    if not low < high:
+        raise UnusableKnee("flat_volume", f"percentiles {PERCENTILES} are both {low:g}")
+    return float(low), float(high)
+
+
+def shrink(voxels: np.ndarray, view: str) -> np.ndarray:
+    """Shrinks a volume as trilinear resampling without smoothing does (`align_corners=False`).
+
+    By 2, its samples fall midway between two voxels, by 4 midway between the inner two of four; so
+    it is a mean of two voxels along each axis that shrinks.
+
+    Args:
+        voxels: [rows, columns, slices], each a multiple of the view's factor.
+        view: key of `FACTORS`.
+
+    Returns:
+        float32 [rows, columns, slices].
+
+    Raises:
+        UserError: the voxels are no multiple of the factors.
+    """
+    shrunk: np.ndarray = voxels.astype(np.float32)
+    for axis, factor in enumerate(FACTORS[view]):
+        if voxels.shape[axis] % factor:
+            raise UserError(
+                f"{voxels.shape} voxels do not shrink by {FACTORS[view]} for the {view} view: "
+                "choose another shape or border"
+            )
+        if factor > 1:
+            before, after = factor // 2 - 1, factor // 2
+            along = np.moveaxis(shrunk, axis, 0)
+            shrunk = np.moveaxis((along[before::factor] + along[after::factor]) / 2, 0, axis)
+    return np.ascontiguousarray(shrunk)

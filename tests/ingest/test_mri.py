@@ -1,0 +1,129 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from knee_jax.errors import UserError
+from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.mri import plan_study
+from knee_jax.ingest.progression import REASONS
+from knee_jax.ingest.volume import Preparation
+from knee_jax.phantom.mri import write_mri_study
+
+PREPARATION = Preparation(shape=(32, 32, 16), border=2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    knees = write_mri_study(root, num_subjects=8, seed=4, shape=PREPARATION.shape, progress=False)
+    return root, knees
+
+
+@pytest.fixture
+def study(whole, tmp_path):
+    root, knees = whole
+    shutil.copytree(root, tmp_path / "study")
+    return tmp_path / "study", knees
+
+
+def plan(root, **arguments):
+    return plan_study(root, "phantom", PREPARATION, **arguments)
+
+
+def of_jobs(jobs):
+    return [(job.args[1].subject, job.args[1].side) for job in jobs]
+
+
+def test_every_knee_is_either_read_or_dropped_with_a_reason(study):
+    root, knees = study
+    jobs, dropped, notes = plan(root)
+    everyone = sorted(zip(knees["subject"], knees["side"]))
+    assert sorted([*of_jobs(jobs), *((k.subject, k.side) for k in dropped)]) == everyone
+    assert of_jobs(jobs) == sorted(of_jobs(jobs))
+    assert {k.reason for k in dropped} <= {*REASONS, "unread"}
+    assert all(k.source for k in dropped)
+    assert notes["other_series"] == 0
+
+    site = dict(zip(knees["subject"], knees["site"]))
+    read_kl = {(row.subject, row.side): row.read_kl for row in knees.itertuples()}
+    examples = [example for job in jobs for example in job()]
+    assert not any(isinstance(example, Dropped) for example in examples)
+    for example in examples:
+        assert example["volume"].shape == PREPARATION.result_shape
+        assert example["site"] == site[example["subject"]]
+        assert example["kl"] == read_kl[example["subject"], example["side"]]
+    assert {0, 1} <= {int(example["label"]) for example in examples}
+
+
+def test_of_repeated_series_the_last_counts(study):
+    root, _ = study
+    (first, *_), dropped, _ = plan(root)
+    source = first.args[1].source
+    again = root / source[:-1]
+    shutil.copytree(root / source, again.with_name(again.name + "9"))
+    (now, *_), dropped_now, _ = plan(root)
+    assert now.args[1].source == again.relative_to(root).as_posix() + "9"
+    (new,) = set(dropped_now) - set(dropped)
+    assert (new.source, new.reason) == (source, "repeated_series")
+
+
+def test_films_and_other_series_are_left_alone(study, make):
+    root, _ = study
+    before = plan(root)
+    (first, *_) = before[0]
+    beside = (root / first.args[1].source).parent
+    make.write(beside / "film" / "001", make.dataset(np.eye(8, dtype=np.uint16)))
+    shutil.copytree(root / first.args[1].source, beside / "scout")
+    for file in (beside / "scout").iterdir():
+        file.write_bytes(file.read_bytes().replace(b"SAG_3D_DESS_", b"COR_MPR_____"))
+    jobs, dropped, notes = plan(root)
+    assert of_jobs(jobs) == of_jobs(before[0])
+    assert dropped == before[1]
+    assert notes["other_series"] == 1
+
+
+def test_a_series_that_cannot_be_read_is_told(study):
+    root, _ = study
+    jobs, dropped, _ = plan(root)
+    file = jobs[0].args[1]
+    (root / file.source / "001").write_bytes(b"")
+    fewer, now, _ = plan(root)
+    assert len(fewer) == len(jobs) - 1
+    told = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(dropped)}
+    assert (file.subject, "", file.source, "empty_file") in told
+    assert (file.subject, file.side, "", "no_series") in told
+
+
+def test_readings_without_a_series(study):
+    root, _ = study
+    jobs, _, _ = plan(root)
+    file = jobs[0].args[1]
+    shutil.rmtree(root / file.source)
+    _, dropped, _ = plan(root)
+    assert ("no_series", file.side) in {
+        (k.reason, k.side) for k in dropped if k.subject == file.subject
+    }
+
+
+def test_outcomes_tell_of_replacements(study):
+    root, _ = study
+    jobs, _, _ = plan(root)
+    stable = next(job.args[1] for job in jobs if job.args[1].progression == 0)
+    column = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}
+    cells = {column[side]: "7: 60-month" if side == stable.side else "." for side in "LR"}
+    text = f"ID|{'|'.join(cells)}\n{stable.subject}|{'|'.join(cells.values())}\n"
+    (root / "tables" / "outcomes99.txt").write_text(text)
+    for outcomes, expected in ((False, 0), (True, 1)):
+        jobs, _, _ = plan(root, outcomes=outcomes)
+        files = {(job.args[1].subject, job.args[1].side): job.args[1] for job in jobs}
+        assert files[stable.subject, stable.side].progression == expected
+
+
+def test_nothing_to_read(tmp_path, study):
+    with pytest.raises(UserError, match="no series SAG_3D_DESS_LEFT or SAG_3D_DESS_RIGHT"):
+        plan(tmp_path / "nowhere")
+    root, _ = study
+    (root / "tables" / "kxr_sq_bu10.txt").unlink()
+    with pytest.raises(UserError, match="kxr_sq_bu10"):
+        plan(root)
