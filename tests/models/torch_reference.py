@@ -210,14 +210,16 @@ def assert_network_equals(net, model, module, height: int, width: int, channels:
     assert not back
 
 
-def assert_training_step_equals(net, model, image, tolerance: float = 1e-3):
+def assert_training_step_equals(net, model, image):
     """Loss, gradients and running statistics of one step are those of `net`, and logits before it.
+
+    The reference computes in double precision: in single, PyTorch's own gradients are off by up to
+    a hundredth behind batch norm of few numbers.
 
     Args:
         net: the reference, without dropout, with a classifier for the one grade of the model.
         model: our `Model`, without dropout.
         image: [batch, height, width, channels].
-        tolerance: of the gradients.
     """
     import jax
     from flax.traverse_util import flatten_dict
@@ -228,7 +230,7 @@ def assert_training_step_equals(net, model, image, tolerance: float = 1e-3):
     state = state_dict(net, grade)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     variables = weights.fill(variables, state)
-    inputs = to_torch(image)
+    net, inputs = net.double(), to_torch(image).double()
     with torch.no_grad():
         expected = net.eval()(inputs)
     labels = np.arange(len(image)) % expected.shape[1]
@@ -259,14 +261,14 @@ def assert_training_step_equals(net, model, image, tolerance: float = 1e-3):
         after[names[name]] = torch.zeros_like(parameter) if unread else parameter.grad
     desired, _ = weights.from_source(after)
     assert desired.keys() == flatten_dict({"params": gradients, **statistics}).keys()
+    # Batch norm takes the gradients of some layers before it away, but for what is rounded.
+    largest = max(np.abs(value).max() for path, value in desired.items() if path[0] == "params")
     for path, value in flatten_dict({"params": gradients, **statistics}).items():
-        kernel = desired.get((*path[:-1], "kernel"), desired[path])
-        if path[-1] == "bias" and kernel.ndim == 4:
-            # Batch norm takes it away again: its gradient is none but what was rounded.
-            assert np.abs(value).max() < tolerance * np.abs(kernel).max()
-            assert np.abs(desired[path]).max() < tolerance * np.abs(kernel).max()
+        if path[0] == "params":
+            scale = max(np.abs(desired[path]).max(), 1e-3 * largest)
+            np.testing.assert_allclose(value, desired[path], rtol=0, atol=1e-3 * scale)
         else:
-            assert_close(value, desired[path], tolerance if path[0] == "params" else 1e-5)
+            assert_close(value, desired[path], 1e-5)
 
 
 def state_dict(net, grade: str = "kl") -> dict:
