@@ -26,6 +26,10 @@ from knee_jax.metrics import bootstrap, ensemble
 
 STATISTICS = "statistics.json"
 
+STATISTICS_OF = ("plain", "augmented", "each")
+"""Whose mean and deviation intensities are normalised by: the training knees', those of their
+augmented views, or each view's own."""
+
 
 @flax.struct.dataclass
 class Facts:
@@ -96,7 +100,7 @@ class Experiment:
         self, batch: batches.Batch, key: jax.Array, facts: Facts, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
         """The batch as the network sees it: normalised images and keypoints."""
-        return augment.views(
+        images, keypoints = augment.views(
             batch,
             key,
             self.config.input.size,
@@ -105,6 +109,9 @@ class Experiment:
             train=train,
             channels=self.config.input.channels,
         )
+        if self.config.input.statistics == "each":
+            images = augment.standardise(images)
+        return images, keypoints
 
 
 def set_up(
@@ -136,10 +143,10 @@ def set_up(
                 f"config.evaluation.{field} = '{config.evaluation[field]}': choose "
                 f"{', '.join(choices)}"
             )
-    if config.input.channels not in (1, 3) or config.input.statistics not in ("plain", "augmented"):
+    if config.input.channels not in (1, 3) or config.input.statistics not in STATISTICS_OF:
         raise UserError(
-            "config.input: channels must be 1 or 3, and statistics plain or augmented; they are "
-            f"{config.input.channels} and '{config.input.statistics}'"
+            f"config.input: channels must be 1 or 3, and statistics {', '.join(STATISTICS_OF)}; "
+            f"they are {config.input.channels} and '{config.input.statistics}'"
         )
     augmentation = augment.make(config.augmentation, config.input.size)
     model = models.create(

@@ -348,3 +348,13 @@ def test_an_unknown_policy_is_named(field, config, set_up):
     config.data[field] = "perhaps"
     with pytest.raises(UserError, match=rf"config\.data\.{field} = 'perhaps': choose "):
         set_up()
+
+
+def test_each_view_may_be_normalised_by_its_own_statistics(config, set_up):
+    config.input.statistics = "each"
+    found = set_up()
+    batch = next(iter(found.parts["train"].source.batches(found.plan, range(1))))
+    for mode in (True, False):
+        images, _ = found.views(batch, jax.random.key(0), found.facts, train=mode)
+        np.testing.assert_allclose(np.asarray(images).mean((1, 2, 3)), 0, atol=1e-4)
+        np.testing.assert_allclose(np.asarray(images).std((1, 2, 3)), 1, atol=1e-3)

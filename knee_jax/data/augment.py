@@ -267,6 +267,20 @@ def views(
     return (images - mean) / deviation, keypoints
 
 
+def standardise(images: jax.Array) -> jax.Array:
+    """Each image with a mean of 0 and a deviation of 1; one that is a constant becomes 0.
+
+    Films of different exposure then look alike, whatever the gain and the offset of each.
+
+    Args:
+        images: float32 [batch, height, width, channels].
+    """
+    axes = (1, 2, 3)
+    centred = images - images.mean(axes, keepdims=True)
+    deviation = jnp.sqrt(jnp.square(centred).mean(axes, keepdims=True))
+    return centred / jnp.where(deviation > 1e-6, deviation, 1.0)
+
+
 def blend_noise(image: jax.Array, normal: jax.Array, gain: jax.Array) -> jax.Array:
     """A grey veil, (1 - gain) image + gain noise, in whole numbers from 0 to 255.
 

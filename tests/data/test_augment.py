@@ -540,3 +540,13 @@ def test_the_defaults_are_the_papers():
 def test_what_has_no_meaning_is_named(config, message):
     with pytest.raises(UserError, match=f"config.augmentation.{message}"):
         augment.make(config, 300)
+
+
+def test_standardised_images_do_not_know_their_exposure():
+    image = jax.random.uniform(jax.random.key(0), (3, 8, 9, 1))
+    once = augment.standardise(image)
+    np.testing.assert_allclose(once.mean((1, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(once.std((1, 2, 3)), 1, atol=1e-5)
+    gain = jnp.array([0.2, 1.0, 7.0]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(augment.standardise(gain * image - 3), once, atol=1e-4)
+    assert not augment.standardise(jnp.full((1, 4, 4, 1), 0.7)).any()
