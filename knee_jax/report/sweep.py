@@ -45,7 +45,7 @@ def write_sweep(
         "off the test knees.",
     ]
     text = "\n\n".join([title, *(table.text() for table in tables), "\n".join(notes)])
-    page = template("tables.html").render(title=title, tables=tables, notes=notes)
+    page = template("tables.html").render(title=title, tables=tables, pictures=(), notes=notes)
     write_text(workdir / "sweep.csv", frame.to_csv(index=False, float_format="%.6g"))
     write_text(workdir / "sweep.txt", text + "\n")
     write_text(workdir / "sweep.html", page)
