@@ -91,7 +91,7 @@ def test_bytes_do_not_depend_on_run_workers_or_place(raw, tmp_path):
 
 
 def test_more_records_than_a_shard(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr("knee_jax.datasets.radiographs._JOBS_PER_SHARD", 2)
+    monkeypatch.setattr("knee_jax.datasets.builders._JOBS_PER_SHARD", 2)
     # The second of three shards of `train` has no knee to keep.
     save(raw, "train/1/9000006R")
     for name in ("train/0/9000001R", "train/0/9000001L"):
@@ -125,9 +125,11 @@ class TestUserErrors:
         with pytest.raises(UserError, match="nowhere: no such folder"):
             prepare("kneekl224", tmp_path, tmp_path / "nowhere")
 
-    @pytest.mark.parametrize("name", ["kneekl225", "", "radiographs", "kneekl224/small"])
+    @pytest.mark.parametrize(
+        "name", ["kneekl225", "", "radiographs", "builders", "kneekl224/small"]
+    )
     def test_unknown_data_set(self, tmp_path, name):
-        with pytest.raises(UserError, match=r"there are: kneekl224|it has: none"):
+        with pytest.raises(UserError, match=r"there are: kneekl224|it has: progression"):
             prepare(name, tmp_path)
 
 

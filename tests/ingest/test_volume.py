@@ -188,7 +188,7 @@ class TestReadKnee:
         np.testing.assert_array_equal(knee.pop("volume"), expected)
         np.testing.assert_allclose(knee.pop("spacing_mm"), [0.8, 0.8, 1.4], rtol=1e-5)
         assert knee == {
-            "label": 2,
+            "progression": 2,
             "kl": 1,
             "subject": "9000001",
             "side": "L",
