@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 from knee_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from knee_jax.datasets.radiographs import RadiographBuilder
+    from knee_jax.datasets.builders import KneeBuilder
 
-_BASE = "radiographs"
+_BASES = ("builders", "radiographs", "volumes")
 
 
 def names() -> list[str]:
     """Names of the data sets that can be prepared."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != _BASE)
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if name not in _BASES)
 
 
-def builder(name: str, data_dir: str | pathlib.Path) -> "RadiographBuilder":
+def builder(name: str, data_dir: str | pathlib.Path) -> "KneeBuilder":
     """Finds the builder of a data set.
 
     Args:

@@ -6,26 +6,59 @@ Any subset of the published splits may be present under `manual_dir`. Left knees
 
 import functools
 import pathlib
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.radiographs import Plan, RadiographBuilder
+from knee_jax.datasets.builders import Plan
+from knee_jax.datasets.radiographs import RadiographBuilder
 from knee_jax.ingest import crops
 
 
 class Builder(RadiographBuilder):
-    """Published crops with their KL grade; no landmarks, pixel spacing unknown."""
+    """Published crops with their KL grade; no landmarks, pixel spacing unknown.
+
+    The config `progression` also has the labels of Panfilov et al. 2022, from the table
+    `progression_labels.csv` in `manual_dir` or beside it; a crop that it does not name has none.
+    """
 
     name = "kneekl224"
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack doi:10.17632/56rmx5bjcr.1 into this folder."
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(
+            name="progression", description="With progression within 96 months, where known."
+        )
+    ]
     image_size = crops.SIZE
+
+    def __init__(self, config=None, **kwargs):
+        if config is None:
+            # The crops and their KL grade; TFDS would take the first config.
+            self.BUILDER_CONFIGS = []
+        super().__init__(config=config, **kwargs)
+
+    @property
+    def has_progression(self) -> bool:
+        """Whether the config asks for it."""
+        return self.builder_config is not None
 
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Reads one crop a job, the published splits kept."""
         root = self.manual_folder()
+        splits = crops.find_crops(root)
+        if not self.has_progression:
+            jobs = {
+                split: [functools.partial(crops.read_crop, root, source) for source in sources]
+                for split, sources in splits.items()
+            }
+            return Plan(jobs)
+        known, notes = crops.find_progression(root, splits)
         jobs = {
-            split: [functools.partial(crops.read_crop, root, source) for source in sources]
-            for split, sources in crops.find_crops(root).items()
+            split: [
+                functools.partial(crops.read_crop, root, source, known[source])
+                for source in sources
+            ]
+            for split, sources in splits.items()
         }
-        return Plan(jobs)
+        return Plan(jobs, notes=notes)

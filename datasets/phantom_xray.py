@@ -2,12 +2,12 @@
 
 import dataclasses
 import pathlib
-import shutil
 from typing import ClassVar, Literal
 
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.radiographs import Plan, RadiographBuilder
+from knee_jax.datasets.builders import Plan
+from knee_jax.datasets.radiographs import RadiographBuilder
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.study import plan_study
 from knee_jax.phantom.study import write_study
@@ -89,9 +89,8 @@ class Builder(RadiographBuilder):
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Writes the phantom's study tree and reads it as a real study's."""
         config = self.builder_config
-        root = work_dir / "study"
         write_study(
-            root,
+            work_dir,
             num_subjects=config.num_subjects,
             visits=config.visits,
             seed=config.seed,
@@ -100,10 +99,6 @@ class Builder(RadiographBuilder):
             study=self.study,
         )
         jobs, dropped, notes = plan_study(
-            root, self.cohort, config.roi, layout=self.study, rounding=config.rounding
+            work_dir, self.cohort, config.roi, layout=self.study, rounding=config.rounding
         )
         return Plan({"study": jobs}, dropped, notes)
-
-    def _download_and_prepare(self, dl_manager, download_config=None):
-        super()._download_and_prepare(dl_manager, download_config)
-        shutil.rmtree(pathlib.Path(self.data_dir) / "study")

@@ -84,6 +84,11 @@ class Experiment:
         """Loss, predictions and selection."""
         return self.facts.task
 
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """Shape of what the network sees of one knee; images and volumes end with the channels."""
+        return augment.view_shape(self.augmentation, *input_of(self.config))
+
     def random_state(self, facts: Facts | None = None) -> states.TrainState:
         """The state before the first step, with random weights; may be traced.
 
@@ -91,25 +96,25 @@ class Experiment:
             facts: of this run, or of another that differs in them only.
         """
         facts = facts or self.facts
-        size, channels = self.config.input.size, self.config.input.channels
-        image, keypoints = jnp.zeros((1, size, size, channels)), jnp.zeros((1, NUM_LANDMARKS, 2))
+        image, keypoints = jnp.zeros((1, *self.view_shape)), jnp.zeros((1, NUM_LANDMARKS, 2))
         variables = self.model.init(jax.random.key(facts.seed), image, keypoints)
         return states.create(variables, self.optimizer, facts.task.initial_memory())
 
     def views(
         self, batch: batches.Batch, key: jax.Array, facts: Facts, *, train: bool
-    ) -> tuple[jax.Array, jax.Array]:
-        """The batch as the network sees it: normalised images and keypoints."""
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The batch as the network sees it, see `augment.views`: normalised, and keypoints."""
+        size, channels = input_of(self.config)
         images, keypoints = augment.views(
             batch,
             key,
-            self.config.input.size,
+            size,
             (facts.mean, facts.deviation),
             self.augmentation,
             train=train,
-            channels=self.config.input.channels,
+            channels=channels,
         )
-        if self.config.input.statistics == "each":
+        if self.config.input.get("statistics") == "each":
             images = augment.standardise(images)
         return images, keypoints
 
@@ -143,17 +148,21 @@ def set_up(
                 f"config.evaluation.{field} = '{config.evaluation[field]}': choose "
                 f"{', '.join(choices)}"
             )
-    if config.input.channels not in (1, 3) or config.input.statistics not in STATISTICS_OF:
+    size, channels = input_of(config)
+    intensities = config.input.get("statistics", "plain")
+    if channels not in (1, 3) or intensities not in STATISTICS_OF:
         raise UserError(
             f"config.input: channels must be 1 or 3, and statistics {', '.join(STATISTICS_OF)}; "
-            f"they are {config.input.channels} and '{config.input.statistics}'"
+            f"they are {channels} and '{intensities}'"
         )
-    augmentation = augment.make(config.augmentation, config.input.size)
+    augmentation = augment.make(config.augmentation, size)
     model = models.create(
         **config.model, grades=tuple(config.grades), dtype=compute_dtype(config.dtype)
     )
     mesh = sharding.make_mesh(members)
     found, account = knees.find_knees(config, data_dir, model.needs_keypoints)
+    for knee_set, _ in found.values():
+        augment.check_fit(augmentation, size, knee_set.pixels, knee_set.image_shape)
     served = [part.knees for part in like.parts.values()] if like else []
     parts = knees.make_parts(found, mesh, config.data.mode, served)
     train = parts["train"]
@@ -162,8 +171,8 @@ def set_up(
     if known.exists():
         measured = statistics.load(known)
     else:
-        seen = _raw_views(config, augmentation) if config.input.statistics == "augmented" else None
-        measured = statistics.measure(train.prepared, train.rows, seen)
+        seen = _raw_views(config, augmentation) if intensities == "augmented" else None
+        measured = statistics.measure(train.prepared, train.rows, seen, augmentation.intensities)
     fitted = workdir / coherence.FILE
     task = tasks.find(config.task).make(
         config,
@@ -193,18 +202,24 @@ def set_up(
     )
 
 
+def input_of(config: ml_collections.ConfigDict) -> tuple[augment.Size, int]:
+    """Size and channels of the network's input.
+
+    `config.input.volume`, rows, columns and slices, all grey, where the config has it; else the
+    side of films, `config.input.size`.
+    """
+    if volume := config.input.get("volume"):
+        return tuple(volume), 1
+    return config.input.size, config.input.channels
+
+
 def _raw_views(
     config: ml_collections.ConfigDict, augmentation: augment.Augmentation
 ) -> statistics.Views:
     """Training views before their intensities are normalised."""
+    size, channels = input_of(config)
     return lambda batch, key: augment.views(
-        batch,
-        key,
-        config.input.size,
-        (0.0, 1.0),
-        augmentation,
-        train=True,
-        channels=config.input.channels,
+        batch, key, size, (0.0, 1.0), augmentation, train=True, channels=channels
     )
 
 

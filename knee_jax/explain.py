@@ -96,8 +96,7 @@ def explain(
 
 def observed(experiment: Experiment, variables: Variables) -> dict[str, tuple[int, ...]]:
     """Name → shape, for a batch of one knee, of what the network lets be seen."""
-    size, channels = experiment.config.input.size, experiment.config.input.channels
-    image, keypoints = jnp.zeros((1, size, size, channels)), jnp.zeros((1, NUM_LANDMARKS, 2))
+    image, keypoints = jnp.zeros((1, *experiment.view_shape)), jnp.zeros((1, NUM_LANDMARKS, 2))
     seen = _shapes(experiment, variables, image, keypoints)["intermediates"]
     return {name: value.shape for name, value in _by_name(seen).items()}
 
@@ -254,11 +253,11 @@ def _map(
 
 
 def _shapes(
-    experiment: Experiment, variables: Variables, images: jax.Array, keypoints: jax.Array
+    experiment: Experiment, variables: Variables, images: jax.Array, keypoints: jax.Array | None
 ) -> dict[str, Any]:
     """Shapes of what the network lets be seen: `intermediates` and `perturbations`."""
 
-    def look(variables: Variables, images: jax.Array, keypoints: jax.Array) -> Any:
+    def look(variables: Variables, images: jax.Array, keypoints: Any) -> Any:
         return experiment.model.apply(
             variables,
             images,

@@ -194,7 +194,7 @@ def check(config: ml_collections.ConfigDict, members: int = 1) -> None:
     fields = config.to_dict()
     names = ("epochs", "steps_per_call", "log_every", "checkpoint_every")
     numbers = {name: fields[name] for name in names}
-    numbers["input.size"] = config.input.size
+    numbers["input.size"] = config.input.get("size", 1)
     numbers["model.width"] = config.model.get("width", 1)
     numbers["evaluation.num_resamples"] = config.evaluation.num_resamples
     for name, value in numbers.items():

@@ -28,15 +28,29 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data_dir with the phantom set `phantom_xray/tiny`, prepared once a session."""
-    from knee_jax.prepare import prepare
-
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir for sets that are prepared once a session."""
     base = tmp_path_factory.getbasetemp()
     # Parallel workers have folders of their own below a common one; `prepare` lets one work.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
-    prepare("phantom_xray/tiny", folder)
-    return folder
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_data_dir(data_dir: Path) -> Path:
+    """A data_dir with the phantom set `phantom_xray/tiny`."""
+    from knee_jax.prepare import prepare
+
+    prepare("phantom_xray/tiny", data_dir)
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def tiny_mri_data_dir(data_dir: Path) -> Path:
+    """A data_dir with the phantom set `phantom_mri/tiny`."""
+    from knee_jax.prepare import prepare
+
+    prepare("phantom_mri/tiny", data_dir, workers=1)
+    return data_dir
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -358,3 +359,49 @@ def test_each_view_may_be_normalised_by_its_own_statistics(config, set_up):
         images, _ = found.views(batch, jax.random.key(0), found.facts, train=mode)
         np.testing.assert_allclose(np.asarray(images).mean((1, 2, 3)), 0, atol=1e-4)
         np.testing.assert_allclose(np.asarray(images).std((1, 2, 3)), 1, atol=1e-3)
+
+
+@pytest.fixture
+def volume_config(config):
+    """KL from small MR volumes, by a network of volumes."""
+    config.data.dataset = "phantom_mri/tiny"
+    config.data.unlabelled = "none"
+    config.grades = ("kl",)
+    fields = {"name": "volumetric", "arch": "resnext3d_50", "width": 2, "blocks": (1, 1, 1, 1)}
+    config.model = ml_collections.ConfigDict(fields)
+    config.input = ml_collections.ConfigDict({"volume": (20, 18, 16)})
+    config.augmentation = ml_collections.ConfigDict({"name": "volume_crop"})
+    return config
+
+
+def test_volumes_travel_as_films_do(volume_config, tmp_path, tiny_mri_data_dir):
+    found = experiment.set_up(volume_config, tmp_path, tiny_mri_data_dir)
+    assert found.view_shape == (16, 20, 18, 1)
+    assert (found.statistics.mean, found.statistics.deviation) == (0.257, 0.235)
+    assert sum(found.statistics.counts["progression"]) == len(found.parts["train"].rows)
+    state = jax.jit(found.random_state)()
+    batch = next(iter(found.parts["train"].source.batches(found.plan, range(1))))
+    images, keypoints = found.views(batch, jax.random.key(0), found.facts, train=False)
+    assert images.shape == (8, 16, 20, 18, 1)
+    assert keypoints is None
+    np.testing.assert_allclose(images.min(axis=(1, 2, 3, 4)), -0.257 / 0.235, rtol=1e-4)
+    np.testing.assert_allclose(images.max(axis=(1, 2, 3, 4)), (1 - 0.257) / 0.235, rtol=1e-4)
+    after, scalars = jax.jit(train.make_train_step(found))(state, found.facts, batch)
+    assert np.isfinite(scalars["loss"])
+    assert after.step == 1
+
+
+def test_knees_that_the_views_cannot_be_made_of(
+    volume_config, tmp_path, tiny_data_dir, tiny_mri_data_dir
+):
+    films = volume_config.copy_and_resolve_references()
+    films.input = ml_collections.ConfigDict({"size": 16, "channels": 1})
+    films.augmentation = ml_collections.ConfigDict({"name": "affine"})
+    with pytest.raises(UserError, match="makes views of images, and the set has volumes"):
+        experiment.set_up(films, tmp_path, tiny_mri_data_dir)
+    volume_config.input.volume = (25, 18, 16)
+    with pytest.raises(UserError, match=r"no crop of \(24, 24, 20\)"):
+        experiment.set_up(volume_config, tmp_path, tiny_mri_data_dir)
+    volume_config.data.dataset = "phantom_xray/tiny"
+    with pytest.raises(UserError, match="makes views of volumes, and the set has images"):
+        experiment.set_up(volume_config, tmp_path, tiny_data_dir)

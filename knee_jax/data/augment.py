@@ -1,16 +1,17 @@
-"""Pixels and keypoints from prepared ROI to network input, on the device.
+"""From prepared knee to network input, on the device: pixels and keypoints, or voxels.
 
-Two augmentations by name, each with its deterministic view for evaluation:
+Augmentations by name, each with its deterministic view for evaluation:
 
     affine       shift, rotation and scale about the ROI's centre, in one resampling
     random_crop  Tiulpin & Saarakkala's: noise, rotation, and a crop of a slightly larger canvas
+    volume_crop  Panfilov et al.'s, of MR volumes (`data.volumes`): crop, rotation, gamma
 
 Each is keyed by (seed, step, slot in the global batch): the result does not depend on devices or
 hosts.
 """
 
 import dataclasses
-import math
+import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,10 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from knee_jax.data import geometry
+from knee_jax.data.checks import Range, check_number, check_positive_range
+from knee_jax.data.volumes import VolumeCrop
 from knee_jax.errors import UserError
 
-Range = tuple[float, float]
-"""Lowest and highest value of a uniform draw."""
+Size = Any
+"""Of the network's input: the side of an image, int, pixels; or rows, columns and slices of a
+volume, (int, int, int)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Affine:
     """
 
     name: ClassVar[str] = "affine"
+    reads: ClassVar[str] = "image"
+    intensities: ClassVar[tuple[float, float] | None] = None
 
     translation: float = 0.0
     rotation: float = 0.0
@@ -55,11 +61,11 @@ class Affine:
 
     def __post_init__(self):
         for field in ("translation", "rotation", "noise"):
-            _check_number(field, getattr(self, field), 0)
+            check_number(field, getattr(self, field), 0)
         for field in ("brightness", "contrast"):
-            _check_number(field, getattr(self, field), 0, 1)
+            check_number(field, getattr(self, field), 0, 1)
         for field in ("scale", "gamma"):
-            _check_positive_range(field, getattr(self, field))
+            check_positive_range(field, getattr(self, field))
 
     def training_view(
         self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
@@ -124,6 +130,8 @@ class RandomCrop:
     """
 
     name: ClassVar[str] = "random_crop"
+    reads: ClassVar[str] = "image"
+    intensities: ClassVar[tuple[float, float] | None] = None
 
     canvas: int = 310
     noise_probability: float = 0.5
@@ -133,11 +141,11 @@ class RandomCrop:
     gamma: Range = (0.5, 1.5)
 
     def __post_init__(self):
-        _check_number("noise_probability", self.noise_probability, 0, 1)
-        _check_number("noise_gain", self.noise_gain, 0, 1)
-        _check_number("rotation", self.rotation, 0, 90, "degrees")
-        _check_number("gamma_probability", self.gamma_probability, 0, 1)
-        _check_positive_range("gamma", self.gamma)
+        check_number("noise_probability", self.noise_probability, 0, 1)
+        check_number("noise_gain", self.noise_gain, 0, 1)
+        check_number("rotation", self.rotation, 0, 90, "degrees")
+        check_number("gamma_probability", self.gamma_probability, 0, 1)
+        check_positive_range("gamma", self.gamma)
 
     def check_size(self, size: int) -> None:
         """Raises UserError for a canvas that no crop of `size` pixels can be made of.
@@ -193,20 +201,25 @@ class RandomCrop:
         return pixels, keypoints * (self.canvas / image.shape[0])
 
 
-Augmentation = Affine | RandomCrop
+Augmentation = Affine | RandomCrop | VolumeCrop
+"""`reads` says which array of a batch; `intensities` are the mean and the standard deviation to
+normalise by, None where they are those of the training knees."""
 
-_BY_NAME: Mapping[str, type[Augmentation]] = {kind.name: kind for kind in (Affine, RandomCrop)}
+_BY_NAME: Mapping[str, type[Augmentation]] = {
+    kind.name: kind for kind in (Affine, RandomCrop, VolumeCrop)
+}
 
 
-def make(config: Mapping[str, Any], size: int) -> Augmentation:
+def make(config: Mapping[str, Any], size: Size) -> Augmentation:
     """The augmentation that a config describes.
 
     Args:
         config: `config.augmentation`: its `name`, and fields of that augmentation to change.
-        size: side of the network's input, pixels.
+        size: of the network's input.
 
     Raises:
-        UserError: an unknown name or field, or a value without meaning.
+        UserError: an unknown name or field, a value without meaning, or an augmentation of films
+            for volumes, or of volumes for films.
     """
     # A config that was read from a file has lists.
     fields: dict[str, Any] = {
@@ -223,27 +236,62 @@ def make(config: Mapping[str, Any], size: int) -> Augmentation:
                 f"config.augmentation.{field}: '{name}' has no such field, only {', '.join(known)}"
             )
     augmentation = kind(**fields)
-    if isinstance(augmentation, RandomCrop):
+    if isinstance(size, int) != (augmentation.reads == "image"):
+        wanted = "size, the side of films" if isinstance(size, int) else "volume"
+        raise UserError(
+            f"config.augmentation.name = '{name}' makes views of {augmentation.reads}s, and "
+            f"config.input has {wanted}: change one of them"
+        )
+    if not isinstance(augmentation, Affine):
         augmentation.check_size(size)
     return augmentation
+
+
+def check_fit(augmentation: Augmentation, size: Size, pixels: str, shape: tuple[int, ...]) -> None:
+    """Raises UserError where no view of `size` can be made of the knees of a prepared set.
+
+    Args:
+        augmentation: that makes the views.
+        size: of the network's input.
+        pixels: 'image' or 'volume', what the set has.
+        shape: of it.
+    """
+    if augmentation.reads != pixels:
+        raise UserError(
+            f"config.augmentation.name = '{augmentation.name}' makes views of "
+            f"{augmentation.reads}s, and the set has {pixels}s: choose another set or augmentation"
+        )
+    if not isinstance(size, int) and not all(map(operator.le, size, shape)):
+        raise UserError(
+            f"config.input.volume = {size}: no crop of {shape}, the rows, columns and slices of "
+            "the set; choose no more than these"
+        )
+
+
+def view_shape(augmentation: Augmentation, size: Size, channels: int) -> tuple[int, ...]:
+    """Shape of one view: [size, size, channels], or slices, rows, columns and channels."""
+    if isinstance(augmentation, VolumeCrop):
+        return augmentation.view_shape(size, channels)
+    return (size, size, channels)
 
 
 def views(
     batch: Mapping[str, jax.Array],
     key: jax.Array,
-    size: int,
+    size: Size,
     statistics: tuple[Any, Any],
     augmentation: Augmentation,
     *,
     train: bool,
     channels: int,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array | None]:
     """A batch as the network sees it.
 
     Args:
-        batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2], pixels of it.
+        batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2], pixels of it; or
+            `volume` uint8 [batch, rows, columns, slices].
         key: random key of the step, the same on every device; without use in evaluation.
-        size: side of the network's input, pixels.
+        size: of the network's input.
         statistics: mean and standard deviation of the training set's intensities in [0, 1],
             float scalars.
         augmentation: the ranges to draw from.
@@ -253,16 +301,18 @@ def views(
 
     Returns:
         Normalised images float32 [batch, size, size, channels] and keypoints float32
-        [batch, 74, 2] in pixels of those images; NaN stay NaN.
+        [batch, 74, 2] in pixels of those images; NaN stay NaN. Or volumes float32
+        [batch, slices, rows, columns, channels], and None.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["image"])))
+    pixels = batch[augmentation.reads]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(pixels)))
 
-    def view(image: jax.Array, keypoints: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def view(pixels: jax.Array, keypoints: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         if train:
-            return augmentation.training_view(image, keypoints, key, size, channels)
-        return augmentation.evaluation_view(image, keypoints, size, channels)
+            return augmentation.training_view(pixels, keypoints, key, size, channels)
+        return augmentation.evaluation_view(pixels, keypoints, size, channels)
 
-    images, keypoints = jax.vmap(view)(batch["image"], batch["keypoints"], keys)
+    images, keypoints = jax.vmap(view)(pixels, batch.get("keypoints"), keys)
     mean, deviation = statistics
     return (images - mean) / deviation, keypoints
 
@@ -314,25 +364,3 @@ def _resample_roi(image: jax.Array, matrix: jax.Array, size: int) -> jax.Array:
     factor = geometry.shrink_factor(image.shape[0], size)
     pixels = geometry.mean_pool(image.astype(jnp.float32) / 255, factor)
     return geometry.resample(pixels, matrix / factor, size)
-
-
-def _check_number(
-    field: str, value: Any, low: float, high: float = math.inf, unit: str = ""
-) -> None:
-    if not _is_number(value) or not low <= value <= high:
-        wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-        raise UserError(
-            f"config.augmentation.{field} = {value!r}: a number {wanted}{unit and ', ' + unit}"
-        )
-
-
-def _check_positive_range(field: str, value: Any) -> None:
-    pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
-    if not pair or not 0 < value[0] <= value[1]:
-        raise UserError(
-            f"config.augmentation.{field} = {value!r}: (low, high) with 0 < low <= high"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,10 +1,12 @@
 """Prepared set → device batches, resident or streamed; both give the same bits.
 
 A batch is a dict of global device arrays:
-    image: uint8 [batch, height, width]
-    keypoints: float32 [batch, 74, 2], x and y in pixels, the first pixel's centre at 0.5
-    keypoints_valid: bool [batch]
+    image: uint8 [batch, height, width], of films
+    keypoints: float32 [batch, 74, 2], x and y in pixels, the first pixel's centre at 0.5; of films
+    keypoints_valid: bool [batch]; of films
+    volume: uint8 [batch, rows, columns, slices], of MR series
     grades: int8 [batch, 7], -1 missing
+    progression: int8 [batch], -1 missing, as in every knee of a set without such labels
     row: int32 [batch], the knee's row in the index, -1 where the batch is filled up
     mask: bool [batch], False where the batch is filled up
 

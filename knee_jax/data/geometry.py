@@ -35,6 +35,26 @@ def affine(
     return jnp.concatenate([linear, offset[:, None]], axis=1)
 
 
+def rotation(angle: jax.Array, height: int, width: int, aspect: float = 1.0) -> jax.Array:
+    """The map from output to input coordinates of a rotation about the image's centre.
+
+    Args:
+        angle: of the content, radians, positive from x towards y (clockwise as seen).
+        height: of the image, pixels.
+        width: of the image, pixels.
+        aspect: width of a pixel over its height.
+
+    Returns:
+        float32 [2, 3], such that input = matrix @ (x, y, 1).
+    """
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    linear = jnp.array([[cos, sin / aspect], [-sin * aspect, cos]])
+    centre = jnp.array([width, height]) / 2
+    # Elementwise, as in `affine`.
+    offset = centre - (linear * centre).sum(axis=1)
+    return jnp.concatenate([linear, offset[:, None]], axis=1)
+
+
 def rotated_side(angle: jax.Array, side: int) -> jax.Array:
     """Side of the smallest canvas of whole pixels, to rounding, that holds a rotated square."""
     return jnp.round(side * (jnp.abs(jnp.cos(angle)) + jnp.abs(jnp.sin(angle))))
@@ -67,20 +87,20 @@ def map_points(matrix: jax.Array, points: jax.Array) -> jax.Array:
     return jnp.stack([d * x - b * y, a * y - c * x], axis=-1) / (a * d - b * c)
 
 
-def resample(image: jax.Array, matrix: jax.Array, size: int) -> jax.Array:
+def resample(image: jax.Array, matrix: jax.Array, size: int | tuple[int, int]) -> jax.Array:
     """Bilinear resampling; what lies outside the input is zero.
 
     Args:
         image: [height, width], float.
         matrix: [2, 3], from output to input coordinates.
-        size: side of the output, pixels.
+        size: side of the output, or its height and width, pixels.
 
     Returns:
-        [size, size], float32.
+        [size, size] or [*size], float32.
     """
     height, width = image.shape
-    centres = jnp.arange(size) + 0.5
-    y, x = jnp.meshgrid(centres, centres, indexing="ij")
+    of_rows, of_columns = (size, size) if isinstance(size, int) else size
+    y, x = jnp.meshgrid(jnp.arange(of_rows) + 0.5, jnp.arange(of_columns) + 0.5, indexing="ij")
     # A border of two zeros makes every neighbour a valid address, without a test per pixel.
     padded = jnp.pad(image, 2)
     u = jnp.clip(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] + 1.5, 0, width + 2.5)

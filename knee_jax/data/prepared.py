@@ -12,7 +12,9 @@ from etils import epath
 
 from knee_jax.data.sampling import PADDING
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING
+from knee_jax.grades import GRADES, MISSING, OWN, labels
+
+PIXELS = ("image", "volume")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,21 +24,31 @@ class PreparedSet:
     Attributes:
         path: the folder of the set (`<data_dir>/<name>[/<config>]/<version>`).
         index: one row a knee and visit, in record order: `split`, `record` (position in the TFDS
-            split), identity, `spacing_mm`, `keypoints_valid` and the seven grades.
+            split), identity, `spacing_mm`, `keypoints_valid`, the seven grades and, in some sets,
+            `progression`.
     """
 
     path: epath.Path
     index: pd.DataFrame
 
     @functools.cached_property
-    def _records(self) -> dict[str, Any]:
-        builder = tfds.builder_from_directory(self.path)
-        return {split: builder.as_data_source(split) for split in self.index["split"].unique()}
+    def _builder(self) -> tfds.core.DatasetBuilder:
+        return tfds.builder_from_directory(self.path)
 
     @functools.cached_property
-    def image_shape(self) -> tuple[int, int]:
-        """Height and width of every image, pixels."""
-        return tfds.builder_from_directory(self.path).info.features["image"].shape
+    def _records(self) -> dict[str, Any]:
+        splits = self.index["split"].unique()
+        return {split: self._builder.as_data_source(split) for split in splits}
+
+    @functools.cached_property
+    def pixels(self) -> str:
+        """Which array the pixels of a knee are: 'image' or 'volume'."""
+        return next(name for name in PIXELS if name in self._builder.info.features)
+
+    @functools.cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height and width of every image, pixels; or rows, columns and slices of every volume."""
+        return self._builder.info.features[self.pixels].shape
 
     @property
     def bytes_per_knee(self) -> int:
@@ -50,8 +62,9 @@ class PreparedSet:
             rows: int64 [n], rows of the index.
 
         Returns:
-            image uint8 [n, height, width], keypoints float32 [n, 74, 2], keypoints_valid bool [n],
-            grades int8 [n, 7].
+            grades int8 [n, 7], progression int8 [n], which is missing everywhere in a set without
+            it; and of films image uint8 [n, height, width], keypoints float32 [n, 74, 2] and
+            keypoints_valid bool [n], of MR series volume uint8 [n, rows, columns, slices].
         """
         where = self.index.iloc[rows]
         knees = [
@@ -59,14 +72,18 @@ class PreparedSet:
         ]
         arrays = {
             name: np.stack([np.asarray(knee[name]) for knee in knees])
-            for name in ("image", "keypoints", "keypoints_valid")
+            for name in ("volume", "image", "keypoints", "keypoints_valid")
+            if name in self._builder.info.features
         }
-        return arrays | {"grades": where[list(GRADES)].to_numpy(np.int8)}
+        return arrays | {
+            "grades": where[list(GRADES)].to_numpy(np.int8),
+            "progression": labels(where, "progression"),
+        }
 
     def hide_grades(self, rows: np.ndarray) -> "PreparedSet":
-        """The same set with every grade missing in `rows`, as if nobody had read those knees."""
+        """The same set with all labels missing in `rows`, as if nobody had read those knees."""
         index = self.index.copy()
-        index.loc[index.index[rows], list(GRADES)] = MISSING
+        index.loc[index.index[rows], [name for name in (*GRADES, *OWN) if name in index]] = MISSING
         return dataclasses.replace(self, index=index)
 
     def find(self, table: pd.DataFrame) -> np.ndarray:
@@ -107,4 +124,5 @@ def open_set(path: epath.PathLike) -> PreparedSet:
         )
     identity = dict.fromkeys(("split", "subject", "side", "cohort", "site", "source"), str)
     index = pd.read_csv(file, dtype=identity, keep_default_na=False, na_values={"spacing_mm": [""]})
-    return PreparedSet(file.parent, index.astype(dict.fromkeys(GRADES, np.int8)))
+    whole = {name: np.int8 for name in (*GRADES, *OWN) if name in index}
+    return PreparedSet(file.parent, index.astype(whole))

@@ -18,7 +18,7 @@ SAMPLE = 500
 CHUNK = 50
 """Knees that are looked at together."""
 
-Views = Callable[[Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array]]
+Views = Callable[[Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array | None]]
 """(batch, random key) → images in [0, 1], not normalised, and keypoints: `augment.views` with all
 else given."""
 
@@ -38,7 +38,12 @@ class Statistics:
     counts: dict[str, list[int]]
 
 
-def measure(prepared: PreparedSet, rows: np.ndarray, views: Views | None = None) -> Statistics:
+def measure(
+    prepared: PreparedSet,
+    rows: np.ndarray,
+    views: Views | None = None,
+    intensities: tuple[float, float] | None = None,
+) -> Statistics:
     """Statistics of the training rows; intensities from `SAMPLE` of them, evenly spaced.
 
     Args:
@@ -47,8 +52,11 @@ def measure(prepared: PreparedSet, rows: np.ndarray, views: Views | None = None)
         views: takes the intensities from what the network sees in training, with the augmentation
             on: mean over batches of the batches' means and of their standard deviations (what the
             code of Tiulpin & Saarakkala 2020 does). None: from the pixels of the ROIs.
+        intensities: their mean and standard deviation where they need not be measured.
     """
-    if views is None:
+    if intensities is not None:
+        mean, deviation = intensities
+    elif views is None:
         mean, deviation = _of_pixels(prepared, rows)
     else:
         mean, deviation = _of_views(prepared, rows, views)

@@ -13,10 +13,12 @@ import pandas as pd
 from knee_jax.grades import GRADES
 
 Example = dict[str, Any]
-"""One knee at one visit, as `example` makes it."""
+"""One knee at one visit, as `example` makes it of a film and `volume.read_knee` of an MR series."""
 
 IDENTITY = ("subject", "side", "visit", "cohort", "site", "source")
 INDEX_COLUMNS = ("split", "record", *IDENTITY, "spacing_mm", "keypoints_valid", *GRADES)
+PROGRESSION = "progression"
+"""Last column of the index of those sets whose examples have it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ def example(
     site: str = "",
     spacing_mm: float = float("nan"),
     keypoints: np.ndarray | None = None,
+    progression: int | None = None,
 ) -> Example:
     """Makes one radiograph example, oriented as a right knee.
 
@@ -67,10 +70,12 @@ def example(
         spacing_mm: pixel size of `image`, NaN where unknown.
         keypoints: float [74, 2] (x, y) in pixels of `image`, the first pixel's centre at 0.5;
             None where there are none, which are then NaN and not valid.
+        progression: 0 none, 1 fast, 2 slow, -1 where unknown; None in a set that has no such
+            labels.
     """
     missing = keypoints is None
     points = np.full((74, 2), np.nan) if keypoints is None else keypoints
-    return {
+    knee = {
         "image": np.ascontiguousarray(image),
         "keypoints": np.asarray(points, np.float32),
         "keypoints_valid": not missing,
@@ -83,6 +88,7 @@ def example(
         "spacing_mm": np.float32(spacing_mm),
         "source": source,
     }
+    return knee if progression is None else knee | {PROGRESSION: np.int8(progression)}
 
 
 class Account:
@@ -97,11 +103,17 @@ class Account:
     def keep(self, split: str, knee: Example) -> int:
         """Enters a knee as the next record of `split`; returns the record's number."""
         rows = self.kept[split]
-        rows.append(
-            {"split": split, "record": len(rows)}
-            | {name: knee[name] for name in (*IDENTITY, "spacing_mm", "keypoints_valid")}
-            | dict(zip(GRADES, knee["grades"].tolist()))
+        row = {"split": split, "record": len(rows)} | {name: knee[name] for name in IDENTITY}
+        # Three numbers, of a volume.
+        spacing_mm = np.ravel(knee["spacing_mm"])
+        row["spacing_mm"] = (
+            spacing_mm[0] if len(spacing_mm) == 1 else " x ".join(f"{mm:.4g}" for mm in spacing_mm)
         )
+        row["keypoints_valid"] = knee.get("keypoints_valid", False)
+        row |= dict(zip(GRADES, knee["grades"].tolist()))
+        if PROGRESSION in knee:
+            row[PROGRESSION] = int(knee[PROGRESSION])
+        rows.append(row)
         return len(rows) - 1
 
     def reasons(self) -> dict[str, int]:
@@ -112,7 +124,8 @@ class Account:
     def write(self, folder: pathlib.Path) -> None:
         """Writes `index.csv`, `quarantine.csv` and `account.json` into `folder`."""
         rows = [row for split in self.kept.values() for row in split]
-        index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+        extra = [PROGRESSION] if any(PROGRESSION in row for row in rows) else []
+        index = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, *extra])
         index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
         columns = [field.name for field in dataclasses.fields(Dropped)]
         quarantine = pd.DataFrame([dataclasses.astuple(k) for k in self.dropped], columns=columns)

@@ -6,18 +6,21 @@ doi:10.17632/56rmx5bjcr.1: OAI baseline, 224x224 pixels, left knees not mirrored
 
 import pathlib
 import re
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.grades import GRADES, MISSING
+from knee_jax.ingest import progression
 from knee_jax.ingest.account import Dropped, Example, example
 
 SPLITS = ("train", "val", "test")
 """Not `auto_test`, which holds knees of the test part again, cropped by a detector."""
 
 SIZE = 224
+LABELS = "progression_labels.csv"
 _NAME = re.compile(r"(?P<kl>[0-4])/(?P<subject>\d+)(?P<side>[LR])\.png")
 
 
@@ -46,9 +49,63 @@ def _files(root: pathlib.Path, split: str) -> list[pathlib.PurePosixPath]:
     return sorted(pathlib.PurePosixPath(path.as_posix()) for path in visible)
 
 
-def read_crop(root: pathlib.Path, source: pathlib.PurePosixPath) -> list[Example | Dropped]:
-    """Reads one crop: a list of the one example, or of the one dropped knee."""
-    name = _NAME.fullmatch("/".join(source.parts[1:]))
+def find_progression(
+    root: pathlib.Path, splits: Mapping[str, Iterable[pathlib.PurePosixPath]]
+) -> tuple[dict[pathlib.PurePosixPath, int], dict[str, int]]:
+    """Joins the crops with the published labels of progression (`progression.read_labels`).
+
+    Args:
+        root: folder of the crops; the table is there, or beside it.
+        splits: of `find_crops`.
+
+    Returns:
+        Progression of every crop, -1 where the table does not name it; and counts for the account.
+
+    Raises:
+        UserError: no table, one that cannot be used, or one of other knees: its KL differs.
+    """
+    path = next((p for p in (root / LABELS, root.parent / LABELS) if p.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{root}: {LABELS} is neither here nor beside this folder; copy it here, or prepare "
+            "kneekl224 without progression"
+        )
+    labels, found = progression.read_labels(path), {}
+    unused = set(labels)
+    for source in (source for sources in splits.values() for source in sources):
+        found[source] = progression.UNKNOWN
+        name = _match(source)
+        if name is None or (knee := (name["subject"], name["side"])) not in labels:
+            continue
+        kl, found[source] = labels[knee]
+        unused.discard(knee)
+        if kl != int(name["kl"]):
+            raise UserError(
+                f"{path}: KL {kl} of {' '.join(knee)} is not that of {source}; the table must be "
+                "of these knees"
+            )
+    notes = {
+        "crops_without_progression": sum(v == progression.UNKNOWN for v in found.values()),
+        "labels_without_a_crop": len(unused),
+    }
+    return found, notes
+
+
+def _match(source: pathlib.PurePosixPath) -> re.Match[str] | None:
+    return _NAME.fullmatch("/".join(source.parts[1:]))
+
+
+def read_crop(
+    root: pathlib.Path, source: pathlib.PurePosixPath, progression: int | None = None
+) -> list[Example | Dropped]:
+    """Reads one crop: a list of the one example, or of the one dropped knee.
+
+    Args:
+        root: folder of the crops.
+        source: path relative to it.
+        progression: of `account.example`.
+    """
+    name = _match(source)
     if name is None:
         detail = "the path is not {split}/{0..4}/{subject}{L|R}.png"
         return [Dropped("", "", 0, str(source), "unknown_name", detail)]
@@ -69,6 +126,7 @@ def read_crop(root: pathlib.Path, source: pathlib.PurePosixPath) -> list[Example
             visit=0,
             cohort="OAI",
             source=str(source),
+            progression=progression,
         )
     ]
 

@@ -8,19 +8,17 @@ import collections
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.grades import MISSING
 from knee_jax.ingest import dicom, progression, readings, series, volume
-from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.account import Dropped, Example
 from knee_jax.ingest.inventory import KneeVisit, Reading
 
 SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
 """SeriesDescription of the series that are read → side."""
 
-Job = Callable[[], list[dict[str, Any] | Dropped]]
-
+Job = Callable[[], list[Example | Dropped]]
 
 _UNREAD = (progression.UNKNOWN, MISSING, "unread")
 

@@ -211,6 +211,41 @@ def read_replacements(folder: Path) -> pd.DataFrame:
     return pd.concat(found).sort_values(_KNEE, ignore_index=True)
 
 
+def read_labels(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
+    """Reads labels as Panfilov et al. 2022 published them: `ID, Side, KL, Progressor`.
+
+    Args:
+        path: of the table; other columns are left alone.
+
+    Returns:
+        (subject, side) → KL at baseline, and progression.
+
+    Raises:
+        UserError: not a table, a column is missing, a value is not of its scale, or a knee has
+            several rows.
+    """
+    table = read_table(path, ["ID", "SIDE", "KL", "PROGRESSOR"])
+    subject, side = identifiers(table["ID"]), table["SIDE"].str.strip().str.upper()
+    scales = {"KL": range(5), "PROGRESSOR": (NONE, FAST, SLOW)}
+    values = [numbers(table[column], path) for column in scales]
+    wrong = ~side.isin(["L", "R"])
+    for value, scale in zip(values, scales.values()):
+        wrong |= ~value.isin(scale)
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        found = ", ".join(f"{name} {table[name][row]}" for name in ("SIDE", *scales))
+        raise UserError(
+            f"{path}: row {row + 1} has {found}; Side must be L or R, KL 0 to 4, and Progressor 0 "
+            "(none), 1 (fast) or 2 (slow)"
+        )
+    again = pd.DataFrame({"subject": subject, "side": side}).duplicated()
+    if again.any():
+        row = int(again.to_numpy().argmax())
+        raise UserError(f"{path}: {subject[row]} {side[row]} has several rows; leave the right one")
+    kl, progression = (value.astype(int) for value in values)
+    return dict(zip(zip(subject, side), zip(kl.tolist(), progression.tolist())))
+
+
 def dropped(labels: pd.DataFrame, visit: int = VISITS[0]) -> list[Dropped]:
     """The knees without a label, for the account of a prepared set.
 

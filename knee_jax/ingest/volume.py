@@ -6,12 +6,12 @@ training loop; here the whole volume is shrunk once, and cropped then, by half t
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest.account import Dropped
+from knee_jax.grades import GRADES, MISSING
+from knee_jax.ingest.account import Dropped, Example
 from knee_jax.ingest.series import Volume, read_volume
 
 PERCENTILES = (0, 99.9)
@@ -76,11 +76,12 @@ class VolumeFile:
 
 def read_knee(
     root: pathlib.Path, file: VolumeFile, preparation: Preparation
-) -> list[dict[str, Any] | Dropped]:
+) -> list[Example | Dropped]:
     """Reads one knee: a list of the one volume example, or of the one dropped knee.
 
-    The example has `volume` uint8 [rows, columns, slices], `label` (the progression), `kl`,
-    `spacing_mm` float32 [3] of that volume, and the identity fields of a radiograph example.
+    The example has `volume` uint8 [rows, columns, slices], `progression` int8, `grades` int8 [7] of
+    which KL is the only one that is not missing, `spacing_mm` float32 [3] of that volume, and the
+    identity fields of a radiograph example.
     """
     try:
         volume = read_volume(root / file.source, file.side)
@@ -89,11 +90,13 @@ def read_knee(
         knee = (file.subject, file.side, file.visit, file.source)
         return [Dropped(*knee, trouble.reason, trouble.detail)]
     spacing_mm = np.multiply(volume.spacing_mm, FACTORS[preparation.view])
+    grades = np.full(len(GRADES), MISSING, np.int8)
+    grades[GRADES.index("kl")] = file.kl
     return [
         {
             "volume": prepared,
-            "label": np.int8(file.progression),
-            "kl": np.int8(file.kl),
+            "progression": np.int8(file.progression),
+            "grades": grades,
             "subject": file.subject,
             "side": file.side,
             "visit": file.visit,

@@ -12,6 +12,11 @@ def knees(tiny_data_dir):
     return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.0.0")
 
 
+@pytest.fixture(scope="module")
+def volumes(tiny_mri_data_dir):
+    return prepared.open_set(tiny_mri_data_dir / "phantom_mri" / "tiny" / "1.0.0")
+
+
 def collect(source, plan, steps, workers=0):
     return [
         {name: np.asarray(value) for name, value in batch.items()}
@@ -98,3 +103,33 @@ def test_auto_keeps_a_small_set_resident(knees):
 def test_a_folder_without_a_set_is_named(tmp_path):
     with pytest.raises(UserError, match=r"holds no prepared set.*knee_jax.prepare"):
         prepared.open_set(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resident_and_streamed_volumes_are_bit_equal(volumes, workers):
+    rows, mesh = np.arange(2, 21), sharding.make_mesh()
+    plan, steps = sampling.in_order(rows, 8), range(sampling.num_batches(len(rows), 8))
+    resident = collect(batches.Resident(volumes, rows, mesh), plan, steps)
+    streamed = collect(batches.Streamed(volumes, mesh), plan, steps, workers)
+    assert len(resident) == len(streamed) == 3
+    names = {"volume", "grades", "progression", "row", "mask"}
+    for step, (ours, theirs) in enumerate(zip(resident, streamed)):
+        assert ours.keys() == theirs.keys() == names
+        known = ours["mask"]
+        for name in names:
+            assert ours[name].dtype == theirs[name].dtype
+            np.testing.assert_array_equal(ours[name][known], theirs[name][known], name)
+        chosen = plan(step)[known]
+        np.testing.assert_array_equal(ours["row"][known], chosen)
+        np.testing.assert_array_equal(ours["volume"][known], volumes.load(chosen)["volume"])
+        expected = volumes.index["progression"].to_numpy()[chosen]
+        np.testing.assert_array_equal(ours["progression"][known], expected)
+
+
+def test_statistics_of_known_intensities_read_no_pixels(volumes, monkeypatch):
+    monkeypatch.setattr(prepared.PreparedSet, "load", None)
+    rows = np.arange(30)
+    facts = statistics.measure(volumes, rows, intensities=(0.257, 0.235))
+    assert (facts.mean, facts.deviation) == (0.257, 0.235)
+    expected = np.bincount(volumes.index["progression"].to_numpy()[rows], minlength=3)
+    np.testing.assert_array_equal(facts.counts["progression"], expected)

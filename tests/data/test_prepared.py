@@ -11,6 +11,11 @@ def knees(tiny_data_dir):
     return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.0.0")
 
 
+@pytest.fixture(scope="module")
+def volumes(tiny_mri_data_dir):
+    return prepared.open_set(tiny_mri_data_dir / "phantom_mri" / "tiny" / "1.0.0")
+
+
 def test_grades_of_the_index_are_those_of_the_records(knees):
     builder = tfds.builder_from_directory(knees.path)
     for split in knees.index["split"].unique():
@@ -71,3 +76,37 @@ def test_partially_labelled_knees_are_told_from_whole_and_unread_ones(knees):
     np.testing.assert_array_equal(
         changed.partially_labelled(rows, ("kl", "jsm")), [False, True, False, False]
     )
+
+
+def test_volumes_are_those_of_the_records_and_labels_of_the_index(volumes):
+    records = tfds.builder_from_directory(volumes.path).as_data_source("study")
+    rows = np.arange(0, len(volumes.index), 5)
+    loaded = volumes.load(rows)
+    assert set(loaded) == {"volume", "grades", "progression"}
+    assert loaded["volume"].shape == (len(rows), 24, 24, 20)
+    for name in loaded:
+        assert loaded[name].dtype == (np.uint8 if name == "volume" else np.int8)
+        expected = [records[int(volumes.index["record"][row])][name] for row in rows]
+        np.testing.assert_array_equal(loaded[name], expected)
+
+
+def test_pixels_and_their_size(knees, volumes):
+    assert (knees.pixels, knees.image_shape) == ("image", (350, 350))
+    assert (volumes.pixels, volumes.image_shape) == ("volume", (24, 24, 20))
+    assert knees.bytes_per_knee == 350 * 350 + 1024
+    assert volumes.bytes_per_knee == 24 * 24 * 20 + 1024
+
+
+def test_a_set_without_progression_has_it_missing(knees):
+    assert "progression" not in knees.index
+    loaded = knees.load(np.arange(3))["progression"]
+    assert loaded.dtype == np.int8
+    np.testing.assert_array_equal(loaded, [-1, -1, -1])
+
+
+def test_progression_is_hidden_with_the_grades(volumes):
+    assert (volumes.index["progression"] >= 0).all()
+    hidden = volumes.hide_grades(np.array([1, 4]))
+    np.testing.assert_array_equal(np.flatnonzero(hidden.index["progression"] < 0), [1, 4])
+    assert (hidden.index.dtypes == volumes.index.dtypes).all()
+    np.testing.assert_array_equal(hidden.load(np.array([4, 5]))["progression"] < 0, [True, False])

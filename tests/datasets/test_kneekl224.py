@@ -91,7 +91,7 @@ def test_bytes_do_not_depend_on_run_workers_or_place(raw, tmp_path):
 
 
 def test_more_records_than_a_shard(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr("knee_jax.datasets.radiographs._JOBS_PER_SHARD", 2)
+    monkeypatch.setattr("knee_jax.datasets.builders._JOBS_PER_SHARD", 2)
     # The second of three shards of `train` has no knee to keep.
     save(raw, "train/1/9000006R")
     for name in ("train/0/9000001R", "train/0/9000001L"):
@@ -125,9 +125,11 @@ class TestUserErrors:
         with pytest.raises(UserError, match="nowhere: no such folder"):
             prepare("kneekl224", tmp_path, tmp_path / "nowhere")
 
-    @pytest.mark.parametrize("name", ["kneekl225", "", "radiographs", "kneekl224/small"])
+    @pytest.mark.parametrize(
+        "name", ["kneekl225", "", "radiographs", "builders", "kneekl224/small"]
+    )
     def test_unknown_data_set(self, tmp_path, name):
-        with pytest.raises(UserError, match=r"there are: kneekl224|it has: none"):
+        with pytest.raises(UserError, match=r"there are: kneekl224|it has: progression"):
             prepare(name, tmp_path)
 
 
@@ -162,3 +164,35 @@ def test_another_folder_is_not_taken_for_the_one_it_was_made_from(raw, tmp_path)
     assert prepare("kneekl224", tmp_path / "data") == folder
     with pytest.raises(UserError, match=r"was prepared from .*raw, not from .*other: delete it"):
         prepare("kneekl224", tmp_path / "data", tmp_path / "other")
+
+
+LABELS = "ID,Side,KL,Progressor\n9000001,L,0,2\n9000003,L,2,0\n"
+
+
+def test_progression_is_a_config_of_its_own(raw, tmp_path):
+    (raw / "progression_labels.csv").write_text(LABELS)
+    folder = prepare("kneekl224/progression", tmp_path / "data", raw, workers=1)
+    assert folder == tmp_path / "data" / "kneekl224" / "progression" / "1.0.0"
+    index = pd.read_csv(folder / "index.csv", keep_default_na=False)
+    assert index["progression"].tolist() == [2, -1, -1, 0]
+    builder = tfds.builder_from_directory(folder)
+    for split, rows in index.groupby("split"):
+        records = [int(knee["progression"]) for knee in builder.as_data_source(split)]
+        assert records == rows["progression"].tolist()
+    counts = json.loads((folder / "account.json").read_text())
+    assert counts["notes"] == {"crops_without_progression": 2, "labels_without_a_crop": 0}
+
+    # The set without it is as if there were no such table, and no such config.
+    plain = prepare("kneekl224", tmp_path / "data", raw, workers=1)
+    assert plain == tmp_path / "data" / "kneekl224" / "1.0.0"
+    (raw / "progression_labels.csv").unlink()
+    again = prepare("kneekl224", tmp_path / "again", raw, workers=1)
+    assert contents(plain) == contents(again)
+    without = pd.read_csv(plain / "index.csv", keep_default_na=False)
+    assert without.equals(index.drop(columns="progression"))
+    assert not any(b"progression" in data for data in contents(plain).values())
+
+
+def test_progression_without_a_table(raw, tmp_path):
+    with pytest.raises(UserError, match="neither here nor beside this folder"):
+        prepare("kneekl224/progression", tmp_path / "data", raw, workers=1)

@@ -6,7 +6,7 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.ingest.account import Dropped
-from knee_jax.ingest.crops import find_crops, read_crop
+from knee_jax.ingest.crops import find_crops, find_progression, read_crop
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8)
 
@@ -116,3 +116,58 @@ def test_the_published_crops(request):
     assert {split: len(files) for split, files in splits.items()} == {"train": 5778, "val": 826}
     knees = [read(root, source) for source in splits["val"][:100]]
     assert not any(isinstance(knee, Dropped) for knee in knees)
+
+
+class TestFindProgression:
+    @pytest.fixture
+    def root(self, tmp_path):
+        for name in ("train/3/9000001L", "train/0/9000001R", "val/2/9000002L", "val/2/notes"):
+            save(tmp_path / "crops", f"{name}.png")
+        return tmp_path / "crops"
+
+    LABELS = "ID,Side,KL,Prog_increase,Progressor\n9000001,L,3,1,1\n9000002,L,2,0,0\n"
+
+    @pytest.mark.parametrize("place", ["crops", "."])
+    def test_every_crop_has_its_label_or_none(self, root, place):
+        extra = "9000003,R,1,2,2\n"
+        (root.parent / place / "progression_labels.csv").write_text(self.LABELS + extra)
+        found, notes = find_progression(root, find_crops(root))
+        assert {str(source): value for source, value in found.items()} == {
+            "train/0/9000001R.png": -1,
+            "train/3/9000001L.png": 1,
+            "val/2/9000002L.png": 0,
+            "val/2/notes.png": -1,
+        }
+        assert notes == {"crops_without_progression": 2, "labels_without_a_crop": 1}
+
+    def test_the_table_in_the_folder_counts_before_the_one_beside_it(self, root):
+        (root / "progression_labels.csv").write_text(self.LABELS)
+        (root.parent / "progression_labels.csv").write_text("nonsense")
+        assert find_progression(root, find_crops(root))[1]["labels_without_a_crop"] == 0
+
+    def test_no_table(self, root):
+        with pytest.raises(UserError, match="neither here nor beside this folder"):
+            find_progression(root, find_crops(root))
+
+    def test_a_table_of_other_knees(self, root):
+        (root / "progression_labels.csv").write_text(self.LABELS.replace("L,3", "L,2"))
+        with pytest.raises(UserError, match=r"KL 2 of 9000001 L is not that of train/3/9000001L"):
+            find_progression(root, find_crops(root))
+
+    @pytest.mark.real
+    def test_published_labels(self, real_data):
+        """3,672 of the 6,604 crops have one (README of the data)."""
+        root = real_data / "kneekl224"
+        found, notes = find_progression(root, find_crops(root))
+        counts = np.bincount(np.array(list(found.values())) + 1)
+        assert counts.tolist() == [2932, 2715, 677, 280]
+        assert notes == {"crops_without_progression": 2932, "labels_without_a_crop": 0}
+
+
+def test_progression_is_in_the_example_only_of_sets_that_have_it(tmp_path):
+    source = save(tmp_path, "train/3/9001695R.png")
+    assert "progression" not in read(tmp_path, source)
+    for value in (-1, 2):
+        (knee,) = read_crop(tmp_path, source, value)
+        assert knee["progression"] == value
+        assert knee["progression"].dtype == np.int8

@@ -52,8 +52,8 @@ def test_every_knee_is_either_read_or_dropped_with_a_reason(study):
     for example in examples:
         assert example["volume"].shape == PREPARATION.result_shape
         assert example["site"] == site[example["subject"]]
-        assert example["kl"] == read_kl[example["subject"], example["side"]]
-    assert {0, 1} <= {int(example["label"]) for example in examples}
+        assert example["grades"][0] == read_kl[example["subject"], example["side"]]
+    assert {0, 1} <= {int(example["progression"]) for example in examples}
 
 
 def test_of_repeated_series_the_last_counts(study):

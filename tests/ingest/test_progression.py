@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knee_jax.errors import UserError
+from knee_jax.ingest import progression
 from knee_jax.ingest.inventory import Reading
 from knee_jax.ingest.progression import (
     FAST,
@@ -406,3 +407,39 @@ class TestPublishedLabels:
         grown = published[published["Prog_increase"] > 0]
         assert ((grown["KL"] + grown["Prog_increase"]).between(2, 5)).all()
         assert (published["Prog_increase"].eq(0) == published["Progressor"].eq(NONE)).all()
+
+
+class TestReadLabels:
+    TABLE = (
+        "id,Side,KL,Prog_increase,progressor\n9000099,L,3,1,1\n9000099,R,0,2,2\n9000100,r,1,0,0\n"
+    )
+
+    def read(self, tmp_path, text):
+        (tmp_path / "labels.csv").write_text(text)
+        return progression.read_labels(tmp_path / "labels.csv")
+
+    def test_published_columns_in_any_case(self, tmp_path):
+        assert self.read(tmp_path, self.TABLE) == {
+            ("9000099", "L"): (3, 1),
+            ("9000099", "R"): (0, 2),
+            ("9000100", "R"): (1, 0),
+        }
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (("progressor", "label"), "the column PROGRESSOR is missing"),
+            (("Side", "Knee"), "the column SIDE is missing"),
+            (("3,1,1", "3,1,3"), "row 1 has SIDE L, KL 3, PROGRESSOR 3; Side must be L or R"),
+            (("3,1,1", "3,1,"), "row 1 has"),
+            (("3,1,1", "3,1,0.5"), "row 1 has .*PROGRESSOR 0.5"),
+            (("0,2,2", "5,2,2"), "row 2 has SIDE R, KL 5"),
+            (("L,3", "B,3"), "row 1 has SIDE B"),
+            (("L,3", "R,0"), "9000099 R has several rows"),
+            (("L,3,1,1", "R,0,2,2"), "9000099 R has several rows"),
+            (("3,1,1", "3,1,fast"), "holds 'fast'"),
+        ],
+    )
+    def test_tables_that_cannot_be_used(self, tmp_path, change, message):
+        with pytest.raises(UserError, match=message):
+            self.read(tmp_path, self.TABLE.replace(*change))

@@ -187,9 +187,9 @@ class TestReadKnee:
         expected = np.rint(shrink(quantise(voxels)[4:-4, 4:-4], "sagittal"))
         np.testing.assert_array_equal(knee.pop("volume"), expected)
         np.testing.assert_allclose(knee.pop("spacing_mm"), [0.8, 0.8, 1.4], rtol=1e-5)
+        assert knee.pop("grades").tolist() == [1, -1, -1, -1, -1, -1, -1]
         assert knee == {
-            "label": 2,
-            "kl": 1,
+            "progression": 2,
             "subject": "9000001",
             "side": "L",
             "visit": 0,

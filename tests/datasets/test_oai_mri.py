@@ -1,0 +1,69 @@
+"""`oai_mri`, of a phantom's tree of the same layout."""
+
+import json
+
+import numpy as np
+import pytest
+
+import knee_jax.datasets as datasets
+from knee_jax.data import prepared
+from knee_jax.ingest.volume import Preparation
+from knee_jax.phantom.mri import write_mri_study
+from knee_jax.prepare import prepare
+
+SMALL = Preparation(shape=(32, 32, 16), border=0)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("oai")
+    write_mri_study(root, num_subjects=6, seed=2, shape=SMALL.shape, progress=False)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("sagittal", (16, 16, 8)),
+        ("coronal", (16, 8, 16)),
+        ("axial", (8, 16, 16)),
+    ],
+)
+def test_views(study, tmp_path, monkeypatch, name, shape):
+    monkeypatch.setattr(
+        "knee_jax.datasets.oai_mri.Preparation",
+        lambda view: Preparation(SMALL.shape, 0, view),
+    )
+    folder = prepare(f"oai_mri/{name}", tmp_path, study, workers=1)
+    assert folder == tmp_path / "oai_mri" / name / "1.0.0"
+    knees = prepared.open_set(folder)
+    assert knees.image_shape == shape
+    assert set(knees.index["cohort"]) == {"OAI"}
+    counts = json.loads((folder / "account.json").read_text())
+    assert counts["seen"] == 12
+    loaded = knees.load(np.arange(len(knees.index)))
+    assert (loaded["progression"] >= 0).all()
+    assert not any(path.is_dir() for path in folder.iterdir())
+    # The user's own files stay.
+    assert (study / "tables" / "enrollees.txt").exists()
+
+
+def test_options_of_the_configs_reach_the_ingest(study, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "knee_jax.datasets.oai_mri.plan_study",
+        lambda root, cohort, preparation, **given: (
+            asked.append((root, preparation, given["rule"], given["outcomes"])) or ([], [], {})
+        ),
+    )
+    for name in ("sagittal", "sagittal_published", "sagittal_outcomes"):
+        builder = datasets.builder(f"oai_mri/{name}", tmp_path)
+        builder.manual_dir = study
+        builder.plan(tmp_path)
+    whole = Preparation()
+    assert asked == [
+        (study, whole, "coded", False),
+        (study, whole, "published", False),
+        (study, whole, "coded", True),
+    ]
+    assert datasets.builder("oai_mri", tmp_path).builder_config.name == "sagittal"
