@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from knee_jax.grades import MISSING, NUM_CLASSES
+from knee_jax.grades import MISSING, NUM_CLASSES, OWN
 from knee_jax.landmarks import FEMUR, TIBIA
 from knee_jax.metrics import agreement, discrimination
 from knee_jax.metrics.predictions import grades_in
@@ -240,7 +240,8 @@ def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
             p, t + 0.25, f"{counts[t, p]:.0f}", ha="center", va="center", color=colour, fontsize=7.5
         )
     titles = class_titles(grade)
-    axes.set(title=target_title(grade), xlabel="Predicted grade", ylabel="True grade")
+    noun = "class" if grade in OWN else "grade"
+    axes.set(title=target_title(grade), xlabel=f"Predicted {noun}", ylabel=f"True {noun}")
     axes.set_xticks(range(len(titles)), titles)
     axes.set_yticks(range(len(titles)), titles)
     axes.spines[:].set_visible(False)
@@ -262,7 +263,7 @@ def _shares_figure(
                 centres = classes + (i - (len(series) - 1) / 2) * width
                 axes.bar(centres, share, width=0.95 * width, color=colour, label=label)
             axes.set_xticks(classes, class_titles(grade))
-            axes.set_xlabel("Grade")
+            axes.set_xlabel("Class" if grade in OWN else "Grade")
             axes.set_title(target_title(grade), fontsize=9.5)
         for axes in panels[::columns]:
             axes.set_ylabel("Knees (%)")

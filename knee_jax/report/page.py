@@ -32,6 +32,10 @@ _HEADLINES = (
     ("kl0_vs_kl2", "sensitivity"),
     ("kl0_vs_kl2", "specificity"),
     ("kl0_vs_kl2", "roc_auc"),
+    ("progression_any", "average_precision"),
+    ("progression_any", "roc_auc"),
+    ("progression_any", "balanced_accuracy"),
+    ("progression", "balanced_accuracy"),
 )
 
 _SPLITS = {
