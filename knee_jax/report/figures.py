@@ -194,7 +194,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
 
 
 def example_figure(example: Example) -> Figure:
-    """One knee with its landmarks, and its lateral and medial side marked."""
+    """One knee with its landmarks, and its lateral and medial, or other, sides marked."""
     height, width = example.image.shape
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6, 2.6 * height / width))
@@ -207,7 +207,7 @@ def example_figure(example: Example) -> Figure:
                 x, y = np.asarray(example.keypoints)[list(bone)].T
                 axes.plot(x, y, ".", color=colour, ms=3.2, mew=0)
         axes.set(xlim=(0, width), ylim=(height, 0))
-        for x, side, align in ((0.03, "lateral", "left"), (0.97, "medial", "right")):
+        for x, side, align in zip((0.03, 0.97), example.sides, ("left", "right")):
             axes.text(
                 *(x, 0.03, side),
                 transform=axes.transAxes,
