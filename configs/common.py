@@ -28,5 +28,9 @@ def variant_of(
 
 
 def paper_row(file: str, variant: str) -> str:
-    """The name that the papers' tables (`knee_jax.papers`) give a variant, at any budget."""
-    return f"{file}:{','.join(v for v in variant.split(',') if v != 'demo')}".removesuffix(":")
+    """The name that the papers' tables (`knee_jax.papers`) give a variant.
+
+    At any budget (`demo`), and on the paper's own knees as on others (`oai`).
+    """
+    named = (name for name in variant.split(",") if name not in ("demo", "oai"))
+    return f"{file}:{','.join(named)}".removesuffix(":")

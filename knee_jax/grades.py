@@ -24,18 +24,21 @@ DERIVED: Mapping[str, tuple[str, Mapping[int, int]]] = types.MappingProxyType(
 `kl0_vs_kl2`: early osteoarthritis (Wang et al., section I); knees of KL 1, 3 and 4 have no class.
 """
 
-OWN = ("progression",)
-"""Targets that are made of no grade of one film, but have a column of their own.
+OWN: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
+    {"progression": ("none", "fast", "slow")}
+)
+"""Target that is made of no grade of one film, but has a column of its own → names of its classes.
 
-`progression`: of radiographic osteoarthritis within 96 months: 0 none, 1 fast, 2 slow (Panfilov et
-al. 2022, section 2.2).
+`progression`: of radiographic osteoarthritis within 96 months (Panfilov et al. 2022, section 2.2).
 """
 
 TARGETS = (*GRADES, *DERIVED, *OWN)
 """All that a network may predict, by the name that its logits and columns have."""
 
 NUM_CLASSES = types.MappingProxyType(
-    {grade: 5 if grade == "kl" else 4 for grade in GRADES} | {"kl0_vs_kl2": 2, "progression": 3}
+    {grade: 5 if grade == "kl" else 4 for grade in GRADES}
+    | {target: len(classes) for target, (_, classes) in DERIVED.items()}
+    | {target: len(names) for target, names in OWN.items()}
 )
 
 TITLES = types.MappingProxyType(
@@ -80,5 +83,7 @@ def labels(grades: Any, target: str) -> Any:
 
 def class_name(target: str, number: int) -> str:
     """What a class of a target is called: 'KL 2' for class 1 of `kl0_vs_kl2`, and of `kl` for 2."""
+    if target in OWN:
+        return OWN[target][number]
     source, classes = DERIVED.get(target, (target, {number: number}))
     return f"{source.upper()} {next(value for value, n in classes.items() if n == number)}"

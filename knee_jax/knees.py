@@ -13,12 +13,12 @@ import numpy as np
 from knee_jax import tasks
 from knee_jax.data import batches, prepared, sampling, splits
 from knee_jax.errors import UserError
-from knee_jax.grades import MISSING, labels, source
+from knee_jax.grades import MISSING, OWN, labels, source
 from knee_jax.prepare import prepare
 
 CHOICES = {
     "mode": ("auto", "resident", "streamed"),
-    "sampling": ("shuffled", "balanced_kl", "oversampled"),
+    "sampling": ("shuffled", "balanced", "oversampled"),
     "unlabelled": ("none", "natural", "fixed"),
     "partially_labelled": ("masked", "unlabelled", "drop"),
     "without_keypoints": ("drop", "global"),
@@ -137,6 +137,14 @@ def find_knees(
         if data[field] not in choices:
             raise UserError(f"config.data.{field} = '{data[field]}': choose {', '.join(choices)}")
     knees = _open(data.dataset, config, data_dir)
+    # On a target of its own folds are stratified; on grades always by KL, so that they are the same
+    # whichever of the grades are read.
+    stratum = config.grades[0] if config.grades[0] in OWN else "kl"
+    if stratum not in knees.index:
+        raise UserError(
+            f"the knees of {data.dataset} have no column {stratum}, which config.grades names: "
+            "choose a set that was prepared with it"
+        )
     split = splits.make_split(
         knees.index,
         data.split,
@@ -145,6 +153,7 @@ def find_knees(
         fold=data.fold,
         seed=data.seed,
         test_site=data.test_site,
+        target=stratum,
     )
     knees = _hide_labels(knees, split["train"], config)
     chosen: Found = {name: (knees, rows) for name, rows in split.items()}
@@ -175,8 +184,9 @@ def find_knees(
             found["unlabelled"] = (knee_set, unlabelled)
             account["unlabelled"] = {"used": len(unlabelled)}
         else:
-            read = knee_set.index.iloc[unlabelled][_read_from(config)] != MISSING
-            left_out["other_grade"] = int(read.any(axis=1).sum())
+            knees_left = knee_set.index.iloc[unlabelled]
+            read = [labels(knees_left, grade) != MISSING for grade in _read_from(config)]
+            left_out["other_grade"] = int(np.any(read, axis=0).sum())
             left_out["unread"] = len(unlabelled) - left_out["other_grade"]
         if len(labelled):
             task.check_part(name, knee_set.index, labelled, config)
@@ -241,9 +251,9 @@ def make_plan(
             "config.data.unlabelled = 'none'"
         )
     natural = data.unlabelled == "natural" or not len(unlabelled)
-    if data.sampling == "balanced_kl":
-        kl = train.prepared.index["kl"].to_numpy()[train.rows]
-        plan = sampling.weighted(train.rows, sampling.inverse_frequency(kl), size, seed)
+    if data.sampling == "balanced":
+        weights = sampling.inverse_frequency(classes(train.rows))
+        plan = sampling.weighted(train.rows, weights, size, seed)
     elif data.sampling == "oversampled":
         plan = sampling.oversampled(train.rows, classes(train.rows), size, seed)
     elif natural:

@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from optax.transforms import conditionally_mask
 
@@ -51,16 +52,42 @@ def learning_rates(
 
     The rate is multiplied by `drop_factor` after each epoch of `drop_epochs` (Zheng et al. 2021,
     Implementation Details: 1e-4, halved after 10 and 30 epochs). Through the first `freeze_epochs`
-    the encoder rests (Tiulpin & Saarakkala 2020, Training strategy).
+    the encoder rests (Tiulpin & Saarakkala 2020, Training strategy). Through the first
+    `warmup_epochs`, where the config has them, the rate begins at `warmup_factor` of what it would
+    be and grows by equal steps, one an epoch (Panfilov et al. 2022, section 3.2: 1e-5, and 1e-4
+    from the sixth epoch on).
+
+    Raises:
+        UserError: a warm-up without meaning.
     """
     drops = {round(epoch * steps_per_epoch): config.drop_factor for epoch in config.drop_epochs}
     head = optax.piecewise_constant_schedule(config.learning_rate, drops)
+    if config.get("warmup_epochs", 0):
+        head = _warmed_up(head, config, steps_per_epoch)
     frozen = round(config.freeze_epochs * steps_per_epoch)
 
     def encoder(step: jax.typing.ArrayLike) -> jax.Array:
         return jnp.where(step < frozen, 0.0, head(step))
 
     return {"encoder": encoder if frozen else head, "head": head}
+
+
+def _warmed_up(
+    rate: optax.Schedule, config: ml_collections.ConfigDict, steps_per_epoch: float
+) -> optax.Schedule:
+    epochs, factor = config.warmup_epochs, config.warmup_factor
+    if int(epochs) != epochs or epochs < 0 or not 0 <= factor <= 1:
+        raise UserError(
+            f"config.optimizer: warmup_epochs = {epochs} and warmup_factor = {factor}; the first "
+            "must be a whole number of epochs, the second from 0 to 1"
+        )
+    begins = np.array([round(epoch * steps_per_epoch) for epoch in range(1, int(epochs) + 1)])
+
+    def warmed_up(step: jax.typing.ArrayLike) -> jax.Array:
+        epoch = (jnp.asarray(step) >= begins).sum()
+        return rate(step) * (factor + (1 - factor) * epoch / epochs)
+
+    return warmed_up
 
 
 def make_optimizer(

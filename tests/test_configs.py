@@ -2,16 +2,20 @@
 
 import importlib
 import pkgutil
+import shutil
 
 import jax
+import numpy as np
+import pandas as pd
 import pytest
 
 from knee_jax import configs, train
-from knee_jax.configs import kpn, oarsi
+from knee_jax.configs import kpn, mri_progression, oarsi
 from knee_jax.configs.common import variant_of
 from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
 from knee_jax.grades import GRADES
+from knee_jax.prepare import prepare
 
 SMALL = {
     "data.dataset": "phantom_xray/tiny",
@@ -22,15 +26,53 @@ SMALL = {
     "coherence.components": 3,
 }
 
+SMALL_VOLUMES = {
+    "data.dataset": "phantom_mri/tiny",
+    "input.volume": (16, 16, 16),
+    "model.width": 8,
+    "batch_size": 4,
+    "evaluation.batch_size": 4,
+}
 
-def every_variant():
+
+def every_variant(*, volumes):
     for file in pkgutil.iter_modules(configs.__path__):
         module = importlib.import_module(f"knee_jax.configs.{file.name}")
-        if hasattr(module, "get_config"):
+        if hasattr(module, "get_config") and (file.name == "mri_progression") == volumes:
             yield from ((file.name, variant) for variant in ("", *module.VARIANTS))
 
 
-@pytest.mark.parametrize(("name", "variant"), list(every_variant()))
+@pytest.fixture(scope="module")
+def volumes_data_dir(tmp_path_factory, tiny_data_dir):
+    """A data_dir with the volumes of `phantom_mri/tiny`, and films that tell of progression."""
+    folder = tmp_path_factory.mktemp("progression")
+    prepare("phantom_mri/tiny", folder)
+    shutil.copytree(tiny_data_dir / "phantom_xray", folder / "phantom_xray")
+    (index,) = folder.glob("phantom_xray/tiny/*/index.csv")
+    films = pd.read_csv(index, dtype=str, keep_default_na=False)
+    films.assign(progression=np.arange(len(films)) % 3).to_csv(index, index=False)
+    return folder
+
+
+@pytest.mark.parametrize("variant", [variant for _, variant in every_variant(volumes=True)])
+def test_every_variant_of_progression_can_be_trained(variant, tmp_path, volumes_data_dir):
+    """As the others; of knees of a site that is held out, but for the films."""
+    config = mri_progression.get_config(variant)
+    small = dict(SMALL_VOLUMES)
+    films = variant == "xray"
+    if films:
+        del small["input.volume"]
+        small |= {"data.dataset": "phantom_xray/tiny", "input.size": 64}
+    config.update_from_flattened_dict(small)
+    experiment = set_up(config, tmp_path, volumes_data_dir)
+    check_step(experiment)
+    assert ("test" in experiment.parts) == (not films)
+    assert experiment.parts["train"].prepared.index["cohort"].iloc[0] == "phantom"
+    rates = experiment.steps_per_epoch * config.batch_size
+    assert rates == pytest.approx(len(experiment.parts["train"].rows), abs=3)
+
+
+@pytest.mark.parametrize(("name", "variant"), list(every_variant(volumes=False)))
 def test_every_variant_can_be_trained(name, variant, tmp_path, tiny_data_dir):
     """Its step can be traced over its own batches; tests/test_main.py runs some to the end."""
     config = importlib.import_module(f"knee_jax.configs.{name}").get_config(variant)
@@ -40,15 +82,20 @@ def test_every_variant_can_be_trained(name, variant, tmp_path, tiny_data_dir):
         config.data.test_dataset = "phantom_most/tiny"
         config.augmentation.canvas = 66
     experiment = set_up(config, tmp_path, tiny_data_dir)
+    check_step(experiment)
+    assert experiment.parts["test"].prepared.index["cohort"].iloc[0] == (
+        "phantom_most" if name == "oarsi" else "phantom"
+    )
+
+
+def check_step(experiment):
+    """Its training step can be traced, and gives back what it was given."""
     batch = next(iter(experiment.parts["train"].source.batches(experiment.plan, range(1))))
     state = jax.eval_shape(experiment.random_state)
     step = train.make_train_step(experiment)
     after, scalars = jax.eval_shape(step, state, experiment.facts, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert scalars["loss"].shape == ()
-    assert experiment.parts["test"].prepared.index["cohort"].iloc[0] == (
-        "phantom_most" if name == "oarsi" else "phantom"
-    )
 
 
 def test_variants_follow_one_another():
@@ -87,3 +134,39 @@ def test_oarsi_says_what_its_paper_says():
     assert config.data.num_folds == 5
     for name in ("se_resnet50_no_kl", "se_resnext50_no_kl"):
         assert tuple(oarsi.get_config(name).grades) == GRADES[1:]
+
+
+def test_mri_progression_says_what_its_paper_says():
+    """Panfilov et al. 2022, section 3, and the batch sizes of its code."""
+    config = mri_progression.get_config()
+    assert (config.epochs, config.focal_gamma, config.selection) == (100, 2, "average_precision")
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("adam", 1e-4)
+    warmup = (config.optimizer.warmup_epochs, config.optimizer.warmup_factor)
+    assert (config.optimizer.learning_rate, *warmup) == (1e-4, 5, 0.1)
+    assert (config.data.split, config.data.test_site) == ("site_hold_out", "D")
+    assert (config.data.sampling, config.data.num_folds) == ("balanced", 5)
+    sizes = {
+        "": 32,
+        "fc": 16,
+        "lstm": 32,
+        "coronal": 32,
+        "shared": 8,
+        "individual": 8,
+        "r2plus1d": 32,
+        "resnext3d": 64,
+        "shufflenet3d": 64,
+        "xray": 64,
+    }
+    for variant, size in sizes.items():
+        assert mri_progression.get_config(variant).batch_size == size
+    # The same number of voxels, and square pixels in the view's plane: sides of 320 x 320 x 128.
+    for view, volume in mri_progression.VOLUMES.items():
+        plain = "" if view == "sagittal" else view
+        ours = mri_progression.get_config(f"{plain},oai".removeprefix(","))
+        assert (ours.data.dataset, ours.input.volume) == (f"oai_mri/{view}", volume)
+        assert np.prod(volume) == 160 * 160 * 64
+        assert (
+            ours.paper_row == mri_progression.get_config(variant.removesuffix("oai")[:-1]).paper_row
+        )
+    with pytest.raises(UserError, match="leave the variant oai out"):
+        mri_progression.get_config("xray,oai")

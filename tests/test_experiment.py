@@ -189,7 +189,7 @@ def test_or_read_globally(config, set_up, without_landmarks):
 
 def test_balanced_sampling_draws_the_grades_alike(config, set_up):
     config.data.unlabelled = "none"
-    config.data.sampling = "balanced_kl"
+    config.data.sampling = "balanced"
     found = set_up()
     kl = found.parts["train"].prepared.index["kl"].to_numpy()
     counts = np.bincount(kl[np.concatenate([found.plan(s) for s in range(500)])], minlength=5)

@@ -10,6 +10,7 @@ from knee_jax.grades import (
     OWN,
     TARGETS,
     TITLES,
+    class_name,
     labels,
     source,
 )
@@ -33,6 +34,7 @@ def test_kl0_vs_kl2_keeps_two_grades_only():
 def test_progression_is_a_column_of_its_own():
     table = pd.DataFrame({"kl": KL, "progression": np.array([0, 2, 1, 0, -1, 1], np.int8)})
     assert labels(table, "progression").tolist() == [0, 2, 1, 0, MISSING, 1]
+    assert [class_name("progression", c) for c in range(3)] == ["none", "fast", "slow"]
     unknown = labels(table[["kl"]], "progression")
     assert unknown.tolist() == [MISSING] * 6
     assert unknown.dtype == np.int8

@@ -8,10 +8,16 @@ import pytest
 
 from knee_jax import papers
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
-from knee_jax.metrics.agreement import METRICS
+from knee_jax.grades import GRADES, TARGETS
+from knee_jax.metrics.agreement import METRICS, TWO_CLASS_METRICS
 from knee_jax.metrics.summary import OARSI, TASKS
 
+SOURCES = {
+    "kpn": r"Zheng et al\. 2021, ",
+    "oarsi": r"Tiulpin & Saarakkala 2020, ",
+    "siamese_gap": r"Wang et al\., ",
+    "mri_progression": r"Panfilov et al\. 2022, ",
+}
 KPN = ("kpn/2", "kpn/3", "kpn/4", "kpn/s1", "kpn/s2")
 
 
@@ -21,14 +27,16 @@ def test_a_table_is_well_formed(name):
     cells = paper.cells
     assert tuple(cells.columns) == papers.COLUMNS
     assert paper.title
-    assert re.match(r"(Tiulpin & Saarakkala 2020|Zheng et al\. 2021), ", paper.source)
+    assert re.match(SOURCES[name.partition("/")[0]], paper.source)
     assert all(note and note == note.strip() for note in paper.notes)
     assert not cells.duplicated(["row", "split", "target", "metric"]).any()
-    assert set(cells["target"]) <= {*GRADES, OARSI, *TASKS}
-    assert set(cells["metric"]) <= {*METRICS, "roc_auc", "average_precision"}
+    assert set(cells["target"]) <= {*TARGETS, OARSI, *TASKS}
+    assert set(cells["metric"]) <= {*METRICS, *TWO_CLASS_METRICS, "roc_auc", "average_precision"}
     assert set(cells["split"]) <= {"test", "test_first_visit", "out_of_fold"}
     made = cells["config"] != ""
-    assert set(cells.loc[made, "mode"]) == {"train" if name.startswith("kpn/") else "cv"}
+    assert set(cells.loc[made, "mode"]) == {
+        "cv" if name.startswith(("oarsi/", "mri_progression/")) else "train"
+    }
     assert (cells.loc[~made, ["mode", "model"]] == "").all().all()
     # A row is one run.
     assert (cells.groupby("row")[["config", "model", "mode"]].nunique() == 1).all().all()
@@ -38,10 +46,12 @@ def test_a_table_is_well_formed(name):
     low, high = (cells.loc[with_interval, column].astype(float) for column in ("low", "high"))
     assert (low <= values[with_interval]).all()
     assert (values[with_interval] <= high).all()
+    assert cells.loc[cells["std"] != "", "std"].astype(float).between(0.005, 0.05).all()
 
 
 def test_all_printed_numbers_are_there():
-    counts = {name: len(papers.read(name).cells) for name in papers.names()}
+    names = (name for name in papers.names() if not name.startswith("siamese_gap/"))
+    counts = {name: len(papers.read(name).cells) for name in names}
     assert counts == {
         "kpn/2": 3 * 4 * 8,
         "kpn/3": 4 * 4,
@@ -53,6 +63,9 @@ def test_all_printed_numbers_are_there():
         "oarsi/3": 7 * (4 + 3),
         "oarsi/first_visit": 7 * 2,
         "oarsi/roc": 2,
+        "mri_progression/1": 11 * 2,
+        "mri_progression/2": 10 * 2,
+        "mri_progression/classes": 1,
     }
 
 
@@ -72,6 +85,18 @@ def test_printed_averages_are_those_of_the_printed_grades(name):
         if name == "kpn/2"
         else []
     )
+
+
+def test_two_tables_of_progression_print_the_same_of_the_same_networks():
+    first, second = (
+        papers.read(f"mri_progression/{name}").cells.set_index(["config", "metric"])[
+            ["value", "std"]
+        ]
+        for name in ("1", "2")
+    )
+    common = first.index.intersection(second.index)
+    assert len(common) == 5 * 2
+    pd.testing.assert_frame_equal(first.loc[common], second.loc[common])
 
 
 def test_rows_that_several_tables_print_agree():
@@ -97,6 +122,7 @@ def test_rows_that_several_tables_print_agree():
         ("oarsi/3", "Ensemble", "jsm", "balanced_accuracy", ("0.8066", "0.7982", "0.8154")),
         ("oarsi/3", "Antony 2018", "osfm", "balanced_accuracy", ("0.458", "", "")),
         ("oarsi/first_visit", "Ensemble", "osfm", "quadratic_kappa", ("0.86", "0.84", "0.87")),
+        ("mri_progression/1", "2D + TRF, axial", "progression_any", "roc_auc", ("0.78", "", "")),
         ("kpn/3", "CL", "kl", "rmse", ("0.664", "", "")),
         ("kpn/s1", "tau = 0.75", "osfl", "rmse", ("0.736", "", "")),
     ],
@@ -107,7 +133,7 @@ def test_numbers_as_printed(name, row, target, metric, printed):
 
 
 def test_an_unknown_table_names_those_there_are():
-    with pytest.raises(UserError, match=r"'kpn/1': choose kpn/2, .*oarsi/s1$"):
+    with pytest.raises(UserError, match=r"'kpn/1': choose kpn/2, .*oarsi/s1"):
         papers.read("kpn/1")
 
 

@@ -35,6 +35,55 @@ def test_learning_rates_of_kpn_are_those_of_the_paper():
         np.testing.assert_allclose(values[epochs > 30.1], 2.5e-5, rtol=1e-6)
 
 
+WARM = {"warmup_epochs": 5, "warmup_factor": 0.1, "drop_epochs": ()}
+
+
+@pytest.mark.parametrize("steps_per_epoch", [3, 24.2])
+def test_the_warm_up_is_that_of_the_paper_in_every_epoch(steps_per_epoch):
+    """Panfilov et al. 2022: the factor 0.1 + 0.9 e/5 up to epoch 5, of a rate of 1e-4."""
+    rates = state.learning_rates(optimizer_config(**WARM), steps_per_epoch)
+    for schedule in rates.values():
+        for epoch in range(9):
+            first = round(epoch * steps_per_epoch)
+            steps = range(first, round((epoch + 1) * steps_per_epoch))
+            factor = 0.1 + 0.9 * epoch / 5 if epoch <= 5 else 1.0
+            values = [float(jax.jit(schedule)(step)) for step in steps]
+            np.testing.assert_allclose(values, 1e-4 * factor, rtol=1e-6)
+        assert float(schedule(0)) == pytest.approx(1e-5)
+
+
+def test_parameters_move_by_the_warm_up_and_drops_come_on_top():
+    """Under a constant gradient Adam moves a parameter by the rate itself, step after step."""
+    config = optimizer_config(
+        **WARM | {"drop_epochs": (2, 7), "warmup_epochs": 3, "weight_decay": 0.0}
+    )
+    optimizer = state.make_optimizer(config, 2)
+    params = {"trunk": {"w": jnp.zeros(2)}, "head": {"w": jnp.zeros(2)}}
+    gradient, opt_state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
+    step = jax.jit(optimizer.update)
+    moved = []
+    for _ in range(18):
+        updates, opt_state = step(gradient, opt_state, params)
+        moved.append(-float(updates["head"]["w"][0]))
+    factors = [0.1, 0.4, 0.7 / 2, 1 / 2, 1 / 2, 1 / 2, 1 / 2, 1 / 4, 1 / 4]
+    np.testing.assert_allclose(moved, 1e-4 * np.repeat(factors, 2), rtol=1e-4)
+
+
+def test_without_a_warm_up_rates_are_the_same_bits():
+    plain = state.learning_rates(optimizer_config(), 24.2)["head"]
+    off = state.learning_rates(optimizer_config(warmup_epochs=0, warmup_factor=0.1), 24.2)["head"]
+    for step in (0, 100, 242, 726, 1000):
+        assert float(plain(step)) == float(off(step))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"warmup_epochs": 2.5}, {"warmup_epochs": -1}, {"warmup_factor": 1.5}]
+)
+def test_a_warm_up_without_meaning_is_refused(changes):
+    with pytest.raises(UserError, match=r"config\.optimizer: warmup_epochs = "):
+        state.make_optimizer(optimizer_config(**WARM | changes), 10)
+
+
 PUBLISHED = {
     # Group → learning rate of each of the 20 epochs; 0 where it rests (Tiulpin & Saarakkala 2020:
     # the first two from the code's arguments and its text, the last from its scripts).

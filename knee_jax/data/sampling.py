@@ -128,17 +128,17 @@ def weighted(rows: np.ndarray, weights: np.ndarray, batch_size: int, seed: int) 
     return lambda step: np.random.default_rng([seed, step]).choice(rows, batch_size, p=shares)
 
 
-def inverse_frequency(grades: np.ndarray) -> np.ndarray:
-    """Weights that draw every class of a grade equally often, float64 [n], their mean one.
+def inverse_frequency(classes: np.ndarray) -> np.ndarray:
+    """Weights that draw every class equally often, float64 [n], their mean one.
 
-    Tiulpin & Saarakkala 2020 have it for KL in their code (`--weighted_sampling`), and do not use
-    it in the paper.
+    Panfilov et al. 2022, section 3.2, for none, fast and slow progression. Tiulpin & Saarakkala
+    2020 have it for KL in their code (`--weighted_sampling`), and do not use it in the paper.
 
     Args:
-        grades: int [n]; `MISSING` ones keep their share of the draws.
+        classes: int [n]; knees that are `MISSING` one keep their share of the draws.
     """
-    classes, inverse, counts = np.unique(grades, return_inverse=True, return_counts=True)
-    known = classes != MISSING
+    values, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    known = values != MISSING
     weights = np.where(known, counts[known].sum() / (max(known.sum(), 1) * counts), 1.0)
     return weights[inverse]
 

@@ -151,6 +151,13 @@ TWO_CLASS_METRICS = {
 }
 """Those of a target of two classes, of which the second is the positive one."""
 
+NOMINAL_METRICS = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "f1_macro": f1_macro,
+}
+"""Those of a target of several classes in no order, between which there is no distance."""
+
 
 def _kappa(confusion: Array, disagreement: Array) -> Array:
     observed = (confusion * disagreement).sum((-2, -1))

@@ -128,6 +128,15 @@ def interval(replicates: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def deviation(replicates: Array) -> float:
+    """Standard deviation of replicates [r] (divisor r), likewise.
+
+    What Panfilov et al. 2022 print after a value and a plus-minus sign, of the scheme `class`.
+    """
+    defined = replicates[~np.isnan(replicates)]
+    return float(defined.std()) if defined.size else float("nan")
+
+
 def _draw(rng: np.random.Generator, size: int, num: int) -> Array:
     """How often each of `num` units occurs among `num` draws: int64 [size, num]."""
     picks = rng.integers(num, size=(size, num)) + num * np.arange(size)[:, None]

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from knee_jax.errors import UserError
 from knee_jax.metrics.predictions import (
@@ -19,11 +20,18 @@ Array = np.ndarray
 AVERAGES = {
     "probabilities": "the mean of the members' probabilities",
     "logits": "the softmax of the mean of the members' logits, as published",
+    "softmax_of_mean": "the softmax of the mean of the members' probabilities, as published",
 }
-"""How the members may be averaged.
+"""How the members may be averaged; a single one is left as it is.
 
 The code behind Tiulpin & Saarakkala 2020 averages logits. From probabilities their mean is known up
 to a constant, which softmax takes away: it is that of the logarithms (a geometric mean).
+
+The code behind Panfilov et al. 2022 averages probabilities, and takes their softmax once more. Of
+three classes each then lies between 0.21 and 0.58. Their order in a knee stays as it is, and so do
+accuracy and confusion matrix; areas under curves hardly change. But what is compared with a
+threshold does, and calibration is lost: a knee whose mean probability of the second and third class
+together is 0.20 has 0.50 afterwards, so that far more knees are called positive at 0.5.
 """
 
 _KEY = ["cohort", *IDENTITY]
@@ -76,12 +84,12 @@ def average(tables: Sequence[pd.DataFrame], by: str = "probabilities") -> pd.Dat
 
 def _mean(stack: Array, by: str) -> Array:
     """Probabilities of the members [k, n, classes] -> those of the ensemble [n, classes]."""
-    if by == "probabilities":
+    if by == "probabilities" or len(stack) == 1:
         return stack.mean(0)
+    if by == "softmax_of_mean":
+        return softmax(stack.mean(0), axis=1)
     # A probability that underflowed to zero must not outvote all other members.
-    logarithms = np.log(np.maximum(stack, _TINY)).mean(0)
-    powers = np.exp(logarithms - logarithms.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    return softmax(np.log(np.maximum(stack, _TINY)).mean(0), axis=1)
 
 
 def _aligned(first: pd.DataFrame, table: pd.DataFrame, number: int) -> pd.DataFrame:

@@ -4,7 +4,8 @@ One row for each knee and visit. Columns: `subject, side, visit` (any other iden
 `cohort, site, split, model, fold`, may follow), then for each grade or other target g (of
 `knee_jax.grades.TARGETS`) that was predicted: `g` (the true class, -1 where there is none),
 `g_pred` (the predicted class), `g_p0 ... g_p{C-1}` (the probabilities of its classes). Columns of
-other names are kept and not looked at. Software other than this project's can write it as well.
+other names are kept; `metrics.subgroups` looks at `DESCRIPTION`, nobody else at any. Software other
+than this project's can write it as well.
 """
 
 from collections.abc import Mapping
@@ -15,9 +16,16 @@ import pandas as pd
 
 from knee_jax.errors import UserError
 from knee_jax.files import write_text
-from knee_jax.grades import MISSING, NUM_CLASSES, TARGETS, labels
+from knee_jax.grades import MISSING, NUM_CLASSES, OWN, TARGETS, labels
 
 IDENTITY = ("subject", "side", "visit")
+
+DESCRIPTION = ("kl_baseline", "sex", "age", "bmi")
+"""What a table may tell of a knee and its subject, and does where the prepared set knows it.
+
+The KL grade read at the visit of the image, where it is no prediction of the table itself but what
+a target begins with; `M` or `F`; years; kg/m².
+"""
 
 _SUM_TOLERANCE = 1e-3
 
@@ -35,6 +43,10 @@ def make_table(knees: pd.DataFrame, probabilities: Mapping[str, np.ndarray]) -> 
         probabilities: grade or other target → [n, classes].
     """
     columns = {name: knees[name].to_numpy() for name in (*IDENTITY, "cohort", "site")}
+    known = {name: name for name in DESCRIPTION if name in knees}
+    if "kl" in knees and any(target in OWN for target in probabilities):
+        known = {"kl_baseline": "kl"} | known
+    columns |= {name: knees[column].to_numpy() for name, column in known.items()}
     for target, values in probabilities.items():
         columns[target] = labels(knees, target)
         columns[f"{target}_pred"] = values.argmax(axis=1)

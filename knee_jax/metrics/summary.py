@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -29,10 +29,12 @@ class Task(NamedTuple):
     Attributes:
         grades: whose knees are pooled: each grade of a knee is one sample.
         lowest: the lowest class that is positive.
+        called_from: score from which a sample is called positive; None: nothing is called.
     """
 
     grades: tuple[str, ...]
     lowest: int
+    called_from: float | None = None
 
 
 TASKS = {
@@ -41,8 +43,11 @@ TASKS = {
     "osteophytes_medial_ge_1": Task(("osfm", "ostm"), 1),
     "jsn_lateral_ge_1": Task(("jsl",), 1),
     "jsn_medial_ge_1": Task(("jsm",), 1),
+    "progression_any": Task(("progression",), 1, called_from=0.5),
 } | {target: Task((target,), 1) for target in TARGETS if NUM_CLASSES[target] == 2}
 """Two-class tasks by name: of Tiulpin & Saarakkala 2020, Figure 3, and targets of two classes.
+
+`progression_any`: fast or slow (Panfilov et al. 2022, section 2.2).
 
 KL >= 2 is the usual definition of radiographic osteoarthritis. Osteophytes of femur and tibia are
 pooled by side, as in the code behind the figure; its curve of the lateral joint space narrowing was
@@ -65,11 +70,15 @@ _log = logging.getLogger(__name__)
 
 
 class Estimate(TypedDict):
-    """A metric with its 95 % interval over n rows; None where it is undefined."""
+    """A metric of n rows, its 95 % interval, and the standard deviation over the resamples.
+
+    None where it is undefined.
+    """
 
     value: float | None
     low: float | None
     high: float | None
+    std: float | None
     n: int
 
 
@@ -117,7 +126,8 @@ def summarise(
     `brier` and `ece` (`knee_jax.metrics.calibration`) tell what the probabilities are worth, the
     second of the predicted class. `oarsi` is the mean over the six OARSI grades, where all were
     predicted. Tasks are scored by the summed probability of their positive classes; a task that
-    pools two grades has a sample for each, which resamples keep together. Rows where a grade is
+    pools two grades has a sample for each, which resamples keep together, and one that is called
+    (`Task.called_from`) has the metrics of two classes as well. Rows where a grade is
     missing are left out for that grade; a target one of whose grades has no labelled row is left
     out altogether, and so are resamples in which a metric is undefined: both are logged.
 
@@ -132,8 +142,8 @@ def summarise(
         scheme: a key of `bootstrap.SCHEMES`.
 
     Returns:
-        {target: {metric: {"value", "low", "high", "n"}}}, ready for strict JSON; grades and other
-        targets first, then `oarsi`, then tasks.
+        {target: {metric: {"value", "low", "high", "std", "n"}}}, ready for strict JSON; grades and
+        other targets first, then `oarsi`, then tasks.
 
     Raises:
         UserError: The table fails `check_predictions`, or the scheme is unknown.
@@ -194,7 +204,7 @@ def task_samples(table: pd.DataFrame, task: str) -> Samples:
     Returns:
         A sample for each knee and grade that was read, grade after grade.
     """
-    grades, lowest = TASKS[task]
+    grades, lowest, _ = TASKS[task]
     rows, scores, positives = [], [], []
     for grade in grades:
         truth = table[grade].to_numpy(np.int64)
@@ -224,7 +234,7 @@ def _scorers(predictions: pd.DataFrame) -> Iterator[tuple[str, Scorer]]:
         if target in TARGETS:
             yield target, _classes(labelled, target)
         else:
-            yield target, _average(labelled) if target == OARSI else _task(labelled, target)
+            yield target, _average(labelled) if target == OARSI else task_scorer(labelled, target)
 
 
 def _estimate(value: float, replicates: Array, num_rows: int) -> Estimate:
@@ -233,6 +243,7 @@ def _estimate(value: float, replicates: Array, num_rows: int) -> Estimate:
         "value": _or_none(value),
         "low": _or_none(low),
         "high": _or_none(high),
+        "std": _or_none(bootstrap.deviation(replicates)),
         "n": num_rows,
     }
 
@@ -241,28 +252,51 @@ def _classes(labelled: pd.DataFrame, target: str) -> Scorer:
     """A grade or other target: the predicted class, and what the probabilities are worth."""
     truth = labelled[target].to_numpy(np.int64)
     prediction = labelled[f"{target}_pred"].to_numpy(np.int64)
-    indicators = agreement.pair_indicators(truth, prediction, NUM_CLASSES[target])
     probabilities = labelled[probability_columns(target)].to_numpy(np.float64)
-    confidence = probabilities[np.arange(len(truth)), prediction]
     squared_errors = (probabilities @ np.arange(NUM_CLASSES[target]) - truth) ** 2
-    metrics = agreement.METRICS if target in GRADES else agreement.TWO_CLASS_METRICS
-    two_classes = _task(labelled, target) if target in TASKS else None
+    called = _called(truth, prediction, probabilities, _metrics_of(target))
+    two_classes = task_scorer(labelled, target) if target in TASKS else None
 
     def statistics(weights: Array) -> dict[str, Array]:
         weights = weights.astype(np.float64)  # once, and not for each metric
-        confusion = agreement.confusion_matrices(weights, indicators)
-        values = {name: metric(confusion) for name, metric in metrics.items()}
+        agreeing, believed = called(weights)
+        values = dict(agreeing)
         if target in GRADES:
             values["rmse_expected"] = np.sqrt(weights @ squared_errors / weights.sum(-1))
         if two_classes:
             values |= two_classes.statistics(weights)
-        values["brier"] = calibration.brier(probabilities, truth, weights)
-        values["ece"] = calibration.expected_calibration_error(
-            confidence, prediction == truth, weights
-        )
-        return values
+        return values | believed
 
     return Scorer(subjects_of(labelled), truth, statistics, len(labelled))
+
+
+def _metrics_of(target: str) -> Mapping[str, Callable[[Array], Array]]:
+    if target in GRADES:
+        return agreement.METRICS
+    two = NUM_CLASSES[target] == 2
+    return agreement.TWO_CLASS_METRICS if two else agreement.NOMINAL_METRICS
+
+
+def _called(
+    truth: Array,
+    prediction: Array,
+    probabilities: Array,
+    metrics: Mapping[str, Callable[[Array], Array]],
+) -> Callable[[Array], tuple[dict[str, Array], dict[str, Array]]]:
+    """Weights [r, m] of samples → their agreement, and what their probabilities are worth."""
+    indicators = agreement.pair_indicators(truth, prediction, probabilities.shape[1])
+    confidence = probabilities[np.arange(len(truth)), prediction]
+
+    def values(weights: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        confusion = agreement.confusion_matrices(weights, indicators)
+        right = prediction == truth
+        believed = {
+            "brier": calibration.brier(probabilities, truth, weights),
+            "ece": calibration.expected_calibration_error(confidence, right, weights),
+        }
+        return {name: metric(confusion) for name, metric in metrics.items()}, believed
+
+    return values
 
 
 def _average(labelled: pd.DataFrame) -> Scorer:
@@ -289,16 +323,26 @@ def _average(labelled: pd.DataFrame) -> Scorer:
     return Scorer(subjects_of(labelled), truth.max(axis=1), statistics, len(labelled))
 
 
-def _task(labelled: pd.DataFrame, task: str) -> Scorer:
+def task_scorer(labelled: pd.DataFrame, task: str) -> Scorer:
+    """What scores a two-class task, a key of `TASKS`, of a table's knees that were read."""
     rows, scores, positives = task_samples(labelled, task)
-    grades, lowest = TASKS[task]
+    grades, lowest, called_from = TASKS[task]
     truth = labelled[list(grades)].to_numpy(np.int64)
     # Missing, negative or positive, of each grade; so that a knee's samples stay together.
     states = np.where(truth == MISSING, 0, 1 + (truth >= lowest))
+    called = None
+    if called_from is not None:
+        calls = (scores >= called_from).astype(np.int64)
+        both = np.stack([1 - scores, scores], axis=1)
+        called = _called(positives.astype(np.int64), calls, both, agreement.TWO_CLASS_METRICS)
 
     def statistics(weights: Array) -> dict[str, Array]:
         areas = discrimination.areas(scores, positives, weights[:, rows])
-        return dict(zip(("roc_auc", "average_precision"), areas, strict=True))
+        values = dict(zip(("roc_auc", "average_precision"), areas, strict=True))
+        if called is None:
+            return values
+        agreeing, believed = called(weights[:, rows].astype(np.float64))
+        return agreeing | values | believed
 
     classes = states @ 3 ** np.arange(len(grades))
     return Scorer(subjects_of(labelled), classes, statistics, len(rows))

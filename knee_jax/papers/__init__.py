@@ -12,6 +12,7 @@ and `# note:` come first, then a row for each printed number:
     metric     by its name in `metrics.json`
     value      as printed; percentages of accuracy as fractions
     low, high  the printed interval, where there is one
+    std        the printed standard deviation, where there is one; files may lack the column
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from knee_jax.errors import UserError
 
 COLUMNS = (
     *("row", "config", "mode", "model", "split", "target", "metric"),
-    *("value", "low", "high"),
+    *("value", "low", "high", "std"),
 )
 
 _FOLDER = Path(__file__).parent
@@ -71,6 +72,7 @@ def read(name: str) -> PaperTable:
     head = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "# "]
     facts = [line[2:].partition(": ")[::2] for line in head]
     cells = pd.read_csv(path, skiprows=len(head), dtype=str, keep_default_na=False)
+    cells = cells.reindex(columns=COLUMNS, fill_value="")
     return PaperTable(
         name=name,
         title=dict(facts)["title"],

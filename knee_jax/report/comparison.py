@@ -16,6 +16,7 @@ from knee_jax.report.tables import (
     METRIC_TITLES,
     SHORT_TITLES,
     Table,
+    format_deviation,
     format_interval,
     format_value,
     target_title,
@@ -25,6 +26,7 @@ from knee_jax.report.templates import template
 Results = Mapping[tuple[str, str], Mapping[str, Summary] | None]
 """{(config, model) of a paper's table: {split: summary}, or None where the run has failed}."""
 
+_SPREADS = ("low", "high", "std")
 _STATES = {"failed": "failed", "absent": "absent", "not run": "-", "printed only": "-"}
 
 
@@ -36,14 +38,14 @@ def compare(paper: PaperTable, results: Results) -> pd.DataFrame:
         results: of the runs; rows without a result are kept.
 
     Returns:
-        The columns of `papers.COLUMNS` (`value, low, high` as `paper, paper_low, paper_high`), then
-        `ours, low, high` (float, NaN where there is none), `n` and `state`: `run`; `failed`;
-        `absent`, where a run has not this number; `not run`; or `printed only`.
+        The columns of `papers.COLUMNS` (`value, low, high, std` as `paper, paper_low, paper_high,
+        paper_std`), then `ours, low, high, std` (float, NaN where there is none), `n` and `state`:
+        `run`; `failed`; `absent`, where a run has not this number; `not run`; or `printed only`.
     """
     rows = []
     for cell in paper.cells.to_dict("records"):
-        printed = {"value": "paper", "low": "paper_low", "high": "paper_high"}
-        row = {printed.get(str(name), name): value for name, value in cell.items()}
+        printed = {"value": "paper"} | {name: f"paper_{name}" for name in _SPREADS}
+        row: dict[Any, Any] = {printed.get(str(name), name): cell[name] for name in cell}
         key = (cell["config"], cell["model"])
         estimate = None
         if not cell["config"]:
@@ -56,18 +58,19 @@ def compare(paper: PaperTable, results: Results) -> pd.DataFrame:
             scored = splits.get(cell["split"], {}).get(cell["target"], {})
             estimate = scored.get(cell["metric"])
             state = "absent" if estimate is None or estimate["value"] is None else "run"
-        row |= {"ours": None, "low": None, "high": None, "n": None, "state": state}
+        row |= dict.fromkeys(("ours", *_SPREADS, "n")) | {"state": state}
         if estimate is not None:
-            row |= {"ours": estimate["value"], **{k: estimate[k] for k in ("low", "high", "n")}}
+            row |= {"ours": estimate["value"]} | {k: estimate.get(k) for k in (*_SPREADS, "n")}
         rows.append(row)
     frame = pd.DataFrame(rows)
-    return frame.astype({"ours": float, "low": float, "high": float, "n": "Int64"})
+    return frame.astype(dict.fromkeys(("ours", *_SPREADS), float) | {"n": "Int64"})
 
 
 def comparison_tables(frame: pd.DataFrame) -> list[Table]:
     """`compare`'s table for people: one for each metric, rows and columns as the paper has them.
 
     A cell reads `paper | ours`, with our 95 % interval below, and the paper's where it prints one.
+    Where it prints a standard deviation, both stand with theirs.
     """
     tables = []
     for metric, cells in frame.groupby("metric", sort=False):
@@ -131,13 +134,16 @@ def write_comparison(
 
 
 def _cell(cell: Mapping[Any, Any]) -> str:
-    state = cell["state"]
+    state, paper = cell["state"], cell["paper"]
+    if cell["paper_std"]:
+        paper += f" ± {cell['paper_std']}"
     if state == "run":
-        value, low, high = (None if pd.isna(cell[k]) else cell[k] for k in ("ours", "low", "high"))
-        estimate = Estimate(value=value, low=low, high=high, n=cell["n"])
-        lines = [f"{cell['paper']} | {format_value(estimate)}", format_interval(estimate)]
+        low, high, std = (None if pd.isna(cell[k]) else cell[k] for k in _SPREADS)
+        estimate = Estimate(value=cell["ours"], low=low, high=high, std=std, n=cell["n"])
+        ours = format_deviation(estimate) if cell["paper_std"] else format_value(estimate)
+        lines = [f"{paper} | {ours}", format_interval(estimate)]
     else:
-        lines = [f"{cell['paper']} | {_STATES[state]}"]
+        lines = [f"{paper} | {_STATES[state]}"]
     if cell["paper_low"]:
         lines.append(f"paper [{cell['paper_low']}, {cell['paper_high']}]")
     return "\n".join(line for line in lines if line)

@@ -16,11 +16,12 @@ class Example:
     """One knee to show.
 
     Attributes:
-        image: uint8 [H, W], oriented as a right knee (lateral at the left).
+        image: uint8 [H, W], oriented as a right knee (lateral at the left); or a sagittal slice.
         truth: {grade: true grade, -1 where nobody read it}, at least the grades of `prediction`.
         prediction: {grade: predicted grade}.
         caption: one line that says which knee it is.
         keypoints: float [74, 2], x and y in pixels of `image` with half-pixel centres, or None.
+        modality: 'film', or 'volume', of which a slice is shown.
     """
 
     image: Array
@@ -28,6 +29,12 @@ class Example:
     prediction: Mapping[str, int]
     caption: str = ""
     keypoints: Array | None = None
+    modality: str = "film"
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What lies at the left and at the right of the image."""
+        return ("lateral", "medial") if self.modality == "film" else ("anterior", "posterior")
 
     @property
     def grade(self) -> str:

@@ -1,15 +1,21 @@
 """What a report shows of how a network sees knees: its features as a map, and where it looked."""
 
+import types
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from knee_jax.explain import MOST_KNEES, Explanation
+from knee_jax.explain import MOST_KNEES, Explanation, SliceMaps
 from knee_jax.grades import NUM_CLASSES, class_name
 from knee_jax.models.patches import first_row
 from knee_jax.report import figures
@@ -23,6 +29,15 @@ FEWEST_KNEES = 10
 
 PERPLEXITY = 30.0
 """Of t-SNE, van der Maaten & Hinton 2008: its usual value is 5 to 50."""
+
+ENDS = types.MappingProxyType(
+    {
+        "sagittal": ("lateral", "medial"),
+        "axial": ("superior", "inferior"),
+        "coronal": ("anterior", "posterior"),
+    }
+)
+"""View → where its first and its last slice lie."""
 
 _HEAT: Colormap = matplotlib.colormaps["inferno"]
 
@@ -83,24 +98,57 @@ def heat_figure(image: Array, heat: Array, patch: int = 0) -> Figure:
         patch: side of the side patches that the network reads, pixels, to be framed; or 0.
     """
     height, width = image.shape
-    extent = (0, width, height, 0)
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(4.2, 2.1 * height / width))
         # Colours stand out from a darker picture, also where the film is white.
         for left, white in ((0.0, 255), (0.503, 400)):
             axes = figure.add_axes((left, 0.0, 0.497, 1.0))
             axes.axis("off")
-            axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=extent)
-            axes.set(xlim=(0, width), ylim=(height, 0))
-        colours = _HEAT(0.2 + 0.8 * heat)
-        colours[..., 3] = 0.7 * heat**0.75
-        axes.imshow(colours, extent=extent, interpolation="bilinear")
+            _draw_grey(axes, image, white)
+        _draw_heat(axes, heat)
         if patch:
             top = first_row(height, width, patch)
             for left, line in ((0, "-"), (width - patch, "--")):
                 frame = Rectangle((left, top), patch, patch, fill=False, ls=line)
                 frame.set(edgecolor="white", linewidth=0.9)
                 axes.add_patch(frame)
+        return figure
+
+
+def slices_figure(slices: Mapping[str, SliceMaps], knee: int, attended: bool) -> Figure:
+    """How much each slice of a volume counts, and beside it those that count most, with heat.
+
+    Args:
+        slices: view → of several knees.
+        knee: which of them.
+        attended: whether the bars are attention.
+    """
+    with matplotlib.rc_context(figures.STYLE):
+        pictures = [
+            (view, int(number), image, heat)
+            for view, maps in slices.items()
+            for number, image, heat in zip(maps.numbers[knee], maps.images[knee], maps.heat[knee])
+        ]
+        figure = Figure(figsize=(3.2 + 1.9 * len(pictures), 2.3), layout=ConstrainedLayoutEngine())
+        widths = [3.2, *[1.9] * len(pictures)]
+        axes, *panels = figure.subplots(1, 1 + len(pictures), width_ratios=widths)
+        first, middles = 0, []
+        shown = {(view, number) for view, number, _, _ in pictures}
+        for view, maps in slices.items():
+            count = maps.strength.shape[1]
+            colours = [figures.ORANGE if (view, i) in shown else figures.BLUE for i in range(count)]
+            axes.bar(first + np.arange(count), maps.strength[knee], 1.0, color=colours)
+            middles.append((first + (count - 1) / 2, "\n".join((view, " to ".join(ENDS[view])))))
+            first += count
+        axes.set_xticks(*zip(*middles))
+        axes.tick_params(axis="x", length=0, labelsize=8 if len(middles) == 1 else 6)
+        axes.set(xlim=(-1, first), ylabel="Attention" if attended else "Share of evidence")
+        axes.set_title("Slices", fontsize=9.5)
+        for panel, (view, number, image, heat) in zip(panels, pictures, strict=True):
+            panel.axis("off")
+            _draw_grey(panel, image, 330)
+            _draw_heat(panel, heat)
+            panel.set_title(f"{view} {number + 1}", fontsize=9)
         return figure
 
 
@@ -148,11 +196,7 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
         return Section(title, ("Not shown: the network does not let its maps be seen.",))
     drawings = []
     for number, row in enumerate(table.iloc[explanation.shown].to_dict("records")):
-        read, predicted = row[target], row[f"{target}_pred"]
-        words = (
-            f"read {class_name(target, read)}, predicted {class_name(target, predicted)} with "
-            f"probability {row[f'{target}_p{predicted}']:.2f}"
-        )
+        words = _verdict(row, target)
         if not maps.heat[number].any():
             words += ", for which nothing in its last maps speaks"
         drawings.append(
@@ -160,18 +204,14 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
                 f"heat_{number:02d}",
                 f"Knee radiograph and heat map, {words}",
                 figure=heat_figure(maps.images[number], maps.heat[number], maps.patch),
-                caption=f"{'Right' if read == predicted else 'Wrong'}: {words}. "
-                f"{row['subject']} {row['side']}, month {row['visit']}",
+                caption=_caption(row, target, words),
             )
         )
     notes = [
         f"{target_title(target)}: each knee as the network reads it, lateral at the left, and "
         "beside it where the evidence for the predicted class lay (Grad-CAM, Selvaraju et al. "
-        "2017), brightest where it was strongest; each knee has its own scale. First those that "
-        "were right and most certain, of each class, then those that were wrong and most certain, "
-        "then those that the network could hardly decide.",
-        "Heat says what the prediction rests on, not that it is right, and is no finer than the "
-        "network's last maps.",
+        f"2017), brightest where it was strongest; each knee has its own scale. {_ORDER}",
+        _HEAT_NOTE,
     ]
     if maps.patch:
         notes.append(
@@ -179,3 +219,83 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
             "(dashed), and nothing else of the knee."
         )
     return Section(title, notes, (), drawings)
+
+
+def slices_section(table: pd.DataFrame, explanation: Explanation) -> Section:
+    """Which slices of volumes the network looked at, and where in them, of a few telling knees.
+
+    Args:
+        table: the predictions table that was explained.
+        explanation: what was found.
+    """
+    title, target, slices = "Where the network looked", explanation.target, explanation.slices
+    if slices is None:
+        return Section(title, ("Not shown: the network does not let its maps be seen.",))
+    # In the order in which the network reads them.
+    slices = {view: slices[view] for view in ENDS if view in slices}
+    drawings = []
+    for number, row in enumerate(table.iloc[explanation.shown].to_dict("records")):
+        words = _verdict(row, target)
+        drawings.append(
+            Drawing(
+                f"slices_{number:02d}",
+                f"Strength of the slices, and the strongest of them with heat, {words}",
+                figure=slices_figure(slices, number, explanation.attended),
+                caption=_caption(row, target, words),
+            )
+        )
+    bars = (
+        "how much the Transformer's class token attends to each slice in its last block, the mean "
+        "of its heads (what lacks to 1 is its attention to itself)"
+        if explanation.attended
+        else "the share of the evidence that lay in each slice"
+    )
+    notes = [
+        f"{target_title(target)}: at the left {bars}. At the right the slices of most strength "
+        "(orange bars), in their order, with the evidence for the predicted class in colour "
+        "(Grad-CAM, Selvaraju et al. 2017), brightest where it was strongest in all slices of the "
+        f"knee. {_ORDER}",
+        _HEAT_NOTE + " Attention says what was read, not what for."
+        if explanation.attended
+        else _HEAT_NOTE,
+    ]
+    return Section(title, notes, (), drawings)
+
+
+_ORDER = (
+    "First those that were right and most certain, of each class, then those that were wrong and "
+    "most certain, then those that the network could hardly decide."
+)
+_HEAT_NOTE = (
+    "Heat says what the prediction rests on, not that it is right, and is no finer than the "
+    "network's last maps."
+)
+
+
+def _verdict(row: Mapping[Hashable, Any], target: str) -> str:
+    """What was read of a knee, and what was predicted."""
+    read, predicted = row[target], row[f"{target}_pred"]
+    return (
+        f"read {class_name(target, read)}, predicted {class_name(target, predicted)} with "
+        f"probability {row[f'{target}_p{predicted}']:.2f}"
+    )
+
+
+def _caption(row: Mapping[Hashable, Any], target: str, words: str) -> str:
+    right = row[target] == row[f"{target}_pred"]
+    knee = f"{row['subject']} {row['side']}, month {row['visit']}"
+    return f"{'Right' if right else 'Wrong'}: {words}. {knee}"
+
+
+def _draw_grey(axes: Axes, image: Array, white: int) -> None:
+    """The image, as it lies; darker where `white` is above 255."""
+    height, width = image.shape
+    axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=(0, width, height, 0))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+
+
+def _draw_heat(axes: Axes, heat: Array) -> None:
+    height, width = heat.shape
+    colours = _HEAT(0.2 + 0.8 * heat)
+    colours[..., 3] = 0.7 * heat**0.75
+    axes.imshow(colours, extent=(0, width, height, 0), interpolation="bilinear")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from knee_jax.grades import MISSING, NUM_CLASSES
+from knee_jax.grades import MISSING, NUM_CLASSES, OWN
 from knee_jax.landmarks import FEMUR, TIBIA
 from knee_jax.metrics import agreement, discrimination
 from knee_jax.metrics.predictions import grades_in
@@ -194,7 +194,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
 
 
 def example_figure(example: Example) -> Figure:
-    """One knee with its landmarks, and its lateral and medial side marked."""
+    """One knee with its landmarks, and its lateral and medial, or other, sides marked."""
     height, width = example.image.shape
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6, 2.6 * height / width))
@@ -207,7 +207,7 @@ def example_figure(example: Example) -> Figure:
                 x, y = np.asarray(example.keypoints)[list(bone)].T
                 axes.plot(x, y, ".", color=colour, ms=3.2, mew=0)
         axes.set(xlim=(0, width), ylim=(height, 0))
-        for x, side, align in ((0.03, "lateral", "left"), (0.97, "medial", "right")):
+        for x, side, align in zip((0.03, 0.97), example.sides, ("left", "right")):
             axes.text(
                 *(x, 0.03, side),
                 transform=axes.transAxes,
@@ -240,7 +240,8 @@ def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
             p, t + 0.25, f"{counts[t, p]:.0f}", ha="center", va="center", color=colour, fontsize=7.5
         )
     titles = class_titles(grade)
-    axes.set(title=target_title(grade), xlabel="Predicted grade", ylabel="True grade")
+    noun = "class" if grade in OWN else "grade"
+    axes.set(title=target_title(grade), xlabel=f"Predicted {noun}", ylabel=f"True {noun}")
     axes.set_xticks(range(len(titles)), titles)
     axes.set_yticks(range(len(titles)), titles)
     axes.spines[:].set_visible(False)
@@ -262,7 +263,7 @@ def _shares_figure(
                 centres = classes + (i - (len(series) - 1) / 2) * width
                 axes.bar(centres, share, width=0.95 * width, color=colour, label=label)
             axes.set_xticks(classes, class_titles(grade))
-            axes.set_xlabel("Grade")
+            axes.set_xlabel("Class" if grade in OWN else "Grade")
             axes.set_title(target_title(grade), fontsize=9.5)
         for axes in panels[::columns]:
             axes.set_ylabel("Knees (%)")

@@ -32,6 +32,10 @@ _HEADLINES = (
     ("kl0_vs_kl2", "sensitivity"),
     ("kl0_vs_kl2", "specificity"),
     ("kl0_vs_kl2", "roc_auc"),
+    ("progression_any", "average_precision"),
+    ("progression_any", "roc_auc"),
+    ("progression_any", "balanced_accuracy"),
+    ("progression", "balanced_accuracy"),
 )
 
 _SPLITS = {
@@ -126,6 +130,7 @@ def write_report(
         sections=sections,
         extra_sections=[(section, _drawings(folder, section)) for section in extra_sections],
         example_groups=_example_groups(folder, examples),
+        volumes=any(example.modality == "volume" for example in examples),
         landmarks=any(example.keypoints is not None for example in examples),
         training=_training(folder, workdir / "metrics.jsonl"),
         intervals=intervals,
@@ -263,7 +268,8 @@ def _example_groups(folder: Path, examples: Sequence[Example]) -> list[tuple[str
     for number, example in enumerate(examples):
         truth, titles = example.truth[example.grade], tables.class_titles(example.grade)
         alt = (
-            f"Knee radiograph, {tables.target_title(example.grade)} "
+            f"{'Knee radiograph' if example.modality == 'film' else 'Slice of a knee'}, "
+            f"{tables.target_title(example.grade)} "
             f"{'unknown' if truth == MISSING else titles[truth]}, predicted "
             f"{titles[example.prediction[example.grade]]}"
         )

@@ -13,16 +13,17 @@ from knee_jax.errors import UserError
 from knee_jax.experiment import Experiment
 from knee_jax.explain import Explanation
 from knee_jax.files import write_text
-from knee_jax.grades import GRADES
-from knee_jax.metrics import bootstrap
-from knee_jax.metrics.summary import Summary
+from knee_jax.grades import GRADES, OWN
+from knee_jax.metrics import bootstrap, subgroups
+from knee_jax.metrics.summary import TASKS, Summary
 from knee_jax.report.coherence import loss_section, suspects_section
 from knee_jax.report.comparison import comparison_section
 from knee_jax.report.confidence import confidence_section
 from knee_jax.report.examples import Example, choose_examples
-from knee_jax.report.explanation import features_section, heat_section
+from knee_jax.report.explanation import features_section, heat_section, slices_section
 from knee_jax.report.page import write_report
 from knee_jax.report.sections import Section, cohorts_section, selection_section
+from knee_jax.report.subgroups import subgroups_section
 from knee_jax.report.tables import terminal_table, tidy_metrics
 
 
@@ -67,9 +68,12 @@ def write_page(
     if experiment.task.mixture is not None:
         sections += coherence_sections(experiment, workdir)
     sections.append(confidence_section(tables[shown]))
+    if config.grades[0] in OWN:
+        sections.append(subgroups_of(tables[shown], config, workdir))
     if explanation is not None:
         sections.append(features_section(tables[shown], explanation))
-        sections.append(heat_section(tables[shown], explanation))
+        looked = slices_section if config.input.get("volume") else heat_section
+        sections.append(looked(tables[shown], explanation))
     page = write_report(
         workdir,
         examples(experiment, tables[shown], shown),
@@ -120,6 +124,16 @@ def coherence_sections(experiment: Experiment, workdir: Path) -> list[Section]:
     return [suspects_section(listing, shown), loss_section(temperature)]
 
 
+def subgroups_of(table: pd.DataFrame, config: ml_collections.ConfigDict, workdir: Path) -> Section:
+    """The two-class task of a run's first target in subgroups of knees; also `subgroups.csv`."""
+    target, settings = config.grades[0], config.evaluation
+    task = next(name for name, task in TASKS.items() if task.grades == (target,))
+    scored = subgroups.score(table, task, settings.num_resamples, scheme=settings.scheme)
+    csv = subgroups.tidy(scored).to_csv(index=False, float_format="%.6g")
+    write_text(workdir / "subgroups.csv", csv)
+    return subgroups_section(scored, task)
+
+
 def examples(experiment: Experiment, table: pd.DataFrame, name: str) -> list[Example]:
     """Knees for the report, graded right and graded wrong, with their pixels and landmarks."""
     grades = experiment.task.grades
@@ -137,13 +151,18 @@ def show(prepared: PreparedSet, rows: pd.DataFrame, grades: Sequence[str]) -> li
         grades: the ones to show; predicted ones where the table has them.
     """
     knees = prepared.load(prepared.find(rows))
+    volumes = knees.get("volume")
+    has_landmarks = knees.get("keypoints_valid", np.zeros(len(rows), bool))
+    # Of a volume the slice in the middle.
+    images = knees["image"] if volumes is None else volumes[..., volumes.shape[-1] // 2]
     return [
         Example(
-            image=knees["image"][i],
+            image=images[i],
             truth={g: int(row[g]) for g in grades},
             prediction={g: int(row[f"{g}_pred"]) for g in grades if f"{g}_pred" in row},
             caption=f"{row['subject']} {row['side']}, month {row['visit']}",
-            keypoints=knees["keypoints"][i] if knees["keypoints_valid"][i] else None,
+            keypoints=knees["keypoints"][i] if has_landmarks[i] else None,
+            modality="film" if volumes is None else "volume",
         )
         for i, (_, row) in enumerate(rows.iterrows())
     ]

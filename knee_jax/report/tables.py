@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from knee_jax.grades import DERIVED, GRADES, NUM_CLASSES, TITLES, class_name
-from knee_jax.metrics.summary import AVERAGED_METRICS, OARSI, Estimate, Summary
+from knee_jax.grades import GRADES, NUM_CLASSES, OWN, TITLES, class_name
+from knee_jax.metrics.summary import AVERAGED_METRICS, OARSI, TASKS, Estimate, Summary
 
 METRIC_TITLES = {
     "accuracy": "Accuracy",
@@ -37,6 +37,7 @@ TARGET_TITLES = {
     "osteophytes_medial_ge_1": "Osteophytes >= 1, medial",
     "jsn_lateral_ge_1": "JSN >= 1, lateral",
     "jsn_medial_ge_1": "JSN >= 1, medial",
+    "progression_any": "Progression, fast or slow",
 }
 
 SHORT_TITLES = {
@@ -49,10 +50,13 @@ SHORT_TITLES = {
     "jsm": "JSN M",
     "oarsi": "OARSI average",
     "kl0_vs_kl2": "KL 0/2",
+    "progression": "Progression",
 }
 """Titles for narrow columns: osteophytes of femur and tibia, lateral and medial."""
 
 _TWO_CLASS_COLUMNS = ("accuracy", "f1", "sensitivity", "specificity", "roc_auc")
+_NOMINAL_COLUMNS = ("accuracy", "balanced_accuracy", "f1_macro", "brier", "ece")
+_CALLED_COLUMNS = ("average_precision", "roc_auc", "balanced_accuracy", "brier", "ece")
 
 ABBREVIATIONS = (
     "FO, TO: osteophytes of femur and tibia; JSN: joint space narrowing; L lateral, M medial."
@@ -90,7 +94,7 @@ def target_title(target: str) -> str:
 def class_titles(target: str) -> tuple[str, ...]:
     """What the classes of a target are called, in order: `0`, `1`... of a grade; `KL 0`, `KL 2`."""
     numbers = range(NUM_CLASSES[target])
-    return tuple(class_name(target, n) if target in DERIVED else str(n) for n in numbers)
+    return tuple(str(n) if target in GRADES else class_name(target, n) for n in numbers)
 
 
 def format_value(estimate: Estimate) -> str:
@@ -105,6 +109,12 @@ def format_interval(estimate: Estimate) -> str:
     return f"[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
+def format_deviation(estimate: Estimate) -> str:
+    """Value and standard deviation over the resamples, such as `0.712 ± 0.009`."""
+    std = estimate["std"]
+    return format_value(estimate) + ("" if std is None else f" ± {std:.3f}")
+
+
 def format_estimate(estimate: Estimate) -> str:
     """Value and interval, such as `0.712 [0.695, 0.729]`."""
     return f"{format_value(estimate)} {format_interval(estimate)}".rstrip()
@@ -117,17 +127,22 @@ def terminal_table(summary: Summary) -> str:
         summary: {target: {metric: estimate}} of `knee_jax.metrics.summary.summarise`.
 
     Returns:
-        Lines without a final newline; a row for each grade, then one for each other target, then a
-        line for each two-class task.
+        Lines without a final newline; a row for each grade, then one for each other target and each
+        two-class task that calls knees positive, then a line for each other task.
     """
-    graded = [target for target in summary if is_graded(target)]
-    others = [target for target in summary if target in TITLES and target not in graded]
+    two = [t for t in summary if t in TITLES and NUM_CLASSES[t] == 2]
+    groups = (
+        ([target for target in summary if is_graded(target)], AVERAGED_METRICS),
+        (two, _TWO_CLASS_COLUMNS),
+        ([target for target in summary if target in OWN], _NOMINAL_COLUMNS),
+        ([t for t in summary if t in TASKS and TASKS[t].called_from is not None], _CALLED_COLUMNS),
+    )
     lines = []
-    for targets, metrics in ((graded, AVERAGED_METRICS), (others, _TWO_CLASS_COLUMNS)):
+    for targets, metrics in groups:
         rows = [
             [
                 target_title(target),
-                str(summary[target]["accuracy"]["n"]),
+                str(summary[target][metrics[0]]["n"]),
                 *(format_estimate(summary[target][metric]) for metric in metrics),
             ]
             for target in targets
@@ -135,7 +150,8 @@ def terminal_table(summary: Summary) -> str:
         if rows:
             header = ["", "n", *(METRIC_TITLES[metric] for metric in metrics)]
             lines += _grid(header, rows, right=(1,))
-    for task in (target for target in summary if target not in graded + others):
+    in_tables = {target for targets, _ in groups for target in targets}
+    for task in (target for target in summary if target not in in_tables):
         scores = ", ".join(
             f"{METRIC_TITLES.get(metric, metric)} {format_estimate(estimate)}"
             for metric, estimate in summary[task].items()
@@ -146,7 +162,7 @@ def terminal_table(summary: Summary) -> str:
 
 
 def is_graded(target: str) -> bool:
-    """Whether a target is a grade or the average of grades, and not a two-class task."""
+    """Whether a target is a grade or the average of grades, and no other target or task."""
     return target in GRADES or target == OARSI
 
 
@@ -180,14 +196,14 @@ def selection_tables(
 
 
 def tidy_metrics(summaries: Mapping[str, Summary]) -> pd.DataFrame:
-    """The same as a long table: row, target, metric, value, low, high, n; NaN where undefined."""
+    """The same as a long table: row, target, metric, value, low, high, std, n; NaN: undefined."""
     rows = [
         {"row": name, "target": target, "metric": metric, **estimate}
         for name, summary in summaries.items()
         for target, estimates in summary.items()
         for metric, estimate in estimates.items()
     ]
-    return pd.DataFrame(rows, columns=["row", "target", "metric", "value", "low", "high", "n"])
+    return pd.DataFrame(rows, columns=["row", "target", "metric", *Estimate.__annotations__])
 
 
 def counts_table(cohorts: Mapping[str, pd.DataFrame]) -> Table:

@@ -13,7 +13,7 @@ def find(name: str) -> ModuleType:
     Raises:
         UserError: there is no such task.
     """
-    names = [file.name for file in pkgutil.iter_modules(__path__)]
+    names = [file.name for file in pkgutil.iter_modules(__path__) if file.name != "one_target"]
     if name not in names:
         raise UserError(f"unknown task {name!r}; choose from: {', '.join(names)}")
     return importlib.import_module(f"{__name__}.{name}")

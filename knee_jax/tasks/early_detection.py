@@ -9,7 +9,6 @@ The printed equations 4 and 7 to 10 make labels of whether a prediction is right
 which reading is computed, see `EarlyDetection`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,12 +23,9 @@ from jax.scipy.special import xlogy
 from knee_jax import coherence
 from knee_jax.data.statistics import Statistics
 from knee_jax.errors import UserError
-from knee_jax.grades import MISSING, NUM_CLASSES, TARGETS, class_name, labels
-from knee_jax.metrics import discrimination
-from knee_jax.metrics.predictions import make_table, probability_columns
-
-Outputs = Mapping[str, jax.Array]
-"""Target → logits [batch, classes]."""
+from knee_jax.grades import DERIVED, GRADES, MISSING, NUM_CLASSES, labels
+from knee_jax.tasks import one_target
+from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget, Outputs, is_number
 
 Memory = Mapping[str, jax.Array | np.ndarray]
 """What is known of the last validation: `confidence`, float32 [classes], c_k of eq. 6."""
@@ -51,11 +47,13 @@ NUMBERS = tuple(f"hybrid.{name}" for name in ("shares", "epsilon", "alpha", "bet
 """Fields of the config that are numbers in the task's pytree, and may differ in a sweep."""
 
 LOSSES = ("hybrid", "cross_entropy")
-SELECTIONS = ("accuracy", "roc_auc", "loss")
 REDUCTIONS = ("mean", "sum")
 EQUATIONS = ("sensible", "literal")
 
-_TINY = np.finfo(np.float32).tiny
+TARGETS = (*GRADES, *DERIVED)
+"""What may be learnt: the batch tells the classes of these by its grades."""
+
+usable = one_target.usable
 
 
 class Subsets(NamedTuple):
@@ -134,7 +132,7 @@ def divergence(log_p: jax.Array, classes: jax.Array, confidence: jax.Array) -> j
 
 
 @flax.struct.dataclass
-class EarlyDetection:
+class EarlyDetection(OneTarget):
     """One target with the hybrid loss; a pytree, whose numbers may differ between members.
 
     Two readings of the equations, by `equations`:
@@ -159,7 +157,7 @@ class EarlyDetection:
         kind: 'hybrid', or 'cross_entropy', which knows no confidence.
         reduction: 'mean' or 'sum' over a subset, its knees of all classes taken together.
         equations: 'sensible' or 'literal'.
-        selection: 'accuracy', 'roc_auc' or 'loss', on the validation knees.
+        selection: one of `SELECTIONS`, on the validation knees.
     """
 
     shares: np.ndarray
@@ -174,20 +172,6 @@ class EarlyDetection:
     reduction: str = flax.struct.field(pytree_node=False, default="mean")
     equations: str = flax.struct.field(pytree_node=False, default="sensible")
     selection: str = flax.struct.field(pytree_node=False, default="accuracy")
-
-    @property
-    def grades(self) -> tuple[str, ...]:
-        """The target alone."""
-        return (self.target,)
-
-    @property
-    def mixture(self) -> None:
-        """There is none: coherence is of seven grades."""
-
-    @property
-    def score_name(self) -> str:
-        """What `score` is."""
-        return "minus_cross_entropy" if self.selection == "loss" else self.selection
 
     def initial_memory(self) -> dict[str, jax.Array]:
         """What holds before the first validation: see `Memory`; empty without the hybrid loss."""
@@ -207,8 +191,8 @@ class EarlyDetection:
         """
         if self.kind == "cross_entropy":
             return {}
-        classes, confidence = _confidence(table, self.target)
-        _refuse_absent("validation", classes, self.target)
+        classes, confidence = one_target.confidence(table, self.target)
+        one_target.refuse_absent("validation", classes, self.target)
         number = NUM_CLASSES[self.target]
         means = [confidence[classes == c].mean() for c in range(number)]
         # A rounded probability may exceed 1 by a digit.
@@ -275,65 +259,13 @@ class EarlyDetection:
         right = (log_p.argmax(axis=1) == classes).astype(jnp.float32)  # y_hot, eq. 4.
         high = -(right * (1 - self.epsilon) + self.epsilon / 2) * log_c
         # Where y_hot is not 0, p_target and p_s are c_k and c_s (eq. 8 and 9).
-        medium = right * (jnp.log(jnp.maximum(confidence[classes], _TINY)) - log_c)
+        medium = right * (jnp.log(jnp.maximum(confidence[classes], TINY)) - log_c)
         return high, medium, -right * log_c
 
     def _reduce(self, losses: jax.Array, chosen: jax.Array) -> jax.Array:
         # A product, so that NaN in a knee of no subset shows.
         total = (chosen * losses).sum()
         return total if self.reduction == "sum" else total / jnp.maximum(chosen.sum(), 1)
-
-    def score(self, table: pd.DataFrame) -> float:
-        """What a checkpoint is chosen by: the one with the highest score on validation knees.
-
-        By `selection` the accuracy; the area under the ROC curve, of two classes for the second,
-        of the five KL grades for KL >= 2 (Fig. 8), and so for other grades; or minus the mean
-        cross-entropy.
-        """
-        classes, confidence = _confidence(table, self.target)
-        if self.selection == "loss":
-            return float(np.log(np.maximum(confidence, _TINY)).mean())
-        known = table[table[self.target] != MISSING]
-        if self.selection == "accuracy":
-            return float((known[f"{self.target}_pred"].to_numpy() == classes).mean())
-        columns = probability_columns(self.target)
-        lowest = 1 if len(columns) == 2 else 2
-        scores = known[columns[lowest:]].to_numpy(np.float64).sum(axis=1)
-        return float(discrimination.roc_auc(scores, classes >= lowest))
-
-    def probabilities(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """The target → class probabilities, float32 [batch, classes]."""
-        return {self.target: jax.nn.softmax(outputs[self.target].astype(jnp.float32))}
-
-    def table(
-        self, index: pd.DataFrame, rows: np.ndarray, probabilities: Mapping[str, np.ndarray]
-    ) -> pd.DataFrame:
-        """The predictions table: a row a knee, with identity, true and predicted class.
-
-        Args:
-            index: the prepared set's index.
-            rows: int64 [n], which of its rows were predicted.
-            probabilities: the target → [n, classes].
-        """
-        return make_table(index.iloc[rows], probabilities)
-
-
-def _confidence(table: pd.DataFrame, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and c_s (eq. 2), int [n] and float64 [n], of a table's knees that have a class."""
-    known = table[table[target] != MISSING]
-    classes = known[target].to_numpy(np.int64)
-    values = known[probability_columns(target)].to_numpy(np.float64)
-    return classes, values[np.arange(len(known)), classes]
-
-
-def _refuse_absent(part: str, classes: np.ndarray, target: str) -> None:
-    absent = sorted(set(range(NUM_CLASSES[target])) - set(classes.tolist()))
-    if absent:
-        names = " and of ".join(class_name(target, c) for c in absent)
-        raise UserError(
-            f"the {part} part has no knee of {names}, and the loss needs every class there: choose "
-            "another config.data.split, config.data.parts or config.data.seed, or a larger set"
-        )
 
 
 def settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -373,46 +305,25 @@ def check(config: ml_collections.ConfigDict) -> None:
             "high, medium and low confidence"
         )
     for name in ("alpha", "beta", "gamma", "warmup_epochs"):
-        if not _is_number(hybrid[name]) or hybrid[name] < 0:
+        if not is_number(hybrid[name]) or hybrid[name] < 0:
             raise UserError(f"config.hybrid.{name} = {hybrid[name]!r}: a number of 0 or more")
     if not (hybrid.alpha or hybrid.beta or hybrid.gamma):
         raise UserError("config.hybrid: alpha, beta and gamma are all 0; one must be above it")
-    if not _is_number(hybrid.epsilon) or not 0 <= hybrid.epsilon < 1:
+    if not is_number(hybrid.epsilon) or not 0 <= hybrid.epsilon < 1:
         raise UserError(f"config.hybrid.epsilon = {hybrid.epsilon!r}: from 0 to below 1")
     confidence = hybrid.initial_confidence
-    if not _is_number(confidence) or not 0 < confidence <= 1:
+    if not is_number(confidence) or not 0 < confidence <= 1:
         raise UserError(f"config.hybrid.initial_confidence = {confidence!r}: above 0, up to 1")
-    _refuse_ignored(config)
-
-
-def _refuse_ignored(config: ml_collections.ConfigDict) -> None:
-    """What other tasks have and this one has no use for must be switched off."""
-    for name, off, instead in (
-        ("class_weights", "none", "data.sampling = 'oversampled' makes classes alike"),
-        ("coherence.weight", 0, "it is of all seven grades"),
-        ("data.unlabelled", "none", "knees without a class have no loss here"),
-    ):
-        value: Any = config
-        for field in name.split("."):
-            value = value.get(field) if value is not None else None
-        if value is not None and value != off:
-            raise UserError(
-                f"config.{name} = {value!r} has no meaning for early_detection ({instead}): set "
-                f"{off!r}"
-            )
+    one_target.refuse_ignored(config, "early_detection")
 
 
 def _are_shares(values: Any) -> bool:
     return (
         isinstance(values, Sequence)
         and len(values) == 3
-        and all(_is_number(value) and value >= 0 for value in values)
+        and all(is_number(value) and value >= 0 for value in values)
         and sum(values) > 0
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_part(
@@ -428,7 +339,7 @@ def check_part(
     """
     if name != "test":
         target = config.grades[0]
-        _refuse_absent(name, labels(index.iloc[rows], target), target)
+        one_target.refuse_absent(name, labels(index.iloc[rows], target), target)
 
 
 def make(
@@ -456,8 +367,3 @@ def make(
         equations=fields.hybrid.equations,
         selection=fields.selection,
     )
-
-
-def usable(index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
-    """Those of `rows` that belong to a class of the config's target."""
-    return rows[labels(index.iloc[rows], config.grades[0]) != MISSING]

@@ -111,3 +111,8 @@ def test_describe_says_how():
     assert "seed 7" in text
     assert "2.5 and 97.5" in text
     assert "true class" in text
+
+
+def test_the_deviation_leaves_out_what_is_undefined():
+    assert bootstrap.deviation(np.array([1.0, np.nan, 3.0])) == 1.0
+    assert np.isnan(bootstrap.deviation(np.array([np.nan])))

@@ -44,6 +44,8 @@ def test_averages_are_those_of_scipy(logits, by):
             expected = special.softmax(stack.mean(0), axis=1)
         else:
             expected = special.softmax(stack, axis=2).mean(0)
+        if by == "softmax_of_mean":
+            expected = special.softmax(expected, axis=1)
         np.testing.assert_allclose(averaged[probability_columns(grade)], expected, rtol=1e-12)
         np.testing.assert_array_equal(averaged[f"{grade}_pred"], expected.argmax(1))
         assert averaged[grade].tolist() == [0, 1, -1]
@@ -57,11 +59,31 @@ def test_the_two_averages_can_disagree():
     assert (ensemble.average(tables, "probabilities")["kl_pred"] == 0).all()
 
 
+def test_a_second_softmax_keeps_the_order_and_changes_what_is_above_a_threshold():
+    """Three classes, as its description says: probabilities of 0.21 to 0.58, and 0.20 is a half."""
+    p = np.random.default_rng(0).dirichlet([1.5, 0.7, 0.7], 3000)
+    twice = ensemble._mean(np.stack([p, p]), "softmax_of_mean")
+    assert (twice.argmax(1) == p.argmax(1)).all()
+    assert twice.min() > 0.2119
+    assert twice.max() < 0.5762
+    positive, before = twice[:, 1:].sum(1), p[:, 1:].sum(1)
+    assert (before[positive >= 0.5] > 0.2).all()
+    assert (before[positive < 0.5] < 0.205).all()
+    assert (positive >= 0.5).mean() > (before >= 0.5).mean() + 0.2
+
+
+@pytest.mark.parametrize("by", ensemble.AVERAGES)
+def test_a_single_table_is_left_as_it_is(logits, by):
+    """So that a network alone is not averaged a second time over its folds."""
+    (table,) = tables = [table_of(logits[0])]
+    pd.testing.assert_frame_equal(ensemble.average(tables, by), table)
+
+
 def test_averages_of_averages_are_averages_of_all(logits):
     """Two models of two folds each, first over folds and then over models."""
     tables = [table_of(each) for each in logits]
     columns = probability_columns("kl")
-    for by in ensemble.AVERAGES:
+    for by in ("probabilities", "logits"):
         pairs = [ensemble.average(tables[:2], by), ensemble.average(tables[2:], by)]
         nested, flat = ensemble.average(pairs, by), ensemble.average(tables, by)
         np.testing.assert_allclose(nested[columns], flat[columns], rtol=1e-9)

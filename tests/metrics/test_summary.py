@@ -9,12 +9,12 @@ import pytest
 from sklearn import metrics as sk
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES, TARGETS
+from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 from knee_jax.metrics import agreement, calibration
 from knee_jax.metrics.summary import TASKS, summarise, task_samples, write_metrics
 
 OARSI_GRADES = GRADES[1:]
-TASKS_OF_GRADES = [task for task in TASKS if task not in TARGETS]
+TASKS_OF_GRADES = [task for task, (grades, *_) in TASKS.items() if set(grades) <= set(GRADES)]
 
 
 def test_values_are_those_of_scikit_learn_on_the_labelled_rows(make_table):
@@ -207,6 +207,61 @@ def test_the_interval_of_oarsi_is_of_common_resamples(make_table):
     )
 
 
+def test_progression_is_of_classes_in_no_order_and_of_two(make_table):
+    """Fast and slow together are positive from a probability of a half on."""
+    table = make_table(40, missing=0.2, grades=("progression",))
+    summary = summarise(table, 20)
+    assert list(summary) == ["progression", "progression_any"]
+    rows = table[table["progression"] != MISSING]
+    truth, prediction = rows["progression"], rows["progression_pred"]
+    p = rows[[f"progression_p{c}" for c in range(3)]].to_numpy(np.float64)
+    expected = {
+        "accuracy": sk.accuracy_score(truth, prediction),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, prediction),
+        "f1_macro": sk.f1_score(truth, prediction, average="macro"),
+        "brier": ((p - np.eye(3)[truth]) ** 2).sum(1).mean(),
+        "ece": calibration.expected_calibration_error(p.max(1), truth == prediction),
+    }
+    assert set(summary["progression"]) == set(expected)
+    for name, value in expected.items():
+        assert summary["progression"][name]["value"] == pytest.approx(value, rel=1e-6)
+    positive, score = truth > 0, p[:, 1] + p[:, 2]
+    called = score >= 0.5
+    assert (called != (prediction > 0)).any()
+    expected = {
+        "accuracy": sk.accuracy_score(positive, called),
+        "balanced_accuracy": sk.balanced_accuracy_score(positive, called),
+        "f1": sk.f1_score(positive, called),
+        "sensitivity": sk.recall_score(positive, called),
+        "specificity": sk.recall_score(positive, called, pos_label=0),
+        "kappa": sk.cohen_kappa_score(positive, called),
+        "roc_auc": sk.roc_auc_score(positive, score),
+        "average_precision": sk.average_precision_score(positive, score),
+        "brier": sk.brier_score_loss(positive, score),
+        "ece": calibration.expected_calibration_error(
+            np.maximum(score, 1 - score), positive == called
+        ),
+    }
+    assert set(summary["progression_any"]) == set(expected)
+    for name, value in expected.items():
+        assert summary["progression_any"][name]["value"] == pytest.approx(value, rel=1e-6)
+
+
+def test_the_deviation_is_that_of_the_papers_resamples(make_table):
+    """Panfilov et al. 2022 print it: knees drawn within the positive and the negative ones."""
+    table = make_table(30, grades=("progression",))
+    truth = table["progression"].to_numpy() > 0
+    score = table[["progression_p1", "progression_p2"]].to_numpy().sum(1)
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(1000):
+        rows = np.concatenate([rng.choice(r, len(r)) for r in map(np.flatnonzero, (truth, ~truth))])
+        values.append(sk.average_precision_score(truth[rows], score[rows]))
+    found = summarise(table, 1000, scheme="class")["progression_any"]["average_precision"]
+    assert found["std"] == pytest.approx(np.std(values), rel=0.1)
+    assert found["low"] < found["value"] < found["high"]
+
+
 def test_the_class_scheme_is_the_papers_bootstrap(make_table):
     """Knees drawn within each true grade (Tiulpin & Saarakkala 2020, Table 3)."""
     table = make_table(20)
@@ -299,7 +354,8 @@ def test_undefined_resamples_are_left_out_and_said(make_table, caplog):
 def test_undefined_values_are_null_in_strict_json(make_table, tmp_path):
     table = make_table(4, grades=("kl",)).assign(kl=0)
     summary = summarise(table, 10)
-    assert summary["kl_ge_2"]["roc_auc"] == {"value": None, "low": None, "high": None, "n": 16}
+    nothing = dict.fromkeys(("value", "low", "high", "std"))
+    assert summary["kl_ge_2"]["roc_auc"] == nothing | {"n": 16}
     write_metrics(tmp_path / "metrics.json", {"test": summary})
 
     def refuse(constant):

@@ -8,8 +8,8 @@ from tests.report.conftest import random_table
 
 
 def test_every_metric_and_target_has_a_title():
-    metrics = {*agreement.METRICS, *agreement.TWO_CLASS_METRICS, "brier", "ece"}
-    assert metrics <= set(tables.METRIC_TITLES)
+    metrics = {*agreement.METRICS, *agreement.TWO_CLASS_METRICS, *agreement.NOMINAL_METRICS}
+    assert metrics | {"brier", "ece"} <= set(tables.METRIC_TITLES)
     assert {*TARGETS, OARSI, *TASKS} == set(tables.TARGET_TITLES)
     assert {*TARGETS, OARSI} == set(tables.SHORT_TITLES)
 
@@ -18,6 +18,7 @@ def test_classes_have_titles():
     assert tables.class_titles("kl") == ("0", "1", "2", "3", "4")
     assert tables.class_titles("jsl") == ("0", "1", "2", "3")
     assert tables.class_titles("kl0_vs_kl2") == ("KL 0", "KL 2")
+    assert tables.class_titles("progression") == ("none", "fast", "slow")
 
 
 def test_classes_are_called_by_their_grade():
@@ -27,10 +28,12 @@ def test_classes_are_called_by_their_grade():
 
 
 def test_estimates_as_text():
-    estimate = {"value": 0.71249, "low": 0.6951, "high": 0.7299, "n": 10}
+    estimate = {"value": 0.71249, "low": 0.6951, "high": 0.7299, "std": 0.0091, "n": 10}
     assert tables.format_estimate(estimate) == "0.712 [0.695, 0.730]"
-    undefined = {"value": None, "low": None, "high": None, "n": 10}
+    assert tables.format_deviation(estimate) == "0.712 ± 0.009"
+    undefined = dict.fromkeys(("value", "low", "high", "std")) | {"n": 10}
     assert tables.format_estimate(undefined) == "undefined"
+    assert tables.format_deviation(undefined) == "undefined"
 
 
 def test_the_terminal_table_has_a_row_for_each_grade(table):
@@ -74,6 +77,19 @@ def test_the_terminal_table_of_two_classes():
     assert lines[2].startswith("KL 0 against KL 2  60  ")
     for metric in ("accuracy", "f1", "sensitivity", "specificity", "roc_auc"):
         assert tables.format_estimate(summary["kl0_vs_kl2"][metric]) in lines[2]
+
+
+def test_the_terminal_table_of_progression():
+    summary = summarise(random_table(30, 0, ("progression",)), 20)
+    lines = tables.terminal_table(summary).splitlines()
+    assert len(lines) == 8
+    assert "F1, macro" in lines[0]
+    assert lines[2].startswith("Progression  60  ")
+    assert tables.format_estimate(summary["progression"]["balanced_accuracy"]) in lines[2]
+    assert "Average precision" in lines[4]
+    assert lines[6].startswith("Progression, fast or slow  60  ")
+    for metric in ("average_precision", "roc_auc", "balanced_accuracy"):
+        assert tables.format_estimate(summary["progression_any"][metric]) in lines[6]
 
 
 def test_models_of_two_classes_stand_beside_each_other():

@@ -1,0 +1,181 @@
+"""mri_progression: progression of osteoarthritis from a DESS volume (Panfilov et al. 2022).
+
+    python -m knee_jax.main --config=configs/mri_progression.py --mode=cv --workdir=runs/progression
+
+trains five folds and tests their ensemble on the knees of site D. Without `--mode=cv` one fold is
+trained (`--config.data.fold`).
+
+Variants, after a colon; several are separated by commas (`configs/mri_progression.py:fc,scratch`):
+
+    (none)     2D + TRF on sagittal slices: ResNet-50 and Transformer, 160 x 160 x 64 voxels, batch
+               32, 100 epochs, for a GPU. Not run yet: no time and no metric known.
+    fc, lstm   other ways to read slices together (Table 1).
+    coronal, axial
+               2D + TRF on slices of another view.
+    shared, individual
+               three views at once, through one encoder or one each (2Dsh + TRF, 2Dind + TRF).
+    r2plus1d, resnext3d, shufflenet3d
+               volumetric networks.
+    xray       the prior art, on films: ResNeXt-50 on `kneekl224/progression`, real knees that
+               everybody can download; give their folder as `--config.data.manual_dir`. They tell
+               no site, so that results are out of fold.
+    scratch    from random weights (Table 2); after a network.
+    oai        OAI's knees instead of the phantom's, in voxels that suit the view; after a network.
+               Their folder is `--config.data.manual_dir`.
+    demo       a small network and few epochs, for a CPU; also after any of the above.
+
+The paper starts from ImageNet: `python -m knee_jax.convert` makes a file from downloaded weights,
+and `--config.init_from` names it. Without a file the weights are random.
+"""
+
+import ml_collections
+
+from knee_jax.configs import kpn
+from knee_jax.configs.common import paper_row, variant_of
+from knee_jax.errors import UserError
+
+VOLUMES = {"sagittal": (160, 160, 64), "coronal": (160, 80, 128), "axial": (80, 160, 128)}
+"""View → rows, columns and slices that the network reads of OAI's volumes (section 3.1)."""
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config of a variant."""
+    config = kpn.get_config("no_cl")
+    config.paper_row = paper_row("mri_progression.py", variant)
+    for field in ("class_weights", "loss_reduction", "classification_weight", "regression_weight"):
+        del config[field]
+    del config.coherence
+    config.task = "progression"
+    config.grades = ("progression",)
+    config.selection = "average_precision"
+    config.focal_gamma = 2.0
+
+    config.data.dataset = "phantom_mri/full"
+    config.data.split = "site_hold_out"
+    config.data.test_site = "D"
+    config.data.sampling = "balanced"
+    config.input = ml_collections.ConfigDict({"volume": VOLUMES["sagittal"]})
+    config.augmentation = ml_collections.ConfigDict(
+        {
+            "name": "volume_crop",
+            "view": "sagittal",
+            "rotation": 15.0,
+            "rotation_probability": 0.5,
+            "gamma": (0.5, 2.0),
+            "gamma_probability": 0.5,
+        }
+    )
+    config.model = _slices()
+    config.batch_size = 32
+    config.epochs = 100
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "adam",
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-4,
+            "warmup_epochs": 5,
+            "warmup_factor": 0.1,
+            "drop_epochs": (),
+            "drop_factor": 1.0,
+            "freeze_epochs": 0,
+        }
+    )
+    config.evaluation.batch_size = 32
+    return variant_of(config, variant, VARIANTS)
+
+
+def _slices(**changes) -> ml_collections.ConfigDict:
+    fields = {"name": "slice_sequence", "depth": 50, "width": 64, "aggregation": "transformer"}
+    fields |= {"views": "one", "embedding": 2048, "heads": 8, "blocks": 4, "remat": False}
+    return ml_collections.ConfigDict(fields | changes)
+
+
+def _network(batch_size: int, model: ml_collections.ConfigDict):
+    def change(config: ml_collections.ConfigDict) -> None:
+        config.model = model
+        config.batch_size = config.evaluation.batch_size = batch_size
+
+    return change
+
+
+def _volumetric(batch_size: int, arch: str, dropout: float = 0.0):
+    fields = {"name": "volumetric", "arch": arch, "width": 64, "dropout": dropout, "remat": False}
+    return _network(batch_size, ml_collections.ConfigDict(fields))
+
+
+def _view(name: str):
+    def change(config: ml_collections.ConfigDict) -> None:
+        config.augmentation.view = name
+
+    return change
+
+
+def _xray(config: ml_collections.ConfigDict) -> None:
+    config.data.dataset = "kneekl224/progression"
+    config.data.split = "k_fold"
+    config.data.test_site = ""
+    config.input = ml_collections.ConfigDict({"size": 224, "channels": 3, "statistics": "plain"})
+    config.augmentation = ml_collections.ConfigDict(
+        {
+            "name": "affine",
+            "translation": 0.0,
+            "rotation": 15.0,
+            "scale": (1.0, 1.0),
+            "gamma": (0.5, 2.0),
+            "brightness": 0.0,
+            "contrast": 0.0,
+            "noise": 0.0,
+        }
+    )
+    fields = {"name": "resnext", "width": 64, "hidden": 512, "dropout": 0.5}
+    _network(64, ml_collections.ConfigDict(fields))(config)
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.drop_epochs = (25, 45)
+    config.optimizer.drop_factor = 0.1
+
+
+def _scratch(config: ml_collections.ConfigDict) -> None:
+    config.init_from = ""
+
+
+def _oai(config: ml_collections.ConfigDict) -> None:
+    if config.augmentation.name != "volume_crop":
+        raise UserError("the variant xray reads films of kneekl224: leave the variant oai out")
+    view = config.augmentation.view
+    config.data.dataset = f"oai_mri/{view}"
+    config.input.volume = VOLUMES[view]
+
+
+def _demo(config: ml_collections.ConfigDict) -> None:
+    config.model.width = 16
+    config.epochs = 12
+    config.batch_size = config.evaluation.batch_size = 16
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_epochs = 2
+    config.checkpoint_every = 100
+    if config.model.name == "resnext":
+        config.input.size = 112
+        config.input.channels = 1
+        config.optimizer.drop_epochs = (7, 10)
+        return
+    config.data.dataset = "phantom_mri/demo"
+    config.input.volume = (80, 80, 32)
+    if config.model.name == "slice_sequence":
+        config.model.update({"depth": 18, "embedding": 128, "heads": 4, "blocks": 2})
+
+
+VARIANTS = {
+    "fc": _network(16, _slices(aggregation="linear")),
+    "lstm": _network(32, _slices(aggregation="lstm")),
+    "coronal": _view("coronal"),
+    "axial": _view("axial"),
+    "shared": _network(8, _slices(views="shared")),
+    "individual": _network(8, _slices(views="individual")),
+    "r2plus1d": _volumetric(32, "r2plus1d_34"),
+    "resnext3d": _volumetric(64, "resnext3d_50"),
+    "shufflenet3d": _volumetric(64, "shufflenet3d", dropout=0.2),
+    "xray": _xray,
+    "scratch": _scratch,
+    "oai": _oai,
+    "demo": _demo,
+}

@@ -1,0 +1,44 @@
+"""What a report shows of subgroups of knees: whether a network does as well in each of them."""
+
+from collections.abc import Sequence
+
+from knee_jax.metrics.subgroups import METRICS, Subgroup
+from knee_jax.report.sections import Section
+from knee_jax.report.tables import METRIC_TITLES, Table, format_interval, format_value, target_title
+
+ATTRIBUTES = {
+    "kl_baseline": "KL at baseline",
+    "sex": "Sex",
+    "age": "Age, years",
+    "bmi": "BMI, kg/m²",
+    "site": "Site",
+}
+
+
+def subgroups_section(subgroups: Sequence[Subgroup], task: str) -> Section:
+    """A table with a row for each subgroup.
+
+    Args:
+        subgroups: of `metrics.subgroups.score`.
+        task: the two-class task that they were scored by.
+    """
+    title = "Subgroups"
+    if not subgroups:
+        return Section(title, ("Not shown: the table tells nothing of its knees to divide by.",))
+    rows = []
+    for each in subgroups:
+        share = f"{each.positive} ({100 * each.positive / each.n:.0f}%)"
+        cells = ("one class only",) * len(METRICS)
+        if each.scores is not None:
+            scores = [each.scores[metric] for metric in METRICS]
+            cells = tuple(f"{format_value(s)}\n{format_interval(s)}" for s in scores)
+        rows.append((f"{ATTRIBUTES[each.attribute]}: {each.name}", str(each.n), share, *cells))
+    header = ("Subgroup", "n", "Positive", *(METRIC_TITLES[metric] for metric in METRICS))
+    note = (
+        "Knees by what is known of them at the visit of their image. Average precision is to be "
+        "compared with the share of positive knees, which it would be by chance; between subgroups "
+        "that differ in it, ROC AUC is the fairer one. A subgroup all of whose knees are of one "
+        "class has neither. Resamples are drawn within the subgroup; so many comparisons find "
+        "differences by chance alone."
+    )
+    return Section(title, (note,), (Table(target_title(task), header, tuple(rows)),))
