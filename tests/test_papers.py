@@ -3,15 +3,21 @@
 import importlib
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from knee_jax import papers
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
-from knee_jax.metrics.agreement import METRICS
+from knee_jax.grades import TARGETS
+from knee_jax.metrics.agreement import METRICS, TWO_CLASS_METRICS
 from knee_jax.metrics.summary import OARSI, TASKS
 
+SOURCES = {
+    "kpn": r"Zheng et al\. 2021, ",
+    "oarsi": r"Tiulpin & Saarakkala 2020, ",
+    "siamese_gap": r"Wang et al\., ",
+}
 KPN = ("kpn/2", "kpn/3", "kpn/4", "kpn/s1", "kpn/s2")
 
 
@@ -21,14 +27,15 @@ def test_a_table_is_well_formed(name):
     cells = paper.cells
     assert tuple(cells.columns) == papers.COLUMNS
     assert paper.title
-    assert re.match(r"(Tiulpin & Saarakkala 2020|Zheng et al\. 2021), ", paper.source)
+    system = name.partition("/")[0]
+    assert re.match(SOURCES[system], paper.source)
     assert all(note and note == note.strip() for note in paper.notes)
     assert not cells.duplicated(["row", "split", "target", "metric"]).any()
-    assert set(cells["target"]) <= {*GRADES, OARSI, *TASKS}
-    assert set(cells["metric"]) <= {*METRICS, "roc_auc", "average_precision"}
+    assert set(cells["target"]) <= {*TARGETS, OARSI, *TASKS}
+    assert set(cells["metric"]) <= {*METRICS, *TWO_CLASS_METRICS, "roc_auc", "average_precision"}
     assert set(cells["split"]) <= {"test", "test_first_visit", "out_of_fold"}
     made = cells["config"] != ""
-    assert set(cells.loc[made, "mode"]) == {"train" if name.startswith("kpn/") else "cv"}
+    assert set(cells.loc[made, "mode"]) == {"cv" if system == "oarsi" else "train"}
     assert (cells.loc[~made, ["mode", "model"]] == "").all().all()
     # A row is one run.
     assert (cells.groupby("row")[["config", "model", "mode"]].nunique() == 1).all().all()
@@ -53,6 +60,12 @@ def test_all_printed_numbers_are_there():
         "oarsi/3": 7 * (4 + 3),
         "oarsi/first_visit": 7 * 2,
         "oarsi/roc": 2,
+        "siamese_gap/3": 6 * 2,
+        "siamese_gap/4": 17 * 2,
+        "siamese_gap/5": 12 * 2,
+        "siamese_gap/6": 7 * 2,
+        "siamese_gap/7": 4 * 3 + 3,
+        "siamese_gap/roc": 5,
     }
 
 
@@ -97,6 +110,11 @@ def test_rows_that_several_tables_print_agree():
         ("oarsi/3", "Ensemble", "jsm", "balanced_accuracy", ("0.8066", "0.7982", "0.8154")),
         ("oarsi/3", "Antony 2018", "osfm", "balanced_accuracy", ("0.458", "", "")),
         ("oarsi/first_visit", "Ensemble", "osfm", "quadratic_kappa", ("0.86", "0.84", "0.87")),
+        ("siamese_gap/3", "P1 P2 P4 GMP", "kl0_vs_kl2", "accuracy", ("0.8689", "", "")),
+        ("siamese_gap/4", "DenseNet-169", "kl0_vs_kl2", "f1", ("0.7823", "", "")),
+        ("siamese_gap/5", "8:1:1 epsilon 0.15", "kl0_vs_kl2", "f1", ("0.8610", "", "")),
+        ("siamese_gap/6", "VGG-11 hybrid", "kl0_vs_kl2", "accuracy", ("0.8306", "", "")),
+        ("siamese_gap/7", "Radiologist 3", "kl0_vs_kl2", "sensitivity", ("0.917", "", "")),
         ("kpn/3", "CL", "kl", "rmse", ("0.664", "", "")),
         ("kpn/s1", "tau = 0.75", "osfl", "rmse", ("0.736", "", "")),
     ],
@@ -107,7 +125,7 @@ def test_numbers_as_printed(name, row, target, metric, printed):
 
 
 def test_an_unknown_table_names_those_there_are():
-    with pytest.raises(UserError, match=r"'kpn/1': choose kpn/2, .*oarsi/s1$"):
+    with pytest.raises(UserError, match=r"'kpn/1': choose kpn/2, .*oarsi/s1, siamese_gap/3, "):
         papers.read("kpn/1")
 
 
@@ -125,3 +143,28 @@ def test_a_run_makes_the_rows_of_its_mode_only():
     assert not papers.has("oarsi/3", "oarsi.py", "train")
     assert papers.has("kpn/3", "kpn.py:no_cl", "train")
     assert not papers.has("kpn/3", "", "train")
+
+
+def test_two_tables_of_siamese_gap_print_the_same_of_the_same_networks():
+    """Accuracies with cross-entropy stand in Tables III, IV and VI; the hybrid's differ by a digit."""
+    tables = [papers.read(f"siamese_gap/{name}").cells for name in ("3", "4", "5", "6")]
+    cells = pd.concat(tables).query("metric == 'accuracy' and config != ''")
+    of_run = cells.groupby("config")["value"].agg(set)
+    of_run = of_run[of_run.map(len) > 1]
+    assert of_run.empty
+    best = papers.read("siamese_gap/5").cells.query(
+        "config == 'siamese_gap.py:lambda_721_epsilon_015'"
+    )
+    assert best["value"].tolist() == ["0.8914", "0.8678"]
+
+
+def test_the_model_of_siamese_gap_disagrees_with_itself_as_its_notes_say():
+    """150 knees of each grade: accuracy is the mean of sensitivity and specificity."""
+    cells = papers.read("siamese_gap/7").cells.astype({"value": float})
+    rates = cells.pivot_table(index="row", columns="metric", values="value")
+    mean = (rates["sensitivity"] + rates["specificity"]) / 2
+    readers = rates.index.str.startswith("Radiologist")
+    np.testing.assert_allclose(rates["accuracy"][readers], mean[readers], atol=6e-4)
+    assert mean["Siamese-GAP"] == pytest.approx(0.890)
+    # The kappas are those of readers against labels.
+    np.testing.assert_allclose(rates["kappa"][readers], 2 * mean[readers] - 1, atol=0.011)
