@@ -9,7 +9,7 @@ import pytest
 
 from knee_jax import papers
 from knee_jax.errors import UserError
-from knee_jax.grades import TARGETS
+from knee_jax.grades import GRADES, TARGETS
 from knee_jax.metrics.agreement import METRICS, TWO_CLASS_METRICS
 from knee_jax.metrics.summary import OARSI, TASKS
 
@@ -146,7 +146,7 @@ def test_a_run_makes_the_rows_of_its_mode_only():
 
 
 def test_two_tables_of_siamese_gap_print_the_same_of_the_same_networks():
-    """Accuracies with cross-entropy stand in Tables III, IV and VI; the hybrid's differ by a digit."""
+    """Accuracies with cross-entropy stand in Tables III, IV and VI."""
     tables = [papers.read(f"siamese_gap/{name}").cells for name in ("3", "4", "5", "6")]
     cells = pd.concat(tables).query("metric == 'accuracy' and config != ''")
     of_run = cells.groupby("config")["value"].agg(set)
