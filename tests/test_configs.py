@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from knee_jax import configs, train
-from knee_jax.configs import kpn, mri_progression, oarsi
+from knee_jax.configs import kpn, mri_progression, oarsi, siamese_gap
 from knee_jax.configs.common import variant_of
 from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
@@ -33,13 +33,20 @@ SMALL_VOLUMES = {
     "batch_size": 4,
     "evaluation.batch_size": 4,
 }
+# Networks of side patches want knees of the paper's size.
+SMALL_SIAMESE = SMALL | {"input.size": 299, "data.parts": (2, 1, 1), "data.seed": 2}
+del SMALL_SIAMESE["coherence.components"]
+
+NUMBERS_ONLY = {"table5", "grid", *(n for n in siamese_gap.VARIANTS if n.startswith("lambda_"))}
 
 
 def every_variant(*, volumes):
     for file in pkgutil.iter_modules(configs.__path__):
         module = importlib.import_module(f"knee_jax.configs.{file.name}")
         if hasattr(module, "get_config") and (file.name == "mri_progression") == volumes:
-            yield from ((file.name, variant) for variant in ("", *module.VARIANTS))
+            # The rows of Table V, and its sweeps, differ in numbers only; see below.
+            names = [name for name in module.VARIANTS if name not in NUMBERS_ONLY]
+            yield from ((file.name, variant) for variant in ("", *names))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,7 @@ def test_every_variant_of_progression_can_be_trained(variant, tmp_path, volumes_
 def test_every_variant_can_be_trained(name, variant, tmp_path, tiny_data_dir):
     """Its step can be traced over its own batches; tests/test_main.py runs some to the end."""
     config = importlib.import_module(f"knee_jax.configs.{name}").get_config(variant)
-    config.update_from_flattened_dict(SMALL)
+    config.update_from_flattened_dict(SMALL_SIAMESE if name == "siamese_gap" else SMALL)
     config.data.split = "k_fold" if name == "oarsi" else "ratio"
     if name == "oarsi":
         config.data.test_dataset = "phantom_most/tiny"
@@ -170,3 +177,32 @@ def test_mri_progression_says_what_its_paper_says():
         )
     with pytest.raises(UserError, match="leave the variant oai out"):
         mri_progression.get_config("xray,oai")
+
+
+def test_siamese_gap_says_what_its_paper_says():
+    """Wang et al., sections II-C, III-C and IV-C."""
+    config = siamese_gap.get_config()
+    assert (config.batch_size, config.epochs) == (32, 500)
+    assert (config.optimizer.name, config.optimizer.learning_rate) == ("adam", 1e-3)
+    assert (config.optimizer.weight_decay, config.model.dropout) == (3e-4, 0.2)
+    assert (config.loss, config.hybrid.shares, config.hybrid.epsilon) == ("hybrid", (7, 2, 1), 0.15)
+    assert (config.hybrid.alpha, config.hybrid.beta, config.hybrid.gamma) == (0.4, 0.5, 0.1)
+    assert (config.data.split, config.data.parts) == ("ratio", (7, 1, 2))
+    assert config.data.sampling == "oversampled"
+    row = siamese_gap.get_config("lambda_631_epsilon_020").hybrid
+    assert (row.shares, row.epsilon, row.alpha, row.beta, row.gamma) == (
+        (6, 3, 1),
+        0.2,
+        0.3,
+        0.5,
+        0.2,
+    )
+    assert siamese_gap.get_config("ce,gmp,p24").model.positions == (2, 4)
+    sweep = siamese_gap.get_config("table5").sweep
+    assert (len(sweep.variants), sweep.seeds) == (12, 5)
+    grid = siamese_gap.get_config("grid").sweep.variants
+    assert len(grid) == 3 * 4 * 36
+    for numbers in (variant.hybrid for variant in grid.values()):
+        weights = (numbers.alpha, numbers.beta, numbers.gamma)
+        assert sum(weights) == pytest.approx(1)
+        assert min(weights) >= 0.1

@@ -3,6 +3,7 @@
 import importlib
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -27,7 +28,8 @@ def test_a_table_is_well_formed(name):
     cells = paper.cells
     assert tuple(cells.columns) == papers.COLUMNS
     assert paper.title
-    assert re.match(SOURCES[name.partition("/")[0]], paper.source)
+    system = name.partition("/")[0]
+    assert re.match(SOURCES[system], paper.source)
     assert all(note and note == note.strip() for note in paper.notes)
     assert not cells.duplicated(["row", "split", "target", "metric"]).any()
     assert set(cells["target"]) <= {*TARGETS, OARSI, *TASKS}
@@ -35,7 +37,7 @@ def test_a_table_is_well_formed(name):
     assert set(cells["split"]) <= {"test", "test_first_visit", "out_of_fold"}
     made = cells["config"] != ""
     assert set(cells.loc[made, "mode"]) == {
-        "cv" if name.startswith(("oarsi/", "mri_progression/")) else "train"
+        "cv" if system in ("oarsi", "mri_progression") else "train"
     }
     assert (cells.loc[~made, ["mode", "model"]] == "").all().all()
     # A row is one run.
@@ -50,8 +52,7 @@ def test_a_table_is_well_formed(name):
 
 
 def test_all_printed_numbers_are_there():
-    names = (name for name in papers.names() if not name.startswith("siamese_gap/"))
-    counts = {name: len(papers.read(name).cells) for name in names}
+    counts = {name: len(papers.read(name).cells) for name in papers.names()}
     assert counts == {
         "kpn/2": 3 * 4 * 8,
         "kpn/3": 4 * 4,
@@ -66,6 +67,12 @@ def test_all_printed_numbers_are_there():
         "mri_progression/1": 11 * 2,
         "mri_progression/2": 10 * 2,
         "mri_progression/classes": 1,
+        "siamese_gap/3": 6 * 2,
+        "siamese_gap/4": 17 * 2,
+        "siamese_gap/5": 12 * 2,
+        "siamese_gap/6": 7 * 2,
+        "siamese_gap/7": 4 * 3 + 3,
+        "siamese_gap/roc": 5,
     }
 
 
@@ -123,6 +130,11 @@ def test_rows_that_several_tables_print_agree():
         ("oarsi/3", "Antony 2018", "osfm", "balanced_accuracy", ("0.458", "", "")),
         ("oarsi/first_visit", "Ensemble", "osfm", "quadratic_kappa", ("0.86", "0.84", "0.87")),
         ("mri_progression/1", "2D + TRF, axial", "progression_any", "roc_auc", ("0.78", "", "")),
+        ("siamese_gap/3", "P1 P2 P4 GMP", "kl0_vs_kl2", "accuracy", ("0.8689", "", "")),
+        ("siamese_gap/4", "DenseNet-169", "kl0_vs_kl2", "f1", ("0.7823", "", "")),
+        ("siamese_gap/5", "8:1:1 epsilon 0.15", "kl0_vs_kl2", "f1", ("0.8610", "", "")),
+        ("siamese_gap/6", "VGG-11 hybrid", "kl0_vs_kl2", "accuracy", ("0.8306", "", "")),
+        ("siamese_gap/7", "Radiologist 3", "kl0_vs_kl2", "sensitivity", ("0.917", "", "")),
         ("kpn/3", "CL", "kl", "rmse", ("0.664", "", "")),
         ("kpn/s1", "tau = 0.75", "osfl", "rmse", ("0.736", "", "")),
     ],
@@ -133,7 +145,9 @@ def test_numbers_as_printed(name, row, target, metric, printed):
 
 
 def test_an_unknown_table_names_those_there_are():
-    with pytest.raises(UserError, match=r"'kpn/1': choose kpn/2, .*oarsi/s1"):
+    with pytest.raises(
+        UserError, match=r"'kpn/1': choose kpn/2, .*mri_progression/1, .*siamese_gap/3, "
+    ):
         papers.read("kpn/1")
 
 
@@ -151,3 +165,28 @@ def test_a_run_makes_the_rows_of_its_mode_only():
     assert not papers.has("oarsi/3", "oarsi.py", "train")
     assert papers.has("kpn/3", "kpn.py:no_cl", "train")
     assert not papers.has("kpn/3", "", "train")
+
+
+def test_two_tables_of_siamese_gap_print_the_same_of_the_same_networks():
+    """Accuracies with cross-entropy stand in Tables III, IV and VI."""
+    tables = [papers.read(f"siamese_gap/{name}").cells for name in ("3", "4", "5", "6")]
+    cells = pd.concat(tables).query("metric == 'accuracy' and config != ''")
+    of_run = cells.groupby("config")["value"].agg(set)
+    of_run = of_run[of_run.map(len) > 1]
+    assert of_run.empty
+    best = papers.read("siamese_gap/5").cells.query(
+        "config == 'siamese_gap.py:lambda_721_epsilon_015'"
+    )
+    assert best["value"].tolist() == ["0.8914", "0.8678"]
+
+
+def test_the_model_of_siamese_gap_disagrees_with_itself_as_its_notes_say():
+    """150 knees of each grade: accuracy is the mean of sensitivity and specificity."""
+    cells = papers.read("siamese_gap/7").cells.astype({"value": float})
+    rates = cells.pivot_table(index="row", columns="metric", values="value")
+    mean = (rates["sensitivity"] + rates["specificity"]) / 2
+    readers = rates.index.str.startswith("Radiologist")
+    np.testing.assert_allclose(rates["accuracy"][readers], mean[readers], atol=6e-4)
+    assert mean["Siamese-GAP"] == pytest.approx(0.890)
+    # The kappas are those of readers against labels.
+    np.testing.assert_allclose(rates["kappa"][readers], 2 * mean[readers] - 1, atol=0.011)

@@ -19,7 +19,7 @@ def small_config(variant="phantom,resnet18,demo"):
     for flag in SMALL:
         field, value = flag.removeprefix("--config.").split("=")
         config.update_from_flattened_dict({field: type_of(config, field)(value)})
-    config.log_every = 1
+    config.log_every, config.hybrid.warmup_epochs = 1, 1.0
     config.data.parts = (2, 1, 1)
     with config.unlocked():
         config.sweep.variants = {"much": {"hybrid": {"epsilon": 0.5}, "paper_row": ""}, "same": {}}

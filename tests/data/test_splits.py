@@ -170,6 +170,7 @@ def test_a_site_is_held_out_and_the_others_are_folded(at_sites):
         parts = splits.make_split(
             at_sites,
             "site_hold_out",
+            parts=(2, 1, 1),
             num_folds=5,
             fold=fold,
             seed=3,

@@ -107,7 +107,8 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
     """Last maps whose perturbation reaches the logits, and features that the heads map to them."""
     model = models.create(name, width=8, **kwargs)
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.normal(size=(2, 96, 64, 1)), jnp.float32)
+    shape = SHAPES.get(name, (3, 96, 64, 1))
+    image = jnp.asarray(rng.normal(size=(2, *shape[1:])), jnp.float32)
     keypoints = jnp.asarray(rng.uniform(0, 64, (2, 74, 2)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
     variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
@@ -132,11 +133,12 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
     for key in own:
         (value,) = intermediates[key]
         assert value.shape == gradients[key].shape
-        assert value.ndim == (2 if key == "features" else 4)
+        assert value.ndim == (2 if key == "features" else 5 if name == "volumetric" else 4)
         assert jnp.any(gradients[key] != 0)
-    if one_for_all:
+    heads_of = {grade: variables["params"][f"head_{grade}"] for grade in logits}
+    if one_for_all and all("kernel" in head for head in heads_of.values()):
         for grade, value in logits.items():
-            head = variables["params"][f"head_{grade}"]
+            head = heads_of[grade]
             features = np.asarray(intermediates["features"][0])
             np.testing.assert_allclose(value, features @ head["kernel"] + head["bias"], rtol=1e-5)
 
