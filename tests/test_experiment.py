@@ -354,6 +354,7 @@ def test_an_unknown_policy_is_named(field, config, set_up):
 @pytest.fixture
 def volume_config(config):
     """KL from small MR volumes, by a network of volumes."""
+    config.coherence.weight = 0.0
     config.data.dataset = "phantom_mri/tiny"
     config.data.unlabelled = "none"
     config.grades = ("kl",)
