@@ -1,16 +1,16 @@
 """Rate of a training step on MR volumes, with them streamed from disk and without a loader.
 
-    python benchmarks/streaming.py --dataset=phantom_mri/demo --size 80 80 32 --batch=8
-    python benchmarks/streaming.py --dataset=oai_mri/sagittal --net=transformer --workers=8  # GPU
+    python benchmarks/streaming.py --set=data/phantom_mri/demo/1.0.0
+    python benchmarks/streaming.py --set=data/phantom_mri/full/1.0.0 --net=transformer --workers=8 \\
+        --batch=32 --dtype=bfloat16  # GPU
 
 The step is a whole one: views (crop, rotation, gamma), a network, the cross-entropy on progression
 and Adam. Without a loader it trains on one batch that lies on the device; with one on the batches
 of a shuffled plan, read ahead from the prepared set (`batches.Streamed`); and the loader is timed
 alone. The first batches are not counted, since they compile; take several times as many steps as
 are read ahead (8). `small` is a network that is quick on a CPU, so that the loader has to be;
-`transformer` is that of the paper. The set is prepared first if it is not there; whether its files
-lie in the operating system's memory is left to chance, as in training. A row is appended to
-`benchmarks/results/streaming.csv`.
+`transformer` is that of the paper. Whether the set's files lie in the operating system's memory is
+left to chance, as in training. A row is appended to `benchmarks/results/streaming.csv`.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from train_step import hardware
 
 from knee_jax import models, sharding
 from knee_jax.data import augment, batches, prepared, sampling
-from knee_jax.prepare import prepare
 
 RESULTS = Path(__file__).parent / "results" / "streaming.csv"
 NETS = {
@@ -94,9 +93,7 @@ def knees_per_second(batch_size: int, steps: int, one) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="phantom_mri/demo")
-    parser.add_argument("--data_dir", default="data")
-    parser.add_argument("--manual_dir", help="raw files, for a set that is made from yours")
+    parser.add_argument("--set", default="data/phantom_mri/demo/1.0.0", help="a prepared set")
     parser.add_argument("--net", default="small", choices=NETS)
     parser.add_argument("--size", type=int, nargs=3, help="rows, columns and slices of the crops")
     parser.add_argument("--batch", type=int, default=8)
@@ -106,7 +103,7 @@ def main() -> None:
     args = parser.parse_args()
 
     busy = round(os.getloadavg()[0], 1)
-    knees = prepared.open_set(prepare(args.dataset, args.data_dir, args.manual_dir))
+    knees = prepared.open_set(args.set)
     # As 176 x 176 x 80 voxels are to 160 x 160 x 64.
     rows, columns, slices = knees.image_shape
     size = tuple(args.size or (rows * 10 // 11, columns * 10 // 11, slices * 4 // 5))
@@ -129,7 +126,7 @@ def main() -> None:
     row = {
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
-        "dataset": args.dataset,
+        "knees": len(everyone),
         "volume": "x".join(map(str, knees.image_shape)),
         "view": "x".join(map(str, size)),
         "net": args.net,

@@ -364,6 +364,7 @@ def test_each_view_may_be_normalised_by_its_own_statistics(config, set_up):
 @pytest.fixture
 def volume_config(config):
     """KL from small MR volumes, by a network of volumes."""
+    config.coherence.weight = 0.0
     config.data.dataset = "phantom_mri/tiny"
     config.data.unlabelled = "none"
     config.grades = ("kl",)
