@@ -201,6 +201,56 @@ def test_balanced_sampling_draws_the_grades_alike(config, set_up):
 
 
 @pytest.fixture
+def find_progression(config, tiny_data_dir, change_index):
+    """The knees of a run on progression; `classes`: of every row of the index."""
+    config.task, config.grades = "progression", ("progression",)
+    config.class_weights, config.coherence.weight = "none", 0.0
+    config.data.unlabelled, config.data.sampling = "none", "balanced"
+    config.data.split, config.data.num_folds = "k_fold", 3
+
+    def find(classes=None):
+        def change(index):
+            if classes is not None:
+                index["progression"] = np.resize(np.asarray(classes, np.int8), len(index))
+
+        change_index(change)
+        return knees.find_knees(config, tiny_data_dir, landmarks=False)
+
+    return find
+
+
+def test_balanced_sampling_draws_the_classes_of_progression_alike(config, find_progression):
+    """And an epoch has as many draws as a fold has training knees, in the mean."""
+    classes = np.random.default_rng(0).choice([0, 1, 2, MISSING], 500, p=[0.6, 0.2, 0.1, 0.1])
+    found, account = find_progression(classes)
+    parts = knees.make_parts(found, sharding.make_mesh(), "streamed")
+    plan, length = knees.make_plan(config, parts)
+    drawn = np.concatenate([plan(step) for step in range(400)])
+    label = parts["train"].prepared.index["progression"].to_numpy()
+    assert set(drawn) <= set(parts["train"].rows)
+    np.testing.assert_allclose(np.bincount(label[drawn]) / len(drawn), 1 / 3, atol=0.03)
+    assert length == round(sum(len(part.rows) for part in parts.values()) * 2 / 3)
+    unread = sum(counts.get("unread", 0) for counts in account.values())
+    used = sum(counts["used"] for counts in account.values())
+    assert (unread, used) == ((label == MISSING).sum(), (label != MISSING).sum())
+
+
+def test_folds_of_progression_are_stratified_by_it(config, find_progression):
+    """Of knees whose classes have nothing to do with KL."""
+    config.data.num_folds = 2
+    found, _ = find_progression([0, 0, 0, 0, 1, 1, 2, 2])
+    for name in ("train", "validation"):
+        knee_set, rows = found[name]
+        shares = np.bincount(knee_set.index["progression"].to_numpy()[rows]) / len(rows)
+        np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.06)
+
+
+def test_a_set_without_progression_is_named(find_progression):
+    with pytest.raises(UserError, match="knees of phantom_xray/tiny have no column progression"):
+        find_progression()
+
+
+@pytest.fixture
 def find_early(config, tiny_data_dir, change_index):
     """The knees of a run on KL 0 against KL 2; `kl`: row → KL grade, other than the set's."""
     config.task, config.grades = "early_detection", ("kl0_vs_kl2",)

@@ -2,21 +2,25 @@
 
 import dataclasses
 import re
+import types
 
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pandas as pd
 import pytest
 
-from knee_jax import evaluate, explain, models, train
+from knee_jax import evaluate, explain, models, sharding, train
 from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
 from knee_jax.explain import BORDER, choose_knees, class_activation, evenly
 from knee_jax.grades import NUM_CLASSES
 from knee_jax.models.layers import Conv, Linear, observe
 from knee_jax.models.patches import first_row, side_patches
+from knee_jax.models.slice_sequence import VIEWS
 
 
 class Encoder(nn.Module):
@@ -334,3 +338,160 @@ def test_a_run_shows_what_its_network_saw(config, tmp_path, tiny_data_dir, monke
     assert 10 <= len(captions) <= 15
     knees = table[["subject", "side", "visit"]].itertuples(index=False, name=None)
     assert set(captions) <= set(knees)
+
+
+# ---- Volumes ----
+
+
+class Slices(nn.Module):
+    """Reads slice by slice, or three-dimensional maps, or three views; linear after the maps."""
+
+    kind: str = "slices"
+
+    needs_keypoints = False
+
+    @nn.compact
+    def __call__(self, image, keypoints=None, train=False):
+        encoder = Encoder(name="trunk")
+        if self.kind == "solid":
+            slices = encoder(image[:, ::2].reshape(-1, *image.shape[2:]))
+            maps = observe(self, "maps", slices.reshape(len(image), -1, *slices.shape[1:]))
+            return {"kl": Linear(5, name="head_kl")(maps.mean((1, 2, 3)))}
+        features = 0.0
+        for view in ("sagittal",) if self.kind == "slices" else VIEWS:
+            volume = image.transpose(VIEWS[view])
+            name = "maps" if self.kind == "slices" else f"maps_{view}"
+            maps = observe(self, name, encoder(volume.reshape(-1, *volume.shape[2:])))
+            features += maps.mean((1, 2)).reshape(len(image), -1, maps.shape[-1]).mean(1)
+        count = image.shape[1] if self.kind == "slices" else sum(image.shape[1:4])
+        self.sow("intermediates", "attention", attention_of(image, count))
+        return {"kl": Linear(5, name="head_kl")(features)}
+
+
+def attention_of(image, count):
+    """Of two heads, different for every knee and slice."""
+    numbers = jnp.arange(2 * count, dtype=jnp.float32).reshape(2, count)
+    raw = jnp.cos(7 * numbers + 100 * image.mean((1, 2, 3, 4))[:, None, None]) + 1
+    return raw / raw.sum(2, keepdims=True)
+
+
+SHAPE = (10, 12, 14)
+"""Slices, rows and columns."""
+
+
+@pytest.fixture
+def volumes(monkeypatch):
+    """Makes an experiment of five volumes, its variables, and the volumes."""
+
+    def make(kind):
+        data = np.random.default_rng(0).normal(size=(5, *SHAPE, 1)).astype(np.float32)
+        model = Slices(kind)
+        config = ml_collections.ConfigDict(
+            {"input": {"volume": (12, 14, 10)}, "augmentation": {}, "evaluation": {"batch_size": 5}}
+        )
+
+        class Part:
+            @staticmethod
+            def map(function, rows, batch_size):
+                at, found = jax.device_get(function({"row": jnp.asarray(rows)}))
+                np.testing.assert_array_equal(at, rows)
+                return found
+
+        facts = types.SimpleNamespace(mean=0.25, deviation=0.2)
+        experiment = types.SimpleNamespace(
+            config=config,
+            model=model,
+            mesh=sharding.make_mesh(1),
+            parts={"test": Part},
+            facts=facts,
+            views=lambda batch, key, facts, *, train: (jnp.asarray(data)[batch["row"]], None),
+        )
+        variables = model.init(jax.random.key(1), data)
+        seen = explain._by_name(explain._shapes(experiment, variables, data, None)["intermediates"])
+        shapes = {name: value.shape for name, value in seen.items()}
+        monkeypatch.setattr(explain, "observed", lambda *_: shapes)
+        monkeypatch.setattr(explain, "_map", without_facts)
+        return experiment, variables, data
+
+    def without_facts(experiment, variables, name, rows, look):
+        return experiment.parts[name].map(
+            lambda batch: jax.jit(lambda v, b: look(v, experiment.facts, b))(variables, batch),
+            rows,
+            5,
+        )
+
+    return make
+
+
+def heat_by_hand(variables, maps, chosen, number):
+    """Of a network that is linear in its maps, of which a knee has so many pixels."""
+    kernel = np.asarray(variables["params"]["head_kl"]["kernel"])
+    weights = kernel[:, chosen].T / number
+    shape = (len(maps), *[1] * (maps.ndim - 2), -1)
+    return np.maximum((np.asarray(maps) * weights.reshape(shape)).sum(-1), 0)
+
+
+def grown(heat, shape):
+    """Slice by slice, as OpenCV enlarges."""
+    return np.stack([[cv2.resize(s, shape[::-1]) for s in knee] for knee in heat])
+
+
+def test_the_slices_of_most_attention_are_shown_with_their_heat(volumes):
+    experiment, variables, data = volumes("slices")
+    rows = np.array([3, 0, 4])
+    found = explain.slice_maps(experiment, variables, "test", rows, "kl")["sagittal"]
+    image = data[rows]
+    attention = np.asarray(attention_of(image, SHAPE[0])).mean(1)
+    np.testing.assert_allclose(found.strength, attention, rtol=1e-5)
+    expected = np.sort(np.argsort(-attention, axis=1)[:, :3], axis=1)
+    np.testing.assert_array_equal(found.numbers, expected)
+    at = np.arange(3)[:, None], expected
+    grey = np.clip(np.round((image[..., 0] * 0.2 + 0.25) * 255), 0, 255)
+    np.testing.assert_allclose(found.images, grey[at], atol=1)
+    assert found.images.dtype == np.uint8
+    slices = image.reshape(-1, *SHAPE[1:], 1)
+    maps = Encoder().apply({"params": variables["params"]["trunk"]}, slices)
+    chosen = np.asarray(experiment.model.apply(variables, image)["kl"]).argmax(1)
+    maps = np.asarray(maps).reshape(3, SHAPE[0], *maps.shape[1:])
+    heat = heat_by_hand(variables, maps, chosen, np.prod(maps.shape[1:4]))
+    assert (heat.max((1, 2, 3)) > 0).all()
+    heat /= heat.max((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(found.heat, grown(heat[at], SHAPE[1:]), atol=1e-4)
+
+
+def test_three_views_have_a_slice_each(volumes):
+    experiment, variables, data = volumes("views")
+    rows = np.arange(5)
+    found = explain.slice_maps(experiment, variables, "test", rows, "kl")
+    assert set(found) == set(VIEWS)
+    attention = np.asarray(attention_of(data, sum(SHAPE))).mean(1)
+    grey = np.clip(np.round((data[..., 0] * 0.2 + 0.25) * 255), 0, 255)
+    first = 0
+    for view, axes in VIEWS.items():
+        slices = grey.transpose(axes[:4])
+        of_view = attention[:, first : first + slices.shape[1]]
+        np.testing.assert_allclose(found[view].strength, of_view, rtol=1e-5)
+        strongest = of_view.argmax(1)
+        np.testing.assert_array_equal(found[view].numbers[:, 0], strongest)
+        np.testing.assert_allclose(found[view].images[:, 0], slices[rows, strongest], atol=1)
+        assert found[view].heat.shape == found[view].images.shape
+        first += slices.shape[1]
+
+
+def test_without_attention_slices_count_by_their_evidence(volumes):
+    """Maps of three dimensions, of half the slices."""
+    experiment, variables, data = volumes("solid")
+    rows = np.arange(4)
+    found = explain.slice_maps(experiment, variables, "test", rows, "kl", 2)["sagittal"]
+    np.testing.assert_allclose(found.strength.sum(1), 1, rtol=1e-5)
+    slices = data[:4, ::2].reshape(-1, *SHAPE[1:], 1)
+    maps = np.asarray(Encoder().apply({"params": variables["params"]["trunk"]}, slices))
+    maps = maps.reshape(4, SHAPE[0] // 2, *maps.shape[1:])
+    heat = heat_by_hand(variables, maps, np.full(4, 2), np.prod(maps.shape[1:4]))
+    coarse = heat.sum((2, 3))
+    # Between two slices of the maps lie those that are half-way to either.
+    centres = (np.arange(SHAPE[0]) + 0.5) / 2 - 0.5
+    fine = np.stack([np.interp(centres, np.arange(SHAPE[0] // 2), knee) for knee in coarse])
+    np.testing.assert_allclose(found.strength, fine / fine.sum(1, keepdims=True), rtol=1e-4)
+    assert (np.diff(found.numbers, axis=1) > 0).all()
+    assert found.heat.max() <= 1 + 1e-6

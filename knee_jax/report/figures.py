@@ -201,7 +201,9 @@ def example_figure(example: Example) -> Figure:
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.axis("off")
         # The pixel (0, 0) fills [0, 1] x [0, 1]: half-pixel centres, as the keypoints have them.
-        axes.imshow(example.image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+        # Volumes are darker than films by far.
+        white = 255 if example.modality == "film" else max(1, int(example.image.max()))
+        axes.imshow(example.image, cmap="gray", vmin=0, vmax=white, extent=(0, width, height, 0))
         if example.keypoints is not None:
             for bone, colour in ((FEMUR, ORANGE), (TIBIA, SKY)):
                 x, y = np.asarray(example.keypoints)[list(bone)].T

@@ -103,3 +103,20 @@ def test_a_report_may_have_papers_beside_it(results):
         "Zheng et al. 2021, Table 2. Quadratic kappa",
     ]
     assert any("0.703" in note for note in section.notes)
+
+
+def test_printed_deviations_stand_beside_ours():
+    """Of Panfilov et al. 2022; a run from before deviations were kept has none."""
+    new = {"progression_any": {"roc_auc": estimate(0.75) | {"std": 0.0123}}}
+    old = {"progression_any": {"roc_auc": estimate(0.75)}}
+    results = {
+        ("mri_progression.py:fc", ""): {"test": new},
+        ("mri_progression.py:lstm", ""): {"test": old},
+    }
+    frame = comparison.compare(papers.read("mri_progression/1"), results)
+    _, area = comparison.comparison_tables(frame)
+    cells = dict(area.rows)
+    assert cells["2D + FC, sagittal"] == "0.77 ± 0.01 | 0.750 ± 0.012\n[0.700, 0.800]"
+    assert cells["2D + Bi-LSTM, sagittal"] == "0.76 ± 0.02 | 0.750\n[0.700, 0.800]"
+    assert cells["2D + TRF, sagittal"] == "0.78 ± 0.01 | -"
+    assert area.header == ("", "Progression, fast or slow")

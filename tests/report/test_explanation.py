@@ -4,11 +4,18 @@ import pytest
 from matplotlib.colors import to_hex
 from threadpoolctl import threadpool_limits
 
-from knee_jax.explain import Explanation, HeatMaps
+from knee_jax.explain import Explanation, HeatMaps, SliceMaps
 from knee_jax.report import explanation, figures
-from knee_jax.report.explanation import features_section, heat_figure, heat_section, t_sne
+from knee_jax.report.explanation import (
+    features_section,
+    heat_figure,
+    heat_section,
+    slices_section,
+    t_sne,
+)
 
 EARLY = "kl0_vs_kl2"
+SHOWN = figures.ORANGE.lower()
 
 
 def groups(number, dimensions=12):
@@ -162,3 +169,47 @@ def test_the_same_explanation_gives_the_same_pictures(early, tmp_path):
     for path in tmp_path.glob("a_*.png"):
         assert path.read_bytes() == path.with_name(path.name.replace("a_", "b_", 1)).read_bytes()
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def volumes(number, views=("sagittal",), side=(30, 26), count=16):
+    """Slices of knees in some views, as explanations have them."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for view in views:
+        shown = 3 // len(views)
+        strength = rng.dirichlet(np.ones(count), number).astype(np.float32)
+        numbers = np.sort(np.argsort(-strength, axis=1)[:, :shown], axis=1)
+        heat = rng.random((number, shown, *side), np.float32)
+        images = rng.integers(256, size=heat.shape, dtype=np.uint8)
+        found[view] = SliceMaps(strength, numbers, images, heat)
+    return found
+
+
+@pytest.mark.parametrize("views", [("coronal",), ("sagittal", "coronal", "axial")])
+@pytest.mark.parametrize("attended", [True, False])
+def test_slices_are_shown_beside_their_strength(views, attended, early):
+    whole = made(early, heat_maps=None, slices=volumes(2, views), attended=attended)
+    section = slices_section(early, whole)
+    assert ("class token attends" in section.notes[0]) == attended
+    for number, (row, drawing) in enumerate(zip((3, 0), section.drawings, strict=True)):
+        assert drawing.name == f"slices_{number:02d}"
+        assert early.iloc[row]["subject"] in drawing.caption
+        bars, *pictures = drawing.figure.axes
+        assert bars.get_ylabel() == ("Attention" if attended else "Share of evidence")
+        ordered = [view for view in ("sagittal", "axial", "coronal") if view in views]
+        strength = np.concatenate([whole.slices[view].strength[number] for view in ordered])
+        np.testing.assert_allclose([bar.get_height() for bar in bars.patches], strength)
+        orange = {i for i, bar in enumerate(bars.patches) if to_hex(bar.get_facecolor()) == SHOWN}
+        numbers = [(v, n) for v in ordered for n in whole.slices[v].numbers[number]]
+        assert orange == {16 * ordered.index(view) + n for view, n in numbers}
+        titles = [picture.get_title("left") for picture in pictures]
+        assert titles == [f"{view} {n + 1}" for view, n in numbers]
+        for picture, view in zip(pictures, (v for v, _ in numbers)):
+            image = picture.images[0].get_array()
+            assert any((image == each).all() for each in whole.slices[view].images[number])
+
+
+def test_a_network_of_volumes_that_shows_no_maps_has_a_note(early):
+    section = slices_section(early, made(early, heat_maps=None))
+    assert section.drawings == ()
+    assert "does not let its maps be seen" in section.notes[0]

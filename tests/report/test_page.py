@@ -112,6 +112,21 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
 
 
+def test_progression_has_matrix_curves_and_headlines(make_workdir, undrawn):
+    workdir = make_workdir(grades=("progression",), splits=("test",))
+    image = np.zeros((16, 20), np.uint8)
+    knee = {"truth": {"progression": 1}, "prediction": {"progression": 2}, "modality": "volume"}
+    page = write_report(workdir, [Example(image, **knee)], "progression").read_text()
+    drawn = {path.stem for path in (workdir / "report" / "figures").iterdir()}
+    assert {"test_confusion_progression", "test_curves", "test_distribution"} <= drawn
+    text = re.sub(r"\s+", " ", page)
+    assert "Progression, fast or slow: Average precision" in text
+    assert "Progression: Balanced accuracy" in text
+    assert "anterior at the left" in text
+    assert "lateral at the left" not in text
+    assert "Slice of a knee, Progression fast, predicted slow" in text
+
+
 def test_the_splits_of_a_cross_validation_come_in_their_order(make_workdir, undrawn):
     splits = ("out_of_fold", "test_first_visit", "mine", "test")
     workdir = make_workdir(grades=("jsl",), splits=splits)
