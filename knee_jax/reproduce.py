@@ -330,9 +330,10 @@ def main(_: list[str]) -> int:
     """Makes the table that the flags name, or lists the tables."""
     options = flags.FLAGS
     if options.table == "list":
+        width = max(map(len, papers.names())) + 2
         for name in papers.names():
             paper = papers.read(name)
-            print(f"{name:<20}{paper.title} ({paper.source})")
+            print(f"{name:<{width}}{paper.title} ({paper.source})")
         return 0
     return reproduce(
         table=options.table,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.grades import MISSING
-from knee_jax.metrics.summary import TASKS, Estimate, estimate, task_samples, task_scorer
+from knee_jax.metrics.summary import TASKS, Estimate, Scorer, estimate, task_samples, task_scorer
 
 METRICS = ("average_precision", "roc_auc")
 """What a subgroup is scored by. The first depends on its share of positive knees as well."""
@@ -93,9 +93,8 @@ def score(
             positive = int(task_samples(knees, task).positives.sum())
             scores = None
             if 0 < positive < len(knees):
-                scorers = [(f"{task}, {name}", task_scorer(knees, task))]
-                (all_scores,) = estimate(scorers, num_resamples, seed, scheme).values()
-                scores = {metric: all_scores[metric] for metric in METRICS}
+                scorers = [(f"{task}, {attribute} {name}", _scorer(knees, task))]
+                (scores,) = estimate(scorers, num_resamples, seed, scheme).values()
             found.append(Subgroup(attribute, name, len(knees), positive, scores))
     return found
 
@@ -109,6 +108,17 @@ def tidy(subgroups: Sequence[Subgroup]) -> pd.DataFrame:
         for metric in METRICS
     ]
     return pd.DataFrame(rows, columns=[*identity, "value", "low", "high", "std"])
+
+
+def _scorer(knees: pd.DataFrame, task: str) -> Scorer:
+    """That of the task, with `METRICS` alone."""
+    whole = task_scorer(knees, task)
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        values = whole.statistics(weights)
+        return {metric: values[metric] for metric in METRICS}
+
+    return whole._replace(statistics=statistics)
 
 
 def _binned(values: pd.Series, edges: Sequence[int]) -> pd.Series:
