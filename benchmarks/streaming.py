@@ -1,8 +1,8 @@
 """Rate of a training step on MR volumes, with them streamed from disk and without a loader.
 
     python benchmarks/streaming.py --set=data/phantom_mri/demo/1.0.0
-    python benchmarks/streaming.py --set=data/phantom_mri/full/1.0.0 --net=transformer --workers=8 \\
-        --batch=32 --dtype=bfloat16  # GPU
+    # on a GPU
+    python benchmarks/streaming.py --set=data/phantom_mri/full/1.0.0 --net=transformer --batch=32
 
 The step is a whole one: views (crop, rotation, gamma), a network, the cross-entropy on progression
 and Adam. Without a loader it trains on one batch that lies on the device; with one on the batches
