@@ -49,6 +49,7 @@ SHORT_TITLES = {
     "jsm": "JSN M",
     "oarsi": "OARSI average",
     "kl0_vs_kl2": "KL 0/2",
+    "progression": "Progression",
 }
 """Titles for narrow columns: osteophytes of femur and tibia, lateral and medial."""
 
