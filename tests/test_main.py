@@ -28,7 +28,7 @@ RUNS = {
     "oarsi.py": OARSI,
     "oarsi.py:resnet18,gwap_hidden,demo": OARSI,
     "siamese_gap.py:phantom,demo": SIAMESE,
-    "siamese_gap.py:phantom,densenet121,five_grades,ce,demo": FIVE_GRADES,
+    "siamese_gap.py:phantom,resnet18,five_grades,ce,demo": FIVE_GRADES,
 }
 """Config and variants → what a small run of it needs; tests/test_configs.py sets up all others."""
 
