@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from knee_jax.datasets import phantom_xray
 from knee_jax.datasets.phantom_xray import PhantomConfig
+from knee_jax.ingest.inventory import Rules
 
 
 class Builder(phantom_xray.Builder):
@@ -40,7 +41,7 @@ class Builder(phantom_xray.Builder):
             num_subjects=130,
             visits=(0, 30),
             rows=1024,
-            rounding="half_even",
+            rules=Rules(rounding="half_even"),
         ),
         PhantomConfig(
             name="full",

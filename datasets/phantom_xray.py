@@ -2,19 +2,18 @@
 
 import dataclasses
 import pathlib
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
 from knee_jax.datasets.builders import Plan
-from knee_jax.datasets.radiographs import RadiographBuilder
+from knee_jax.datasets.radiographs import FilmConfig, StudyBuilder
 from knee_jax.ingest.film import Roi
-from knee_jax.ingest.study import plan_study
 from knee_jax.phantom.study import write_study
 
 
 @dataclasses.dataclass(kw_only=True)
-class PhantomConfig(tfds.core.BuilderConfig):
+class PhantomConfig(FilmConfig):
     """How many films of what size, and what is cut out of them.
 
     Attributes:
@@ -22,27 +21,16 @@ class PhantomConfig(tfds.core.BuilderConfig):
         visits: months since baseline.
         rows: height of the films in pixels.
         seed: of the phantom.
-        roi: region of interest of a knee.
-        rounding: of grades with decimals, see `knee_jax.ingest.readings.round_grades`.
     """
 
     num_subjects: int
     visits: tuple[int, ...]
     rows: int
     seed: int = 0
-    roi: Roi = dataclasses.field(default_factory=Roi)
-    rounding: Literal["floor", "half_even"] = "floor"
 
 
-class Builder(RadiographBuilder):
-    """Phantom knees with seven grades, landmarks, sites and visits, as one split `study`.
-
-    Subject-wise splits are drawn where they are needed (`knee_jax.data.splits`).
-
-    Attributes:
-        study: whose layout the tree has.
-        cohort: name of the study in the examples.
-    """
+class Builder(StudyBuilder):
+    """Phantom knees with seven grades, landmarks, sites and visits, as one split `study`."""
 
     name = "phantom_xray"
     study = "oai"
@@ -81,11 +69,6 @@ class Builder(RadiographBuilder):
         ),
     ]
 
-    @property
-    def image_size(self) -> int:
-        """Side of the ROI in pixels."""
-        return self.builder_config.roi.pixels
-
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Writes the phantom's study tree and reads it as a real study's."""
         config = self.builder_config
@@ -98,7 +81,4 @@ class Builder(RadiographBuilder):
             workers=self.workers,
             study=self.study,
         )
-        jobs, dropped, notes = plan_study(
-            work_dir, self.cohort, config.roi, layout=self.study, rounding=config.rounding
-        )
-        return Plan({"study": jobs}, dropped, notes)
+        return self.plan_tree(work_dir)

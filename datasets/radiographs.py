@@ -1,22 +1,39 @@
 """What the builders of radiographs share."""
 
-import abc
-from typing import Any
+import dataclasses
+import pathlib
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import KneeBuilder, tensor
+from knee_jax.datasets.builders import KneeBuilder, Plan, tensor
+from knee_jax.ingest.film import Roi
+from knee_jax.ingest.inventory import Rules
+from knee_jax.ingest.study import plan_study
 from knee_jax.landmarks import NUM_LANDMARKS
 
 
+@dataclasses.dataclass(kw_only=True)
+class FilmConfig(tfds.core.BuilderConfig):
+    """What is cut out of a study's films, and how its tables and files are read.
+
+    Attributes:
+        roi: region of interest of a knee.
+        rules: how tables and files are read.
+    """
+
+    roi: Roi = dataclasses.field(default_factory=Roi)
+    rules: Rules = dataclasses.field(default_factory=Rules)
+
+
 class RadiographBuilder(KneeBuilder, skip_registration=True):
-    """Base of the builders of films; a subclass names its `image_size` and makes the plan."""
+    """Base of the builders of films; a subclass makes the plan."""
 
     @property
-    @abc.abstractmethod
     def image_size(self) -> int:
         """Height and width of the images in pixels."""
+        return self.builder_config.roi.pixels
 
     def own_features(self) -> dict[str, Any]:
         """Pixels, their spacing and landmarks."""
@@ -26,3 +43,45 @@ class RadiographBuilder(KneeBuilder, skip_registration=True):
             "keypoints_valid": tfds.features.Scalar(np.bool_),
             "spacing_mm": tfds.features.Scalar(np.float32),
         }
+
+
+class StudyBuilder(RadiographBuilder, skip_registration=True):
+    """Base of the builders of a study's own tree, as one split `study`.
+
+    Subject-wise splits are drawn where they are needed (`knee_jax.data.splits`).
+
+    Attributes:
+        study: whose layout the tree has, a key of `knee_jax.ingest.study.LAYOUTS`.
+        cohort: name of the study in the examples.
+    """
+
+    study: str
+    cohort: str
+    DEFAULT_BUILDER_CONFIG_NAME = "default"
+    BUILDER_CONFIGS: ClassVar = [
+        FilmConfig(
+            name="default", description="350 px of 0.4 mm, plateaus horizontal, decimals cut off."
+        ),
+        FilmConfig(
+            name="half_even",
+            description="Grades with decimals rounded half to even, as the published code does.",
+            rules=Rules(rounding="half_even"),
+        ),
+        FilmConfig(
+            name="unlevelled",
+            description="Knees as they lie on the film: no plateau made horizontal.",
+            roi=Roi(level_plateau=False),
+        ),
+    ]
+
+    def plan(self, work_dir: pathlib.Path) -> Plan:
+        """Reads one film of the user's folder a job."""
+        return self.plan_tree(self.manual_folder())
+
+    def plan_tree(self, root: pathlib.Path) -> Plan:
+        """Reads one film of a study tree a job."""
+        config = self.builder_config
+        jobs, dropped, notes = plan_study(
+            root, self.cohort, config.roi, layout=self.study, rules=config.rules
+        )
+        return Plan({"study": jobs}, dropped, notes)

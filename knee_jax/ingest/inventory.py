@@ -16,6 +16,22 @@ KneeVisit = tuple[str, str, int]
 
 
 @dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a study's tables and files are read where a researcher may decide otherwise.
+
+    Attributes:
+        rounding: what becomes of grades with decimals, see `readings.round_grades`.
+        projects: OAI's reading projects, the preferred first, see `readings.read_readings`.
+    """
+
+    rounding: str = "floor"
+    projects: tuple[int, ...] = (15, 37, 42)
+
+
+DEFAULT_RULES = Rules()
+
+
+@dataclasses.dataclass(frozen=True)
 class Reading:
     """What the readers found in one knee.
 

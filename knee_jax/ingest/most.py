@@ -18,7 +18,7 @@ from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest import landmarks
 from knee_jax.ingest.account import Dropped
-from knee_jax.ingest.inventory import SIDES, Inventory, KneeVisit, Reading
+from knee_jax.ingest.inventory import SIDES, Inventory, KneeVisit, Reading, Rules
 from knee_jax.ingest.readings import find_table, identifiers, numbers, read_table, round_grades
 
 VISITS = {0: 0, 15: 1, 30: 2, 60: 3, 84: 5}
@@ -40,12 +40,12 @@ class _Path(NamedTuple):
     view: str
 
 
-def take_inventory(root: pathlib.Path, rounding: str) -> Inventory:
+def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     """Finds films and readings; the study's tables tell no site.
 
     Args:
         root: the study's folder.
-        rounding: what becomes of decimals such as 1.9, see `readings.round_grades`.
+        rules: how the table is read; of its decimals such as 1.9, see `readings.round_grades`.
 
     Raises:
         UserError: no list or no film of the view PA10 in it, no table, or it lacks a column.
@@ -54,7 +54,7 @@ def take_inventory(root: pathlib.Path, rounding: str) -> Inventory:
     listed = _read_list(root / "tables", notes)
     films, dropped = _find_films(root, listed, notes)
     months = sorted({month for _, month in films})
-    read, unknown = _read_readings(root / "tables", months, rounding, notes)
+    read, unknown = _read_readings(root / "tables", months, rules.rounding, notes)
     return Inventory(films, read, dropped=[*dropped, *unknown], notes=notes)
 
 

@@ -9,17 +9,17 @@ import pathlib
 
 from knee_jax.errors import UserError
 from knee_jax.ingest import readings
-from knee_jax.ingest.inventory import Inventory, KneeVisit, Reading
+from knee_jax.ingest.inventory import Inventory, KneeVisit, Reading, Rules
 
 _FILMS = "[0-9][0-9]m/*/*/*/*/001"
 
 
-def take_inventory(root: pathlib.Path, rounding: str) -> Inventory:
+def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     """Finds films, readings and sites.
 
     Args:
         root: the study's folder.
-        rounding: what becomes of decimals, see `readings.round_grades`.
+        rules: how the tables are read.
 
     Raises:
         UserError: no films, a visit with films but without its table, or a table lacks a column.
@@ -27,7 +27,7 @@ def take_inventory(root: pathlib.Path, rounding: str) -> Inventory:
     films = _find_films(root)
     tables = root / "tables"
     sites = readings.read_sites(tables)
-    read, notes = _read_tables(tables, sorted({visit for _, visit in films}), rounding)
+    read, notes = _read_tables(tables, sorted({visit for _, visit in films}), rules)
     return Inventory(films, read, sites, notes=notes)
 
 
@@ -44,14 +44,14 @@ def _find_films(root: pathlib.Path) -> dict[tuple[str, int], list[str]]:
 
 
 def _read_tables(
-    tables: pathlib.Path, visits: list[int], rounding: str
+    tables: pathlib.Path, visits: list[int], rules: Rules
 ) -> tuple[dict[KneeVisit, Reading], dict[str, int]]:
     read: dict[KneeVisit, Reading] = {}
     notes: collections.Counter[str] = collections.Counter()
     for visit in visits:
         # Nobody read the films of interim visits such as months 18 and 30.
         if visit in readings.VISITS:
-            found, counts = readings.read_readings(tables, visit, rounding)
+            found, counts = readings.read_readings(tables, visit, rules)
             read |= {(*knee, visit): reading for knee, reading in found.items()}
             notes.update(counts)
     return read, dict(notes)

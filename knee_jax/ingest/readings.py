@@ -13,13 +13,10 @@ import pyreadstat
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
-from knee_jax.ingest.inventory import Reading
+from knee_jax.ingest.inventory import DEFAULT_RULES, Reading, Rules
 
 VISITS = {0: "00", 12: "01", 24: "03", 36: "05", 48: "06", 72: "08", 96: "10"}
 """Month of a visit → its code in file and column names. No table exists for other months."""
-
-PROJECTS = (15, 37, 42)
-"""Reading projects, the preferred first: 15 read months 0 to 48, only 37 and 42 read 72 and 96."""
 
 _SIDES = {1: "R", 2: "L"}
 _SUFFIXES = ("sas7bdat", "txt", "csv")
@@ -29,17 +26,18 @@ _MISSING = re.compile(r"\.?[A-Z]?")
 
 
 def read_readings(
-    folder: pathlib.Path, visit: int, rounding: str = "floor"
+    folder: pathlib.Path, visit: int, rules: Rules = DEFAULT_RULES
 ) -> tuple[dict[tuple[str, str], Reading], dict[str, int]]:
     """Reads the table of one visit.
 
     Of several rows of a knee that with a KL grade counts before one without, then the project in
-    the order of `PROJECTS`, then the first in the file. Grades are never mixed across rows.
+    the order of the rules, then the first in the file. Grades are never mixed across rows. Project
+    15 read months 0 to 48 only; months 72 and 96 were read by the projects 37 and 42.
 
     Args:
         folder: where the tables lie.
         visit: months since baseline, a key of `VISITS`.
-        rounding: what becomes of decimals, see `round_grades`.
+        rules: which project counts, and what becomes of decimals.
 
     Returns:
         The reading of every (subject, side), and counts of `duplicate_readings` (rows of the same
@@ -59,9 +57,9 @@ def read_readings(
         line = int(rows["side"].isna().to_numpy().argmax()) + 1
         raise UserError(f"{path}: SIDE of row {line} is neither 1 (right) nor 2 (left)")
     project = numbers(table["READPRJ"], path)
-    order = dict(zip(PROJECTS, range(len(PROJECTS))))
+    order = {project: place for place, project in enumerate(rules.projects)}
     values = np.column_stack([numbers(table[columns[grade]], path) for grade in GRADES])
-    grades, out_of_range = round_grades(values, rounding)
+    grades, out_of_range = round_grades(values, rules.rounding)
     rows["prosthesis"] = codes(table[columns["kl"]]).eq("P")
     rows["unread"] = (grades[:, 0] == MISSING) & ~rows["prosthesis"]
     rows["priority"] = project.map(order).fillna(len(order))

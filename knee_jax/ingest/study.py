@@ -12,7 +12,7 @@ from collections.abc import Callable
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest import dicom, film, landmarks, most, oai
 from knee_jax.ingest.account import Dropped, Example, example
-from knee_jax.ingest.inventory import SIDES, UNREAD, Reading
+from knee_jax.ingest.inventory import DEFAULT_RULES, SIDES, UNREAD, Reading, Rules
 
 LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
 
@@ -39,7 +39,11 @@ class FilmFile:
 
 
 def plan_study(
-    root: pathlib.Path, cohort: str, roi: film.Roi, layout: str = "oai", rounding: str = "floor"
+    root: pathlib.Path,
+    cohort: str,
+    roi: film.Roi,
+    layout: str = "oai",
+    rules: Rules = DEFAULT_RULES,
 ) -> tuple[list[Callable[[], list[Example | Dropped]]], list[Dropped], dict[str, int]]:
     """Joins films, readings and sites, and says what is to be read.
 
@@ -48,7 +52,7 @@ def plan_study(
         cohort: name of the study.
         roi: what to cut out of the films.
         layout: how the study lies on disk, a key of `LAYOUTS`.
-        rounding: what becomes of grades with decimals, see `readings.round_grades`.
+        rules: how tables and files are read.
 
     Returns:
         Jobs in the order of subject and visit, each of which reads one film's two knees; the knees
@@ -57,7 +61,7 @@ def plan_study(
     Raises:
         UserError: no films, no readings of a visit with films, or a table lacks a column.
     """
-    inventory = LAYOUTS[layout](root, rounding)
+    inventory = LAYOUTS[layout](root, rules)
     read = dict(inventory.readings)
     jobs: list[Callable[[], list[Example | Dropped]]] = []
     dropped = list(inventory.dropped)

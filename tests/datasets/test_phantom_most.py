@@ -7,6 +7,7 @@ import pytest
 import knee_jax.datasets as datasets
 from knee_jax.data.prepared import open_set
 from knee_jax.datasets import phantom_most, phantom_xray
+from knee_jax.ingest.inventory import Rules
 from knee_jax.prepare import prepare
 
 
@@ -48,7 +49,7 @@ def test_rounding_of_the_config_reaches_the_ingest(tmp_path):
     found = {}
     for rounding in ("floor", "half_even"):
         config = phantom_xray.PhantomConfig(
-            name="test", num_subjects=40, visits=(0,), rows=32, rounding=rounding
+            name="test", num_subjects=40, visits=(0,), rows=32, rules=Rules(rounding)
         )
         builder = phantom_most.Builder(data_dir=tmp_path, config=config)
         plan = builder.plan(tmp_path / rounding)

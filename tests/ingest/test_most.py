@@ -12,6 +12,7 @@ from knee_jax.grades import GRADES
 from knee_jax.ingest import readings
 from knee_jax.ingest.account import Account, Dropped
 from knee_jax.ingest.film import Roi
+from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.study import plan_study
 
 ROI = Roi(140, 70)
@@ -77,7 +78,7 @@ def add_to_list(study, *lines):
 
 def ingest(root, rounding="floor"):
     """Runs all jobs: knees kept by (subject, side, visit), the dropped ones, and the notes."""
-    jobs, dropped, notes = plan_study(root, "test", ROI, layout="most", rounding=rounding)
+    jobs, dropped, notes = plan_study(root, "test", ROI, layout="most", rules=Rules(rounding))
     results = [knee for job in jobs for knee in job()]
     kept = [knee for knee in results if not isinstance(knee, Dropped)]
     dropped = [*dropped, *(knee for knee in results if isinstance(knee, Dropped))]

@@ -1,0 +1,19 @@
+"""MOST's bilateral films of the view PA10, from the study's own tree.
+
+Under `manual_dir`: the films, landmarks beside them, and tables/ for `mostv01235xray` and
+`MOST_names.csv`, the list of films (`knee_jax.ingest.most`).
+"""
+
+import tensorflow_datasets as tfds
+
+from knee_jax.datasets.radiographs import StudyBuilder
+
+
+class Builder(StudyBuilder):
+    """MOST's knees at all visits."""
+
+    name = "most_xray"
+    study = "most"
+    cohort = "MOST"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack MOST's films, tables and list of films into this folder."
