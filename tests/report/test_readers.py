@@ -78,7 +78,8 @@ def test_every_number_is_a_row(study):
     scores = sum(len(estimates) for estimates in comparison.raters.values())
     assert len(numbers) == scores + 2 * len(comparison.tests["A"])
     kappa = numbers.loc[("B <b>", "A", "kappa")]
-    assert kappa.to_dict() == comparison.raters["B <b>"]["kappa_with_A"]
+    found = comparison.raters["B <b>"]["kappa_with_A"]
+    assert kappa.to_dict() == {name: found[name] for name in ("value", "low", "high", "n")}
     p = numbers.loc[("A", "model", "mcnemar_p_exact")]
     assert p["value"] == comparison.tests["A"].exact
     assert np.isnan(p["low"])
