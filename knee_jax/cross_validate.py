@@ -21,10 +21,10 @@ import pandas as pd
 
 from knee_jax import models, tasks
 from knee_jax import workdir as workdirs
-from knee_jax.data import splits
+from knee_jax.data import augment, splits
 from knee_jax.errors import UserError
 from knee_jax.evaluate import evaluate_checkpoint, write_results
-from knee_jax.experiment import Experiment, compute_dtype
+from knee_jax.experiment import Experiment, compute_dtype, input_of
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.members import trained
 from knee_jax.metrics import ensemble
@@ -85,8 +85,9 @@ def check(network: ml_collections.ConfigDict) -> None:
         **network.model, grades=tuple(network.grades), dtype=compute_dtype(network.dtype)
     )
     if network.init_from:
-        size, channels = network.input.size, network.input.channels
-        image = jnp.zeros((1, size, size, channels))
+        size, channels = input_of(network)
+        view = augment.view_shape(augment.make(network.augmentation, size), size, channels)
+        image = jnp.zeros((1, *view))
         shapes = jax.eval_shape(
             model.init, jax.random.key(0), image, jnp.zeros((1, NUM_LANDMARKS, 2))
         )

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from knee_jax import cross_validate
-from knee_jax.configs import oarsi
+from knee_jax.configs import mri_progression, oarsi
+from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
 from tests.commands import run, train_flags
 
@@ -177,6 +178,14 @@ def test_members_are_the_config_with_their_changes():
     for name, config in networks.items():
         assert config.to_dict() == oarsi.get_config(name).to_dict()
     assert list(cross_validate.members_of(oarsi.get_config("resnet18"))) == ["."]
+
+
+def test_weights_of_networks_of_volumes_are_checked():
+    config = mri_progression.get_config("demo")
+    cross_validate.check(config)
+    config.init_from = "none.npz"
+    with pytest.raises(UserError, match=r"none\.npz: no such file of weights"):
+        cross_validate.check(config)
 
 
 MISTAKES = {

@@ -245,6 +245,22 @@ def test_folds_of_progression_are_stratified_by_it(config, find_progression):
         np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.06)
 
 
+def test_a_fraction_of_the_labels_of_progression_is_learnt_from(config, find_progression):
+    whole, _ = find_progression([0, 1, 2])
+    config.data.label_fraction = 0.5
+    found, account = find_progression([0, 1, 2])
+    rows = {name: found[name][1] for name in found}
+    assert set(rows["train"]) < set(whole["train"][1])
+    people = [
+        set(knee_set.index["subject"].to_numpy()[rows])
+        for knee_set, rows in (found["train"], whole["train"])
+    ]
+    assert len(people[0]) == round(0.5 * len(people[1]))
+    assert (found["train"][0].load(rows["train"])["progression"] >= 0).all()
+    np.testing.assert_array_equal(rows["validation"], whole["validation"][1])
+    assert account["train"]["unread"] == len(whole["train"][1]) - len(rows["train"])
+
+
 def test_a_set_without_progression_is_named(find_progression):
     with pytest.raises(UserError, match="knees of phantom_xray/tiny have no column progression"):
         find_progression()

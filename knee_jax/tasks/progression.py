@@ -132,7 +132,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         config,
         "progression",
         {
-            "data.label_fraction": (1.0, "it hides grades alone"),
             "data.partially_labelled": ("masked", "a knee has a class or none"),
         },
     )

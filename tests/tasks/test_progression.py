@@ -229,7 +229,6 @@ def test_a_config_without_the_optional_fields_is_the_papers():
         ({"focal_gamma": "2"}, "focal_gamma = '2'"),
         ({"class_weights": "prevalence"}, "class_weights = .* has no meaning for progression"),
         ({"data": {"unlabelled": "natural"}}, "data.unlabelled = 'natural' has no meaning"),
-        ({"data": {"label_fraction": 0.5}}, "data.label_fraction = 0.5 has no meaning"),
         ({"data": {"partially_labelled": "drop"}}, "data.partially_labelled = 'drop' has no"),
     ],
 )
