@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score
 
 from knee_jax import configs
 from knee_jax.grades import GRADES, TITLES
@@ -32,6 +33,8 @@ RUNS = {
 }
 """Config and variants → what a small run of it needs; tests/test_configs.py sets up all others."""
 
+MRI = "mri_progression.py:demo"
+
 
 def test_every_config_is_run():
     files = {
@@ -39,7 +42,7 @@ def test_every_config_is_run():
         for file in pkgutil.iter_modules(configs.__path__)
         if hasattr(importlib.import_module(f"knee_jax.configs.{file.name}"), "get_config")
     }
-    assert {config.partition(":")[0] for config in RUNS} == files
+    assert {config.partition(":")[0] for config in (*RUNS, MRI)} == files
 
 
 @pytest.mark.parametrize(("config", "changes"), RUNS.items())
@@ -69,6 +72,31 @@ def test_a_config_trains_evaluates_and_reports(config, changes, tmp_path, tiny_d
     for split in ("validation", "test"):
         table = pd.read_csv(tmp_path / "predictions" / f"{split}.csv")
         assert account[split]["used"] == len(table)
+
+
+def test_progression_is_learnt_from_volumes_and_told_in_a_report(tmp_path, tiny_mri_data_dir):
+    changes = (
+        "--config.data.dataset=phantom_mri/tiny",
+        "--config.data.split=site_hold_out",
+        "--config.input.volume=(16,16,8)",
+    )
+    flags = train_flags(tmp_path, tiny_mri_data_dir, MRI, changes)
+    done = run(*(flag for flag in flags if "input.size" not in flag))
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for split in ("validation", "test"):
+        table = pd.read_csv(tmp_path / "predictions" / f"{split}.csv")
+        assert (table["site"] == "D").all() == (split == "test")
+        assert metrics[split]["progression"]["accuracy"]["n"] == len(table) > 0
+        found = metrics[split]["progression_any"]["average_precision"]
+        labels = (table["progression"] > 0).to_numpy()
+        scores = (table["progression_p1"] + table["progression_p2"]).to_numpy()
+        assert found["value"] == pytest.approx(average_precision_score(labels, scores))
+    groups = pd.read_csv(tmp_path / "subgroups.csv")
+    assert {"kl_baseline", "sex"} & set(groups["attribute"])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "ttention" in page
+    assert "Subgroups" in page or "subgroups" in page
 
 
 def test_the_splits_share_no_subject_and_leave_no_labelled_knee_out(tmp_path, tiny_data_dir):
