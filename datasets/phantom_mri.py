@@ -48,9 +48,9 @@ class Builder(VolumeBuilder):
         ),
         PhantomConfig(
             name="demo",
-            description="240 subjects, 88x88x40 voxels of 1.5 x 1.5 x 2.8 mm; 3 GB of series while "
+            description="400 subjects, 88x88x40 voxels of 1.5 x 1.5 x 2.8 mm; 5 GB of series while "
             "it is made.",
-            num_subjects=240,
+            num_subjects=400,
             preparation=Preparation(shape=(192, 192, 80), border=8),
         ),
         PhantomConfig(
