@@ -5,9 +5,12 @@ beside them, and tables/ for the readings of every visit (`kxr_sq_bu00` ... `kxr
 enrollees (`knee_jax.ingest.oai`).
 """
 
+from typing import ClassVar
+
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.radiographs import StudyBuilder
+from knee_jax.datasets.radiographs import FilmConfig, StudyBuilder
+from knee_jax.ingest.inventory import Rules
 
 
 class Builder(StudyBuilder):
@@ -17,4 +20,18 @@ class Builder(StudyBuilder):
     study = "oai"
     cohort = "OAI"
     VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [
+        *StudyBuilder.BUILDER_CONFIGS,
+        FilmConfig(
+            name="project_15",
+            description="Grades of reading project 15 alone: none of months 72 and 96.",
+            rules=Rules(projects=(15,)),
+        ),
+        FilmConfig(
+            name="file_order",
+            description="Of several readings of a knee the first one in the file, as the "
+            "published code has it.",
+            rules=Rules(order="file"),
+        ),
+    ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack OAI's images and tables into this folder."

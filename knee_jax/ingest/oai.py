@@ -8,8 +8,8 @@ import collections
 import pathlib
 
 from knee_jax.errors import UserError
-from knee_jax.ingest import readings
-from knee_jax.ingest.inventory import Inventory, KneeVisit, Reading, Rules
+from knee_jax.ingest import enrolment, readings
+from knee_jax.ingest.inventory import Inventory, Rules
 
 _FILMS = "[0-9][0-9]m/*/*/*/*/001"
 
@@ -26,8 +26,9 @@ def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     """
     films = _find_films(root)
     tables = root / "tables"
-    sites = readings.read_sites(tables)
-    read, notes = _read_tables(tables, sorted({visit for _, visit in films}), rules)
+    sites = enrolment.read_sites(tables)
+    visits = sorted({visit for _, visit in films})
+    read, notes = readings.read_readings(tables, visits, rules)
     return Inventory(films, read, sites, notes=notes)
 
 
@@ -41,17 +42,3 @@ def _find_films(root: pathlib.Path) -> dict[tuple[str, int], list[str]]:
         layout = "{month}m/{release}/{subject}/{date}/{barcode}/001"
         raise UserError(f"{root}: no films are here; they should lie as {layout}")
     return films
-
-
-def _read_tables(
-    tables: pathlib.Path, visits: list[int], rules: Rules
-) -> tuple[dict[KneeVisit, Reading], dict[str, int]]:
-    read: dict[KneeVisit, Reading] = {}
-    notes: collections.Counter[str] = collections.Counter()
-    for visit in visits:
-        # Nobody read the films of interim visits such as months 18 and 30.
-        if visit in readings.VISITS:
-            found, counts = readings.read_readings(tables, visit, rules)
-            read |= {(*knee, visit): reading for knee, reading in found.items()}
-            notes.update(counts)
-    return read, dict(notes)
