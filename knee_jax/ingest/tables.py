@@ -43,7 +43,9 @@ def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def find_table(folder: pathlib.Path, *names: str) -> pathlib.Path:
-    """Finds the table that has one of several names, one a release of the study.
+    """Finds the table that has one of several names.
+
+    The first name is that of the study's own release, another one that of the archive's text file.
 
     Args:
         folder: where the tables lie, in it or below it.
@@ -58,7 +60,7 @@ def find_table(folder: pathlib.Path, *names: str) -> pathlib.Path:
             f"{found[0]} and {found[1]} are two releases of one table: leave the right one here"
         )
     if not found:
-        files = " or ".join(f"{name}.{suffix}" for name in names for suffix in SUFFIXES[:2])
+        files = " or ".join([f"{names[0]}.sas7bdat", *(f"{name}.txt" for name in names)])
         raise UserError(f"{folder}: the table {files} is missing; copy it here")
     return found[0]
 

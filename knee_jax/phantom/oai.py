@@ -2,7 +2,7 @@
 
 `<root>/00m/0.C.1/<subject>/<date>/<barcode>/001` is a film. `<root>/tables/` holds, as the study
 itself gave them out, `kxr_sq_bu<code>.txt` per visit, `enrollees.txt`, `AllClinical00.txt` and
-`Outcomes99.txt`; or as the NIMH Data Archive does, `oai_kxrsemiquant01.txt` and three more.
+`outcomes99.txt`; or as the NIMH Data Archive does, `oai_kxrsemiquant01.txt` and three more.
 """
 
 import csv
@@ -97,7 +97,7 @@ def _write_study(folder: Path, knees: pd.DataFrame, seed: int) -> None:
     clinical = people[["ID", "V00AGE", "P01BMI"]]
     clinical.to_csv(folder / "AllClinical00.txt", sep="|", index=False, na_rep=_BLANK)
     outcomes = people[["ID", *_REPLACED.values()]].rename(columns={"ID": "id"})
-    outcomes.to_csv(folder / "Outcomes99.txt", sep="|", index=False, na_rep=_BLANK)
+    outcomes.to_csv(folder / "outcomes99.txt", sep="|", index=False, na_rep=_BLANK)
 
 
 def _write_archive(folder: Path, knees: pd.DataFrame, seed: int) -> None:

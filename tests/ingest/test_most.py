@@ -9,7 +9,7 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
-from knee_jax.ingest import readings
+from knee_jax.ingest import tables
 from knee_jax.ingest.account import Account, Dropped
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import Rules
@@ -178,7 +178,7 @@ class TestGrades:
         assert values["V0XRKL"].tolist() == [2.0, 1.9]
         path.rename(path.with_suffix(".sas7bdat"))
         monkeypatch.setattr(
-            readings.pyreadstat, "read_sas7bdat", lambda *_, **__: (values.copy(), None)
+            tables.pyreadstat, "read_sas7bdat", lambda *_, **__: (values.copy(), None)
         )
         kept, dropped, _ = ingest(study)
         assert not dropped
