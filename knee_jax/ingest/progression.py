@@ -35,6 +35,9 @@ REASONS = {
 }
 """Why a knee has no label, in the order in which they are asked."""
 
+OUTCOMES = ("outcomes99", "oai_outcome01")
+"""OAI's table of outcomes in the study's own release, and in the NIMH Data Archive's."""
+
 RULES = ("coded", "published")
 SEEN = ("subject", "knee")
 
@@ -185,9 +188,7 @@ def tidy(readings: Mapping[KneeVisit, Reading]) -> pd.DataFrame:
 
 
 def read_replacements(folder: Path) -> pd.DataFrame:
-    """Reads from OAI's outcomes at which visit a replaced joint was first reported.
-
-    The table is `outcomes99`, or `oai_outcome01` of the NIMH Data Archive.
+    """Reads from OAI's table of `OUTCOMES` at which visit a replaced joint was first reported.
 
     Args:
         folder: where the tables lie.
@@ -198,7 +199,7 @@ def read_replacements(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: no table, or a column or the number of a visit is not OAI's.
     """
-    path = find_table(folder, "outcomes99", "oai_outcome01")
+    path = find_table(folder, *OUTCOMES)
     columns, subject = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}, "ID"
     if path.name.lower().startswith("oai_"):
         columns, subject = {"L": "LKVSRP", "R": "RKVSRP"}, "SRC_SUBJECT_ID"

@@ -158,7 +158,7 @@ def _people(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
     replaced = severity.replacements(knees)
     for side, column in _REPLACED.items():
         number = {month: f"{int(code)}: {month}-month" for month, code in VISIT_CODES.items()}
-        table[column] = table["ID"].map(replaced[side].map(number))
+        table[column] = table["ID"].map(replaced[side].map(number)).astype("string")
     return table
 
 
