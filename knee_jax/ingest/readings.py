@@ -109,7 +109,9 @@ def read_readings(
                 notes[f"unread_{CODES.get(code, 'blank')}"] += 1
             read[subject, side, visit] = reading
         for code, name in CODES.items():
-            notes[f"readings_coded_{name}"] += int(chosen["codes"].str.contains(code).sum())
+            notes[f"readings_coded_{name}"] += int(
+                chosen["codes"].astype(str).str.contains(code).sum()
+            )
     return read, dict(notes)
 
 

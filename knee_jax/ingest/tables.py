@@ -124,8 +124,19 @@ def identifiers(column: pd.Series) -> pd.Series:
 
 def codes(column: pd.Series) -> pd.Series:
     """What stands before the colon of coded values: '1: Right' → '1', '.P: Prosthetic' → 'P'."""
-    text = column.astype("string").fillna("").str.split(":").str[0].str.strip()
-    return text.where(~text.str.fullmatch(_MISSING), text.str.removeprefix("."))
+    # Value by value: columns of grades have many rows and few values.
+    text = column.astype("string").fillna("").astype(object)
+    return text.map({value: _code(value) for value in text.unique()}).astype(object)
+
+
+def _code(value: str) -> str:
+    code = value.split(":")[0].strip()
+    return code.removeprefix(".") if _MISSING.fullmatch(code) else code
+
+
+def _is_missing(column: pd.Series) -> pd.Series:
+    """Whether each of a column's codes stands for no value."""
+    return column.isin([code for code in column.unique() if _MISSING.fullmatch(code)])
 
 
 def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
@@ -139,7 +150,7 @@ def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
         UserError: a value is neither a number nor a code.
     """
     text = codes(column)
-    missing = text.str.fullmatch(_MISSING)
+    missing = _is_missing(text)
     numbers = pd.to_numeric(text.mask(missing), errors="coerce").astype("float64")
     wrong = numbers.isna() & ~missing
     if wrong.any():
@@ -162,8 +173,8 @@ def named(column: pd.Series, names: Mapping[str, str], path: pathlib.Path) -> pd
     Raises:
         UserError: a code has no name.
     """
-    text = codes(column).str.removesuffix(".0")
-    strange = ~text.isin(list(names)) & ~text.str.fullmatch(_MISSING)
+    text = codes(column).astype(str).str.removesuffix(".0")
+    strange = ~text.isin(list(names)) & ~_is_missing(text)
     if strange.any():
         row = column.index[strange][0]
         raise UserError(
