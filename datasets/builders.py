@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
@@ -42,11 +43,13 @@ class Plan:
         jobs: per split, in record order.
         dropped: knees that are known to be unusable before any file is read.
         notes: counts for the account that are not knees, such as duplicate rows.
+        subjects: columns `knee_jax.ingest.enrolment.COLUMNS`; None where nothing is known of them.
     """
 
     jobs: dict[str, list[Job]]
     dropped: Sequence[Dropped] = ()
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
+    subjects: pd.DataFrame | None = None
 
 
 class _SortingWriter(tfds.core.ExampleWriter):
@@ -135,7 +138,7 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         folder = pathlib.Path(self.data_dir)
         work_dir = folder / "raw"
         self._plan = self.plan(work_dir)
-        self._account = Account(self._plan.dropped, self._plan.notes)
+        self._account = Account(self._plan.dropped, self._plan.notes, self._plan.subjects)
         jobs = list(itertools.chain.from_iterable(self._plan.jobs.values()))
         with (
             contextlib.closing(pool.run_in_order(jobs, self.workers)) as results,

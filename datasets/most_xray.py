@@ -1,7 +1,8 @@
 """MOST's bilateral films of the view PA10, from the study's own tree.
 
 Under `manual_dir`: the films, landmarks beside them, and tables/ for `mostv01235xray` and
-`MOST_names.csv`, the list of films (`knee_jax.ingest.most`).
+`MOST_names.csv`, the list of films, and where wanted for `mostv0enroll` and `mostoutcomes`
+(`knee_jax.ingest.most`, `enrolment`).
 """
 
 import tensorflow_datasets as tfds

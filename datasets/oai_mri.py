@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from knee_jax.datasets.builders import Plan
 from knee_jax.datasets.volumes import VolumeBuilder
+from knee_jax.ingest import enrolment
 from knee_jax.ingest.mri import plan_study
 from knee_jax.ingest.volume import Preparation
 
@@ -71,11 +72,12 @@ class Builder(VolumeBuilder):
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Reads one series a job."""
         config = self.builder_config
+        root = self.manual_folder()
         jobs, dropped, notes = plan_study(
-            self.manual_folder(),
+            root,
             "OAI",
             self.preparation,
             rule=config.rule,
             outcomes=config.outcomes,
         )
-        return Plan({"study": jobs}, dropped, notes)
+        return Plan({"study": jobs}, dropped, notes, enrolment.read_oai(root / "tables"))

@@ -1,13 +1,18 @@
 """OAI's bilateral films, from the study's own tree.
 
 Under `manual_dir`: {month}m/{release}/{subject}/{date}/{barcode}/001 for the films, landmarks
-beside them, and tables/ for the readings of every visit (`kxr_sq_bu00` ... `kxr_sq_bu10`) and the
-enrollees (`knee_jax.ingest.oai`).
+beside them, and tables/ for the readings of every visit (`kxr_sq_bu00` ... `kxr_sq_bu10`), the
+enrollees and, where age and body mass index are wanted, `allclinical00`; or, in their place, the
+tables of the NIMH Data Archive (`oai_kxrsemiquant01`, `oai_enrollee01`, `oai_oarisk01`). They may
+lie in folders of tables/. (`knee_jax.ingest.oai`, `readings`, `enrolment`.)
 """
+
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.radiographs import StudyBuilder
+from knee_jax.datasets.radiographs import FilmConfig, StudyBuilder
+from knee_jax.ingest.inventory import Rules
 
 
 class Builder(StudyBuilder):
@@ -17,4 +22,18 @@ class Builder(StudyBuilder):
     study = "oai"
     cohort = "OAI"
     VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [
+        *StudyBuilder.BUILDER_CONFIGS,
+        FilmConfig(
+            name="project_15",
+            description="Grades of reading project 15 alone: none of months 72 and 96.",
+            rules=Rules(projects=(15,)),
+        ),
+        FilmConfig(
+            name="file_order",
+            description="Of several readings of a knee the first one in the file, as the "
+            "published code has it.",
+            rules=Rules(order="file"),
+        ),
+    ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack OAI's images and tables into this folder."

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from knee_jax.datasets.builders import Plan
 from knee_jax.datasets.volumes import VolumeBuilder
+from knee_jax.ingest import enrolment
 from knee_jax.ingest.mri import plan_study
 from knee_jax.ingest.volume import Preparation
 from knee_jax.phantom.mri import write_mri_study
@@ -78,4 +79,4 @@ class Builder(VolumeBuilder):
             workers=self.workers,
         )
         jobs, dropped, notes = plan_study(work_dir, "phantom", config.preparation)
-        return Plan({"study": jobs}, dropped, notes)
+        return Plan({"study": jobs}, dropped, notes, enrolment.read_oai(work_dir / "tables"))

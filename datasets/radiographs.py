@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from knee_jax.datasets.builders import KneeBuilder, Plan, tensor
+from knee_jax.ingest import enrolment
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.study import plan_study
@@ -84,4 +85,5 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
         jobs, dropped, notes = plan_study(
             root, self.cohort, config.roi, layout=self.study, rules=config.rules
         )
-        return Plan({"study": jobs}, dropped, notes)
+        subjects = enrolment.READERS[self.study](root / "tables")
+        return Plan({"study": jobs}, dropped, notes, subjects)

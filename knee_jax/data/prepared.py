@@ -111,7 +111,7 @@ class PreparedSet:
 
 
 def open_set(path: epath.PathLike) -> PreparedSet:
-    """Opens the prepared set in folder `path`.
+    """Opens the prepared set in folder `path`; its index tells of the subjects what is known.
 
     Raises:
         UserError: `path` holds no whole prepared set.
@@ -124,5 +124,12 @@ def open_set(path: epath.PathLike) -> PreparedSet:
         )
     identity = dict.fromkeys(("split", "subject", "side", "cohort", "site", "source"), str)
     index = pd.read_csv(file, dtype=identity, keep_default_na=False, na_values={"spacing_mm": [""]})
+    people = file.parent / "subjects.csv"
+    if people.exists():
+        numbers = {"age": [""], "bmi": [""]}
+        described = pd.read_csv(
+            people, dtype={"subject": str, "sex": str}, keep_default_na=False, na_values=numbers
+        )
+        index = index.merge(described[["subject", "sex", *numbers]], how="left", on="subject")
     whole = {name: np.int8 for name in (*GRADES, *OWN) if name in index}
     return PreparedSet(file.parent, index.astype(whole))

@@ -92,13 +92,25 @@ def example(
 
 
 class Account:
-    """Counts the knees of one preparation and writes the three account files."""
+    """Counts the knees of one preparation and writes the account files."""
 
-    def __init__(self, dropped: Iterable[Dropped] = (), notes: Mapping[str, int] | None = None):
-        """Starts with knees already known to be unusable, and counts that are not of knees."""
+    def __init__(
+        self,
+        dropped: Iterable[Dropped] = (),
+        notes: Mapping[str, int] | None = None,
+        subjects: pd.DataFrame | None = None,
+    ):
+        """Starts with what is known before any knee is read.
+
+        Args:
+            dropped: knees known to be unusable.
+            notes: counts that are not of knees.
+            subjects: a row a subject, with the column `subject`; None where nothing is known.
+        """
         self.kept: dict[str, list[dict]] = collections.defaultdict(list)
         self.dropped = list(dropped)
         self.notes = dict(notes or {})
+        self.subjects = subjects
 
     def keep(self, split: str, knee: Example) -> int:
         """Enters a knee as the next record of `split`; returns the record's number."""
@@ -122,11 +134,19 @@ class Account:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def write(self, folder: pathlib.Path) -> None:
-        """Writes `index.csv`, `quarantine.csv` and `account.json` into `folder`."""
+        """Writes `index.csv`, `quarantine.csv` and `account.json` into `folder`.
+
+        And `subjects.csv` where something is known of the subjects: a row for each one kept.
+        """
         rows = [row for split in self.kept.values() for row in split]
         extra = [PROGRESSION] if any(PROGRESSION in row for row in rows) else []
         index = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, *extra])
         index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
+        if self.subjects is not None:
+            kept = index[["subject"]].drop_duplicates()
+            subjects = kept.merge(self.subjects, how="left", on="subject", validate="1:1")
+            path = folder / "subjects.csv"
+            subjects.to_csv(path, index=False, float_format="%g", lineterminator="\n")
         columns = [field.name for field in dataclasses.fields(Dropped)]
         quarantine = pd.DataFrame([dataclasses.astuple(k) for k in self.dropped], columns=columns)
         quarantine.to_csv(folder / "quarantine.csv", index=False, lineterminator="\n")

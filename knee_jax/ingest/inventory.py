@@ -21,11 +21,14 @@ class Rules:
 
     Attributes:
         rounding: what becomes of grades with decimals, see `readings.round_grades`.
-        projects: OAI's reading projects, the preferred first, see `readings.read_readings`.
+        projects: OAI's reading projects that count, the preferred first.
+        order: of several rows of a knee, which one counts: by 'projects', or the first in the
+            'file', as in the published code; see `readings.read_readings`.
     """
 
     rounding: str = "floor"
     projects: tuple[int, ...] = (15, 37, 42)
+    order: str = "projects"
 
 
 DEFAULT_RULES = Rules()

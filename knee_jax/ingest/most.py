@@ -3,13 +3,16 @@
 tables/ holds `mostv01235xray`, a row a subject with columns such as V0XRKL (visit, leg, grade), and
 `MOST_names.csv`, without a header a path a line: its first part less five characters is the MOSTID,
 the second character of its second part the visit, its last part but one the view. Only the view
-PA10 is read. The films lie under the study's root at these paths. (Facts from the Oulu code bases.)
+PA10 is read. The films lie under the study's root at these paths. If it is there, `mostoutcomes`
+tells which joints had been replaced, and `mostv{visit}enroll` by V{visit}PA of whom a film was
+taken. (Facts from the Oulu code bases.)
 """
 
 import collections
 import csv
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +21,15 @@ from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest import landmarks
 from knee_jax.ingest.account import Dropped
-from knee_jax.ingest.inventory import SIDES, Inventory, KneeVisit, Reading, Rules
-from knee_jax.ingest.readings import find_table, identifiers, numbers, read_table, round_grades
+from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
+from knee_jax.ingest.readings import round_grades
+from knee_jax.ingest.tables import find_table, identifiers, look_for_table, numbers, read_table
 
 VISITS = {0: 0, 15: 1, 30: 2, 60: 3, 84: 5}
 """Month of a visit → its number in column names and paths."""
 
 TABLE, LIST, VIEW = "mostv01235xray", "MOST_names.csv", "PA10"
+OUTCOMES = "mostoutcomes"
 
 _MONTHS = {number: month for month, number in VISITS.items()}
 _SUBJECT = re.compile(r"M[A-Z]?[0-9]{2,}")
@@ -55,6 +60,8 @@ def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     films, dropped = _find_films(root, listed, notes)
     months = sorted({month for _, month in films})
     read, unknown = _read_readings(root / "tables", months, rules.rounding, notes)
+    read |= _read_replaced(root / "tables", films)
+    _compare_enrolment(root / "tables", films, notes)
     return Inventory(films, read, dropped=[*dropped, *unknown], notes=notes)
 
 
@@ -197,6 +204,44 @@ def _read_readings(
             else:
                 notes["readings_of_visits_without_films"] += len(of_visit)
     return read, dropped
+
+
+def _read_replaced(
+    tables: pathlib.Path, films: Mapping[tuple[str, int], list[str]]
+) -> dict[KneeVisit, Reading]:
+    """Filmed knees whose joint had been replaced by that visit, as the outcomes tell."""
+    if not (path := look_for_table(tables, OUTCOMES)):
+        return {}
+    columns = {side: f"V99E{side}KRINDEX" for side in SIDES}
+    table = read_table(path, ["MOSTID", *columns.values()])
+    subjects = identifiers(table["MOSTID"]).str.upper()
+    found = {}
+    for side, column in columns.items():
+        number_of = dict(zip(subjects, numbers(table[column], path)))
+        for subject, month in films:
+            # The published code takes 0 for none, as it does blanks.
+            if 0 < (number := number_of.get(subject, 0)) <= VISITS[month]:
+                detail = f"{path.name} tells of its replacement by visit {number:g}"
+                found[subject, side, month] = Reading(UNREAD.grades, "replaced", detail)
+    return found
+
+
+def _compare_enrolment(
+    tables: pathlib.Path,
+    films: Mapping[tuple[str, int], list[str]],
+    notes: collections.Counter,
+) -> None:
+    """Counts films of whom the enrolment has none, and the reverse, of the visits with films."""
+    for month in sorted({month for _, month in films}):
+        number = VISITS[month]
+        if not (path := look_for_table(tables, f"mostv{number}enroll")):
+            continue
+        table = read_table(path, ["MOSTID", f"V{number}PA"])
+        subjects = identifiers(table["MOSTID"]).str.upper()
+        taken = set(subjects[numbers(table[f"V{number}PA"], path) == 1])
+        filmed = {subject for subject, of in films if of == month}
+        notes["films_unknown_to_enrolment"] += len(filmed - taken)
+        notes["films_taken_but_not_here"] += len(taken - filmed)
 
 
 def _columns(month: int, side: str) -> list[str]:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.grades import MISSING
-from knee_jax.ingest import dicom, progression, readings, series, volume
+from knee_jax.ingest import dicom, enrolment, progression, readings, series, volume
 from knee_jax.ingest.account import Dropped, Example
-from knee_jax.ingest.inventory import KneeVisit, Reading
 
 SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
 """SeriesDescription of the series that are read → side."""
@@ -54,12 +53,9 @@ def plan_study(
     baseline = visits[0]
     found, dropped, notes = _find_series(root, baseline)
     tables = root / "tables"
-    sites = readings.read_sites(tables)
-    read: dict[KneeVisit, Reading] = {}
-    for visit in visits:
-        of_visit, counts = readings.read_readings(tables, visit)
-        read |= {(*knee, visit): reading for knee, reading in of_visit.items()}
-        notes.update(counts)
+    sites = enrolment.read_sites(tables)
+    read, counts = readings.read_readings(tables, visits)
+    notes.update(counts)
     labels, account = progression.label_progression(
         progression.tidy(read),
         replacements=progression.read_replacements(tables) if outcomes else None,

@@ -1,15 +1,20 @@
 """A study tree laid out as OAI's → its inventory.
 
 {month}m/{release}/{subject}/{date}/{barcode}/001 is a bilateral film, and tables/ holds the
-readings of every visit (`readings`) and the enrollees.
+readings of every visit (`readings`), the enrollees and, if a user has put them there, what else is
+known of them (`enrolment`) and the outcomes (`progression`).
 """
 
 import collections
+import math
 import pathlib
+from collections.abc import Mapping
 
 from knee_jax.errors import UserError
-from knee_jax.ingest import readings
-from knee_jax.ingest.inventory import Inventory, KneeVisit, Reading, Rules
+from knee_jax.grades import MISSING
+from knee_jax.ingest import enrolment, progression, readings
+from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
+from knee_jax.ingest.tables import look_for_table
 
 _FILMS = "[0-9][0-9]m/*/*/*/*/001"
 
@@ -26,8 +31,10 @@ def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     """
     films = _find_films(root)
     tables = root / "tables"
-    sites = readings.read_sites(tables)
-    read, notes = _read_tables(tables, sorted({visit for _, visit in films}), rules)
+    sites = enrolment.read_sites(tables)
+    visits = sorted({visit for _, visit in films})
+    read, notes = readings.read_readings(tables, visits, rules)
+    read |= _read_replaced(tables, films, read)
     return Inventory(films, read, sites, notes=notes)
 
 
@@ -43,15 +50,28 @@ def _find_films(root: pathlib.Path) -> dict[tuple[str, int], list[str]]:
     return films
 
 
-def _read_tables(
-    tables: pathlib.Path, visits: list[int], rules: Rules
-) -> tuple[dict[KneeVisit, Reading], dict[str, int]]:
-    read: dict[KneeVisit, Reading] = {}
-    notes: collections.Counter[str] = collections.Counter()
-    for visit in visits:
-        # Nobody read the films of interim visits such as months 18 and 30.
-        if visit in readings.VISITS:
-            found, counts = readings.read_readings(tables, visit, rules)
-            read |= {(*knee, visit): reading for knee, reading in found.items()}
-            notes.update(counts)
-    return read, dict(notes)
+def _read_replaced(
+    tables: pathlib.Path,
+    films: Mapping[tuple[str, int], list[str]],
+    read: Mapping[KneeVisit, Reading],
+) -> dict[KneeVisit, Reading]:
+    """Filmed knees without a grade whose joint had been replaced by that visit, if outcomes tell.
+
+    In the archive's tables the readers' own code of it, .P, is blank.
+    """
+    if not any(look_for_table(tables, name) for name in progression.OUTCOMES):
+        return {}
+    replacements = progression.read_replacements(tables)
+    month_of = dict(
+        zip(zip(replacements["subject"], replacements["side"]), replacements["visit"].tolist())
+    )
+    found = {}
+    for subject, month in films:
+        for side in SIDES:
+            knee = (subject, side, month)
+            reading = read.get(knee, UNREAD)
+            unread = not reading.unusable and (reading.grades == MISSING).all()
+            if unread and month_of.get((subject, side), math.inf) <= month:
+                detail = f"its replacement was reported by month {month_of[subject, side]}"
+                found[knee] = Reading(UNREAD.grades, "replaced", detail)
+    return found

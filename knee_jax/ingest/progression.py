@@ -15,7 +15,7 @@ from knee_jax.errors import UserError
 from knee_jax.grades import MISSING
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.inventory import KneeVisit, Reading
-from knee_jax.ingest.readings import find_table, identifiers, numbers, read_table
+from knee_jax.ingest.tables import find_table, identifiers, numbers, read_table
 
 VISITS = (0, 12, 24, 36, 72, 96)
 """Months whose readings count; the first is the baseline. The published code leaves out 48."""
@@ -34,6 +34,9 @@ REASONS = {
     "lost_to_follow_up": "no progression was seen, and the last visit was missed",
 }
 """Why a knee has no label, in the order in which they are asked."""
+
+OUTCOMES = ("outcomes99", "oai_outcome01")
+"""OAI's table of outcomes in the study's own release, and in the NIMH Data Archive's."""
 
 RULES = ("coded", "published")
 SEEN = ("subject", "knee")
@@ -185,7 +188,7 @@ def tidy(readings: Mapping[KneeVisit, Reading]) -> pd.DataFrame:
 
 
 def read_replacements(folder: Path) -> pd.DataFrame:
-    """Reads from OAI's table `outcomes99` at which visit a replaced joint was first reported.
+    """Reads from OAI's table of `OUTCOMES` at which visit a replaced joint was first reported.
 
     Args:
         folder: where the tables lie.
@@ -196,9 +199,11 @@ def read_replacements(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: no table, or a column or the number of a visit is not OAI's.
     """
-    path = find_table(folder, "outcomes99")
-    columns = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}
-    table = read_table(path, ["ID", *columns.values()])
+    path = find_table(folder, *OUTCOMES)
+    columns, subject = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}, "ID"
+    if path.name.lower().startswith("oai_"):
+        columns, subject = {"L": "LKVSRP", "R": "RKVSRP"}, "SRC_SUBJECT_ID"
+    table = read_table(path, [subject, *columns.values()])
     found = []
     for side, column in columns.items():
         visit = numbers(table[column], path).dropna()
@@ -206,8 +211,8 @@ def read_replacements(folder: Path) -> pd.DataFrame:
         if month.isna().any():
             number = visit[month.isna()].iloc[0]
             raise UserError(f"{path}: {column} holds {number:g}, not a visit's number 1..11")
-        subject = identifiers(table["ID"])[visit.index]
-        found.append(pd.DataFrame({"subject": subject, "side": side, "visit": month.astype(int)}))
+        who = identifiers(table[subject])[visit.index]
+        found.append(pd.DataFrame({"subject": who, "side": side, "visit": month.astype(int)}))
     return pd.concat(found).sort_values(_KNEE, ignore_index=True)
 
 

@@ -1,83 +1,208 @@
-"""Semi-quantitative reading tables of OAI (`kxr_sq_bu*`) → seven grades a knee and visit.
+"""Semi-quantitative readings of OAI's films → seven grades a knee and visit.
 
-One table a visit, as SAS file or as its '|'-separated twin; a row is a subject, a side and a
-reading project. Facts on columns and codes: the Oulu code bases and the public OAI_summary.csv.
+A row of a table is a subject, a side and a reading project. The study's own release has a table a
+visit, `kxr_sq_bu*`, as SAS file or as text; the NIMH Data Archive has one of all visits,
+`oai_kxrsemiquant01`, whose columns have no visit in their names. Facts on columns and codes: the
+Oulu code bases, the public OAI_summary.csv, and public code that reads the archive's tables.
 """
 
+import collections
 import pathlib
-import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyreadstat
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
-from knee_jax.ingest.inventory import DEFAULT_RULES, Reading, Rules
+from knee_jax.ingest.inventory import DEFAULT_RULES, UNREAD, KneeVisit, Reading, Rules
+from knee_jax.ingest.tables import (
+    check_columns,
+    codes,
+    find_table,
+    identifiers,
+    look_for_table,
+    numbers,
+    read_table,
+)
 
 VISITS = {0: "00", 12: "01", 24: "03", 36: "05", 48: "06", 72: "08", 96: "10"}
-"""Month of a visit → its code in file and column names. No table exists for other months."""
+"""Month of a visit → its code in file and column names. No film of other months was read."""
+
+ARCHIVE = "oai_kxrsemiquant01"
+"""The table of the NIMH Data Archive."""
+
+CODES = {"P": "prosthesis", "T": "poor_film", "A": "not_expected", "M": "missing"}
+"""SAS's special missing values in OAI, and what they stand for."""
+
+ORDERS = ("projects", "file")
+"""What decides between several rows of a knee, see `Rules.order`."""
 
 _SIDES = {1: "R", 2: "L"}
-_SUFFIXES = ("sas7bdat", "txt", "csv")
 _PROSTHESIS = ("prosthesis", "read as .P: the joint has been replaced")
-# Blank, SAS's '.', or a special missing code: .P prosthesis, .T poor image, .A not expected.
-_MISSING = re.compile(r"\.?[A-Z]?")
+_KNEE = ["subject", "side"]
+
+
+class _Table(NamedTuple):
+    """The readings of one visit.
+
+    Attributes:
+        path: of the file.
+        rows: as `read_table` gives them.
+        subject: name of the column of ids.
+        columns: grade → name of its column.
+    """
+
+    path: pathlib.Path
+    rows: pd.DataFrame
+    subject: str
+    columns: dict[str, str]
 
 
 def read_readings(
-    folder: pathlib.Path, visit: int, rules: Rules = DEFAULT_RULES
-) -> tuple[dict[tuple[str, str], Reading], dict[str, int]]:
-    """Reads the table of one visit.
+    folder: pathlib.Path, visits: Sequence[int], rules: Rules = DEFAULT_RULES
+) -> tuple[dict[KneeVisit, Reading], dict[str, int]]:
+    """Reads what was read of some visits.
 
-    Of several rows of a knee that with a KL grade counts before one without, then the project in
-    the order of the rules, then the first in the file. Grades are never mixed across rows. Project
-    15 read months 0 to 48 only; months 72 and 96 were read by the projects 37 and 42.
+    Only rows of the projects of the rules count; a knee of which they leave nothing has the
+    unusable reading `other_project`. Project 15 read months 0 to 48 only; months 72 and 96 were
+    read by the projects 37 and 42. Of several rows of a knee that with a KL grade counts before one
+    without, then the project in the order of the rules, then the first in the file; by the order
+    'file', which the published code has, the first alone. Grades are never mixed across rows.
 
     Args:
         folder: where the tables lie.
-        visit: months since baseline, a key of `VISITS`.
-        rules: which project counts, and what becomes of decimals.
+        visits: months since baseline; those of which no film was read are passed over.
+        rules: which projects and rows count, and what becomes of decimals.
 
     Returns:
-        The reading of every (subject, side), and counts of `duplicate_readings` (rows of the same
-        knee and project), `other_projects` (rows of a knee that another project's row stands for)
-        and `grades_out_of_range` (values such as 8 or 9, which become missing).
+        The reading of every knee in the tables, and counts of rows: `duplicate_readings` (of the
+        same knee and project), `other_projects` (another project's row stands for the knee),
+        `readings_of_project_{n}_left_out`, `readings_of_another_version` (than most rows of their
+        table), `readings_of_visits_not_asked_for`; of knees: `readings_coded_{code}` (some grade
+        has that value of `CODES`), `unread_{code}` and `unread_blank` (no grade is there; what
+        stands for KL); and `grades_out_of_range` (values such as 8 or 9, which become missing).
 
     Raises:
-        UserError: no table, a column is missing, or a value is neither a number nor a code.
+        UserError: no table of a visit or those of two releases, a column is missing, a value is
+            neither a number nor a code, or a rule is unknown.
     """
-    code = VISITS[visit]
-    path = find_table(folder, f"kxr_sq_bu{code}")
+    if rules.order not in ORDERS:
+        raise UserError(f"readings: order = {rules.order!r}: choose {' or '.join(ORDERS)}")
+    read: dict[KneeVisit, Reading] = {}
+    notes: collections.Counter[str] = collections.Counter()
+    for visit, table in _tables(folder, [v for v in visits if v in VISITS], notes):
+        rows, values = _parse(table, notes)
+        grades, out_of_range = round_grades(values, rules.rounding)
+        notes["grades_out_of_range"] += out_of_range
+        chosen = _choose(rows, grades[:, 0] == MISSING, rules, notes)
+        columns = ("subject", "side", "project", "code")
+        for row, subject, side, project, code in zip(chosen.index, *(chosen[c] for c in columns)):
+            reading = Reading(grades[row])
+            if project not in rules.projects:
+                detail = f"read by project {project:g} alone, which the rules leave out"
+                reading = Reading(UNREAD.grades, "other_project", detail)
+            elif code == "P":
+                reading = Reading(grades[row], *_PROSTHESIS)
+            elif (reading.grades == MISSING).all():
+                notes[f"unread_{CODES.get(code, 'blank')}"] += 1
+            read[subject, side, visit] = reading
+        for code, name in CODES.items():
+            notes[f"readings_coded_{name}"] += int(
+                chosen["codes"].astype(str).str.contains(code).sum()
+            )
+    return read, dict(notes)
+
+
+def _tables(
+    folder: pathlib.Path, visits: Sequence[int], notes: collections.Counter
+) -> Iterator[tuple[int, _Table]]:
+    paths = {visit: find_table(folder, f"kxr_sq_bu{VISITS[visit]}", ARCHIVE) for visit in visits}
+    if archive := look_for_table(folder, ARCHIVE):
+        yield from _of_archive(archive, visits, notes)
+        return
+    for visit, path in paths.items():
+        yield visit, _of_visit(path, VISITS[visit])
+
+
+def _of_visit(path: pathlib.Path, code: str) -> _Table:
+    """The study's own table of one visit."""
+    rows = read_table(path, ["ID", "SIDE", "READPRJ"])
     columns = {grade: f"V{code}XR{grade.upper()}" for grade in GRADES}
-    table = read_table(path, ["ID", "SIDE", "READPRJ", *columns.values()])
-    rows = pd.DataFrame({"subject": identifiers(table["ID"])})
-    rows["side"] = numbers(table["SIDE"], path).map(_SIDES)
-    if rows["side"].isna().any():
-        line = int(rows["side"].isna().to_numpy().argmax()) + 1
-        raise UserError(f"{path}: SIDE of row {line} is neither 1 (right) nor 2 (left)")
-    project = numbers(table["READPRJ"], path)
-    order = {project: place for place, project in enumerate(rules.projects)}
-    values = np.column_stack([numbers(table[columns[grade]], path) for grade in GRADES])
-    grades, out_of_range = round_grades(values, rules.rounding)
-    rows["prosthesis"] = codes(table[columns["kl"]]).eq("P")
-    rows["unread"] = (grades[:, 0] == MISSING) & ~rows["prosthesis"]
-    rows["priority"] = project.map(order).fillna(len(order))
-    knee = ["subject", "side"]
-    duplicates = int(rows.assign(project=project).duplicated([*knee, "project"]).sum())
-    chosen = rows.sort_values(["unread", "priority"], kind="stable").drop_duplicates(knee)
-    readings = {
-        (str(subject), str(side)): Reading(grades[row], *_PROSTHESIS * bool(prosthesis))
-        for row, subject, side, prosthesis in zip(
-            chosen.index, chosen["subject"], chosen["side"], chosen["prosthesis"]
+    others = rows.columns[rows.columns.str.fullmatch(r"V\d\dXRKL")]
+    if columns["kl"] not in rows and len(others):
+        raise UserError(
+            f"{path}: its columns are of {others[0][:3]}, not V{code}: the table of another visit; "
+            f"copy the study's own {path.name} here"
         )
-    }
-    counts = {
-        "duplicate_readings": duplicates,
-        "other_projects": len(rows) - len(chosen) - duplicates,
-        "grades_out_of_range": out_of_range,
-    }
-    return readings, counts
+    check_columns(rows, path, columns.values())
+    return _Table(path, rows, "ID", columns)
+
+
+def _of_archive(
+    path: pathlib.Path, visits: Sequence[int], notes: collections.Counter
+) -> Iterator[tuple[int, _Table]]:
+    """The visits in the archive's table of all, whose films go by the study's subject ids."""
+    columns = {grade: f"XR{grade.upper()}" for grade in GRADES}
+    table = read_table(path, ["SUBJECTKEY", "VISIT", "SIDE", "READPRJ", *columns.values()])
+    subject = next(name for name in ("SRC_SUBJECT_ID", "SUBJECTKEY") if name in table)
+    visit_of = table["VISIT"].str.strip().str.upper()
+    for visit in visits:
+        rows = table[visit_of == f"V{VISITS[visit]}"]
+        if rows.empty:
+            raise UserError(
+                f"{path}: no row is of V{VISITS[visit]} (month {visit}); use the whole table"
+            )
+        yield visit, _Table(path, rows, subject, columns)
+    asked = [f"V{VISITS[visit]}" for visit in visits]
+    notes["readings_of_visits_not_asked_for"] += int((~visit_of.isin(asked)).sum())
+
+
+def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows as subject, side, project, code (what stands for KL), codes (of all grades); values."""
+    path, rows = table.path, table.rows
+    side = numbers(rows["SIDE"], path).map(_SIDES)
+    if side.isna().any():
+        line = side.index[side.isna()][0] + 1
+        raise UserError(f"{path}: SIDE of row {line} is neither 1 (right) nor 2 (left)")
+    if "VERSION" in rows:
+        versions = rows["VERSION"].astype(str)
+        notes["readings_of_another_version"] += int((versions != versions.mode()[0]).sum())
+    cells = [rows[column] for column in table.columns.values()]
+    parsed = pd.DataFrame(
+        {
+            "subject": identifiers(rows[table.subject]),
+            "side": side,
+            "project": numbers(rows["READPRJ"], path),
+            "code": codes(cells[0]),
+            "codes": ["".join(letters) for letters in zip(*map(codes, cells))],
+        }
+    )
+    values = np.column_stack([numbers(cell, path) for cell in cells])
+    return parsed.reset_index(drop=True), values
+
+
+def _choose(
+    rows: pd.DataFrame, unread: np.ndarray, rules: Rules, notes: collections.Counter
+) -> pd.DataFrame:
+    """One row a knee; those of projects that the rules leave out where it has no other."""
+    listed = rows["project"].isin(rules.projects)
+    left_out = rows[~listed]
+    for project, count in left_out["project"].value_counts(dropna=False).sort_index().items():
+        notes[f"readings_of_project_{project:g}_left_out"] += int(count)
+    place = {project: place for place, project in enumerate(rules.projects)}
+    ranked = rows.assign(
+        unread=unread & (rows["code"] != "P").to_numpy(bool), place=rows["project"].map(place)
+    )[listed]
+    if rules.order == "projects":
+        ranked = ranked.sort_values(["unread", "place"], kind="stable")
+    chosen = ranked.drop_duplicates(_KNEE)
+    again = int(ranked.duplicated([*_KNEE, "project"]).sum())
+    notes["duplicate_readings"] += again
+    notes["other_projects"] += len(ranked) - len(chosen) - again
+    of_nobody = pd.concat([chosen, left_out]).drop_duplicates(_KNEE)[len(chosen) :]
+    return pd.concat([chosen, of_nobody])
 
 
 def round_grades(values: np.ndarray, rounding: str = "floor") -> tuple[np.ndarray, int]:
@@ -98,87 +223,3 @@ def round_grades(values: np.ndarray, rounding: str = "floor") -> tuple[np.ndarra
     whole = {"floor": np.floor, "half_even": np.rint}[rounding](values)
     beyond = (whole < 0) | (whole >= [NUM_CLASSES[grade] for grade in GRADES])
     return np.where(beyond | np.isnan(whole), MISSING, whole).astype(np.int8), int(beyond.sum())
-
-
-def read_sites(folder: pathlib.Path) -> dict[str, str]:
-    """Reads the clinical site (A to E) of every subject from the table `enrollees`.
-
-    Raises:
-        UserError: no table, or it lacks a column.
-    """
-    table = read_table(find_table(folder, "enrollees"), ["ID", "V00SITE"])
-    sites = table["V00SITE"].astype(str).str.split(":").str[0].str.strip()
-    return dict(zip(identifiers(table["ID"]), sites))
-
-
-def find_table(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Finds `{name}.sas7bdat`, `{name}.txt` or `{name}.csv`, in whatever case.
-
-    Raises:
-        UserError: none is there.
-    """
-    files = {path.name.lower(): path for path in folder.glob("*")}
-    for suffix in _SUFFIXES:
-        if found := files.get(f"{name}.{suffix}"):
-            return found
-    raise UserError(f"{folder}: the table {name}.sas7bdat or {name}.txt is missing; copy it here")
-
-
-def read_table(path: pathlib.Path, columns: list[str]) -> pd.DataFrame:
-    """Reads a table as it is, with upper-case column names.
-
-    Args:
-        path: a SAS file or a text file, separated by '|' or, if its header has none, by commas.
-        columns: upper-case names of the columns that must be there.
-
-    Raises:
-        UserError: the file cannot be read as a table, or a column is missing.
-    """
-    try:
-        if path.suffix.lower() == ".sas7bdat":
-            # user_missing keeps SAS's special codes, as letters.
-            table, _ = pyreadstat.read_sas7bdat(str(path), user_missing=True)
-        else:
-            with path.open(encoding="latin-1") as file:
-                separator = "|" if "|" in file.readline() else ","
-            table = pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, encoding="latin-1"
-            )
-    except (pyreadstat.ReadstatError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path}: not a table ({error}); copy it again from the study") from error
-    table.columns = table.columns.str.strip().str.upper()
-    for column in columns:
-        if column not in table.columns:
-            raise UserError(f"{path}: the column {column} is missing; use the study's own table")
-    return table
-
-
-def identifiers(column: pd.Series) -> pd.Series:
-    """Subject ids as text; SAS stores them as text or as numbers."""
-    return column.astype(str).str.strip().str.removesuffix(".0")
-
-
-def codes(column: pd.Series) -> pd.Series:
-    """What stands before the colon of coded values: '1: Right' → '1', '.P: Prosthetic' → 'P'."""
-    text = column.astype("string").fillna("").str.split(":").str[0].str.strip()
-    return text.where(~text.str.fullmatch(_MISSING), text.str.removeprefix("."))
-
-
-def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
-    """Values of a column as floats, NaN where it is blank or holds a missing code.
-
-    Args:
-        column: as `read_table` gives it.
-        path: of the table, for the message.
-
-    Raises:
-        UserError: a value is neither a number nor a code.
-    """
-    text = codes(column)
-    missing = text.str.fullmatch(_MISSING)
-    numbers = pd.to_numeric(text.mask(missing), errors="coerce").astype("float64")
-    wrong = numbers.isna() & ~missing
-    if wrong.any():
-        value = column[wrong].iloc[0]
-        raise UserError(f"{path}: column {column.name} holds {value!r}, not a grade or code")
-    return numbers

@@ -1,6 +1,6 @@
 """Writes a phantom study tree for people to look at.
 
-python -m knee_jax.phantom --out=DIR [--study=oai|most]
+python -m knee_jax.phantom --out=DIR [--study=oai|most] [--release=study|archive]
 """
 
 from pathlib import Path
@@ -13,6 +13,9 @@ from knee_jax.phantom.study import STUDIES, layout, write_study
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tree, made if need be.", required=True)
 _STUDY = flags.DEFINE_enum("study", "oai", list(STUDIES), "The study whose layout it has.")
+_RELEASE = flags.DEFINE_string(
+    "release", None, "Shape of the tables: the study's own or, of OAI, the archive's (NDA)."
+)
 _SUBJECTS = flags.DEFINE_integer("subjects", 10, "Subjects, each with two knees.")
 _VISITS = flags.DEFINE_multi_integer(
     "visit", None, "Month of a visit; repeat for more. Default: the study's first three."
@@ -35,6 +38,7 @@ def main(_: list[str]) -> None:
         rows=_ROWS.value,
         workers=_WORKERS.value,
         study=_STUDY.value,
+        release=_RELEASE.value,
     )
     print(layout(_STUDY.value).found.format(root=root))
 

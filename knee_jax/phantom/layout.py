@@ -80,13 +80,15 @@ class Layout:
         visits: months that are shown if nobody chooses.
         describe: (root, seed, rows, knees) → the films of one visit of a subject, the one that is
             read first; `knees` are its right and left one as rows of `severity.simulate`.
-        write_tables: (root, knees, films, seed) writes what lies beside the films; `knees` with the
-            columns that `write_study` adds, and all films.
+        write_tables: (root, knees, films, seed, release) writes what lies beside the films; `knees`
+            with the columns that `write_study` adds, and all films.
         found: where the films and tables lie, for people.
+        releases: in what shapes the tables are given out; the first is written if nobody chooses.
     """
 
     cohort: Cohort
     visits: tuple[int, ...]
     describe: Callable[[Path, int, int, list[dict]], list[Film]]
-    write_tables: Callable[[Path, pd.DataFrame, list[Film], int], None]
+    write_tables: Callable[[Path, pd.DataFrame, list[Film], int, str], None]
     found: str
+    releases: tuple[str, ...] = ("study",)

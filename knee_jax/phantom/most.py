@@ -2,13 +2,14 @@
 
 `<root>/<MOSTID>_XRAY/V<visit>_<date>/<view>/001` is a film; of the views, PA10 is the one that is
 read. `<root>/tables/` holds `mostv01235xray.txt`, a row a subject with columns
-`V<visit>X<leg><grade>`, and `MOST_names.csv`, which lists the films. Lateral views are listed but
-not drawn.
+`V<visit>X<leg><grade>`; `MOST_names.csv`, which lists the films; `mostv<visit>enroll.txt` per visit
+and `mostoutcomes.txt`. Lateral views are listed but not drawn.
 """
 
 import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from knee_jax.grades import GRADES
@@ -93,8 +94,10 @@ def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]
     return films
 
 
-def _write_tables(root: Path, knees: pd.DataFrame, films: list[Film], seed: int) -> None:
-    """Writes the reading table of all visits, and the list of films."""
+def _write_tables(
+    root: Path, knees: pd.DataFrame, films: list[Film], seed: int, release: str
+) -> None:
+    """Writes the readings of all visits, the list of films, and what is known of the subjects."""
     folder = root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     columns = [
@@ -117,6 +120,34 @@ def _write_tables(root: Path, knees: pd.DataFrame, films: list[Film], seed: int)
         if film.marked:
             listed += [path.replace("/PA10/", f"/LAT{side}/") for side in severity.SIDES]
     (folder / "MOST_names.csv").write_text("".join(f"{path}\n" for path in listed))
+    _write_enrolment(folder, knees, seed)
+    _write_outcomes(folder, knees)
+
+
+def _write_enrolment(folder: Path, knees: pd.DataFrame, seed: int) -> None:
+    """Writes a table a visit: who came, and whether the film was taken."""
+    people = knees.drop_duplicates("subject")
+    described = severity.describe(COHORT, seed, people["number"])
+    baseline = pd.DataFrame({"MOSTID": people["subject"].to_numpy()})
+    baseline["AGE"] = described["age"].to_numpy()
+    draws = [COHORT.rng(seed, number, 11).random() for number in people["number"]]
+    baseline["SEX"] = np.where(np.array(draws) < 0.4, 1, 0)
+    baseline["V0BMI"] = described["bmi"].to_numpy()
+    for month, visit in VISIT_NUMBERS.items():
+        table = baseline if visit == 0 else baseline[["MOSTID", "SEX"]]
+        filmed = knees.loc[knees["visit"] == month, "subject"]
+        table = table.assign(**{f"V{visit}PA": table["MOSTID"].isin(filmed).astype(int)})
+        table.to_csv(folder / f"mostv{visit}enroll.txt", sep="|", index=False)
+
+
+def _write_outcomes(folder: Path, knees: pd.DataFrame) -> None:
+    """Writes by which visit each joint was found replaced; blank where none was."""
+    table = pd.DataFrame({"MOSTID": knees["subject"].unique(), "V99EDINDEX": ""})
+    replaced = severity.replacements(knees)
+    for side in severity.SIDES:
+        visits = replaced[side].map(VISIT_NUMBERS)
+        table[f"V99E{side}KRINDEX"] = table["MOSTID"].map(visits).astype("Int64").astype("string")
+    table.fillna("").to_csv(folder / "mostoutcomes.txt", sep="|", index=False)
 
 
 def _cell(row: dict, name: str) -> str:

@@ -78,7 +78,7 @@ def write_mri_study(
     ]
     for name in ("subject", "site", "barcode"):
         knees[name] = np.repeat([getattr(film, name) for film in films], 2)
-    oai.LAYOUT.write_tables(root, knees, films, seed)
+    oai.LAYOUT.write_tables(root, knees, films, seed, oai.LAYOUT.releases[0])
 
     examined = [film for film in films if film.knees[0]["visit"] == BASELINE]
     found = knees[knees["visit"] == BASELINE].drop(columns="barcode").reset_index(drop=True)

@@ -1,9 +1,11 @@
 """OAI's layout of a study tree: folders by visit, one reading table a visit, the enrollees.
 
-`<root>/00m/0.C.1/<subject>/<date>/<barcode>/001` is a film. `<root>/tables/` holds
-`kxr_sq_bu<code>.txt` per visit and `enrollees.txt`.
+`<root>/00m/0.C.1/<subject>/<date>/<barcode>/001` is a film. `<root>/tables/` holds, as the study
+itself gave them out, `kxr_sq_bu<code>.txt` per visit, `enrollees.txt`, `AllClinical00.txt` and
+`outcomes99.txt`; or as the NIMH Data Archive does, `oai_kxrsemiquant01.txt` and three more.
 """
 
+import csv
 import datetime
 import itertools
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ VISIT_CODES = dict(zip(COHORT.schedule, ("00", "01", "03", "05", "06", "08", "10
 """OAI's exam code per month of visit."""
 
 _MISSING_CODES = {"P": ".P: Prosthetic", "T": ".T: Technical problems", "A": ".A: Not expected"}
+_BLANK = ".: Missing Form/Incomplete Workbook"
+_REPLACED = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}
 # The columns of a reading table that carry the visit's code.
 _READ = ("BARCDBU", *(f"XR{name.upper()}" for name in GRADES), "XRSCFL", "XRSCFM", "XRSCTL",
          "XRSCTM", "XRATTL", "XRATTM")  # fmt: skip
@@ -69,29 +73,93 @@ def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]
     return [film]
 
 
-def _write_tables(root: Path, knees: pd.DataFrame, films: list[Film], seed: int) -> None:
-    """Writes the reading table of each visit, and the enrollees."""
+def _write_tables(
+    root: Path, knees: pd.DataFrame, films: list[Film], seed: int, release: str
+) -> None:
+    """Writes the readings and what is known of the subjects, as the release has them."""
     folder = root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
+    {"study": _write_study, "archive": _write_archive}[release](folder, knees, seed)
+
+
+def _write_study(folder: Path, knees: pd.DataFrame, seed: int) -> None:
+    """The study's own text tables; SAS files, their twins, no free library writes."""
     for visit in knees["visit"].unique():
         code = VISIT_CODES[visit]
-        readings = itertools.chain.from_iterable(
-            _readings(row, seed) for row in knees[knees["visit"] == visit].to_dict("records")
-        )
-        table = pd.DataFrame(readings, columns=["ID", "SIDE", "READPRJ", "VERSION", *_READ])
+        table = _readings_of(knees, visit, seed)
         table = table.rename(columns={name: f"V{code}{name}" for name in _READ})
         if code in ("01", "06"):
             table.columns = table.columns.str.lower()
         table.to_csv(folder / f"kxr_sq_bu{code}.txt", sep="|", index=False)
+    people = _people(knees, seed)
+    enrollees = people[["ID", "V00SITE", "P02SEX", "P02RACE"]]
+    enrollees.to_csv(folder / "enrollees.txt", sep="|", index=False)
+    clinical = people[["ID", "V00AGE", "P01BMI"]]
+    clinical.to_csv(folder / "AllClinical00.txt", sep="|", index=False, na_rep=_BLANK)
+    outcomes = people[["ID", *_REPLACED.values()]].rename(columns={"ID": "id"})
+    outcomes.to_csv(folder / "outcomes99.txt", sep="|", index=False, na_rep=_BLANK)
+
+
+def _write_archive(folder: Path, knees: pd.DataFrame, seed: int) -> None:
+    """The tables as the NIMH Data Archive gives them, where special missing codes are blanks."""
+    visits = []
+    for visit in knees["visit"].unique():
+        table = _readings_of(knees, visit, seed)
+        grades = [name for name in _READ if name != "BARCDBU"]
+        table[grades] = table[grades].astype("string").replace(r"^\..*", "", regex=True)
+        table["SIDE"] = table["SIDE"].str[0]
+        visits.append(table.assign(visit=f"V{VISIT_CODES[visit]}"))
+    readings = pd.concat(visits).rename(columns={"BARCDBU": "barcode"})
+    _write_described(folder / "oai_kxrsemiquant01.txt", readings)
+    people = _people(knees, seed)
+    coded = people["P02SEX"].str[0].map({"1": "M", "2": "F"})
+    enrollees = pd.DataFrame({"ID": people["ID"], "visit": "V00", "ageyears": people["V00AGE"]})
+    enrollees["sex"], enrollees["race"] = coded, people["P02RACE"].str[3:]
+    enrollees["site"] = people["V00SITE"]
+    _write_described(folder / "oai_enrollee01.txt", enrollees)
+    risks = pd.DataFrame({"ID": people["ID"], "visit": "V00", "bmi": people["P01BMI"]})
+    # Later visits were measured, too.
+    _write_described(folder / "oai_oarisk01.txt", pd.concat([risks.assign(visit="V01"), risks]))
+    outcomes = people[["ID"]].assign(visit="V99")
+    for side, column in _REPLACED.items():
+        outcomes[f"{side.lower()}kvsrp"] = people[column].str.split(":").str[0]
+    _write_described(folder / "oai_outcome01.txt", outcomes)
+
+
+def _write_described(path: Path, table: pd.DataFrame) -> None:
+    """A table of the archive: its own keys, names in lower case, and a line that describes them."""
+    table = table.rename(columns={"ID": "src_subject_id"})
+    table.insert(0, "subjectkey", "NDAR_INV" + table["src_subject_id"].str[::-1])
+    table.columns = table.columns.str.lower()
+    words = pd.DataFrame([{name: f"What {name} is, in words" for name in table}])
+    whole = pd.concat([words, table.astype(object)])
+    whole.to_csv(path, sep="\t", index=False, na_rep="", quoting=csv.QUOTE_ALL)
+
+
+def _readings_of(knees: pd.DataFrame, visit: int, seed: int) -> pd.DataFrame:
+    """The readings of one visit, with columns that do not tell of it."""
+    readings = itertools.chain.from_iterable(
+        _readings(row, seed) for row in knees[knees["visit"] == visit].to_dict("records")
+    )
+    return pd.DataFrame(readings, columns=["ID", "SIDE", "READPRJ", "VERSION", *_READ])
+
+
+def _people(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The subjects in the columns of the study's tables."""
     people = knees.drop_duplicates("subject")
     draws = [COHORT.rng(seed, number, 5).random(2) for number in people["number"]]
     sex, race = np.array(draws).T
-    enrollees = pd.DataFrame({"ID": people["subject"], "V00SITE": people["site"]})
-    enrollees["P02SEX"] = np.where(sex < 0.42, "1: Male", "2: Female")
-    enrollees["P02RACE"] = np.where(
-        race < 0.8, "1: White or Caucasian", "2: Black or African American"
-    )
-    enrollees.to_csv(folder / "enrollees.txt", sep="|", index=False)
+    described = severity.describe(COHORT, seed, people["number"])
+    table = pd.DataFrame({"ID": people["subject"].to_numpy()})
+    table["V00SITE"] = people["site"].to_numpy()
+    table["P02SEX"] = np.where(sex < 0.42, "1: Male", "2: Female")
+    table["P02RACE"] = np.where(race < 0.8, "1: White or Caucasian", "2: Black or African American")
+    table["V00AGE"], table["P01BMI"] = described["age"], described["bmi"]
+    replaced = severity.replacements(knees)
+    for side, column in _REPLACED.items():
+        number = {month: f"{int(code)}: {month}-month" for month, code in VISIT_CODES.items()}
+        table[column] = table["ID"].map(replaced[side].map(number)).astype("string")
+    return table
 
 
 def _readings(row: dict, seed: int) -> Iterator[dict]:
@@ -136,4 +204,5 @@ LAYOUT = Layout(
     describe=_describe,
     write_tables=_write_tables,
     found="films (DICOM, named 001) and landmarks: {root}/*m/*/*/*/*/, readings: {root}/tables/",
+    releases=("study", "archive"),
 )

@@ -8,7 +8,7 @@ the marginals of Tiulpin & Saarakkala 2020, Table 1.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -249,6 +249,36 @@ def _codes(
     unscored = mild & (chance[:, :, :1, 4] < _UNSCORED)
     code = np.select([unread, replaced, technical, missing, unscored], list("UPTMA"), "")
     return code, np.broadcast_to(~absent, shape).copy()
+
+
+def describe(cohort: Cohort, seed: int, numbers: Iterable[int]) -> pd.DataFrame:
+    """Who the subjects are: `age` in whole years and `bmi` in kg/m², NaN of one in 200.
+
+    How ill the knees are depends on neither.
+
+    Args:
+        cohort: whose random numbers they are.
+        seed: of the cohort.
+        numbers: of the subjects.
+    """
+    draws = np.array([cohort.rng(seed, number, 10).standard_normal(2) for number in numbers])
+    # About as in both studies.
+    return pd.DataFrame(
+        {
+            "age": np.clip(np.round(61.5 + 9 * draws[:, 0]), 45, 79).astype(int),
+            "bmi": np.where(draws[:, 1] > 2.6, np.nan, np.round(29 + 4.8 * draws[:, 1], 1)),
+        }
+    )
+
+
+def replacements(knees: pd.DataFrame) -> dict[str, pd.Series]:
+    """Side → the first visit (months) at which a joint was seen replaced, by subject.
+
+    Args:
+        knees: of `simulate`, with the column `subject`.
+    """
+    seen = knees[knees["code"] == "P"]
+    return {side: seen[seen["side"] == side].groupby("subject")["visit"].min() for side in SIDES}
 
 
 def simulate(

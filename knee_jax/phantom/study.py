@@ -41,6 +41,7 @@ def write_study(
     workers: int = 1,
     progress: bool = True,
     study: str = "oai",
+    release: str | None = None,
 ) -> pd.DataFrame:
     """Writes the films, landmarks and tables of a cohort, as the study's module lays them out.
 
@@ -56,16 +57,22 @@ def write_study(
         workers: processes.
         progress: show a bar.
         study: name of the layout, 'oai' or 'most'.
+        release: shape of the tables, one of the layout's; None: the first.
 
     Returns:
         What the tree does not tell: `severity.simulate`'s table with `subject`, `site`, `barcode`,
         `source` (the film's path under `root`).
 
     Raises:
-        UserError: there are no subjects, no such study, or a visit is not of its schedule.
+        UserError: there are no subjects, no such study or release of it, or a visit is not of its
+            schedule.
     """
     root, shape = Path(root), layout(study)
     visits = shape.visits if visits is None else visits
+    release = release or shape.releases[0]
+    if release not in shape.releases:
+        known = ", ".join(shape.releases)
+        raise UserError(f"{study} has no release {release!r} of its tables; choose from {known}")
     knees = severity.simulate(num_subjects, visits=visits, seed=seed, cohort=shape.cohort)
     views = [
         shape.describe(root, seed, rows, group.to_dict("records"))
@@ -78,7 +85,7 @@ def write_study(
     knees["barcode"] = np.repeat([f.barcode for f in read], 2)
     knees["source"] = np.repeat([f.path.relative_to(root).as_posix() for f in read], 2)
     films = [each for of_visit in views for each in of_visit]
-    shape.write_tables(root, knees, films, seed)
+    shape.write_tables(root, knees, films, seed, release)
     with tqdm(total=len(films), desc="phantom films", unit="film", disable=not progress) as bar:
         for _ in _each(films, workers):
             bar.update()

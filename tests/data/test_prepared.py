@@ -1,9 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
 
 from knee_jax.data import prepared, sampling, statistics
 from knee_jax.grades import GRADES
+from knee_jax.metrics.predictions import make_table
+from knee_jax.metrics.subgroups import divide
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,27 @@ def test_grades_of_the_index_are_those_of_the_records(knees):
         for ours, row in zip(loaded, rows[::7]):
             record = records[int(knees.index["record"].iloc[row])]
             np.testing.assert_array_equal(ours, record["grades"])
+
+
+def test_the_index_tells_of_the_subjects(knees):
+    people = pd.read_csv(knees.path / "subjects.csv").set_index("subject")
+    assert list(knees.index["record"]) == sorted(knees.index["record"])
+    for row in knees.index.iloc[::5].itertuples():
+        person = people.loc[int(row.subject)]
+        assert (row.sex, row.age) == (person["sex"], person["age"])
+        np.testing.assert_equal(row.bmi, person["bmi"])
+    table = make_table(knees.index, {})
+    assert {"sex", "age", "bmi"} <= set(divide(table))
+
+
+def test_a_set_without_subjects_has_an_index_all_the_same(knees, tmp_path):
+    (tmp_path / "index.csv").write_bytes((knees.path / "index.csv").read_bytes())
+    index = prepared.open_set(tmp_path).index
+    pd.testing.assert_frame_equal(index, knees.index[index.columns.tolist()])
+    (tmp_path / "subjects.csv").write_text("subject,site,sex,race,age,bmi\n,,,,,\n")
+    index = prepared.open_set(tmp_path).index
+    assert len(index) == len(knees.index)
+    assert index["age"].isna().all()
 
 
 def test_hidden_grades_are_missing_wherever_a_knee_is_read(knees):

@@ -31,6 +31,17 @@ def test_account(folder):
     assert set(index["site"]) <= set("ABCDE")
 
 
+def test_subjects(folder):
+    index = pd.read_csv(folder / "index.csv")
+    people = pd.read_csv(folder / "subjects.csv", keep_default_na=False)
+    assert people.columns.tolist() == ["subject", "site", "sex", "race", "age", "bmi"]
+    assert people["subject"].tolist() == index["subject"].drop_duplicates().tolist()
+    sites = index.drop_duplicates("subject").set_index("subject")["site"]
+    assert (people.set_index("subject")["site"] == sites).all()
+    assert set(people["sex"]) == {"M", "F"}
+    assert people["age"].astype(int).between(45, 79).all()
+
+
 def test_raw_films_are_gone(folder):
     assert not any(path.is_dir() for path in folder.iterdir())
 

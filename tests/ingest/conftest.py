@@ -103,8 +103,8 @@ def write_study(root, subjects=("9000001", "9000002", "9000003")):
     """Films of every subject at month 0, all read by project 15; returns the films' paths."""
     tables = root / "tables"
     tables.mkdir(parents=True)
-    sites = "".join(f"{s}|{site}\n" for s, site in zip(subjects, "ABCDE"))
-    (tables / "enrollees.txt").write_text("ID|V00SITE\n" + sites)
+    sites = "".join(f"{s}|{site}|2: Female|.\n" for s, site in zip(subjects, "ABCDE"))
+    (tables / "enrollees.txt").write_text("ID|V00SITE|P02SEX|P02RACE\n" + sites)
     sides = ("1: Right", "2: Left")
     rows = [(s, side, 15, 2, 1, 0, 1, 2, 0, 1) for s in subjects for side in sides]
     (tables / "kxr_sq_bu00.txt").write_text(table(0, rows))

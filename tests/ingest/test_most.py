@@ -9,11 +9,12 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
-from knee_jax.ingest import readings
 from knee_jax.ingest.account import Account, Dropped
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.study import plan_study
+
+from .sas import write_sas7bdat
 
 ROI = Roi(140, 70)
 WIDTH_MM = 320.0
@@ -69,6 +70,10 @@ def rewrite(study, change):
     text = path.read_text()
     assert change(text) != text
     path.write_text(change(text))
+
+
+def write_table(study, name, text):
+    (study / "tables" / f"{name}.txt").write_text(text)
 
 
 def add_to_list(study, *lines):
@@ -171,15 +176,12 @@ class TestGrades:
         kept, _, _ = ingest(study)
         assert grades(kept, "M00123", "R", 60) == [4, 3, 3, 3, 3, 1, 2]
 
-    def test_sas_file_of_numbers(self, study, monkeypatch):
-        """pyreadstat gives floats, NaN where blank, and ids as text."""
+    def test_sas_file_of_numbers(self, study):
         path = study / "tables" / "mostv01235xray.txt"
-        values = pd.read_csv(path, sep="|")
-        assert values["V0XRKL"].tolist() == [2.0, 1.9]
-        path.rename(path.with_suffix(".sas7bdat"))
-        monkeypatch.setattr(
-            readings.pyreadstat, "read_sas7bdat", lambda *_, **__: (values.copy(), None)
-        )
+        cells = pd.read_csv(path, sep="|")
+        path.unlink()
+        columns = {name: cells[name].tolist() for name in cells}
+        write_sas7bdat(path.with_suffix(".sas7bdat"), columns)
         kept, dropped, _ = ingest(study)
         assert not dropped
         assert grades(kept, "M00123", "R", 60) == [4, 3, 3, 3, 3, 1, 2]
@@ -317,6 +319,52 @@ class TestTable:
     def test_missing_table(self, study):
         (study / "tables" / "mostv01235xray.txt").unlink()
         with pytest.raises(UserError, match=r"mostv01235xray\.sas7bdat"):
+            ingest(study)
+
+
+class TestOutcomes:
+    TEXT = "mostid|V99EDINDEX|V99ELKRINDEX|V99ERKRINDEX\n"
+
+    def test_knees_replaced_by_a_visit_are_dropped_from_it_on(self, study):
+        write_table(study, "mostoutcomes", self.TEXT + "m00123|.|3|\nMB04567||0|5\n")
+        kept, dropped, _ = ingest(study)
+        assert reasons(dropped) == {("M00123", "L", 60): "replaced"}
+        assert dropped[0].source == path_of("M00123", 3)
+        assert "replacement by visit 3" in dropped[0].detail
+        assert len(kept) == 5
+
+    def test_before_the_first_later_visit(self, study):
+        """A replacement reported on the telephone, between two visits."""
+        write_table(study, "mostoutcomes", self.TEXT + "M00123|1|1|2\n")
+        _, dropped, _ = ingest(study)
+        assert reasons(dropped) == {("M00123", side, 60): "replaced" for side in "RL"}
+
+    def test_code_8_is_then_known_to_be_a_replacement(self, study):
+        rewrite(study, lambda text: text.replace("4|3|3|3|3|1.5|2.5", "8|8|8|8|8|8|8"))
+        assert reasons(ingest(study)[1]) == {("M00123", "R", 60): "prosthesis_or_unreadable"}
+        write_table(study, "mostoutcomes", self.TEXT + "M00123|||3\n")
+        assert reasons(ingest(study)[1]) == {("M00123", "R", 60): "replaced"}
+
+    def test_missing_column(self, study):
+        write_table(study, "mostoutcomes", "MOSTID|V99ELKRINDEX\nM00123|1\n")
+        with pytest.raises(UserError, match=r"mostoutcomes\.txt.*V99ERKRINDEX"):
+            ingest(study)
+
+
+class TestEnrolment:
+    def test_films_that_were_taken_are_compared_with_those_here(self, study):
+        write_table(study, "mostv0enroll", "MOSTID|V0PA\nM00123|1\nMB04567|0\nM00009|1\n")
+        write_table(study, "mostv3enroll", "MOSTID|V3PA\nM00123|1\nM00009|1\nM00010|1.0\n")
+        write_table(study, "mostv5enroll", "MOSTID|V5PA\nM00010|1\n")
+        kept, dropped, notes = ingest(study)
+        assert len(kept) == 6
+        assert not dropped
+        assert notes["films_unknown_to_enrolment"] == 1
+        assert notes["films_taken_but_not_here"] == 3
+
+    def test_missing_column(self, study):
+        write_table(study, "mostv0enroll", "MOSTID|PA\nM00123|1\n")
+        with pytest.raises(UserError, match=r"mostv0enroll\.txt.*V0PA"):
             ingest(study)
 
 

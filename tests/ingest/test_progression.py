@@ -330,7 +330,7 @@ class TestTables:
             read_replacements(tmp_path)
 
     def test_no_table(self, tmp_path):
-        with pytest.raises(UserError, match=r"outcomes99\.txt is missing"):
+        with pytest.raises(UserError, match=r"outcomes99\.txt or oai_outcome01\.txt is missing"):
             read_replacements(tmp_path)
 
 

@@ -183,6 +183,27 @@ def test_prosthesis(make, tmp_path):
     assert len(kept) == 5
 
 
+def test_replacements_that_only_the_outcomes_tell_of(make, tmp_path):
+    """A filmed knee without a grade is dropped from the visit on at which it was reported."""
+    make.write_study(tmp_path)
+    make.write_visit(tmp_path, "9000001", 24)
+    make.write_visit(tmp_path, "9000002", 24)
+    rows = [("9000001", "1: Right", 15, *[""] * 7), ("9000002", 1, 15, 4, *[3] * 6)]
+    (tmp_path / "tables" / "kxr_sq_bu03.txt").write_text(make.table(24, rows))
+    _, dropped, _ = ingest(tmp_path)
+    assert not dropped
+    cells = "9000001|5: 36-month|3: 24-month\n9000002|2: 18-month|1: 12-month\n9|1|1\n"
+    (tmp_path / "tables" / "outcomes99.txt").write_text("ID|V99ELKVSRP|V99ERKVSRP\n" + cells)
+    kept, dropped, _ = ingest(tmp_path)
+    # The readers saw a joint in the right knee of the second subject, and nobody read the left one.
+    assert {knee: drop.reason for knee, drop in dropped.items()} == {
+        ("9000001", "R", 24): "replaced",
+        ("9000002", "L", 24): "replaced",
+    }
+    assert "by month 24" in dropped["9000001", "R", 24].detail
+    assert len(kept) == 8
+
+
 def test_reading_without_film_and_repeated_film(make, tmp_path):
     paths = make.write_study(tmp_path)
     table = tmp_path / "tables" / "kxr_sq_bu00.txt"

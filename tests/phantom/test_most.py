@@ -111,6 +111,30 @@ def test_cells_hold_the_readings(study, table):
     assert not table.filter(regex="^V0X.JS").isin(["0.5", "1.5", "2.5"]).any(axis=None)
 
 
+def test_enrolment_tells_of_whom_a_film_was_taken(study):
+    root, knees = study
+    for visit in (0, 1, 2, 3, 5):
+        path = root / "tables" / f"mostv{visit}enroll.txt"
+        people = pd.read_csv(path, sep="|", dtype=str, keep_default_na=False)
+        month = {0: 0, 1: 15, 5: 84}.get(visit)
+        taken = set(people.loc[people[f"V{visit}PA"] == "1", "MOSTID"])
+        assert taken == set(knees.loc[knees["visit"] == month, "subject"])
+        assert ("V0BMI" in people) == ("AGE" in people) == (visit == 0)
+
+
+def test_outcomes_tell_of_the_prostheses(tmp_path):
+    size = {"num_subjects": 40, "visits": (60, 84), "rows": 32, "progress": False}
+    knees = write_study(tmp_path, study="most", **size)
+    path = tmp_path / "tables" / "mostoutcomes.txt"
+    people = pd.read_csv(path, sep="|", dtype=str, keep_default_na=False).set_index("MOSTID")
+    first = knees[knees["code"] == "P"].groupby(["subject", "side"])["visit"].min()
+    assert len(first) > 0
+    for (subject, side), month in first.items():
+        assert people.loc[subject, f"V99E{side}KRINDEX"] == {60: "3", 84: "5"}[month]
+    told = people[["V99ELKRINDEX", "V99ERKRINDEX"]] != ""
+    assert told.to_numpy().sum() == len(first)
+
+
 def test_no_film_is_like_one_of_the_other_cohort(study, tmp_path):
     root, _ = study
     size = {"num_subjects": 3, "visits": (0,), "seed": 5, "rows": ROWS, "progress": False}

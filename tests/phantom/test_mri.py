@@ -3,7 +3,7 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from knee_jax.ingest import progression, readings
+from knee_jax.ingest import enrolment, progression, readings
 from knee_jax.ingest.series import read_volume
 from knee_jax.ingest.volume import Preparation, VolumeFile, read_knee
 from knee_jax.phantom import dicom, mri, severity
@@ -55,10 +55,7 @@ def test_series_of_which_slices_were_lost_are_rejected(tmp_path, monkeypatch):
 
 
 def labels_of(tables):
-    read = {}
-    for visit in readings.VISITS:
-        found, _ = readings.read_readings(tables, visit)
-        read |= {(*knee, visit): reading for knee, reading in found.items()}
+    read, _ = readings.read_readings(tables, list(readings.VISITS))
     return progression.label_progression(progression.tidy(read))
 
 
@@ -68,7 +65,7 @@ def test_the_tables_tell_who_progresses(study):
     assert account["none"] + account["fast"] + account["slow"] >= 12
     assert account["none"] > 0
     assert account["fast"] + account["slow"] > 0
-    assert readings.read_sites(root / "tables") == dict(zip(knees["subject"], knees["site"]))
+    assert enrolment.read_sites(root / "tables") == dict(zip(knees["subject"], knees["site"]))
     known = set(zip(knees["subject"], knees["side"]))
     assert set(zip(labels["subject"], labels["side"])) <= known
 

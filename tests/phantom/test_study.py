@@ -116,7 +116,7 @@ def test_tables_hold_the_readings(study):
     root, knees = study
     names = {0: "kxr_sq_bu00.txt", 12: "kxr_sq_bu01.txt", 72: "kxr_sq_bu08.txt"}
     found = {path.name for path in (root / "tables").iterdir()}
-    assert found == {*names.values(), "enrollees.txt"}
+    assert found == {*names.values(), "enrollees.txt", "AllClinical00.txt", "outcomes99.txt"}
     for visit, name in names.items():
         table = read_table(root / "tables" / name)
         assert (table.columns == table.columns.str.lower()).all() == (visit == 12)
@@ -159,6 +159,42 @@ def test_enrollees_have_a_site(study):
     assert (table.set_index("ID")["V00SITE"] == sites).all()
 
 
+def test_outcomes_tell_of_the_prostheses(study):
+    root, knees = study
+    table = read_table(root / "tables" / "outcomes99.txt").set_index("id")
+    first = knees[knees["code"] == "P"].groupby(["subject", "side"])["visit"].min()
+    for subject, row in table.iterrows():
+        for side in "LR":
+            month = first.get((subject, side))
+            cell = row[f"V99E{side}KVSRP"]
+            assert cell.startswith(".") if month is None else cell.endswith(f": {month}-month")
+
+
+def test_archive_s_tables_describe_their_columns(tmp_path):
+    write_study(tmp_path, num_subjects=3, rows=32, release="archive", progress=False)
+    paths = sorted((tmp_path / "tables").iterdir())
+    assert [path.stem for path in paths] == [
+        "oai_enrollee01",
+        "oai_kxrsemiquant01",
+        "oai_oarisk01",
+        "oai_outcome01",
+    ]
+    for path in paths:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        assert (table.columns == table.columns.str.lower()).all()
+        assert table.iloc[0].str.contains(" ").all()
+        assert table["subjectkey"][1:].str.startswith("NDAR").all()
+        assert table["src_subject_id"][1:].str.fullmatch(r"9\d{6}").all()
+    readings = pd.read_csv(paths[1], sep="\t", dtype=str, skiprows=[1])
+    assert set(readings["visit"]) == {"V00", "V01", "V03"}
+    assert not readings.duplicated(["subjectkey", "visit", "side", "readprj"]).any()
+
+
+def test_unknown_release(tmp_path):
+    with pytest.raises(UserError, match=r"most has no release 'archive'.*choose from study"):
+        write_study(tmp_path, num_subjects=1, study="most", release="archive", progress=False)
+
+
 def test_a_study_is_a_function_of_its_seed_not_of_workers(tmp_path):
     size = {"num_subjects": 4, "visits": (0, 12), "rows": 128, "progress": False}
     write_study(tmp_path / "one", seed=3, workers=1, **size)
@@ -166,6 +202,8 @@ def test_a_study_is_a_function_of_its_seed_not_of_workers(tmp_path):
     write_study(tmp_path / "other", seed=4, workers=1, **size)
     one, two, other = (digests(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two
+    # Nobody's joint has been replaced, with any seed.
+    del one["tables/outcomes99.txt"]
     assert not set(one.values()) & set(other.values())
 
 

@@ -1,0 +1,184 @@
+"""The studies' tables on disk → columns of text, codes and numbers.
+
+Three kinds: SAS files, their twins as text separated by '|', and the tab-separated tables of the
+NIMH Data Archive, whose second line describes the columns.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+import pyreadstat
+
+from knee_jax.errors import UserError
+
+SUFFIXES = ("sas7bdat", "txt", "csv")
+"""Of a table's file; where a table is there twice, the first of them is read."""
+
+# Blank, SAS's '.', or a special missing code: .P prosthesis, .T poor image, .A not expected.
+_MISSING = re.compile(r"\.?[A-Z]?")
+_WEB_PAGE = (b"<!doctype", b"<html")
+
+
+def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """Finds a table in a folder or below it, in whatever case; None where there is none.
+
+    Args:
+        folder: where the tables lie.
+        name: of the file without its suffix, in lower case.
+
+    Raises:
+        UserError: two files of the same kind have this name.
+    """
+    names = [f"{name}.{suffix}" for suffix in SUFFIXES]
+    files = [path for path in sorted(folder.rglob("*")) if path.name.lower() in names]
+    for each in names:
+        found = [path for path in files if path.name.lower() == each]
+        if len(found) > 1:
+            raise UserError(f"{found[0]} and {found[1]} are both {each}: leave the right one here")
+        if found:
+            return found[0]
+    return None
+
+
+def find_table(folder: pathlib.Path, *names: str) -> pathlib.Path:
+    """Finds the table that has one of several names.
+
+    The first name is that of the study's own release, another one that of the archive's text file.
+
+    Args:
+        folder: where the tables lie, in it or below it.
+        names: of the file without its suffix, in lower case.
+
+    Raises:
+        UserError: none is there, or those of two releases are.
+    """
+    found = [path for name in names if (path := look_for_table(folder, name))]
+    if len(found) > 1:
+        raise UserError(
+            f"{found[0]} and {found[1]} are two releases of one table: leave the right one here"
+        )
+    if not found:
+        files = " or ".join([f"{names[0]}.sas7bdat", *(f"{name}.txt" for name in names)])
+        raise UserError(f"{folder}: the table {files} is missing; copy it here")
+    return found[0]
+
+
+def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Reads a table as it is, with upper-case column names.
+
+    Args:
+        path: a SAS file, or text that is separated by tabs, by '|' or, if its header has neither,
+            by commas.
+        columns: upper-case names of the columns that must be there.
+
+    Raises:
+        UserError: the file cannot be read as a table, has no rows, or lacks a column.
+    """
+    with path.open("rb") as file:
+        if file.read(512).lstrip().lower().startswith(_WEB_PAGE):
+            raise UserError(f"{path}: a web page, not a table: the download failed; repeat it")
+    try:
+        if path.suffix.lower() == ".sas7bdat":
+            # user_missing keeps SAS's special codes, as letters.
+            table, _ = pyreadstat.read_sas7bdat(str(path), user_missing=True)
+        else:
+            table = _read_text(path)
+    except (pyreadstat.ReadstatError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise UserError(f"{path}: not a table ({error}); copy it again from the study") from error
+    table.columns = table.columns.str.strip().str.upper()
+    check_columns(table, path, columns)
+    if table.empty:
+        raise UserError(f"{path}: the table has no rows; copy it again from the study")
+    return table
+
+
+def check_columns(table: pd.DataFrame, path: pathlib.Path, columns: Iterable[str]) -> None:
+    """Checks that the columns are there.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for column in columns:
+        if column not in table.columns:
+            raise UserError(f"{path}: the column {column} is missing; use the study's own table")
+
+
+def _read_text(path: pathlib.Path) -> pd.DataFrame:
+    with path.open(encoding="latin-1") as file:
+        header = file.readline()
+    separator = next((each for each in "\t|" if each in header), ",")
+    table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="latin-1")
+    # The archive describes `subjectkey` in words; an identifier has no space.
+    described = table.filter(regex="(?i)^ *subjectkey *$")[:1].apply(lambda cell: cell.str.strip())
+    if described.apply(lambda cell: cell.str.contains(" ")).any(axis=None):
+        table = table[1:].reset_index(drop=True)
+    return table
+
+
+def identifiers(column: pd.Series) -> pd.Series:
+    """Subject ids as text; SAS stores them as text or as numbers."""
+    return column.astype(str).str.strip().str.removesuffix(".0")
+
+
+def codes(column: pd.Series) -> pd.Series:
+    """What stands before the colon of coded values: '1: Right' → '1', '.P: Prosthetic' → 'P'."""
+    # Value by value: columns of grades have many rows and few values.
+    text = column.astype("string").fillna("").astype(object)
+    return text.map({value: _code(value) for value in text.unique()}).astype(object)
+
+
+def _code(value: str) -> str:
+    code = value.split(":")[0].strip()
+    return code.removeprefix(".") if _MISSING.fullmatch(code) else code
+
+
+def _is_missing(column: pd.Series) -> pd.Series:
+    """Whether each of a column's codes stands for no value."""
+    return column.isin([code for code in column.unique() if _MISSING.fullmatch(code)])
+
+
+def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
+    """Values of a column as floats, NaN where it is blank or holds a missing code.
+
+    Args:
+        column: as `read_table` gives it.
+        path: of the table, for the message.
+
+    Raises:
+        UserError: a value is neither a number nor a code.
+    """
+    text = codes(column)
+    missing = _is_missing(text)
+    numbers = pd.to_numeric(text.mask(missing), errors="coerce").astype("float64")
+    wrong = numbers.isna() & ~missing
+    if wrong.any():
+        row = column.index[wrong][0]
+        raise UserError(
+            f"{path}: row {row + 1} of column {column.name} holds {column[row]!r}, not a number "
+            "or code"
+        )
+    return numbers
+
+
+def named(column: pd.Series, names: Mapping[str, str], path: pathlib.Path) -> pd.Series:
+    """The names of a column's codes, '' where it is blank or holds a missing code.
+
+    Args:
+        column: as `read_table` gives it.
+        names: code → name.
+        path: of the table, for the message.
+
+    Raises:
+        UserError: a code has no name.
+    """
+    text = codes(column).astype(str).str.removesuffix(".0")
+    strange = ~text.isin(list(names)) & ~_is_missing(text)
+    if strange.any():
+        row = column.index[strange][0]
+        raise UserError(
+            f"{path}: row {row + 1} of column {column.name} holds {column[row]!r}; known codes are "
+            f"{', '.join(names)}"
+        )
+    return text.map(names).fillna("").astype(str)
