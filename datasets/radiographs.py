@@ -64,6 +64,11 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
             name="default", description="350 px of 0.4 mm, plateaus horizontal, decimals cut off."
         ),
         FilmConfig(
+            name="oarsi",
+            description="Knees of which every sign was read, as in Tiulpin & Saarakkala 2020.",
+            rules=Rules(whole=True),
+        ),
+        FilmConfig(
             name="half_even",
             description="Grades with decimals rounded half to even, as the published code does.",
             rules=Rules(rounding="half_even"),

@@ -24,11 +24,14 @@ class Rules:
         projects: OAI's reading projects that count, the preferred first.
         order: of several rows of a knee, which one counts: by 'projects', or the first in the
             'file', as in the published code; see `readings.read_readings`.
+        whole: drop knees of which not every sign was read, as Tiulpin & Saarakkala 2020 did: of
+            OAI sclerosis and attrition beside the seven grades.
     """
 
     rounding: str = "floor"
     projects: tuple[int, ...] = (15, 37, 42)
     order: str = "projects"
+    whole: bool = False
 
 
 DEFAULT_RULES = Rules()
@@ -42,15 +45,25 @@ class Reading:
         grades: int8 [7] in the order of `GRADES`, -1 where missing.
         unusable: reason for which the knee is dropped, '' where it is none.
         detail: that reason in words.
+        whole: whether every sign was read that the study's readers look for.
     """
 
     grades: np.ndarray
     unusable: str = ""
     detail: str = ""
+    whole: bool = False
 
 
 UNREAD = Reading(np.full(len(GRADES), MISSING, np.int8))
 """Of a knee that nobody read."""
+
+
+def as_wanted(reading: Reading, rules: Rules) -> Reading:
+    """A reading, unusable as `not_wholly_read` where the rules want whole ones and it is none."""
+    if not rules.whole or reading.whole or reading.unusable:
+        return reading
+    detail = "not every sign was read, which the rules ask for"
+    return dataclasses.replace(reading, unusable="not_wholly_read", detail=detail)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -262,6 +262,8 @@ def _readings(values: np.ndarray, rounding: str, notes: collections.Counter) -> 
     notes["grades_out_of_range"] += beyond
     detail = "KL is coded 8: the joint has been replaced, or the film cannot be read"
     return [
-        Reading(row, "prosthesis_or_unreadable", detail) if lost else Reading(row)
+        Reading(row, "prosthesis_or_unreadable", detail)
+        if lost
+        else Reading(row, whole=bool((row != MISSING).all()))
         for row, lost in zip(grades, unreadable)
     ]

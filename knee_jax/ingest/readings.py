@@ -36,6 +36,9 @@ ARCHIVE = "oai_kxrsemiquant01"
 CODES = {"P": "prosthesis", "T": "poor_film", "A": "not_expected", "M": "missing"}
 """SAS's special missing values in OAI, and what they stand for."""
 
+OTHER_SIGNS = ("scfl", "scfm", "sctl", "sctm", "attl", "attm")
+"""What the same readers looked for beside the seven grades: sclerosis and attrition."""
+
 ORDERS = ("projects", "file")
 """What decides between several rows of a knee, see `Rules.order`."""
 
@@ -51,7 +54,7 @@ class _Table(NamedTuple):
         path: of the file.
         rows: as `read_table` gives them.
         subject: name of the column of ids.
-        columns: grade → name of its column.
+        columns: grade, or one of `OTHER_SIGNS` if they are asked for → name of its column.
     """
 
     path: pathlib.Path
@@ -69,7 +72,8 @@ def read_readings(
     unusable reading `other_project`. Project 15 read months 0 to 48 only; months 72 and 96 were
     read by the projects 37 and 42. Of several rows of a knee that with a KL grade counts before one
     without, then the project in the order of the rules, then the first in the file; by the order
-    'file', which the published code has, the first alone. Grades are never mixed across rows.
+    'file', which the published code has, the first alone. Where the rules want whole readings, a
+    row with all of them counts before one without. Grades are never mixed across rows.
 
     Args:
         folder: where the tables lie.
@@ -92,14 +96,17 @@ def read_readings(
         raise UserError(f"readings: order = {rules.order!r}: choose {' or '.join(ORDERS)}")
     read: dict[KneeVisit, Reading] = {}
     notes: collections.Counter[str] = collections.Counter()
-    for visit, table in _tables(folder, [v for v in visits if v in VISITS], notes):
+    signs = (*GRADES, *OTHER_SIGNS) if rules.whole else GRADES
+    for visit, table in _tables(folder, [v for v in visits if v in VISITS], signs, notes):
         rows, values = _parse(table, notes)
-        grades, out_of_range = round_grades(values, rules.rounding)
+        grades, out_of_range = round_grades(values[:, : len(GRADES)], rules.rounding)
         notes["grades_out_of_range"] += out_of_range
-        chosen = _choose(rows, grades[:, 0] == MISSING, rules, notes)
+        whole = (grades != MISSING).all(axis=1) & ~np.isnan(values).any(axis=1)
+        lacking = ~whole if rules.whole else grades[:, 0] == MISSING
+        chosen = _choose(rows, lacking, rules, notes)
         columns = ("subject", "side", "project", "code")
         for row, subject, side, project, code in zip(chosen.index, *(chosen[c] for c in columns)):
-            reading = Reading(grades[row])
+            reading = Reading(grades[row], whole=bool(whole[row]))
             if project not in rules.projects:
                 detail = f"read by project {project:g} alone, which the rules leave out"
                 reading = Reading(UNREAD.grades, "other_project", detail)
@@ -116,20 +123,23 @@ def read_readings(
 
 
 def _tables(
-    folder: pathlib.Path, visits: Sequence[int], notes: collections.Counter
+    folder: pathlib.Path,
+    visits: Sequence[int],
+    signs: Sequence[str],
+    notes: collections.Counter,
 ) -> Iterator[tuple[int, _Table]]:
     paths = {visit: find_table(folder, f"kxr_sq_bu{VISITS[visit]}", ARCHIVE) for visit in visits}
     if archive := look_for_table(folder, ARCHIVE):
-        yield from _of_archive(archive, visits, notes)
+        yield from _of_archive(archive, visits, signs, notes)
         return
     for visit, path in paths.items():
-        yield visit, _of_visit(path, VISITS[visit])
+        yield visit, _of_visit(path, VISITS[visit], signs)
 
 
-def _of_visit(path: pathlib.Path, code: str) -> _Table:
+def _of_visit(path: pathlib.Path, code: str, signs: Sequence[str]) -> _Table:
     """The study's own table of one visit."""
     rows = read_table(path, ["ID", "SIDE", "READPRJ"])
-    columns = {grade: f"V{code}XR{grade.upper()}" for grade in GRADES}
+    columns = {sign: f"V{code}XR{sign.upper()}" for sign in signs}
     others = rows.columns[rows.columns.str.fullmatch(r"V\d\dXRKL")]
     if columns["kl"] not in rows and len(others):
         raise UserError(
@@ -141,10 +151,13 @@ def _of_visit(path: pathlib.Path, code: str) -> _Table:
 
 
 def _of_archive(
-    path: pathlib.Path, visits: Sequence[int], notes: collections.Counter
+    path: pathlib.Path,
+    visits: Sequence[int],
+    signs: Sequence[str],
+    notes: collections.Counter,
 ) -> Iterator[tuple[int, _Table]]:
     """The visits in the archive's table of all, whose films go by the study's subject ids."""
-    columns = {grade: f"XR{grade.upper()}" for grade in GRADES}
+    columns = {sign: f"XR{sign.upper()}" for sign in signs}
     table = read_table(path, ["SUBJECTKEY", "VISIT", "SIDE", "READPRJ", *columns.values()])
     subject = next(name for name in ("SRC_SUBJECT_ID", "SUBJECTKEY") if name in table)
     visit_of = table["VISIT"].str.strip().str.upper()
@@ -184,19 +197,26 @@ def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.
 
 
 def _choose(
-    rows: pd.DataFrame, unread: np.ndarray, rules: Rules, notes: collections.Counter
+    rows: pd.DataFrame, lacking: np.ndarray, rules: Rules, notes: collections.Counter
 ) -> pd.DataFrame:
-    """One row a knee; those of projects that the rules leave out where it has no other."""
+    """One row a knee; those of projects that the rules leave out where it has no other.
+
+    Args:
+        rows: of `_parse`.
+        lacking: bool [rows], those that count after others of their knee.
+        rules: which projects count.
+        notes: where rows are counted that another one stands for.
+    """
     listed = rows["project"].isin(rules.projects)
     left_out = rows[~listed]
     for project, count in left_out["project"].value_counts(dropna=False).sort_index().items():
         notes[f"readings_of_project_{project:g}_left_out"] += int(count)
     place = {project: place for place, project in enumerate(rules.projects)}
     ranked = rows.assign(
-        unread=unread & (rows["code"] != "P").to_numpy(bool), place=rows["project"].map(place)
+        lacking=lacking & (rows["code"] != "P").to_numpy(bool), place=rows["project"].map(place)
     )[listed]
     if rules.order == "projects":
-        ranked = ranked.sort_values(["unread", "place"], kind="stable")
+        ranked = ranked.sort_values(["lacking", "place"], kind="stable")
     chosen = ranked.drop_duplicates(_KNEE)
     again = int(ranked.duplicated([*_KNEE, "project"]).sum())
     notes["duplicate_readings"] += again

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest import dicom, film, landmarks, most, oai
 from knee_jax.ingest.account import Dropped, Example, example
-from knee_jax.ingest.inventory import DEFAULT_RULES, SIDES, UNREAD, Reading, Rules
+from knee_jax.ingest.inventory import DEFAULT_RULES, SIDES, UNREAD, Reading, Rules, as_wanted
 
 LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
 
@@ -66,7 +66,9 @@ def plan_study(
     jobs: list[Callable[[], list[Example | Dropped]]] = []
     dropped = list(inventory.dropped)
     for (subject, visit), (source, *repeats) in sorted(inventory.films.items()):
-        of_film = {side: read.pop((subject, side, visit), UNREAD) for side in SIDES}
+        of_film = {
+            side: as_wanted(read.pop((subject, side, visit), UNREAD), rules) for side in SIDES
+        }
         site = inventory.sites.get(subject, "")
         file = FilmFile(subject, visit, cohort, site, source, of_film)
         jobs.append(functools.partial(read_film, root, file, roi))
