@@ -1,6 +1,7 @@
 """Command: raw study → prepared set, with an account of every knee.
 
 python -m knee_jax.prepare --dataset=NAME [--manual_dir=DIR] [--data_dir=DIR] [--workers=N]
+    [--expect=paper]
 """
 
 import contextlib
@@ -14,12 +15,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import pandas as pd
 import tensorflow_datasets as tfds
 from absl import flags, logging
 
 import knee_jax.datasets as datasets
 from knee_jax import cli
 from knee_jax.errors import UserError
+from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
+from knee_jax.ingest import flow
+from knee_jax.papers import knees as paper_knees
 
 
 def prepare(
@@ -122,14 +127,42 @@ def _remove_leftovers(folder: pathlib.Path) -> None:
 
 
 def account_table(folder: pathlib.Path) -> str:
-    """Lays out the account of a prepared set as text: kept, and dropped by reason."""
+    """Lays out the account of a prepared set as text: who was lost where, parts, grades, notes."""
     account = json.loads((folder / "account.json").read_text())
-    rows = [("knees", account["seen"]), ("kept", account["kept"])]
-    rows += [(f"  {split}", count) for split, count in account["splits"].items()]
-    rows += [("dropped", sum(account["dropped"].values()))]
-    rows += [(f"  {reason}", count) for reason, count in account["dropped"].items()]
+    rows = [(f"part {split}", count) for split, count in account["splits"].items()]
     rows += [(name.replace("_", " "), count) for name, count in account["notes"].items()]
-    return "\n".join(f"{name:<32}{count:>8,}" for name, count in rows)
+    lines = [f"{name:<44}{count:>10,}" for name, count in rows]
+    knees = flow.text(flow.flow(account["kept"], account["dropped"]))
+    return "\n".join([knees, "", grades_table(_index(folder)), "", *lines])
+
+
+def grades_table(index: pd.DataFrame) -> str:
+    """Knees by grade as text, as Table 1 of Tiulpin & Saarakkala 2020."""
+    grades = index[list(GRADES)].apply(lambda column: column.value_counts())
+    rows = {"missing": grades.reindex([MISSING])} | {
+        str(grade): grades.reindex([grade]) for grade in range(max(NUM_CLASSES[g] for g in GRADES))
+    }
+    lines = ["grade     " + "".join(f"{grade:>8}" for grade in GRADES)]
+    for name, row in rows.items():
+        counts = row.fillna(0).iloc[0].astype(int)
+        lines.append(f"{name:<10}" + "".join(f"{counts[grade]:>8,}" for grade in GRADES))
+    return "\n".join(lines)
+
+
+def paper_table(dataset: str, folder: pathlib.Path) -> str:
+    """The paper's numbers of the set beside its own as text; empty where no paper counts it."""
+    table = paper_knees.compare(dataset, _index(folder))
+    if table.empty:
+        return ""
+    lines = [f"{'':<28}{'paper':>8}{'ours':>8}"]
+    for row in table.to_dict("records"):
+        quantity = row["quantity"].replace("_", " ")
+        lines.append(f"{quantity:<28}{row['paper']:>8,}{row['ours']:>8,}  {row['source']}")
+    return "\n".join(lines)
+
+
+def _index(folder: pathlib.Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "index.csv", dtype={"subject": str}, keep_default_na=False)
 
 
 def main(_: list[str]) -> None:
@@ -137,8 +170,14 @@ def main(_: list[str]) -> None:
     options = flags.FLAGS
     folder = prepare(options.dataset, options.data_dir, options.manual_dir, options.workers)
     print(account_table(folder))
+    root = pathlib.Path(options.data_dir).expanduser()
+    dataset = folder.parent.relative_to(root).as_posix()
+    if beside := paper_table(dataset, folder):
+        print(f"\n{beside}\n")
     print(f"dropped knees: {folder / 'quarantine.csv'}")
     print(f"prepared set:  {folder}")
+    if options.expect == "paper":
+        paper_knees.check(dataset, _index(folder))
 
 
 def run() -> None:
@@ -147,6 +186,8 @@ def run() -> None:
     flags.DEFINE_string("manual_dir", None, "Folder of your raw files.")
     flags.DEFINE_string("data_dir", "data", "Folder of all prepared sets.")
     flags.DEFINE_integer("workers", None, "Processes; default: one a core.", lower_bound=1)
+    expect = "Fail unless the set has as many knees, by grade too, as the paper that used it."
+    flags.DEFINE_enum("expect", None, ["paper"], expect)
     cli.run(main)
 
 

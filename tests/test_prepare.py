@@ -8,6 +8,7 @@ import time
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from knee_jax.prepare import prepare
@@ -60,14 +61,25 @@ def test_account_is_printed(raw, tmp_path, whole):
     assert process.returncode == 0
     folder = tmp_path / "kneekl224" / "1.0.0"
     assert contents(folder) == whole
-    table = dict(line.rsplit(maxsplit=1) for line in out.splitlines())
-    assert table["knees"] == "601"
-    assert table["kept"] == "600"
-    assert table["  not_an_image"] == "1"
+    table = dict(line.rsplit(maxsplit=1) for line in out.splitlines() if line)
+    assert table["in the study"] == "601"
+    assert table["on an image that can be read"] == table["part train"] == "600"
+    assert "    without        1  not_an_image" in out.splitlines()
     assert table["dropped knees:"] == str(folder / "quarantine.csv")
+    index = pd.read_csv(folder / "index.csv")
+    of_kl = [line.split()[:2] for line in out.splitlines() if line[:1] in "01234m" and line]
+    assert dict(of_kl)["2"] == str((index["kl"] == 2).sum())
     assert "601/601" in err
     assert "film/s" in err
     assert "TensorFlow" not in out + err
+
+
+def test_a_set_that_no_paper_counts_cannot_be_what_is_expected(raw, tmp_path):
+    process = command(raw, tmp_path, "--workers=1", "--expect=paper")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "no paper counts kneekl224; choose most_xray/oarsi" in err
+    assert (tmp_path / "kneekl224" / "1.0.0" / "index.csv").is_file()
 
 
 def test_prepared_set_is_found_again(raw, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.grades import GRADES
+from knee_jax.ingest import flow
 
 Example = dict[str, Any]
 """One knee at one visit, as `example` makes it of a film and `volume.read_knee` of an MR series."""
@@ -134,7 +135,7 @@ class Account:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def write(self, folder: pathlib.Path) -> None:
-        """Writes `index.csv`, `quarantine.csv` and `account.json` into `folder`.
+        """Writes `index.csv`, `quarantine.csv`, `flow.csv` and `account.json` into `folder`.
 
         And `subjects.csv` where something is known of the subjects: a row for each one kept.
         """
@@ -150,6 +151,9 @@ class Account:
         columns = [field.name for field in dataclasses.fields(Dropped)]
         quarantine = pd.DataFrame([dataclasses.astuple(k) for k in self.dropped], columns=columns)
         quarantine.to_csv(folder / "quarantine.csv", index=False, lineterminator="\n")
+        flow.flow(len(rows), self.reasons()).to_csv(
+            folder / "flow.csv", index=False, lineterminator="\n"
+        )
         counts = {
             "seen": len(rows) + len(self.dropped),
             "kept": len(rows),

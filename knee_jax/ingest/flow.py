@@ -1,0 +1,136 @@
+"""From the knees that a study tells of to those in the prepared set: lost where, and why."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+STAGES = {
+    "of a known subject and visit": (
+        "path_unknown",
+        "subject_unknown",
+        "subject_contradicts",
+        "unknown_name",
+        "visit_unknown",
+    ),
+    "with a film or series of their own": (
+        "film_missing",
+        "no_film",
+        "no_series",
+        "not_listed",
+        "repeated_film",
+        "repeated_series",
+    ),
+    "of joints that were not replaced": (
+        "prosthesis",
+        "prosthesis_or_unreadable",
+        "replaced",
+    ),
+    "with what the set asks for": (
+        "baseline_kl4",
+        "baseline_unread",
+        "lost_to_follow_up",
+        "no_baseline",
+        "no_bmi",
+        "not_wholly_read",
+        "other_project",
+        "unread",
+    ),
+    "on an image that can be read": (
+        "bad_spacing",
+        "beyond_8_bits",
+        "colour_image",
+        "corrupt_header",
+        "duplicate_slices",
+        "empty_file",
+        "empty_image",
+        "flat_image",
+        "flat_volume",
+        "misaligned_slices",
+        "mixed_orientation",
+        "mixed_series",
+        "mixed_shapes",
+        "mixed_spacing",
+        "mixed_spacings",
+        "multi_frame",
+        "negative_values",
+        "no_decoder",
+        "no_position",
+        "no_side",
+        "no_spacing",
+        "not_a_volume",
+        "not_an_image",
+        "not_dicom",
+        "not_finite",
+        "not_nifti",
+        "not_sagittal",
+        "oblique",
+        "side_mismatch",
+        "too_few_slices",
+        "truncated_file",
+        "truncated_pixels",
+        "uneven_slices",
+        "unknown_polarity",
+        "unreadable",
+        "wrong_depth",
+        "wrong_modality",
+        "wrong_shape",
+        "wrong_size",
+    ),
+    "with landmarks where they are asked for": (
+        "box_implausible",
+        "landmarks_count",
+        "landmarks_implausible",
+        "landmarks_nan",
+        "landmarks_outside",
+        "landmarks_reversed",
+        "landmarks_unreadable",
+        "no_landmarks",
+        "upside_down",
+    ),
+}
+"""What is asked of a knee, in this order → the reasons for which it fails."""
+
+COLUMNS = ("stage", "reason", "dropped", "left")
+
+_STAGE_OF = {reason: stage for stage, reasons in STAGES.items() for reason in reasons}
+
+
+def flow(kept: int, dropped: Mapping[str, int]) -> pd.DataFrame:
+    """Follows the knees through the stages.
+
+    Args:
+        kept: knees in the set.
+        dropped: the others by reason.
+
+    Returns:
+        A row for all knees that were seen, one for each reason that occurred and one for each
+        stage: `stage`, `reason` ('' in the latter), `dropped` (for the reason, or in the stage),
+        `left` (after it). The last row's `left` is `kept`.
+
+    Raises:
+        KeyError: a reason that is of no stage.
+    """
+    left = kept + sum(dropped.values())
+    rows: list[tuple[str, str, int, int]] = [("in the study", "", 0, left)]
+    by_stage: dict[str, dict[str, int]] = {stage: {} for stage in STAGES}
+    for reason, count in dropped.items():
+        by_stage[_STAGE_OF[reason]][reason] = count
+    for stage, reasons in by_stage.items():
+        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+            left -= count
+            rows.append((stage, reason, count, left))
+        rows.append((stage, "", sum(reasons.values()), left))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def text(table: pd.DataFrame) -> str:
+    """The flow for people: how many are left at each stage, and below it who is not."""
+    lines = []
+    for stage, rows in table.groupby("stage", sort=False):
+        total = rows[rows["reason"] == ""].iloc[0]
+        lines.append(f"{stage:<44}{total['left']:>10,}")
+        lines += [
+            f"    without {row['dropped']:>8,}  {row['reason']}"
+            for row in rows[rows["reason"] != ""].to_dict("records")
+        ]
+    return "\n".join(lines)

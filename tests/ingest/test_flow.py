@@ -1,0 +1,58 @@
+import ast
+import pathlib
+
+import pytest
+
+import knee_jax.ingest
+from knee_jax.ingest import progression
+from knee_jax.ingest.flow import STAGES, flow, text
+
+REASONS = [reason for reasons in STAGES.values() for reason in reasons]
+
+
+def test_the_knees_are_followed_to_the_set():
+    table = flow(90, {"no_film": 3, "prosthesis": 2, "not_dicom": 4, "repeated_film": 1})
+    assert table.iloc[0].to_dict() == {
+        "stage": "in the study",
+        "reason": "",
+        "dropped": 0,
+        "left": 100,
+    }
+    left = table[table["reason"] == ""].set_index("stage")["left"]
+    assert left.to_dict() == {
+        "in the study": 100,
+        "of a known subject and visit": 100,
+        "with a film or series of their own": 96,
+        "of joints that were not replaced": 94,
+        "with what the set asks for": 94,
+        "on an image that can be read": 90,
+        "with landmarks where they are asked for": 90,
+    }
+    reasons = table[table["reason"] != ""]
+    assert reasons["reason"].tolist() == ["no_film", "repeated_film", "prosthesis", "not_dicom"]
+    assert reasons["left"].tolist() == [97, 96, 94, 90]
+    shown = text(table)
+    assert "without        3  no_film" in shown
+    assert shown.splitlines()[-1].endswith(" 90")
+
+
+def test_a_reason_of_no_stage_is_an_error():
+    with pytest.raises(KeyError, match="of_no_stage"):
+        flow(1, {"of_no_stage": 1})
+
+
+def test_every_reason_of_the_ingest_has_one_stage_and_every_stage_s_reason_occurs():
+    assert len(set(REASONS)) == len(REASONS)
+    written, raised = set(), set(progression.REASONS)
+    for path in pathlib.Path(knee_jax.ingest.__file__).parent.glob("*.py"):
+        if path.name == "flow.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                written.add(node.value)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UnusableKnee":
+                reason = node.args[0]
+                if isinstance(reason, ast.Constant):
+                    raised.add(reason.value)
+    assert raised <= set(REASONS)
+    assert set(REASONS) <= written
