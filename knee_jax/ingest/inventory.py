@@ -22,10 +22,15 @@ class Rules:
     Attributes:
         rounding: what becomes of grades with decimals, see `readings.round_grades`.
         projects: OAI's reading projects, the preferred first, see `readings.read_readings`.
+        landmarks: where knees are on their films: 'bonefinder' (`landmarks`), 'keypoints' or
+            'boxes' (`marks`); or 'crops', ready ones and no films (`ready_crops`).
+        crop_spacing_mm: pixel size of ready crops.
     """
 
     rounding: str = "floor"
     projects: tuple[int, ...] = (15, 37, 42)
+    landmarks: str = "bonefinder"
+    crop_spacing_mm: float = 0.2
 
 
 DEFAULT_RULES = Rules()
@@ -55,7 +60,8 @@ class Inventory:
     """Films and readings of a study.
 
     Attributes:
-        films: paths relative to the study's root by (subject, month); the first one is read.
+        films: paths relative to the study's root by (subject, month); the first one is read. Of
+            ready crops all are read, one a knee.
         readings: of the knees that somebody read.
         sites: clinical site by subject, where known.
         dropped: what cannot be used, found on the way.

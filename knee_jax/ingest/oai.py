@@ -6,16 +6,19 @@ readings of every visit (`readings`) and the enrollees.
 
 import collections
 import pathlib
+import re
 
 from knee_jax.errors import UserError
-from knee_jax.ingest import readings
+from knee_jax.ingest import readings, ready_crops
+from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.inventory import Inventory, KneeVisit, Reading, Rules
 
 _FILMS = "[0-9][0-9]m/*/*/*/*/001"
+_SUBJECT = re.compile(r"\d{7}")
 
 
 def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
-    """Finds films, readings and sites.
+    """Finds films, or ready crops of them, readings and sites.
 
     Args:
         root: the study's folder.
@@ -24,11 +27,17 @@ def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     Raises:
         UserError: no films, a visit with films but without its table, or a table lacks a column.
     """
-    films = _find_films(root)
+    notes: collections.Counter[str] = collections.Counter()
+    dropped: list[Dropped] = []
+    if rules.landmarks == "crops":
+        films, dropped = ready_crops.find_crops(root, _SUBJECT, range(100), notes)
+    else:
+        films = _find_films(root)
     tables = root / "tables"
     sites = readings.read_sites(tables)
-    read, notes = _read_tables(tables, sorted({visit for _, visit in films}), rules)
-    return Inventory(films, read, sites, notes=notes)
+    read, counts = _read_tables(tables, sorted({visit for _, visit in films}), rules)
+    notes.update(counts)
+    return Inventory(films, read, sites, dropped, notes)
 
 
 def _find_films(root: pathlib.Path) -> dict[tuple[str, int], list[str]]:
