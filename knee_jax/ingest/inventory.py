@@ -23,7 +23,7 @@ class Rules:
         rounding: what becomes of grades with decimals, see `readings.round_grades`.
         projects: OAI's reading projects, the preferred first, see `readings.read_readings`.
         landmarks: where knees are on their films: 'bonefinder' (`landmarks`), 'keypoints' or
-            'boxes' (`marks`); or 'crops', ready ones and no films (`ready_crops`).
+            'boxes' (`landmark_tables`); or 'crops', ready ones and no films (`ready_crops`).
         crop_spacing_mm: pixel size of ready crops.
     """
 

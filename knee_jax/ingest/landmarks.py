@@ -4,7 +4,7 @@ Two files a film: `001.pts` holds the left knee on the film as it is, `001_f.pts
 the mirrored film. Coordinates are millimetres from the film's corner. (Facts from Tiulpin's
 preprocessing module; `knee_jax.landmarks` has the scheme of the points.) They lie beside the film,
 or in a folder `landmarks` under the study's root, in the folders that the film has under the root;
-where both are there, the latter count. `marks` reads tables of points instead.
+where both are there, the latter count. `landmark_tables` reads tables of points instead.
 """
 
 import pathlib

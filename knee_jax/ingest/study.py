@@ -1,7 +1,8 @@
 """A study tree → jobs, one a film, and an account of every knee in it.
 
 Where films and readings lie, the layout's module knows (`oai`, `most`); where a knee is on its
-film, `landmarks` and `marks`. Ready crops stand for films where the rules say so (`ready_crops`).
+film, `landmarks` and `landmark_tables`. Where the rules say so, ready crops stand for films
+(`ready_crops`).
 """
 
 import collections
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest import dicom, film, landmarks, marks, most, oai, ready_crops
+from knee_jax.ingest import dicom, film, landmarks, most, oai, ready_crops
 from knee_jax.ingest.account import Dropped, Example, Note, example
 from knee_jax.ingest.inventory import (
     DEFAULT_RULES,
@@ -24,6 +25,7 @@ from knee_jax.ingest.inventory import (
     Reading,
     Rules,
 )
+from knee_jax.ingest.landmark_tables import Found, read_marks
 
 LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
 
@@ -50,7 +52,7 @@ class FilmFile:
     site: str
     source: str
     readings: dict[str, Reading]
-    marks: marks.Found | None = None
+    marks: Found | None = None
 
 
 def plan_study(
@@ -112,7 +114,7 @@ def _plan_films(
         Jobs; and the knees of films beyond the first one of a visit.
     """
     by_file = rules.landmarks == "bonefinder"
-    marked = {} if by_file else marks.read_marks(root, rules.landmarks)
+    marked = {} if by_file else read_marks(root, rules.landmarks)
     jobs: list[Job] = []
     repeated = []
     for (subject, visit), (source, *repeats) in sorted(inventory.films.items()):
@@ -196,7 +198,7 @@ def _locate(
     return points | wrong | landmarks.check_orientation(points, size_mm[0])
 
 
-def _marked(found: marks.Found, side: str, spacing_mm: tuple[float, float]) -> np.ndarray:
+def _marked(found: Found, side: str, spacing_mm: tuple[float, float]) -> np.ndarray:
     knee = found.get(side)
     if knee is None:
         raise UnusableKnee("no_landmarks", "the table of landmarks does not name this knee")

@@ -197,7 +197,8 @@ def _is_kneel(columns: list[str]) -> bool:
 def _check_columns(names, columns: list[str], path: pathlib.Path) -> None:
     if missing := [name for name in names if name not in columns]:
         raise UserError(
-            f"{path}: the column {missing[0]} is missing; knee_jax.ingest.marks lists the columns"
+            f"{path}: the column {missing[0]} is missing; knee_jax/ingest/landmark_tables.py tells "
+            "what the columns are"
         )
 
 
