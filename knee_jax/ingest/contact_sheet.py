@@ -10,13 +10,18 @@ import numpy as np
 
 from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest.account import PROGRESSION, Example
+from knee_jax.landmarks import compartment
 
 FILE = "contact_sheet.png"
 NUM_KNEES = 48
 
 _COLUMNS, _TILE, _CAPTION, _GAP = 8, 200, 34, 4
-_WHITE, _POINT = (255, 255, 255), (0, 220, 255)
-_TITLE = "All should look like right knees: lateral (the fibula) at the left, femur above tibia."
+# As OpenCV has colours: blue, green, red.
+_WHITE, _ORANGE, _BLUE = (255, 255, 255), (0, 165, 255), (255, 165, 0)
+_TITLE = (
+    "All should look like right knees: the femur above, the fibula and the lateral landmarks "
+    "(orange) at the left."
+)
 _OUTCOMES = ("no progression", "fast", "slow")
 
 
@@ -75,14 +80,13 @@ def _tile(knee: Example) -> np.ndarray:
     shrunk = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     tile = np.zeros((_TILE + _CAPTION + _GAP, _TILE + _GAP, 3), np.uint8)
     left, top = (_TILE - size[0]) // 2, (_TILE - size[1]) // 2
-    inner = tile[top : top + size[1], left : left + size[0]]
-    inner[:] = shrunk[..., None]
-    points = knee.get("keypoints", np.empty((0, 2)))
-    for x, y in points[np.isfinite(points).all(axis=-1)] * scale:
-        # The point's pixel, counted from half-pixel centres.
-        column, row = int(np.floor(x)), int(np.floor(y))
-        if 0 <= row < size[1] and 0 <= column < size[0]:
-            inner[row, column] = _POINT
+    inner = np.repeat(shrunk[..., None], 3, axis=-1)
+    for index, (x, y) in enumerate(scale * knee.get("keypoints", np.empty((0, 2)))):
+        if np.isfinite((x, y)).all():
+            column, row = int(x), int(y)
+            colour = _BLUE if compartment(index)[-1][-1] == "m" else _ORANGE
+            cv2.rectangle(inner, (column, row), (column + 1, row + 1), colour)
+    tile[top : top + size[1], left : left + size[0]] = inner
     caption = tile[_TILE : _TILE + _CAPTION, :_TILE]
     _write_line(caption, f"{knee['subject']} {knee['side']} {knee['visit']}m", 12, 0.42)
     _write_line(caption, _labels(knee), 28, 0.36)
