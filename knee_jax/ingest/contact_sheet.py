@@ -18,9 +18,13 @@ NUM_KNEES = 48
 _COLUMNS, _TILE, _CAPTION, _GAP = 8, 200, 34, 4
 # As OpenCV has colours: blue, green, red.
 _WHITE, _ORANGE, _BLUE = (255, 255, 255), (0, 165, 255), (255, 165, 0)
-_TITLE = (
+_FILMS = (
     "All should look like right knees: the femur above, the fibula and the lateral landmarks "
     "(orange) at the left."
+)
+_VOLUMES = (
+    "All should look like right knees: the femur above; the patella at the left of the sagittal "
+    "slice, lateral at the left of the coronal one."
 )
 _OUTCOMES = ("no progression", "fast", "slow")
 
@@ -56,15 +60,16 @@ def write(path: pathlib.Path, knees: Iterable[Example]) -> None:
 
     Args:
         path: of a PNG.
-        knees: radiograph or volume examples; of a volume the middle sagittal slice is drawn, and
-            beside it the middle coronal one.
+        knees: radiograph or volume examples, at least one; of a volume the middle sagittal slice
+            is drawn, and beside it the middle coronal one.
     """
-    tiles = [_tile(knee) for knee in knees]
+    shown = list(knees)
+    tiles = [_tile(knee) for knee in shown]
     blank = np.zeros_like(tiles[0])
     tiles += [blank] * (-len(tiles) % _COLUMNS)
     rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
     title = np.zeros((_CAPTION, rows[0].shape[1], 3), np.uint8)
-    _write_line(title, _TITLE, 22, 0.6)
+    _write_line(title, _FILMS if "image" in shown[0] else _VOLUMES, 22, 0.6)
     done, data = cv2.imencode(".png", np.vstack([title, *rows]))
     if not done:
         raise OSError(f"{path}: OpenCV cannot write PNG files")
@@ -94,9 +99,11 @@ def _tile(knee: Example) -> np.ndarray:
 
 
 def _middle(volume: np.ndarray) -> np.ndarray:
-    """Middle slices of a volume [rows, columns, slices]: sagittal, and coronal to its right."""
+    """Middle slices of a volume [rows, columns, slices], brightened: sagittal, and coronal."""
     _, columns, slices = volume.shape
-    return np.hstack([volume[:, :, slices // 2], volume[:, columns // 2, :]])
+    both = np.hstack([volume[:, :, slices // 2], volume[:, columns // 2, :]])
+    white = max(float(np.percentile(both, 99)), 1.0)
+    return np.rint((both * (255 / white)).clip(0, 255)).astype(np.uint8)
 
 
 def _labels(knee: Example) -> str:

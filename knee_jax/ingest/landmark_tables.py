@@ -111,54 +111,52 @@ def read_marks(root: pathlib.Path, kind: str) -> dict[FilmKey, Found]:
     path = root / "tables" / f"{kind}.csv"
     lines: dict[tuple[FilmKey, str], int] = {}
     table: dict[FilmKey, Found] = {}
-    with _open(path) as file:
-        rows = csv.DictReader(file)
-        columns = [name.strip() for name in rows.fieldnames or ()]
-        rows.fieldnames = columns
-        name_film = _film_key(columns, path)
-        read_row = _row_reader(kind, columns, path)
-        for row in _rows(rows, path):
-            where = f"{path}, line {rows.line_num}"
-            side = row["side"].upper()
-            if side not in SIDES:
-                raise UserError(f"{where}: side {row['side']!r} is neither L nor R; correct it")
-            film = name_film(row, where)
-            if earlier := lines.get((film, side)):
-                raise UserError(
-                    f"{path}: lines {earlier} and {rows.line_num} are of the same knee; leave one"
-                )
-            lines[film, side] = rows.line_num
-            try:
-                found: Marks | UnusableKnee = read_row(row)
-            except UnusableKnee as trouble:
-                detail = f"{path.name}, line {rows.line_num}: {trouble.detail}"
-                found = UnusableKnee(trouble.reason, detail)
-            table.setdefault(film, {})[side] = found
+    rows = csv.DictReader(_lines(path))
+    columns = [name.strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = columns
+    name_film = _film_key(columns, path)
+    read_row = _row_reader(kind, columns, path)
+    for row in _rows(rows, path):
+        where = f"{path}, line {rows.line_num}"
+        side = row["side"].upper()
+        if side not in SIDES:
+            raise UserError(f"{where}: side {row['side']!r} is neither L nor R; correct it")
+        film = name_film(row, where)
+        if earlier := lines.get((film, side)):
+            raise UserError(
+                f"{path}: lines {earlier} and {rows.line_num} are of the same knee; leave one"
+            )
+        lines[film, side] = rows.line_num
+        try:
+            found: Marks | UnusableKnee = read_row(row)
+        except UnusableKnee as trouble:
+            detail = f"{path.name}, line {rows.line_num}: {trouble.detail}"
+            found = UnusableKnee(trouble.reason, detail)
+        table.setdefault(film, {})[side] = found
     return table
 
 
-def _open(path: pathlib.Path):
+def _lines(path: pathlib.Path) -> list[str]:
     try:
         # Spreadsheets begin their UTF-8 with a byte order mark.
-        return path.open(encoding="utf-8-sig", newline="")
+        return path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: there is no such table; copy it here, or prepare another config of the set"
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a comma-separated table ({error}); write it again") from error
 
 
 def _rows(rows: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:
     """Rows with blanks about the cells cut off."""
-    try:
-        for row in rows:
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}, line {rows.line_num}: it has not as many cells as the header; "
-                    "a list of points must be in quotes"
-                )
-            yield {name: cell.strip() for name, cell in row.items()}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a comma-separated table ({error}); write it again") from error
+    for row in rows:
+        if None in row or None in row.values():
+            raise UserError(
+                f"{path}, line {rows.line_num}: it has not as many cells as the header; "
+                "a list of points must be in quotes"
+            )
+        yield {name: cell.strip() for name, cell in row.items()}
 
 
 def _film_key(columns: list[str], path: pathlib.Path) -> Callable[[dict[str, str], str], FilmKey]:
