@@ -122,6 +122,8 @@ def read_marks(root: pathlib.Path, kind: str) -> dict[FilmKey, Found]:
         if side not in SIDES:
             raise UserError(f"{where}: side {row['side']!r} is neither L nor R; correct it")
         film = name_film(row, where)
+        if not film or not film[0]:
+            raise UserError(f"{where}: it names no film; fill it in, or delete the row")
         if earlier := lines.get((film, side)):
             raise UserError(
                 f"{path}: lines {earlier} and {rows.line_num} are of the same knee; leave one"

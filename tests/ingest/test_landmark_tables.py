@@ -165,8 +165,8 @@ class TestTable:
     def test_how_films_may_be_written(self, tmp_path):
         """Windows paths, blanks, a byte order mark, lower-case sides, further columns."""
         path = boxes(tmp_path, r".\00m\a\001 , r ,90,100,120,120", "./00m/b/001,L,230,100,120,120")
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"source,", b" source , score,")
-                         .replace(b"001", b"001,0.9"))  # fmt: skip
+        text = path.read_text().replace("source,", " source , score,").replace("001", "001,0.9")
+        path.write_text("\ufeff" + text, encoding="utf-8")
         found = read_marks(tmp_path, "boxes")
         assert {film: list(of_film) for film, of_film in found.items()} == {
             "00m/a/001": ["R"],
@@ -198,6 +198,7 @@ class TestTable:
         [
             ('9000001,0,X,"1,2","3,4"', "line 3: side 'X' is neither L nor R"),
             ('9000001,V00,L,"1,2","3,4"', "line 3: visit 'V00' is not a number of months"),
+            (',0,L,"1,2","3,4"', "line 3: it names no film"),
             ("9000001,0,L,1,2,3,4", "line 3: it has not as many cells"),
             ("9000001,0,L", "line 3: it has not as many cells"),
         ],
