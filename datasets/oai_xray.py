@@ -1,8 +1,10 @@
 """OAI's bilateral films, from the study's own tree.
 
 Under `manual_dir`: {month}m/{release}/{subject}/{date}/{barcode}/001 for the films, landmarks
-beside them, and tables/ for the readings of every visit (`kxr_sq_bu00` ... `kxr_sq_bu10`) and the
-enrollees (`knee_jax.ingest.oai`).
+beside them or in landmarks/, and tables/ for the readings of every visit (`kxr_sq_bu00` ...
+`kxr_sq_bu10`) and the enrollees (`knee_jax.ingest.oai`). The configs `keypoints` and `boxes` have a
+table instead of landmark files (`knee_jax.ingest.landmark_tables`), and `crops` has crops/ instead
+of films (`knee_jax.ingest.ready_crops`).
 """
 
 import tensorflow_datasets as tfds

@@ -20,6 +20,7 @@ from absl import flags, logging
 import knee_jax.datasets as datasets
 from knee_jax import cli
 from knee_jax.errors import UserError
+from knee_jax.ingest import contact_sheet
 
 
 def prepare(
@@ -38,7 +39,7 @@ def prepare(
 
     Returns:
         The set's folder, for `tfds.builder_from_directory`; it also holds `index.csv`,
-        `quarantine.csv` and `account.json`.
+        `quarantine.csv`, `account.json` and `contact_sheet.png`.
 
     Raises:
         UserError: unknown data set, raw files that cannot be used as a whole, or a full disk.
@@ -138,6 +139,7 @@ def main(_: list[str]) -> None:
     folder = prepare(options.dataset, options.data_dir, options.manual_dir, options.workers)
     print(account_table(folder))
     print(f"dropped knees: {folder / 'quarantine.csv'}")
+    print(f"look at some:  {folder / contact_sheet.FILE}")
     print(f"prepared set:  {folder}")
 
 

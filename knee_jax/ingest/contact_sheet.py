@@ -63,13 +63,15 @@ def write(path: pathlib.Path, knees: Iterable[Example]) -> None:
         knees: radiograph or volume examples, at least one; of a volume the middle sagittal slice
             is drawn, and beside it the middle coronal one.
     """
-    shown = list(knees)
-    tiles = [_tile(knee) for knee in shown]
+    tiles, words = [], ""
+    for knee in knees:
+        tiles.append(_tile(knee))
+        words = _FILMS if "image" in knee else _VOLUMES
     blank = np.zeros_like(tiles[0])
     tiles += [blank] * (-len(tiles) % _COLUMNS)
     rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
     title = np.zeros((_CAPTION, rows[0].shape[1], 3), np.uint8)
-    _write_line(title, _FILMS if "image" in shown[0] else _VOLUMES, 22, 0.6)
+    _write_line(title, words, 22, 0.6)
     done, data = cv2.imencode(".png", np.vstack([title, *rows]))
     if not done:
         raise OSError(f"{path}: OpenCV cannot write PNG files")

@@ -6,6 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import tensorflow_datasets as tfds
 
@@ -22,6 +23,10 @@ def tree(tmp_path_factory):
     knees = write_study(root, num_subjects=3, visits=(0,), rows=512, progress=False)
     for write in placements.WRITERS.values():
         write(root, knees)
+    path = next(root.rglob("001"))
+    film = pydicom.dcmread(path)
+    film.PatientOrientation = ["R", "F"]
+    film.save_as(path)
     # None of these sets needs the landmark files.
     for path in list(root.rglob("*.pts")):
         path.unlink()
@@ -37,6 +42,8 @@ def folder(request, tree, tmp_path_factory):
 def test_account(folder):
     counts = json.loads((folder / "account.json").read_text())
     assert (counts["seen"], counts["kept"]) == (6, 6)
+    by_film = folder.parent.name != "crops"
+    assert counts["notes"].get("header_mirrored") == (1 if by_film else None)
     index = pd.read_csv(folder / "index.csv")
     assert index["side"].tolist() == ["R", "L"] * 3
     assert not index["keypoints_valid"].any()
