@@ -148,7 +148,7 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         shutil.rmtree(work_dir, ignore_errors=True)
         self._check_records(folder)
         self._account.write(folder)
-        contact_sheet.write(folder / contact_sheet.FILE, self._sample())
+        contact_sheet.write(folder / contact_sheet.FILE, self._sample(self._account))
 
     def _shard_iterators_per_split(self, dl_manager):
         def generators(split: str, num_jobs: int):
@@ -181,9 +181,9 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 if reader.num_records() != length:
                     raise OSError(f"{name}: {reader.num_records()} records instead of {length}")
 
-    def _sample(self) -> Iterator[Example]:
+    def _sample(self, account: Account) -> Iterator[Example]:
         """Some of the records, as they are read from the disk."""
-        rows = [row for split in self._account.kept.values() for row in split]
+        rows = [row for split in account.kept.values() for row in split]
         for row in contact_sheet.choose(rows):
             record = self.as_data_source(row["split"])[row["record"]]
             yield {k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()}

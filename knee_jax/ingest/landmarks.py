@@ -26,6 +26,18 @@ _PLATEAU_RANGE_MM = (40.0, 130.0)
 _BODY = re.compile(r"\{(.*)\}", re.DOTALL)
 
 
+def files(root: pathlib.Path, source: str, side: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the landmarks of a knee may lie: apart from the film, and beside it.
+
+    Args:
+        root: the study's folder.
+        source: path of the radiograph relative to it.
+        side: 'L' or 'R'.
+    """
+    name = source + SUFFIXES[side]
+    return root / FOLDER / name, root / name
+
+
 def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) -> np.ndarray:
     """Reads the landmarks of one knee.
 
@@ -41,7 +53,7 @@ def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) 
     Raises:
         UnusableKnee: no_landmarks, landmarks_unreadable, landmarks_count or landmarks_nan.
     """
-    apart, beside = (root / folder / (source + SUFFIXES[side]) for folder in (FOLDER, ""))
+    apart, beside = files(root, source, side)
     path = apart if apart.exists() else beside
     points = _parse(path)
     if len(points) != NUM_LANDMARKS:

@@ -7,9 +7,8 @@ film, `landmarks` and `landmark_tables`. Where the rules say so, ready crops sta
 
 import collections
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,8 +27,6 @@ from knee_jax.ingest.inventory import (
 from knee_jax.ingest.landmark_tables import Found, read_marks
 
 LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
-
-Job = Callable[[], list[Example | Dropped | Note]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +52,75 @@ class FilmFile:
     marks: Found | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class FilmJob:
+    """Reads the two knees of one film, the patient's right one first; each is kept or dropped.
+
+    Attributes:
+        root: the study's folder.
+        file: the film.
+        roi: what to cut out of it.
+    """
+
+    root: pathlib.Path
+    file: FilmFile
+    roi: film.Roi
+
+    def __call__(self) -> list[Example | Dropped | Note]:
+        """Reads the film."""
+        try:
+            radiograph = dicom.read_film(self.root / self.file.source)
+            window = film.intensity_window(radiograph.pixels)
+        except UnusableKnee as trouble:
+            return [_drop(self.file, side, trouble) for side in SIDES]
+        located = _locate(self.root, self.file, radiograph)
+        knees: list[Example | Dropped | Note] = []
+        for side in SIDES:
+            points = located[side]
+            if isinstance(points, UnusableKnee):
+                knees.append(_drop(self.file, side, points))
+            else:
+                image, keypoints = film.cut(radiograph, window, points, side, self.roi)
+                knees.append(_example(self.file, side, image, self.roi, keypoints))
+        return knees + [Note(name) for name in radiograph.contradictions]
+
+
+@dataclasses.dataclass(frozen=True)
+class CropJob:
+    """Reads the knee of one ready crop, which is kept or dropped.
+
+    Attributes:
+        root: the study's folder.
+        file: the crop, with the reading of its knee.
+        roi: what is wanted of it.
+        spacing_mm: its pixel size.
+    """
+
+    root: pathlib.Path
+    file: FilmFile
+    roi: film.Roi
+    spacing_mm: float
+
+    def __call__(self) -> list[Example | Dropped | Note]:
+        """Reads the crop."""
+        ((side, reading),) = self.file.readings.items()
+        try:
+            if reading.unusable:
+                raise UnusableKnee(reading.unusable, reading.detail)
+            path = self.root / self.file.source
+            image = ready_crops.read_crop(path, side, self.spacing_mm, self.roi)
+        except UnusableKnee as trouble:
+            return [_drop(self.file, side, trouble)]
+        return [_example(self.file, side, image, self.roi)]
+
+
 def plan_study(
     root: pathlib.Path,
     cohort: str,
     roi: film.Roi,
     layout: str = "oai",
     rules: Rules = DEFAULT_RULES,
-) -> tuple[list[Job], list[Dropped], dict[str, int]]:
+) -> tuple[Sequence[FilmJob | CropJob], list[Dropped], dict[str, int]]:
     """Joins films, readings and sites, and says what is to be read.
 
     Args:
@@ -83,6 +142,7 @@ def plan_study(
     read = dict(inventory.readings)
     notes = collections.Counter(inventory.notes)
     dropped = list(inventory.dropped)
+    jobs: Sequence[FilmJob | CropJob]
     if rules.landmarks == "crops":
         jobs = _plan_crops(root, cohort, roi, inventory, read, rules)
         reason, detail = "no_crop", "a reading without a crop"
@@ -107,7 +167,7 @@ def _plan_films(
     read: dict[KneeVisit, Reading],
     rules: Rules,
     notes: collections.Counter[str],
-) -> tuple[list[Job], list[Dropped]]:
+) -> tuple[list[FilmJob], list[Dropped]]:
     """Takes the readings of the filmed knees out of `read`.
 
     Returns:
@@ -115,15 +175,14 @@ def _plan_films(
     """
     by_file = rules.landmarks == "bonefinder"
     marked = {} if by_file else read_marks(root, rules.landmarks)
-    jobs: list[Job] = []
-    repeated = []
+    jobs, repeated = [], []
     for (subject, visit), (source, *repeats) in sorted(inventory.films.items()):
         of_film = {side: read.pop((subject, side, visit), UNREAD) for side in SIDES}
         of_marks = marked.pop(source, {}) | marked.pop((subject, visit), {})
         site = inventory.sites.get(subject, "")
         found = None if by_file else of_marks
         file = FilmFile(subject, visit, cohort, site, source, of_film, found)
-        jobs.append(functools.partial(read_film, root, file, roi))
+        jobs.append(FilmJob(root, file, roi))
         detail = f"{source} is the film of this visit"
         repeated += [
             Dropped(subject, side, visit, repeat, "repeated_film", detail)
@@ -142,9 +201,9 @@ def _plan_crops(
     inventory: Inventory,
     read: dict[KneeVisit, Reading],
     rules: Rules,
-) -> list[Job]:
+) -> list[CropJob]:
     """Takes the readings of the knees that have a crop out of `read`."""
-    jobs: list[Job] = []
+    jobs = []
     for (subject, visit), sources in sorted(inventory.films.items()):
         # As on a film, the right knee first.
         for source in sorted(sources, reverse=True):
@@ -152,27 +211,8 @@ def _plan_crops(
             reading = {side: read.pop((subject, side, visit), UNREAD)}
             site = inventory.sites.get(subject, "")
             file = FilmFile(subject, visit, cohort, site, source, reading)
-            jobs.append(functools.partial(read_crop, root, file, roi, rules.crop_spacing_mm))
+            jobs.append(CropJob(root, file, roi, rules.crop_spacing_mm))
     return jobs
-
-
-def read_film(root: pathlib.Path, file: FilmFile, roi: film.Roi) -> list[Example | Dropped | Note]:
-    """Reads the two knees of one film, the patient's right one first; each is kept or dropped."""
-    try:
-        radiograph = dicom.read_film(root / file.source)
-        window = film.intensity_window(radiograph.pixels)
-    except UnusableKnee as trouble:
-        return [_drop(file, side, trouble) for side in SIDES]
-    located = _locate(root, file, radiograph)
-    knees: list[Example | Dropped | Note] = []
-    for side in SIDES:
-        points = located[side]
-        if isinstance(points, UnusableKnee):
-            knees.append(_drop(file, side, points))
-        else:
-            image, keypoints = film.cut(radiograph, window, points, side, roi)
-            knees.append(_example(file, side, image, roi, keypoints))
-    return knees + [Note(name) for name in radiograph.contradictions]
 
 
 def _locate(
@@ -205,20 +245,6 @@ def _marked(found: Found, side: str, spacing_mm: tuple[float, float]) -> np.ndar
     if isinstance(knee, UnusableKnee):
         raise knee
     return knee.on_film(spacing_mm)
-
-
-def read_crop(
-    root: pathlib.Path, file: FilmFile, roi: film.Roi, spacing_mm: float
-) -> list[Example | Dropped | Note]:
-    """Reads the knee of one ready crop: a list of the one example, or of the one dropped knee."""
-    ((side, reading),) = file.readings.items()
-    try:
-        if reading.unusable:
-            raise UnusableKnee(reading.unusable, reading.detail)
-        image = ready_crops.read_crop(root / file.source, side, spacing_mm, roi)
-    except UnusableKnee as trouble:
-        return [_drop(file, side, trouble)]
-    return [_example(file, side, image, roi)]
 
 
 def _example(
