@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
-from knee_jax.ingest import pool
-from knee_jax.ingest.account import Account, Dropped, Example
+from knee_jax.ingest import contact_sheet, pool
+from knee_jax.ingest.account import Account, Dropped, Example, Note
 
 tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
 """A feature that is an array, stored as its bytes."""
 
-Job = Callable[[], list[Example | Dropped]]
+Job = Callable[[], list[Example | Dropped | Note]]
 """Reads one file into its knees; picklable, so that a worker process can run it."""
 
 _JOBS_PER_SHARD = 1024
@@ -151,6 +151,7 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         shutil.rmtree(work_dir, ignore_errors=True)
         self._check_records(folder)
         self._account.write(folder)
+        contact_sheet.write(folder / contact_sheet.FILE, self._sample(self._account))
 
     def _shard_iterators_per_split(self, dl_manager):
         def generators(split: str, num_jobs: int):
@@ -166,6 +167,8 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             for knee in knees:
                 if isinstance(knee, Dropped):
                     self._account.dropped.append(knee)
+                elif isinstance(knee, Note):
+                    self._account.note(knee)
                 else:
                     yield self._account.keep(split, knee), knee
             self._bar.update()
@@ -180,3 +183,10 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 reader = array_record_module.ArrayRecordReader(str(folder / name))
                 if reader.num_records() != length:
                     raise OSError(f"{name}: {reader.num_records()} records instead of {length}")
+
+    def _sample(self, account: Account) -> Iterator[Example]:
+        """Some of the records, as they are read from the disk."""
+        rows = [row for split in account.kept.values() for row in split]
+        for row in contact_sheet.choose(rows):
+            record = self.as_data_source(row["split"])[row["record"]]
+            yield {k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()}

@@ -1,10 +1,13 @@
 """OAI's bilateral films, from the study's own tree.
 
 Under `manual_dir`: {month}m/{release}/{subject}/{date}/{barcode}/001 for the films, landmarks
-beside them, and tables/ for the readings of every visit (`kxr_sq_bu00` ... `kxr_sq_bu10`), the
-enrollees and, where age and body mass index are wanted, `allclinical00`; or, in their place, the
-tables of the NIMH Data Archive (`oai_kxrsemiquant01`, `oai_enrollee01`, `oai_oarisk01`). They may
-lie in folders of tables/. (`knee_jax.ingest.oai`, `readings`, `enrolment`.)
+beside them or in landmarks/, and tables/ for the readings of every visit (`kxr_sq_bu00` ...
+`kxr_sq_bu10`), the enrollees and, where age and body mass index are wanted, `allclinical00`; or, in
+their place, the tables of the NIMH Data Archive (`oai_kxrsemiquant01`, `oai_enrollee01`,
+`oai_oarisk01`). They may lie in folders of tables/. (`knee_jax.ingest.oai`, `readings`,
+`enrolment`.) The configs `keypoints` and `boxes` have a table instead of landmark files
+(`knee_jax.ingest.landmark_tables`), and `crops` has crops/ instead of films
+(`knee_jax.ingest.ready_crops`).
 """
 
 from typing import ClassVar

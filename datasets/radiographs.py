@@ -78,6 +78,22 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
             description="Knees as they lie on the film: no plateau made horizontal.",
             roi=Roi(level_plateau=False),
         ),
+        FilmConfig(
+            name="keypoints",
+            description="Landmarks from tables/keypoints.csv, such as KNEEL's 16 a knee.",
+            rules=Rules(landmarks="keypoints"),
+        ),
+        FilmConfig(
+            name="boxes",
+            description="Knees from tables/boxes.csv: as they lie on the film, no landmarks.",
+            rules=Rules(landmarks="boxes"),
+        ),
+        FilmConfig(
+            name="crops",
+            description="Ready crops, crops/{subject}_{month}_{L|R}.png of 0.2 mm: no films, no "
+            "landmarks.",
+            rules=Rules(landmarks="crops"),
+        ),
     ]
 
     def plan(self, work_dir: pathlib.Path) -> Plan:

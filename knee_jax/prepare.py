@@ -23,7 +23,7 @@ import knee_jax.datasets as datasets
 from knee_jax import cli
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
-from knee_jax.ingest import flow
+from knee_jax.ingest import contact_sheet, flow
 from knee_jax.papers import knees as paper_knees
 
 
@@ -43,7 +43,7 @@ def prepare(
 
     Returns:
         The set's folder, for `tfds.builder_from_directory`; it also holds `index.csv`,
-        `quarantine.csv` and `account.json`.
+        `quarantine.csv`, `account.json` and `contact_sheet.png`.
 
     Raises:
         UserError: unknown data set, raw files that cannot be used as a whole, or a full disk.
@@ -175,6 +175,7 @@ def main(_: list[str]) -> None:
     if beside := paper_table(dataset, folder):
         print(f"\n{beside}\n")
     print(f"dropped knees: {folder / 'quarantine.csv'}")
+    print(f"look at some:  {folder / contact_sheet.FILE}")
     print(f"prepared set:  {folder}")
     if options.expect == "paper":
         paper_knees.check(dataset, _index(folder))

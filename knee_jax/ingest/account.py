@@ -43,6 +43,13 @@ class Dropped:
     detail: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something about a file that loses no knee: counted in `account.json` by its name."""
+
+    name: str
+
+
 def example(
     image: np.ndarray,
     grades: np.ndarray,
@@ -69,17 +76,16 @@ def example(
         source: file the pixels came from, relative to the study's root.
         site: clinical site, '' where unknown.
         spacing_mm: pixel size of `image`, NaN where unknown.
-        keypoints: float [74, 2] (x, y) in pixels of `image`, the first pixel's centre at 0.5;
-            None where there are none, which are then NaN and not valid.
+        keypoints: float [74, 2] (x, y) in pixels of `image`, the first pixel's centre at 0.5, NaN
+            where unknown; None where there are none. Valid, where all are known.
         progression: 0 none, 1 fast, 2 slow, -1 where unknown; None in a set that has no such
             labels.
     """
-    missing = keypoints is None
     points = np.full((74, 2), np.nan) if keypoints is None else keypoints
     knee = {
         "image": np.ascontiguousarray(image),
         "keypoints": np.asarray(points, np.float32),
-        "keypoints_valid": not missing,
+        "keypoints_valid": bool(np.isfinite(points).all()),
         "grades": np.asarray(grades, np.int8),
         "subject": subject,
         "side": side,
@@ -128,6 +134,10 @@ class Account:
             row[PROGRESSION] = int(knee[PROGRESSION])
         rows.append(row)
         return len(rows) - 1
+
+    def note(self, note: Note) -> None:
+        """Counts something that loses no knee."""
+        self.notes[note.name] = self.notes.get(note.name, 0) + 1
 
     def reasons(self) -> dict[str, int]:
         """Number of dropped knees by reason, the most frequent first."""

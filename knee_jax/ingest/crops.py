@@ -8,12 +8,11 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
-import cv2
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest import progression
+from knee_jax.ingest import png, progression
 from knee_jax.ingest.account import Dropped, Example, example
 
 SPLITS = ("train", "val", "test")
@@ -132,17 +131,7 @@ def read_crop(
 
 
 def _read_png(path: pathlib.Path) -> np.ndarray:
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UnusableKnee("unreadable", error.strerror or str(error)) from error
-    if not data.size:
-        raise UnusableKnee("empty_file", "zero bytes")
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UnusableKnee("not_an_image", "no decoder reads it, or its data are cut short")
-    if image.ndim != 2:
-        raise UnusableKnee("colour_image", f"{image.shape[-1]} channels instead of 1")
+    image = png.read_grey(path)
     if image.shape != (SIZE, SIZE) or image.dtype != np.uint8:
         found = f"{image.shape[1]}x{image.shape[0]} {image.dtype}"
         raise UnusableKnee("wrong_size", f"{found} instead of {SIZE}x{SIZE} uint8")

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,13 @@ class Film:
     Attributes:
         pixels: integer or float [H, W]; bone is brighter than air.
         spacing_mm: pixel width and height (x, y) in mm.
+        contradictions: what the header says against a bilateral film, seen from the front and
+            upright; `header_mirrored`, `header_upside_down`, `header_one_sided`.
     """
 
     pixels: np.ndarray
     spacing_mm: tuple[float, float]
+    contradictions: tuple[str, ...] = ()
 
 
 def read_film(path: pathlib.Path) -> Film:
@@ -61,7 +64,24 @@ def read_film(path: pathlib.Path) -> Film:
         header = read_header(path)
         check_image(header, MODALITIES)
         spacing_mm = _spacing(header)
-        return Film(_grey_values(header, decode(header)), spacing_mm)
+        pixels = _grey_values(header, decode(header))
+        return Film(pixels, spacing_mm, tuple(_contradictions(header)))
+
+
+def _contradictions(header: pydicom.Dataset) -> Iterator[str]:
+    """Names what a header tells about a film's orientation, where it tells something else."""
+    try:
+        directions = [str(each)[:1].upper() for each in value(header, "PatientOrientation") or ()]
+        side = value(header, "ImageLaterality") or value(header, "Laterality", "")
+    except UnusableKnee:
+        return  # Nobody needs these elements; what is broken tells nothing.
+    # Which way along a row, and down a column, in the patient: left and foot.
+    if directions[:1] == ["R"]:
+        yield "header_mirrored"
+    if directions[1:2] == ["H"]:
+        yield "header_upside_down"
+    if side in ("L", "R"):
+        yield "header_one_sided"
 
 
 def read_header(path: pathlib.Path) -> pydicom.Dataset:

@@ -47,13 +47,14 @@ def cut(
     Args:
         film: the radiograph.
         window: grey values that become 0 and 255 (`intensity_window`).
-        landmarks_mm: float [74, 2], (x, y) on the film, from its upper left corner.
+        landmarks_mm: float [74, 2], (x, y) on the film, from its upper left corner; NaN where
+            unknown.
         side: 'L' or 'R'.
         roi: what to cut out.
 
     Returns:
         The image, uint8 [pixels, pixels], black beyond the film; and the landmarks in it, float64
-        [74, 2], (x, y) in pixels, where the first pixel's centre is at 0.5.
+        [74, 2], (x, y) in pixels, where the first pixel's centre is at 0.5; NaN where unknown.
     """
     matrix = roi_to_film(landmarks_mm, side, roi) / np.array(film.spacing_mm)[:, None]
     image = _resample(film.pixels, window, matrix, roi.pixels)
@@ -78,7 +79,8 @@ def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
     """Finds the affine map from pixels of the ROI to millimetres on the film.
 
     Args:
-        landmarks_mm: float [74, 2], (x, y) on the film.
+        landmarks_mm: float [74, 2], (x, y) on the film. Where the ends of the plateau are unknown
+            (NaN), it is not made level.
         side: 'L' or 'R'; a left knee is mirrored.
         roi: what to cut out.
 
@@ -88,7 +90,7 @@ def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
     mirror = np.diag([-1.0 if side == "L" else 1.0, 1.0])
     centre = landmarks_mm[PLATEAU_CENTRE]
     x, y = mirror @ (landmarks_mm[PLATEAU[-1]] - landmarks_mm[PLATEAU[0]])
-    angle = math.atan2(y, x) if roi.level_plateau else 0.0
+    angle = math.atan2(y, x) if roi.level_plateau and math.isfinite(x) else 0.0
     cos, sin = math.cos(angle), math.sin(angle)
     linear = mirror @ np.array([[cos, -sin], [sin, cos]]) * roi.spacing_mm
     return np.column_stack([linear, centre - linear @ np.full(2, roi.pixels / 2)])

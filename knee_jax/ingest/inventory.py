@@ -26,12 +26,17 @@ class Rules:
             'file', as in the published code; see `readings.read_readings`.
         whole: drop knees of which not every sign was read, as Tiulpin & Saarakkala 2020 did: of
             OAI sclerosis and attrition beside the seven grades.
+        landmarks: where knees are on their films: 'bonefinder' (`landmarks`), 'keypoints' or
+            'boxes' (`landmark_tables`); or 'crops', ready ones and no films (`ready_crops`).
+        crop_spacing_mm: pixel size of ready crops.
     """
 
     rounding: str = "floor"
     projects: tuple[int, ...] = (15, 37, 42)
     order: str = "projects"
     whole: bool = False
+    landmarks: str = "bonefinder"
+    crop_spacing_mm: float = 0.2
 
 
 DEFAULT_RULES = Rules()
@@ -71,7 +76,8 @@ class Inventory:
     """Films and readings of a study.
 
     Attributes:
-        films: paths relative to the study's root by (subject, month); the first one is read.
+        films: paths relative to the study's root by (subject, month); the first one is read. Of
+            ready crops all are read, one a knee.
         readings: of the knees that somebody read.
         sites: clinical site by subject, where known.
         dropped: what cannot be used, found on the way.

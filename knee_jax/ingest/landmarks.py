@@ -1,63 +1,143 @@
-"""BoneFinder's `.pts` files → landmarks in millimetres on the film.
+"""Where a knee is on its film: BoneFinder's `.pts` files, and checks of points from any source.
 
 Two files a film: `001.pts` holds the left knee on the film as it is, `001_f.pts` the right knee on
 the mirrored film. Coordinates are millimetres from the film's corner. (Facts from Tiulpin's
-preprocessing module; `knee_jax.landmarks` has the scheme of the points.)
+preprocessing module; `knee_jax.landmarks` has the scheme of the points.) They lie beside the film,
+or in a folder `landmarks` under the study's root, in the folders that the film has under the root;
+where both are there, the latter count. `landmark_tables` reads tables of points instead.
 """
 
 import pathlib
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.landmarks import NUM_LANDMARKS, PLATEAU
+from knee_jax.landmarks import CONDYLES, NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE
 
 SUFFIXES = {"L": ".pts", "R": "_f.pts"}
 """What follows the film's name in the name of its landmark file, by side."""
+
+FOLDER = "landmarks"
+"""Under the study's root, for landmark files apart from the films."""
 
 _PLATEAU_RANGE_MM = (40.0, 130.0)
 _BODY = re.compile(r"\{(.*)\}", re.DOTALL)
 
 
-def read_landmarks(film: pathlib.Path, side: str, size_mm: tuple[float, float]) -> np.ndarray:
+def files(root: pathlib.Path, source: str, side: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the landmarks of a knee may lie: apart from the film, and beside it.
+
+    Args:
+        root: the study's folder.
+        source: path of the radiograph relative to it.
+        side: 'L' or 'R'.
+    """
+    name = source + SUFFIXES[side]
+    return root / FOLDER / name, root / name
+
+
+def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) -> np.ndarray:
     """Reads the landmarks of one knee.
 
     Args:
-        film: path of the radiograph beside which the landmark files lie.
+        root: the study's folder.
+        source: path of the radiograph relative to it.
         side: 'L' or 'R'.
-        size_mm: width and height of the film.
+        width_mm: of the film.
 
     Returns:
         Float64 [74, 2], (x, y) in mm from the film's upper left corner, on the film as it is.
 
     Raises:
-        UnusableKnee: no_landmarks, landmarks_unreadable, landmarks_count, landmarks_nan,
-            landmarks_outside, landmarks_reversed (the plateau's lateral end lies medially) or
-            landmarks_implausible (a plateau of 61-101 mm in 748 real knees is not 40-130 mm here).
+        UnusableKnee: no_landmarks, landmarks_unreadable, landmarks_count or landmarks_nan.
     """
-    path = film.with_name(film.name + SUFFIXES[side])
+    apart, beside = files(root, source, side)
+    path = apart if apart.exists() else beside
     points = _parse(path)
     if len(points) != NUM_LANDMARKS:
         detail = f"{path.name}: {len(points)} points instead of {NUM_LANDMARKS}"
         raise UnusableKnee("landmarks_count", detail)
     if not np.isfinite(points).all():
         raise UnusableKnee("landmarks_nan", f"{path.name}: a coordinate is not a number")
-    # Where the file was drawn both kinds look like a left knee: medial at the image's left.
-    lateral, medial = points[PLATEAU[0]], points[PLATEAU[-1]]
-    if lateral[0] <= medial[0]:
-        raise UnusableKnee("landmarks_reversed", f"{path.name}: lateral and medial are swapped")
-    width = float(np.linalg.norm(medial - lateral))
+    if side == "R":
+        points = points * (-1, 1) + (width_mm, 0)
+    return points
+
+
+def check_place(points: np.ndarray, size_mm: tuple[float, float]) -> None:
+    """Checks that the points of one knee lie on the film and are as far apart as those of a knee.
+
+    Args:
+        points: float [74, 2], (x, y) in mm on the film, NaN where unknown.
+        size_mm: width and height of the film.
+
+    Raises:
+        UnusableKnee: landmarks_implausible (a plateau of 61-101 mm in 748 real knees is not
+            40-130 mm here) or landmarks_outside.
+    """
+    width = float(np.linalg.norm(points[PLATEAU[-1]] - points[PLATEAU[0]]))
     low, high = _PLATEAU_RANGE_MM
-    if not low <= width <= high:
-        detail = f"{path.name}: a tibial plateau of {width:.0f} mm; are the coordinates in mm?"
+    if width < low or width > high:
+        detail = f"a tibial plateau of {width:.0f} mm; are the coordinates in mm?"
         raise UnusableKnee("landmarks_implausible", detail)
     if (points < 0).any() or (points > size_mm).any():
-        detail = f"{path.name}: beyond the film of {size_mm[0]:.0f} x {size_mm[1]:.0f} mm"
+        detail = f"a point is beyond the film of {size_mm[0]:.0f} x {size_mm[1]:.0f} mm"
         raise UnusableKnee("landmarks_outside", detail)
-    if side == "R":
-        points = points * (-1, 1) + (size_mm[0], 0)
-    return points
+
+
+def check_orientation(points: Mapping[str, np.ndarray], width_mm: float) -> dict[str, UnusableKnee]:
+    """Checks that the knees of a bilateral film stand upright, each in its half and turned right.
+
+    The right knee is in the film's left half, as seen from the front, so that a knee's lateral side
+    is the film's outer one.
+
+    Args:
+        points: by side, of one knee or both, float [74, 2], (x, y) in mm on the film as it is; NaN
+            where unknown, but not all.
+        width_mm: of the film.
+
+    Returns:
+        What is wrong, by side: upside_down (the femur is below the tibia), sides_swapped (both
+        knees are in the other's half), same_half (both knees are in one half, so that one of them,
+        nobody knows which, is not where it should be), wrong_half (the only knee is in the other's
+        half), landmarks_reversed (lateral and medial are swapped).
+    """
+    wrong = {
+        side: UnusableKnee("upside_down", "the femur is below the tibia")
+        for side, knee in points.items()
+        if _mean_height(knee, CONDYLES) > _mean_height(knee, PLATEAU)
+    }
+    upright = {side: knee for side, knee in points.items() if side not in wrong}
+    half = {
+        s: "R" if knee[PLATEAU_CENTRE, 0] < width_mm / 2 else "L" for s, knee in upright.items()
+    }
+    if any(side != found for side, found in half.items()):
+        detail = ", ".join(
+            f"the {_NAMES[side]} knee is in the film's {_HALVES[half[side]]} half" for side in half
+        )
+        one_half = len(half) > len(set(half.values()))
+        reason = "same_half" if one_half else "sides_swapped" if len(half) == 2 else "wrong_half"
+        return wrong | {side: UnusableKnee(reason, detail) for side in half}
+    for side, knee in upright.items():
+        towards_right = knee[PLATEAU[-1], 0] - knee[PLATEAU[0], 0]
+        if towards_right * (1 if side == "R" else -1) <= 0:
+            detail = "lateral and medial are swapped"
+            wrong[side] = UnusableKnee("landmarks_reversed", detail)
+    return wrong
+
+
+_NAMES = {"R": "right", "L": "left"}
+_HALVES = {"R": "left", "L": "right"}
+"""Where on the film the patient's right and left are."""
+
+
+def _mean_height(points: np.ndarray, window: range) -> float:
+    """Mean y of those points of a window that are known, downwards; NaN where none is."""
+    y = points[window, 1]
+    known = y[np.isfinite(y)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _parse(path: pathlib.Path) -> np.ndarray:

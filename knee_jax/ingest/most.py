@@ -19,7 +19,7 @@ import numpy as np
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest import landmarks
+from knee_jax.ingest import landmarks, ready_crops
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
 from knee_jax.ingest.readings import round_grades
@@ -46,7 +46,7 @@ class _Path(NamedTuple):
 
 
 def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
-    """Finds films and readings; the study's tables tell no site.
+    """Finds films, or ready crops of them, and readings; the study's tables tell no site.
 
     Args:
         root: the study's folder.
@@ -56,8 +56,11 @@ def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
         UserError: no list or no film of the view PA10 in it, no table, or it lacks a column.
     """
     notes: collections.Counter[str] = collections.Counter()
-    listed = _read_list(root / "tables", notes)
-    films, dropped = _find_films(root, listed, notes)
+    if rules.landmarks == "crops":
+        films, dropped = ready_crops.find_crops(root, _SUBJECT, VISITS, notes)
+    else:
+        listed = _read_list(root / "tables", notes)
+        films, dropped = _find_films(root, listed, notes)
     months = sorted({month for _, month in films})
     read, unknown = _read_readings(root / "tables", months, rules.rounding, notes)
     read |= _read_replaced(root / "tables", films)

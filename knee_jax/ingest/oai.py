@@ -8,19 +8,22 @@ known of them (`enrolment`) and the outcomes (`progression`).
 import collections
 import math
 import pathlib
+import re
 from collections.abc import Mapping
 
 from knee_jax.errors import UserError
 from knee_jax.grades import MISSING
-from knee_jax.ingest import enrolment, progression, readings
+from knee_jax.ingest import enrolment, progression, readings, ready_crops
+from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
 from knee_jax.ingest.tables import look_for_table
 
 _FILMS = "[0-9][0-9]m/*/*/*/*/001"
+_SUBJECT = re.compile(r"\d{7}")
 
 
 def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
-    """Finds films, readings and sites.
+    """Finds films, or ready crops of them, readings and sites.
 
     Args:
         root: the study's folder.
@@ -29,13 +32,19 @@ def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     Raises:
         UserError: no films, a visit with films but without its table, or a table lacks a column.
     """
-    films = _find_films(root)
+    notes: collections.Counter[str] = collections.Counter()
+    dropped: list[Dropped] = []
+    if rules.landmarks == "crops":
+        films, dropped = ready_crops.find_crops(root, _SUBJECT, range(100), notes)
+    else:
+        films = _find_films(root)
     tables = root / "tables"
     sites = enrolment.read_sites(tables)
     visits = sorted({visit for _, visit in films})
-    read, notes = readings.read_readings(tables, visits, rules)
+    read, counts = readings.read_readings(tables, visits, rules)
     read |= _read_replaced(tables, films, read)
-    return Inventory(films, read, sites, notes=notes)
+    notes.update(counts)
+    return Inventory(films, read, sites, dropped, notes)
 
 
 def _find_films(root: pathlib.Path) -> dict[tuple[str, int], list[str]]:

@@ -1,25 +1,38 @@
 """A study tree → jobs, one a film, and an account of every knee in it.
 
-Where films and readings lie, the layout's module knows (`oai`, `most`); landmarks lie beside the
-films (`landmarks`).
+Where films and readings lie, the layout's module knows (`oai`, `most`); where a knee is on its
+film, `landmarks` and `landmark_tables`. Where the rules say so, ready crops stand for films
+(`ready_crops`).
 """
 
+import collections
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest import dicom, film, landmarks, most, oai
-from knee_jax.ingest.account import Dropped, Example, example
-from knee_jax.ingest.inventory import DEFAULT_RULES, SIDES, UNREAD, Reading, Rules, as_wanted
+from knee_jax.ingest import dicom, film, landmarks, most, oai, ready_crops
+from knee_jax.ingest.account import Dropped, Example, Note, example
+from knee_jax.ingest.inventory import (
+    DEFAULT_RULES,
+    SIDES,
+    UNREAD,
+    Inventory,
+    KneeVisit,
+    Reading,
+    Rules,
+    as_wanted,
+)
+from knee_jax.ingest.landmark_tables import Found, read_marks
 
 LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
 
 
 @dataclasses.dataclass(frozen=True)
 class FilmFile:
-    """One film of the study.
+    """One film of the study, or the ready crop of one knee.
 
     Attributes:
         subject: the study's subject id.
@@ -28,6 +41,7 @@ class FilmFile:
         site: clinical site, '' where unknown.
         source: path relative to the study's root.
         readings: by side; a knee that nobody read has grades of -1.
+        marks: by side, where the knees are; None: `.pts` files tell.
     """
 
     subject: str
@@ -36,6 +50,69 @@ class FilmFile:
     site: str
     source: str
     readings: dict[str, Reading]
+    marks: Found | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmJob:
+    """Reads the two knees of one film, the patient's right one first; each is kept or dropped.
+
+    Attributes:
+        root: the study's folder.
+        file: the film.
+        roi: what to cut out of it.
+    """
+
+    root: pathlib.Path
+    file: FilmFile
+    roi: film.Roi
+
+    def __call__(self) -> list[Example | Dropped | Note]:
+        """Reads the film."""
+        try:
+            radiograph = dicom.read_film(self.root / self.file.source)
+            window = film.intensity_window(radiograph.pixels)
+        except UnusableKnee as trouble:
+            return [_drop(self.file, side, trouble) for side in SIDES]
+        located = _locate(self.root, self.file, radiograph)
+        knees: list[Example | Dropped | Note] = []
+        for side in SIDES:
+            points = located[side]
+            if isinstance(points, UnusableKnee):
+                knees.append(_drop(self.file, side, points))
+            else:
+                image, keypoints = film.cut(radiograph, window, points, side, self.roi)
+                knees.append(_example(self.file, side, image, self.roi, keypoints))
+        return knees + [Note(name) for name in radiograph.contradictions]
+
+
+@dataclasses.dataclass(frozen=True)
+class CropJob:
+    """Reads the knee of one ready crop, which is kept or dropped.
+
+    Attributes:
+        root: the study's folder.
+        file: the crop, with the reading of its knee.
+        roi: what is wanted of it.
+        spacing_mm: its pixel size.
+    """
+
+    root: pathlib.Path
+    file: FilmFile
+    roi: film.Roi
+    spacing_mm: float
+
+    def __call__(self) -> list[Example | Dropped | Note]:
+        """Reads the crop."""
+        ((side, reading),) = self.file.readings.items()
+        try:
+            if reading.unusable:
+                raise UnusableKnee(reading.unusable, reading.detail)
+            path = self.root / self.file.source
+            image = ready_crops.read_crop(path, side, self.spacing_mm, self.roi)
+        except UnusableKnee as trouble:
+            return [_drop(self.file, side, trouble)]
+        return [_example(self.file, side, image, self.roi)]
 
 
 def plan_study(
@@ -44,7 +121,7 @@ def plan_study(
     roi: film.Roi,
     layout: str = "oai",
     rules: Rules = DEFAULT_RULES,
-) -> tuple[list[Callable[[], list[Example | Dropped]]], list[Dropped], dict[str, int]]:
+) -> tuple[Sequence[FilmJob | CropJob], list[Dropped], dict[str, int]]:
     """Joins films, readings and sites, and says what is to be read.
 
     Args:
@@ -55,70 +132,130 @@ def plan_study(
         rules: how tables and files are read.
 
     Returns:
-        Jobs in the order of subject and visit, each of which reads one film's two knees; the knees
-        that have no film of their own; and counts of other things than knees.
+        Jobs in the order of subject and visit, each of which reads one film's two knees or one
+        ready crop; the knees that have no film or crop of their own; and counts of other things
+        than knees.
 
     Raises:
-        UserError: no films, no readings of a visit with films, or a table lacks a column.
+        UserError: no films, no readings of a visit with films, or a table cannot be used.
     """
     inventory = LAYOUTS[layout](root, rules)
     read = dict(inventory.readings)
-    jobs: list[Callable[[], list[Example | Dropped]]] = []
+    notes = collections.Counter(inventory.notes)
     dropped = list(inventory.dropped)
+    jobs: Sequence[FilmJob | CropJob]
+    if rules.landmarks == "crops":
+        jobs = _plan_crops(root, cohort, roi, inventory, read, rules)
+        reason, detail = "no_crop", "a reading without a crop"
+    else:
+        jobs, repeated = _plan_films(root, cohort, roi, inventory, read, rules, notes)
+        dropped += repeated
+        reason, detail = "no_film", "a reading without a film"
+    # A knee whose film is already accounted for is not lost a second time.
+    known = {(knee.subject, knee.side, knee.visit) for knee in inventory.dropped}
+    dropped += [
+        Dropped(subject, side, visit, "", reason, detail)
+        for subject, side, visit in sorted(set(read) - known)
+    ]
+    return jobs, dropped, dict(notes)
+
+
+def _plan_films(
+    root: pathlib.Path,
+    cohort: str,
+    roi: film.Roi,
+    inventory: Inventory,
+    read: dict[KneeVisit, Reading],
+    rules: Rules,
+    notes: collections.Counter[str],
+) -> tuple[list[FilmJob], list[Dropped]]:
+    """Takes the readings of the filmed knees out of `read`.
+
+    Returns:
+        Jobs; and the knees of films beyond the first one of a visit.
+    """
+    by_file = rules.landmarks == "bonefinder"
+    marked = {} if by_file else read_marks(root, rules.landmarks)
+    jobs, repeated = [], []
     for (subject, visit), (source, *repeats) in sorted(inventory.films.items()):
         of_film = {
             side: as_wanted(read.pop((subject, side, visit), UNREAD), rules) for side in SIDES
         }
+        of_marks = marked.pop(source, {}) | marked.pop((subject, visit), {})
         site = inventory.sites.get(subject, "")
-        file = FilmFile(subject, visit, cohort, site, source, of_film)
-        jobs.append(functools.partial(read_film, root, file, roi))
+        found = None if by_file else of_marks
+        file = FilmFile(subject, visit, cohort, site, source, of_film, found)
+        jobs.append(FilmJob(root, file, roi))
         detail = f"{source} is the film of this visit"
-        dropped += [
+        repeated += [
             Dropped(subject, side, visit, repeat, "repeated_film", detail)
             for repeat in repeats
             for side in SIDES
         ]
-    # A knee whose film is already accounted for is not lost a second time.
-    known = {(knee.subject, knee.side, knee.visit) for knee in inventory.dropped}
-    dropped += [
-        Dropped(subject, side, visit, "", "no_film", "a reading without a film")
-        for subject, side, visit in sorted(set(read) - known)
-    ]
-    return jobs, dropped, dict(inventory.notes)
+    if not by_file:
+        notes["rows_of_landmarks_without_a_film"] = sum(map(len, marked.values()))
+    return jobs, repeated
 
 
-def read_film(root: pathlib.Path, file: FilmFile, roi: film.Roi) -> list[Example | Dropped]:
-    """Reads the two knees of one film, the patient's right one first; each is kept or dropped."""
-    path = root / file.source
-    try:
-        radiograph = dicom.read_film(path)
-        window = film.intensity_window(radiograph.pixels)
-    except UnusableKnee as trouble:
-        return [_drop(file, side, trouble) for side in SIDES]
-    return [_read_knee(path, file, side, radiograph, window, roi) for side in SIDES]
-
-
-def _read_knee(
-    path: pathlib.Path,
-    file: FilmFile,
-    side: str,
-    radiograph: dicom.Film,
-    window: tuple[float, float],
+def _plan_crops(
+    root: pathlib.Path,
+    cohort: str,
     roi: film.Roi,
-) -> Example | Dropped:
-    reading = file.readings[side]
+    inventory: Inventory,
+    read: dict[KneeVisit, Reading],
+    rules: Rules,
+) -> list[CropJob]:
+    """Takes the readings of the knees that have a crop out of `read`."""
+    jobs = []
+    for (subject, visit), sources in sorted(inventory.films.items()):
+        # As on a film, the right knee first.
+        for source in sorted(sources, reverse=True):
+            side = ready_crops.side_of(source)
+            reading = {side: as_wanted(read.pop((subject, side, visit), UNREAD), rules)}
+            site = inventory.sites.get(subject, "")
+            file = FilmFile(subject, visit, cohort, site, source, reading)
+            jobs.append(CropJob(root, file, roi, rules.crop_spacing_mm))
+    return jobs
+
+
+def _locate(
+    root: pathlib.Path, file: FilmFile, radiograph: dicom.Film
+) -> dict[str, np.ndarray | UnusableKnee]:
+    """Landmarks [74, 2] on the film in mm, or what is wrong with the knee, by side."""
     height, width = radiograph.pixels.shape
     size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
-    try:
-        if reading.unusable:
-            raise UnusableKnee(reading.unusable, reading.detail)
-        points = landmarks.read_landmarks(path, side, size_mm)
-    except UnusableKnee as trouble:
-        return _drop(file, side, trouble)
-    image, keypoints = film.cut(radiograph, window, points, side, roi)
+    points, wrong = {}, {}
+    for side in SIDES:
+        try:
+            reading = file.readings[side]
+            if reading.unusable:
+                raise UnusableKnee(reading.unusable, reading.detail)
+            if file.marks is None:
+                knee = landmarks.read_landmarks(root, file.source, side, size_mm[0])
+            else:
+                knee = _marked(file.marks, side, radiograph.spacing_mm)
+            landmarks.check_place(knee, size_mm)
+            points[side] = knee
+        except UnusableKnee as trouble:
+            wrong[side] = trouble
+    return points | wrong | landmarks.check_orientation(points, size_mm[0])
+
+
+def _marked(found: Found, side: str, spacing_mm: tuple[float, float]) -> np.ndarray:
+    knee = found.get(side)
+    if knee is None:
+        raise UnusableKnee("no_landmarks", "the table of landmarks does not name this knee")
+    if isinstance(knee, UnusableKnee):
+        raise knee
+    return knee.on_film(spacing_mm)
+
+
+def _example(
+    file: FilmFile, side: str, image: np.ndarray, roi: film.Roi, keypoints: np.ndarray | None = None
+) -> Example:
     return example(
         image,
-        reading.grades,
+        file.readings[side].grades,
         subject=file.subject,
         side=side,
         visit=file.visit,

@@ -1,6 +1,7 @@
 """Writes a phantom study tree for people to look at.
 
 python -m knee_jax.phantom --out=DIR [--study=oai|most] [--release=study|archive]
+    [--landmarks=keypoints|boxes|crops]
 """
 
 from pathlib import Path
@@ -9,12 +10,16 @@ from absl import flags
 
 from knee_jax import cli
 from knee_jax.errors import UserError
+from knee_jax.phantom import placements
 from knee_jax.phantom.study import STUDIES, layout, write_study
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tree, made if need be.", required=True)
 _STUDY = flags.DEFINE_enum("study", "oai", list(STUDIES), "The study whose layout it has.")
 _RELEASE = flags.DEFINE_string(
     "release", None, "Shape of the tables: the study's own or, of OAI, the archive's (NDA)."
+)
+_LANDMARKS = flags.DEFINE_multi_enum(
+    "landmarks", [], list(placements.WRITERS), "What else tells where knees are; repeat for more."
 )
 _SUBJECTS = flags.DEFINE_integer("subjects", 10, "Subjects, each with two knees.")
 _VISITS = flags.DEFINE_multi_integer(
@@ -30,7 +35,7 @@ def main(_: list[str]) -> None:
     root = Path(_OUT.value)
     if root.exists() and any(root.iterdir()):
         raise UserError(f"--out={root} is not empty: name a folder of its own for the tree")
-    write_study(
+    knees = write_study(
         root,
         num_subjects=_SUBJECTS.value,
         visits=_VISITS.value,
@@ -40,6 +45,8 @@ def main(_: list[str]) -> None:
         study=_STUDY.value,
         release=_RELEASE.value,
     )
+    for kind in _LANDMARKS.value:
+        placements.WRITERS[kind](root, knees)
     print(layout(_STUDY.value).found.format(root=root))
 
 

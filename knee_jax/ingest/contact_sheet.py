@@ -1,0 +1,126 @@
+"""A picture of some prepared knees, so that a glance tells whether all look like right knees."""
+
+import collections
+import hashlib
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from knee_jax.grades import GRADES, MISSING
+from knee_jax.ingest.account import PROGRESSION, Example
+from knee_jax.landmarks import compartment
+
+FILE = "contact_sheet.png"
+NUM_KNEES = 48
+
+_COLUMNS, _TILE, _CAPTION, _GAP = 8, 200, 34, 4
+# As OpenCV has colours: blue, green, red.
+_WHITE, _ORANGE, _BLUE = (255, 255, 255), (0, 165, 255), (255, 165, 0)
+_FILMS = (
+    "All should look like right knees: the femur above, the fibula and the lateral landmarks "
+    "(orange) at the left."
+)
+_VOLUMES = (
+    "All should look like right knees: the femur above; the patella at the left of the sagittal "
+    "slice, lateral at the left of the coronal one."
+)
+_OUTCOMES = ("no progression", "fast", "slow")
+
+
+def choose(rows: Sequence[dict], number: int = NUM_KNEES) -> list[dict]:
+    """Chooses knees from all over a set: one of each subject, then a second, and so on.
+
+    Subjects, and the knees of each, stand in the order of a hash, so that the choice is scattered,
+    and hardly moves when knees are added.
+
+    Args:
+        rows: of `Account.kept`, of all splits.
+        number: how many knees.
+
+    Returns:
+        Rows of right knees, then of left ones.
+    """
+    rank: collections.Counter[str] = collections.Counter()
+    ranked = []
+    for row in sorted(rows, key=lambda row: _hash(row["subject"], row["side"], row["visit"])):
+        ranked.append((rank[row["subject"]], _hash(row["subject"]), row))
+        rank[row["subject"]] += 1
+    chosen = [row for *_, row in sorted(ranked, key=lambda each: each[:2])[:number]]
+    return sorted(chosen, key=lambda row: row["side"], reverse=True)
+
+
+def _hash(*parts: str | int) -> bytes:
+    return hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+
+
+def write(path: pathlib.Path, knees: Iterable[Example]) -> None:
+    """Draws knees with their landmarks, subject, side, visit and labels.
+
+    Args:
+        path: of a PNG.
+        knees: radiograph or volume examples, at least one; of a volume the middle sagittal slice
+            is drawn, and beside it the middle coronal one.
+    """
+    tiles, words = [], ""
+    for knee in knees:
+        tiles.append(_tile(knee))
+        words = _FILMS if "image" in knee else _VOLUMES
+    blank = np.zeros_like(tiles[0])
+    tiles += [blank] * (-len(tiles) % _COLUMNS)
+    rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
+    title = np.zeros((_CAPTION, rows[0].shape[1], 3), np.uint8)
+    _write_line(title, words, 22, 0.6)
+    done, data = cv2.imencode(".png", np.vstack([title, *rows]))
+    if not done:
+        raise OSError(f"{path}: OpenCV cannot write PNG files")
+    path.write_bytes(data.tobytes())
+
+
+def _tile(knee: Example) -> np.ndarray:
+    """Picture and caption of one knee, uint8 [height, width, 3]."""
+    picture = knee["image"] if "image" in knee else _middle(knee["volume"])
+    height, width = picture.shape[:2]
+    scale = _TILE / max(height, width)
+    size = (round(width * scale), round(height * scale))
+    shrunk = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    tile = np.zeros((_TILE + _CAPTION + _GAP, _TILE + _GAP, 3), np.uint8)
+    left, top = (_TILE - size[0]) // 2, (_TILE - size[1]) // 2
+    inner = np.repeat(shrunk[..., None], 3, axis=-1)
+    for index, (x, y) in enumerate(scale * knee.get("keypoints", np.empty((0, 2)))):
+        if np.isfinite((x, y)).all():
+            column, row = int(x), int(y)
+            colour = _BLUE if compartment(index)[-1][-1] == "m" else _ORANGE
+            cv2.rectangle(inner, (column, row), (column + 1, row + 1), colour)
+    tile[top : top + size[1], left : left + size[0]] = inner
+    caption = tile[_TILE : _TILE + _CAPTION, :_TILE]
+    _write_line(caption, f"{knee['subject']} {knee['side']} {knee['visit']}m", 12, 0.42)
+    _write_line(caption, _labels(knee), 28, 0.36)
+    return tile
+
+
+def _middle(volume: np.ndarray) -> np.ndarray:
+    """Middle slices of a volume [rows, columns, slices], brightened: sagittal, and coronal."""
+    _, columns, slices = volume.shape
+    both = np.hstack([volume[:, :, slices // 2], volume[:, columns // 2, :]])
+    white = max(float(np.percentile(both, 99)), 1.0)
+    return np.rint((both * (255 / white)).clip(0, 255)).astype(np.uint8)
+
+
+def _labels(knee: Example) -> str:
+    """Grades in one short line, '-' where missing."""
+    grades = dict(zip(GRADES, ("-" if g == MISSING else str(g) for g in knee["grades"])))
+    line = f"KL {grades.pop('kl')}"
+    if set(grades.values()) != {"-"}:
+        line += "  " + " ".join(f"{name}{grade}" for name, grade in grades.items())
+    if PROGRESSION in knee and knee[PROGRESSION] >= 0:
+        line += f"  {_OUTCOMES[knee[PROGRESSION]]}"
+    return line
+
+
+def _write_line(picture: np.ndarray, text: str, baseline: int, scale: float) -> None:
+    # A view of a larger array is no array to OpenCV.
+    own = np.ascontiguousarray(picture)
+    cv2.putText(own, text, (2, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, _WHITE)
+    picture[:] = own

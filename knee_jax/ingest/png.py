@@ -1,0 +1,28 @@
+"""PNG files → grey values."""
+
+import pathlib
+
+import cv2
+import numpy as np
+
+from knee_jax.errors import UnusableKnee
+
+
+def read_grey(path: pathlib.Path) -> np.ndarray:
+    """Reads an image of one channel, [H, W], with the depth that the file has.
+
+    Raises:
+        UnusableKnee: unreadable, empty_file, not_an_image or colour_image.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UnusableKnee("unreadable", error.strerror or str(error)) from error
+    if not data.size:
+        raise UnusableKnee("empty_file", "zero bytes")
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise UnusableKnee("not_an_image", "no decoder reads it, or its data are cut short")
+    if image.ndim != 2:
+        raise UnusableKnee("colour_image", f"{image.shape[-1]} channels instead of 1")
+    return image
