@@ -14,6 +14,7 @@ STAGES = {
     ),
     "with a film or series of their own": (
         "film_missing",
+        "no_crop",
         "no_film",
         "no_series",
         "not_listed",
@@ -85,7 +86,10 @@ STAGES = {
         "landmarks_reversed",
         "landmarks_unreadable",
         "no_landmarks",
+        "same_half",
+        "sides_swapped",
         "upside_down",
+        "wrong_half",
     ),
 }
 """What is asked of a knee, in this order → the reasons for which it fails."""

@@ -20,7 +20,7 @@ def study(tmp_path_factory):
 def plan(study, tmp_path, name):
     builder = datasets.builder(f"oai_xray/{name}", tmp_path)
     plan = builder.plan_tree(study)
-    files = [job.args[1] for job in plan.jobs["study"]]
+    files = [job.file for job in plan.jobs["study"]]
     unusable = [
         (file.visit, reading.unusable) for file in files for reading in file.readings.values()
     ]
