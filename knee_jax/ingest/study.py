@@ -5,9 +5,7 @@ films (`landmarks`).
 """
 
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest import dicom, film, landmarks, most, oai
@@ -38,13 +36,47 @@ class FilmFile:
     readings: dict[str, Reading]
 
 
+@dataclasses.dataclass(frozen=True)
+class FilmJob:
+    """Reads the two knees of one film, the patient's right one first; each is kept or dropped.
+
+    Attributes:
+        root: the study's folder.
+        file: the film.
+        roi: what to cut out of it.
+    """
+
+    root: pathlib.Path
+    file: FilmFile
+    roi: film.Roi
+
+    def __call__(self) -> list[Example | Dropped]:
+        """Reads the film."""
+        path = self.root / self.file.source
+        try:
+            radiograph = dicom.read_film(path)
+            window = film.intensity_window(radiograph.pixels)
+        except UnusableKnee as trouble:
+            return self.lost(trouble.reason, trouble.detail)
+        return [_read_knee(path, self.file, side, radiograph, window, self.roi) for side in SIDES]
+
+    def lost(self, reason: str, detail: str) -> list[Example | Dropped]:
+        """The knees of a film of which none can be had."""
+        return [_drop(self.file, side, UnusableKnee(reason, detail)) for side in SIDES]
+
+    def paths(self) -> list[pathlib.Path]:
+        """All that is read: the film and the landmarks beside it."""
+        path = self.root / self.file.source
+        return [path, *(path.with_name(path.name + each) for each in landmarks.SUFFIXES.values())]
+
+
 def plan_study(
     root: pathlib.Path,
     cohort: str,
     roi: film.Roi,
     layout: str = "oai",
     rules: Rules = DEFAULT_RULES,
-) -> tuple[list[Callable[[], list[Example | Dropped]]], list[Dropped], dict[str, int]]:
+) -> tuple[list[FilmJob], list[Dropped], dict[str, int]]:
     """Joins films, readings and sites, and says what is to be read.
 
     Args:
@@ -63,13 +95,13 @@ def plan_study(
     """
     inventory = LAYOUTS[layout](root, rules)
     read = dict(inventory.readings)
-    jobs: list[Callable[[], list[Example | Dropped]]] = []
+    jobs = []
     dropped = list(inventory.dropped)
     for (subject, visit), (source, *repeats) in sorted(inventory.films.items()):
         of_film = {side: read.pop((subject, side, visit), UNREAD) for side in SIDES}
         site = inventory.sites.get(subject, "")
         file = FilmFile(subject, visit, cohort, site, source, of_film)
-        jobs.append(functools.partial(read_film, root, file, roi))
+        jobs.append(FilmJob(root, file, roi))
         detail = f"{source} is the film of this visit"
         dropped += [
             Dropped(subject, side, visit, repeat, "repeated_film", detail)
@@ -83,17 +115,6 @@ def plan_study(
         for subject, side, visit in sorted(set(read) - known)
     ]
     return jobs, dropped, dict(inventory.notes)
-
-
-def read_film(root: pathlib.Path, file: FilmFile, roi: film.Roi) -> list[Example | Dropped]:
-    """Reads the two knees of one film, the patient's right one first; each is kept or dropped."""
-    path = root / file.source
-    try:
-        radiograph = dicom.read_film(path)
-        window = film.intensity_window(radiograph.pixels)
-    except UnusableKnee as trouble:
-        return [_drop(file, side, trouble) for side in SIDES]
-    return [_read_knee(path, file, side, radiograph, window, roi) for side in SIDES]
 
 
 def _read_knee(

@@ -54,7 +54,7 @@ def test_rounding_of_the_config_reaches_the_ingest(tmp_path):
         builder = phantom_most.Builder(data_dir=tmp_path, config=config)
         plan = builder.plan(tmp_path / rounding)
         found[rounding] = [
-            job.args[1].readings[s].grades[0] for job in plan.jobs["study"] for s in "RL"
+            job.file.readings[s].grades[0] for job in plan.jobs["study"] for s in "RL"
         ]
     floor, half_even = (np.array(found[name]) for name in found)
     assert ((half_even - floor)[floor != half_even] == 1).all()
