@@ -27,8 +27,8 @@ import cv2
 T = TypeVar("T")
 _AHEAD = 8
 _PRELOADED = ["__main__", "knee_jax.ingest.study", "knee_jax.ingest.volume"]
-_SPARE_MEMORY = 2**31
-"""Bytes that a worker may take beyond what it has at its start; a film needs a tenth of it."""
+_SPARE_MEMORY = 3 * 2**28
+"""Bytes that a worker may take beyond what it has at its start."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,9 +78,10 @@ def stopped(raw, data_dir, monkeypatch, count):
         written.append(arguments)
         return write(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(shards, "_write", failing)
-        prepare("kneekl224", data_dir, raw, workers=1)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("kneekl224", data_dir, raw, workers=1)
     return data_dir / "kneekl224" / "1.0.0.partial"
 
 
