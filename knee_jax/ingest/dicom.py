@@ -58,8 +58,8 @@ def read_film(path: pathlib.Path) -> Film:
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, not_dicom, wrong_modality,
             colour_image, multi_frame, unknown_polarity, empty_image, corrupt_header, no_spacing,
-            bad_spacing, too_large, no_decoder, truncated_pixels or corrupt_pixels; its detail quotes
-            no text of the file, in which the patient may be named.
+            bad_spacing, too_large, no_decoder, truncated_pixels or corrupt_pixels. Its detail
+            quotes no text of the file, in which the patient may be named.
     """
     # pydicom warns of every blemish it can live with; what it cannot live with it raises.
     with warnings.catch_warnings():
