@@ -10,7 +10,7 @@ from knee_jax.errors import UserError
 if TYPE_CHECKING:
     from knee_jax.datasets.builders import KneeBuilder
 
-_BASES = ("builders", "radiographs", "volumes")
+_BASES = ("builders", "radiographs", "shards", "volumes")
 
 
 def names() -> list[str]:

@@ -1,38 +1,36 @@
-"""What all builders share: worker processes, the records and the account of every knee.
+"""What all builders share: the plan, the shards of records, and the account of every knee.
 
-`tfds.core.ShardBasedBuilder` rather than `GeneratorBasedBuilder`: records keep the order of the
-plan, and nothing passes through TFDS's shuffler, which from 1 GB on needs TensorFlow.
+Records are written shard by shard (`shards`) and not by TFDS: they keep the order of the plan, a
+preparation that was stopped goes on, and nothing passes through TFDS's shuffler, which from 1 GB on
+needs TensorFlow.
 """
 
 import abc
 import contextlib
 import dataclasses
 import functools
-import itertools
+import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
+from knee_jax.datasets.shards import Job, Shard, ShardAccount, cut, make, make_by_beam, read_account
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
-from knee_jax.ingest import contact_sheet, pool
-from knee_jax.ingest.account import Account, Dropped, Example, Note
+from knee_jax.ingest import contact_sheet
+from knee_jax.ingest.account import Account, Dropped, Example
 
 tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
 """A feature that is an array, stored as its bytes."""
 
-Job = Callable[[], list[Example | Dropped | Note]]
-"""Reads one file into its knees; picklable, so that a worker process can run it."""
-
-_JOBS_PER_SHARD = 1024
+UNFINISHED = ".partial"
+"""What follows the version in the name of the folder of a set that is not finished."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,37 +44,43 @@ class Plan:
         subjects: columns `knee_jax.ingest.enrolment.COLUMNS`; None where nothing is known of them.
     """
 
-    jobs: dict[str, list[Job]]
+    jobs: Mapping[str, Sequence[Job]]
     dropped: Sequence[Dropped] = ()
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
     subjects: pd.DataFrame | None = None
 
 
-class _SortingWriter(tfds.core.ExampleWriter):
-    """Writes the features of a record in one order, which protobuf leaves to chance."""
-
-    def write(self, path, examples):
-        return super().write(path, ((key, self._sort(record)) for key, record in examples))
-
-    @staticmethod
-    def _sort(record: bytes) -> bytes:
-        example = tf_example_pb2.Example.FromString(record)
-        return example.SerializeToString(deterministic=True)
+def made_once(folder: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+    """Has a folder of raw files written unless it is there, and there only once it is complete."""
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}{UNFINISHED}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write(unfinished)
+        unfinished.rename(folder)
 
 
-class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
     """Base of the builders; a subclass names the features of its own and makes the plan.
 
     Attributes:
         unit: what a job reads, for the progress bar.
         has_progression: whether the records have the feature `progression`, int8.
+        jobs_per_shard: how many files become one file of records; the more, the more is read again
+            after a stop.
         workers: number of processes; the prepared set does not depend on it.
+        file_timeout: seconds that a job may take.
+        beam_runner: name of the runner of Apache Beam that makes the shards, None: `workers`.
+        beam_options: its flags.
         manual_dir: the user's folder of raw files, for builders that read one.
     """
 
     unit: str = "film"
     has_progression: bool = False
+    jobs_per_shard: int = 1024
     workers: int = 1
+    file_timeout: float = 120
+    beam_runner: str | None = None
+    beam_options: Sequence[str] = ()
     manual_dir: pathlib.Path | None = None
 
     def __init__(self, **kwargs):
@@ -91,8 +95,8 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Says what is to be read.
 
         Args:
-            work_dir: folder for raw files that are made on the way, removed afterwards; it need not
-                be there.
+            work_dir: folder for raw files that are made on the way, removed afterwards; it is there
+                only if an earlier run has made them (`made_once`).
 
         Raises:
             UserError: the raw study cannot be used as a whole.
@@ -130,59 +134,96 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
 
-    def _example_writer(self) -> tfds.core.ExampleWriter:
-        return _SortingWriter(self.info.file_format)
+    def download_and_prepare(self, **options) -> None:
+        """Prepares the set, going on from what an earlier run that was stopped has finished."""
+        super().download_and_prepare(**options)
+        shutil.rmtree(self._workshop, ignore_errors=True)
+
+    @property
+    def _workshop(self) -> pathlib.Path:
+        """Folder of finished shards and raw files made on the way, beside that of the set."""
+        return pathlib.Path(self.data_dir).parent / f"{self.version}{UNFINISHED}"
 
     # `self.data_dir` is TFDS's incomplete folder while this runs; it is renamed afterwards.
     def _download_and_prepare(self, dl_manager, download_config=None):
+        plan = self.plan(self._workshop / "raw")
+        self._workshop.mkdir(exist_ok=True)
+        shards = {
+            split: cut(self._workshop, split, jobs, self.jobs_per_shard)
+            for split, jobs in plan.jobs.items()
+        }
+        self._make([each for of_split in shards.values() for each in of_split])
+        accounts = {split: [self._finished(s) for s in some] for split, some in shards.items()}
+        account = Account(plan.dropped, plan.notes, plan.subjects)
+        for split, of_split in accounts.items():
+            for found in of_split:
+                account.add(split, found.kept, found.dropped, found.notes)
+        self._check_splits(account)
+        account.write(pathlib.Path(self.data_dir))
+        splits = [self._gather(split, shards[split], accounts[split]) for split in shards]
+        self.info.set_splits(tfds.core.splits.SplitDict(splits))
         folder = pathlib.Path(self.data_dir)
-        work_dir = folder / "raw"
-        self._plan = self.plan(work_dir)
-        self._account = Account(self._plan.dropped, self._plan.notes, self._plan.subjects)
-        jobs = list(itertools.chain.from_iterable(self._plan.jobs.values()))
+        contact_sheet.write(folder / contact_sheet.FILE, self._sample(account))
+        shutil.rmtree(self._workshop / "raw", ignore_errors=True)
+
+    def _make(self, shards: list[Shard]) -> None:
+        """Makes those shards that no earlier run has finished."""
+        missing = [shard for shard in shards if read_account(shard) is None]
+        if self.beam_runner:
+            options = (self.beam_runner, self.beam_options)
+            make_by_beam(missing, self.info.features, self.file_timeout, *options)
+            return
+        total, left = (sum(len(shard.jobs) for shard in some) for some in (shards, missing))
+        making = make(missing, self.info.features, self.workers, self.file_timeout)
         with (
-            contextlib.closing(pool.run_in_order(jobs, self.workers)) as results,
+            contextlib.closing(making),
             tqdm(
-                desc=f"reading {self.name}", total=len(jobs), unit=self.unit, mininterval=1
+                desc=f"reading {self.name}",
+                total=total,
+                initial=total - left,
+                unit=self.unit,
+                mininterval=1,
             ) as bar,
         ):
-            self._results, self._bar = results, bar
-            super()._download_and_prepare(dl_manager, download_config)
-        shutil.rmtree(work_dir, ignore_errors=True)
-        self._check_records(folder)
-        self._account.write(folder)
-        contact_sheet.write(folder / contact_sheet.FILE, self._sample(self._account))
+            for _ in making:
+                bar.update()
 
-    def _shard_iterators_per_split(self, dl_manager):
-        def generators(split: str, num_jobs: int):
-            starts = range(0, num_jobs, _JOBS_PER_SHARD)
-            lengths = [min(_JOBS_PER_SHARD, num_jobs - start) for start in starts]
-            return [functools.partial(self._examples, split, length) for length in lengths]
+    def _finished(self, shard: Shard) -> ShardAccount:
+        found = read_account(shard)
+        if found is None:
+            raise UserError(
+                f"{shard.records}: files changed while they were read; start again, which goes on"
+            )
+        return found
 
-        return {split: generators(split, len(jobs)) for split, jobs in self._plan.jobs.items()}
-
-    def _examples(self, split: str, num_jobs: int) -> Iterator[tuple[int, Example]]:
-        """Yields the knees of the next `num_jobs` jobs; TFDS asks for the shards in their order."""
-        for knees in itertools.islice(self._results, num_jobs):
-            for knee in knees:
-                if isinstance(knee, Dropped):
-                    self._account.dropped.append(knee)
-                elif isinstance(knee, Note):
-                    self._account.note(knee)
-                else:
-                    yield self._account.keep(split, knee), knee
-            self._bar.update()
-
-    def _check_records(self, folder: pathlib.Path) -> None:
-        """Counts what lies on the disk: a full disk need not have made itself heard."""
-        for split, info in self.info.splits.items():
-            if not info.num_examples:
-                reasons = ", ".join(f"{n} {why}" for why, n in self._account.reasons().items())
+    def _check_splits(self, account: Account) -> None:
+        """Refuses a split without a knee."""
+        for split, rows in account.kept.items():
+            if not rows:
+                shutil.rmtree(self._workshop)
+                reasons = ", ".join(f"{n} {why}" for why, n in account.reasons().items())
                 raise UserError(f"no knee of the split {split!r} can be used ({reasons})")
-            for name, length in zip(info.filenames, info.shard_lengths):
-                reader = array_record_module.ArrayRecordReader(str(folder / name))
-                if reader.num_records() != length:
-                    raise OSError(f"{name}: {reader.num_records()} records instead of {length}")
+
+    def _gather(
+        self, split: str, shards: Sequence[Shard], accounts: Sequence[ShardAccount]
+    ) -> tfds.core.SplitInfo:
+        """Brings the records into the set's folder."""
+        template = self._get_filename_template(split_name=split)
+        num_bytes = 0
+        for index, shard in enumerate(shards):
+            path = template.sharded_filepath(shard_index=index, num_shards=len(shards))
+            num_bytes += shard.records.stat().st_size
+            try:
+                # Not moved, so that nothing is lost should the disk be full at the very end.
+                os.link(shard.records, path)
+            except OSError:
+                os.replace(shard.records, path)
+        return tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[len(account.kept) for account in accounts],
+            num_bytes=num_bytes,
+            filename_template=template,
+        )
 
     def _sample(self, account: Account) -> Iterator[Example]:
         """Some of the records, as they are read from the disk."""

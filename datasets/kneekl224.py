@@ -4,7 +4,6 @@ Chen P. "Knee Osteoarthritis Severity Grading Dataset", doi:10.17632/56rmx5bjcr.
 Any subset of the published splits may be present under `manual_dir`. Left knees are mirrored.
 """
 
-import functools
 import pathlib
 from typing import ClassVar
 
@@ -47,18 +46,10 @@ class Builder(RadiographBuilder):
         """Reads one crop a job, the published splits kept."""
         root = self.manual_folder()
         splits = crops.find_crops(root)
-        if not self.has_progression:
-            jobs = {
-                split: [functools.partial(crops.read_crop, root, source) for source in sources]
-                for split, sources in splits.items()
-            }
-            return Plan(jobs)
-        known, notes = crops.find_progression(root, splits)
+        # None of a source that is not in it: a set without progression.
+        known, notes = crops.find_progression(root, splits) if self.has_progression else ({}, {})
         jobs = {
-            split: [
-                functools.partial(crops.read_crop, root, source, known[source])
-                for source in sources
-            ]
+            split: [crops.CropJob(root, source, known.get(source)) for source in sources]
             for split, sources in splits.items()
         }
         return Plan(jobs, notes=notes)

@@ -1,12 +1,13 @@
 """Digital knees as MR series, from no data at all: the phantom's tree through the ingest."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import Plan
+from knee_jax.datasets.builders import Plan, made_once
 from knee_jax.datasets.volumes import VolumeBuilder
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.mri import plan_study
@@ -71,12 +72,13 @@ class Builder(VolumeBuilder):
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Writes the phantom's study tree and reads it as a real study's."""
         config = self.builder_config
-        write_mri_study(
-            work_dir,
+        write = functools.partial(
+            write_mri_study,
             num_subjects=config.num_subjects,
             seed=config.seed,
             shape=config.preparation.shape,
             workers=self.workers,
         )
+        made_once(work_dir, write)
         jobs, dropped, notes = plan_study(work_dir, "phantom", config.preparation)
         return Plan({"study": jobs}, dropped, notes, enrolment.read_oai(work_dir / "tables"))

@@ -1,12 +1,13 @@
 """Digital knees on bilateral films, from no data at all: the phantom's tree through the ingest."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import Plan
+from knee_jax.datasets.builders import Plan, made_once
 from knee_jax.datasets.radiographs import FilmConfig, StudyBuilder
 from knee_jax.ingest.film import Roi
 from knee_jax.phantom.study import write_study
@@ -72,8 +73,8 @@ class Builder(StudyBuilder):
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Writes the phantom's study tree and reads it as a real study's."""
         config = self.builder_config
-        write_study(
-            work_dir,
+        write = functools.partial(
+            write_study,
             num_subjects=config.num_subjects,
             visits=config.visits,
             seed=config.seed,
@@ -81,4 +82,5 @@ class Builder(StudyBuilder):
             workers=self.workers,
             study=self.study,
         )
+        made_once(work_dir, write)
         return self.plan_tree(work_dir)

@@ -18,6 +18,7 @@ class VolumeBuilder(KneeBuilder, skip_registration=True):
 
     unit = "series"
     has_progression = True
+    jobs_per_shard = 128
 
     @property
     @abc.abstractmethod

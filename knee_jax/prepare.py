@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import tensorflow_datasets as tfds
@@ -21,6 +21,7 @@ from absl import flags, logging
 
 import knee_jax.datasets as datasets
 from knee_jax import cli
+from knee_jax.datasets.builders import KneeBuilder
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 from knee_jax.ingest import contact_sheet, flow
@@ -32,14 +33,23 @@ def prepare(
     data_dir: str | pathlib.Path,
     manual_dir: str | pathlib.Path | None = None,
     workers: int | None = None,
+    *,
+    file_timeout: float = KneeBuilder.file_timeout,
+    beam_runner: str | None = None,
+    beam_options: Sequence[str] = (),
 ) -> pathlib.Path:
     """Prepares a data set unless that is done; of several processes at once, one does the work.
+
+    What is stopped, by whatever, goes on the next time from the shards that it has finished.
 
     Args:
         name: data set, with its config after a slash if it has any ('phantom_xray/demo').
         data_dir: folder of all prepared sets.
         manual_dir: folder of raw files, for the data sets that are made from yours.
         workers: number of processes; None: one a core. The set does not depend on it.
+        file_timeout: seconds after which a file is given up, its knees dropped as `timed_out`.
+        beam_runner: runner of Apache Beam that does the work instead of `workers`.
+        beam_options: its flags.
 
     Returns:
         The set's folder, for `tfds.builder_from_directory`; it also holds `index.csv`,
@@ -64,6 +74,8 @@ def prepare(
             builder = datasets.builder(name, data_dir)
             builder.manual_dir = raw
             builder.workers = workers or _num_cores()
+            builder.file_timeout = file_timeout
+            builder.beam_runner, builder.beam_options = beam_runner, beam_options
             _download_and_prepare(builder)
             if raw:
                 origin.write_text(f"{raw}\n", encoding="utf-8")
@@ -95,7 +107,10 @@ def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
     except Exception as error:
         if cli.is_full_disk(error):
             place = builder.data_path.parent
-            raise UserError(f"{place}: the disk is full; make room or change data_dir") from error
+            raise UserError(
+                f"{place}: the disk is full; make room and start again to go on from here, or "
+                "delete this folder and change data_dir"
+            ) from error
         raise
     finally:
         logging.set_verbosity(level)
@@ -121,7 +136,7 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what a killed preparation of this set has left behind."""
+    """Removes what a killed preparation of this set has left behind, but what it has finished."""
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         shutil.rmtree(leftover)
 
@@ -168,7 +183,15 @@ def _index(folder: pathlib.Path) -> pd.DataFrame:
 def main(_: list[str]) -> None:
     """Prepares the data set that the flags name and prints its account."""
     options = flags.FLAGS
-    folder = prepare(options.dataset, options.data_dir, options.manual_dir, options.workers)
+    folder = prepare(
+        options.dataset,
+        options.data_dir,
+        options.manual_dir,
+        options.workers,
+        file_timeout=options.file_timeout,
+        beam_runner=options.beam_runner,
+        beam_options=options.beam_options,
+    )
     print(account_table(folder))
     root = pathlib.Path(options.data_dir).expanduser()
     dataset = folder.parent.relative_to(root).as_posix()
@@ -189,6 +212,20 @@ def run() -> None:
     flags.DEFINE_integer("workers", None, "Processes; default: one a core.", lower_bound=1)
     expect = "Fail unless the set has as many knees, by grade too, as the paper that used it."
     flags.DEFINE_enum("expect", None, ["paper"], expect)
+    flags.DEFINE_float(
+        "file_timeout",
+        KneeBuilder.file_timeout,
+        "Seconds after which a file is given up.",
+        lower_bound=0.1,
+    )
+    flags.DEFINE_string(
+        "beam_runner", None, "Runner of Apache Beam that works instead of --workers: DirectRunner."
+    )
+    flags.DEFINE_list(
+        "beam_options",
+        [],
+        "Its flags: --beam_options=--direct_num_workers=2,--direct_running_mode=...",
+    )
     cli.run(main)
 
 

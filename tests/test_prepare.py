@@ -128,14 +128,13 @@ def test_killed(raw, tmp_path, whole, size):
     parent = tmp_path / "kneekl224"
 
     def written():
-        return sum(path.stat().st_size for path in parent.glob("incomplete.*/*.array_record*"))
+        return sum(path.stat().st_size for path in parent.glob("1.0.0.partial/*"))
 
-    wait_for(lambda: any(parent.glob("incomplete.*/*.array_record*")) and written() >= size)
+    wait_for(lambda: any(parent.glob("1.0.0.partial/train-*")) and written() >= size)
     workers = children(process.pid)
     process.kill()
     process.communicate()
     assert not (parent / "1.0.0").exists()
-    assert len(list(parent.glob("incomplete.*"))) == 1
     wait_for(lambda: not any(map(lives, workers)))
     assert contents(prepare("kneekl224", tmp_path, raw, workers=1)) == whole
     assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0", "1.0.0.made_from"]
@@ -144,12 +143,12 @@ def test_killed(raw, tmp_path, whole, size):
 def test_interrupted(raw, tmp_path):
     process = command(raw, tmp_path, "--workers=1")
     parent = tmp_path / "kneekl224"
-    wait_for(lambda: any(parent.glob("incomplete.*/*.array_record*")))
+    wait_for(lambda: any(parent.glob("1.0.0.partial/train-*")))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
-    assert [path.name for path in parent.iterdir()] == [".lock"]
+    assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0.partial"]
 
 
 def test_two_at_once(raw, tmp_path, whole):
@@ -169,7 +168,7 @@ def assert_told_of_full_disk(process, parent):
     assert err.splitlines()[-1].startswith(f"error: {parent}: the disk is full")
     assert "Traceback" not in err
     assert not out
-    assert [path.name for path in parent.iterdir()] == [".lock"]
+    assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0.partial"]
 
 
 def test_file_too_large(raw, tmp_path):

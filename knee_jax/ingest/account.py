@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -98,6 +99,42 @@ def example(
     return knee if progression is None else knee | {PROGRESSION: np.int8(progression)}
 
 
+_DATE = re.compile(
+    r"(?<!\d)(19|20)\d\d(?P<dash>[-_.]?)(0[1-9]|1[0-2])(?P=dash)(0[1-9]|[12]\d|3[01])(?!\d)"
+)
+
+
+def mask_dates(path: str) -> str:
+    """Puts `*` for every date in a path, which so stays a pattern that finds the file.
+
+    Studies name folders by the day of the examination, which must not leave them.
+    """
+    return _DATE.sub("*", path)
+
+
+def undated(knee: Dropped) -> Dropped:
+    """A dropped knee whose `source` and `detail` do not tell the day it was imaged."""
+    source, detail = mask_dates(knee.source), mask_dates(knee.detail)
+    return dataclasses.replace(knee, source=source, detail=detail)
+
+
+def index_row(knee: Example) -> dict[str, Any]:
+    """A row of the index, of values that JSON has, without the number of the record."""
+    row = {name: knee[name] for name in IDENTITY}
+    # Three numbers, of a volume; as few digits as a float32 needs.
+    spacing_mm = np.ravel(knee["spacing_mm"])
+    row["spacing_mm"] = (
+        float(str(spacing_mm[0]))
+        if len(spacing_mm) == 1
+        else " x ".join(f"{mm:.4g}" for mm in spacing_mm)
+    )
+    row["keypoints_valid"] = bool(knee.get("keypoints_valid", False))
+    row |= dict(zip(GRADES, knee["grades"].tolist()))
+    if PROGRESSION in knee:
+        row[PROGRESSION] = int(knee[PROGRESSION])
+    return row
+
+
 class Account:
     """Counts the knees of one preparation and writes the account files."""
 
@@ -114,30 +151,24 @@ class Account:
             notes: counts that are not of knees.
             subjects: a row a subject, with the column `subject`; None where nothing is known.
         """
-        self.kept: dict[str, list[dict]] = collections.defaultdict(list)
-        self.dropped = list(dropped)
+        self.kept: dict[str, list[dict]] = {}
+        self.dropped = list(map(undated, dropped))
         self.notes = dict(notes or {})
         self.subjects = subjects
 
-    def keep(self, split: str, knee: Example) -> int:
-        """Enters a knee as the next record of `split`; returns the record's number."""
-        rows = self.kept[split]
-        row = {"split": split, "record": len(rows)} | {name: knee[name] for name in IDENTITY}
-        # Three numbers, of a volume.
-        spacing_mm = np.ravel(knee["spacing_mm"])
-        row["spacing_mm"] = (
-            spacing_mm[0] if len(spacing_mm) == 1 else " x ".join(f"{mm:.4g}" for mm in spacing_mm)
-        )
-        row["keypoints_valid"] = knee.get("keypoints_valid", False)
-        row |= dict(zip(GRADES, knee["grades"].tolist()))
-        if PROGRESSION in knee:
-            row[PROGRESSION] = int(knee[PROGRESSION])
-        rows.append(row)
-        return len(rows) - 1
-
-    def note(self, note: Note) -> None:
-        """Counts something that loses no knee."""
-        self.notes[note.name] = self.notes.get(note.name, 0) + 1
+    def add(
+        self,
+        split: str,
+        kept: Iterable[dict[str, Any]],
+        dropped: Iterable[Dropped],
+        notes: Iterable[str] = (),
+    ) -> None:
+        """Enters the next records of `split`, as rows of `index_row`, dropped knees, and notes."""
+        rows = self.kept.setdefault(split, [])
+        rows += ({"split": split, "record": n} | row for n, row in enumerate(kept, len(rows)))
+        self.dropped += dropped
+        for name in notes:
+            self.notes[name] = self.notes.get(name, 0) + 1
 
     def reasons(self) -> dict[str, int]:
         """Number of dropped knees by reason, the most frequent first."""

@@ -4,6 +4,7 @@ Chen P. "Knee Osteoarthritis Severity Grading Dataset", Mendeley Data V1, 2018,
 doi:10.17632/56rmx5bjcr.1: OAI baseline, 224x224 pixels, left knees not mirrored, spacing unknown.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -94,40 +95,53 @@ def _match(source: pathlib.PurePosixPath) -> re.Match[str] | None:
     return _NAME.fullmatch("/".join(source.parts[1:]))
 
 
-def read_crop(
-    root: pathlib.Path, source: pathlib.PurePosixPath, progression: int | None = None
-) -> list[Example | Dropped]:
+@dataclasses.dataclass(frozen=True)
+class CropJob:
     """Reads one crop: a list of the one example, or of the one dropped knee.
 
-    Args:
+    Attributes:
         root: folder of the crops.
         source: path relative to it.
         progression: of `account.example`.
     """
-    name = _match(source)
-    if name is None:
-        detail = "the path is not {split}/{0..4}/{subject}{L|R}.png"
-        return [Dropped("", "", 0, str(source), "unknown_name", detail)]
-    subject, side = name["subject"], name["side"]
-    try:
-        image = _read_png(root / source)
-    except UnusableKnee as trouble:
-        return [Dropped(subject, side, 0, str(source), trouble.reason, trouble.detail)]
-    grades = np.full(len(GRADES), MISSING, np.int8)
-    grades[GRADES.index("kl")] = int(name["kl"])
-    oriented = image if side == "R" else image[:, ::-1]
-    return [
-        example(
-            oriented,
-            grades,
-            subject=subject,
-            side=side,
-            visit=0,
-            cohort="OAI",
-            source=str(source),
-            progression=progression,
-        )
-    ]
+
+    root: pathlib.Path
+    source: pathlib.PurePosixPath
+    progression: int | None = None
+
+    def __call__(self) -> list[Example | Dropped]:
+        """Reads the file."""
+        name = _match(self.source)
+        if name is None:
+            return self.lost("unknown_name", "the path is not {split}/{0..4}/{subject}{L|R}.png")
+        try:
+            image = _read_png(self.root / self.source)
+        except UnusableKnee as trouble:
+            return self.lost(trouble.reason, trouble.detail)
+        grades = np.full(len(GRADES), MISSING, np.int8)
+        grades[GRADES.index("kl")] = int(name["kl"])
+        return [
+            example(
+                image if name["side"] == "R" else image[:, ::-1],
+                grades,
+                subject=name["subject"],
+                side=name["side"],
+                visit=0,
+                cohort="OAI",
+                source=str(self.source),
+                progression=self.progression,
+            )
+        ]
+
+    def lost(self, reason: str, detail: str) -> list[Example | Dropped]:
+        """The knee, where it cannot be had."""
+        name = _match(self.source)
+        subject, side = (name["subject"], name["side"]) if name else ("", "")
+        return [Dropped(subject, side, 0, str(self.source), reason, detail)]
+
+    def paths(self) -> list[pathlib.Path]:
+        """All that is read."""
+        return [self.root / self.source]
 
 
 def _read_png(path: pathlib.Path) -> np.ndarray:

@@ -6,14 +6,16 @@ The steps are public, since a slice of an MR series goes through them too (`volu
 import dataclasses
 import logging
 import pathlib
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import AllTransferSyntaxes
 
 from knee_jax.errors import UnusableKnee
 
@@ -25,6 +27,9 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _SPACING_RANGE = (0.02, 1.0)
 _POLARITIES = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_MOST_PIXELS = 2**26
+"""Four times those of the largest film, of 43 cm in 0.1 mm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,8 @@ def read_film(path: pathlib.Path) -> Film:
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, not_dicom, wrong_modality,
             colour_image, multi_frame, unknown_polarity, empty_image, corrupt_header, no_spacing,
-            bad_spacing, no_decoder, truncated_pixels or corrupt_pixels.
+            bad_spacing, too_large, no_decoder, truncated_pixels or corrupt_pixels. Its detail
+            quotes no text of the file, in which the patient may be named.
     """
     # pydicom warns of every blemish it can live with; what it cannot live with it raises.
     with warnings.catch_warnings():
@@ -88,7 +94,7 @@ def read_header(path: pathlib.Path) -> pydicom.Dataset:
     """Reads a file, its pixels not yet decoded.
 
     Raises:
-        UnusableKnee: unreadable, empty_file, truncated_file or not_dicom.
+        UnusableKnee: unreadable, empty_file, truncated_file, too_large or not_dicom.
     """
     try:
         header = pydicom.dcmread(path) if path.stat().st_size else None
@@ -96,9 +102,11 @@ def read_header(path: pathlib.Path) -> pydicom.Dataset:
         raise UnusableKnee("not_dicom", "no DICOM header") from error
     except OSError as error:
         raise UnusableKnee("unreadable", error.strerror or str(error)) from error
+    except MemoryError as error:
+        raise UnusableKnee("too_large", "it does not fit in memory once inflated") from error
     except Exception as error:
         # A file cut within its header fails deep in pydicom's parser, in many ways.
-        raise UnusableKnee("not_dicom", words(error)) from error
+        raise UnusableKnee("not_dicom", f"{kind(error)} in its header") from error
     if header is None:
         raise UnusableKnee("empty_file", "zero bytes")
     if not len(header):
@@ -111,25 +119,30 @@ def check_image(header: pydicom.Dataset, modalities: Sequence[str]) -> None:
     """Checks that a file holds one grey image of one of the modalities.
 
     Raises:
-        UnusableKnee: wrong_modality, colour_image, multi_frame, empty_image, unknown_polarity or
-            corrupt_header.
+        UnusableKnee: wrong_modality, colour_image, multi_frame, empty_image, too_large,
+            unknown_polarity or corrupt_header.
     """
-    modality = value(header, "Modality", "")
+    modality = value(header, "Modality") or "none"
     if modality not in modalities:
-        raise UnusableKnee("wrong_modality", f"{modality or 'none'}, not {'/'.join(modalities)}")
-    samples = value(header, "SamplesPerPixel", 1)
+        # Another one is told if it looks like one: two letters.
+        found = modality if re.fullmatch("[A-Z]{2}|none", str(modality)) else "another"
+        raise UnusableKnee("wrong_modality", f"{found}, not {'/'.join(modalities)}")
+    samples = whole(header, "SamplesPerPixel", 1)
     if samples != 1:
         raise UnusableKnee("colour_image", f"{samples} channels instead of 1")
-    frames = value(header, "NumberOfFrames") or 1
+    frames = whole(header, "NumberOfFrames", 1)
     if frames != 1:
         raise UnusableKnee("multi_frame", f"{frames} frames instead of 1")
-    rows, columns = value(header, "Rows") or 0, value(header, "Columns") or 0
-    if not rows or not columns or not header.get("PixelData"):
-        length = len(header.get("PixelData") or b"")
+    rows, columns = whole(header, "Rows", 0), whole(header, "Columns", 0)
+    length = len(value(header, "PixelData") or b"")
+    if rows < 1 or columns < 1 or not length:
         raise UnusableKnee("empty_image", f"{rows} rows, {columns} columns, {length} bytes")
-    polarity = value(header, "PhotometricInterpretation", "")
+    if rows * columns > _MOST_PIXELS:
+        raise UnusableKnee("too_large", f"{columns}x{rows} pixels, more than {_MOST_PIXELS:,}")
+    polarity = value(header, "PhotometricInterpretation") or "none"
     if polarity not in _POLARITIES:
-        raise UnusableKnee("unknown_polarity", f"{polarity or 'none'}, not {_POLARITIES}")
+        found = polarity if polarity in ("none", *_COLOURS) else "another"
+        raise UnusableKnee("unknown_polarity", f"{found}, not {_POLARITIES}")
 
 
 def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:
@@ -142,16 +155,30 @@ def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:
     try:
         return header.get(keyword, default)
     except Exception as error:
-        raise UnusableKnee("corrupt_header", f"{keyword}: {words(error)}") from error
+        raise UnusableKnee("corrupt_header", f"{keyword}: {kind(error)}") from error
+
+
+def whole(header: pydicom.Dataset, keyword: str, default: int) -> int:
+    """The value of one element that is a whole number, `default` where it is absent or empty.
+
+    Raises:
+        UnusableKnee: corrupt_header.
+    """
+    found = value(header, keyword)
+    if found is None or found == "":
+        return default
+    try:
+        return int(found)
+    except (TypeError, ValueError) as error:
+        raise UnusableKnee("corrupt_header", f"{keyword} is no whole number") from error
 
 
 def _spacing(header: pydicom.Dataset) -> tuple[float, float]:
-    # As in `value`.
+    found = value(header, "ImagerPixelSpacing") or value(header, "PixelSpacing")
     try:
-        found = header.get("ImagerPixelSpacing") or header.get("PixelSpacing")
         values = [float(value) for value in np.atleast_1d(found)] if found else []
     except (TypeError, ValueError) as error:
-        raise UnusableKnee("bad_spacing", words(error)) from error
+        raise UnusableKnee("bad_spacing", "it is no number") from error
     if not values:
         raise UnusableKnee("no_spacing", "neither ImagerPixelSpacing nor PixelSpacing")
     low, high = _SPACING_RANGE
@@ -165,21 +192,33 @@ def decode(header: pydicom.Dataset) -> np.ndarray:
     """The stored values of one image, integer [rows, columns].
 
     Raises:
-        UnusableKnee: no_decoder, truncated_pixels or corrupt_pixels.
+        UnusableKnee: too_large, no_decoder, truncated_pixels or corrupt_pixels.
     """
     try:
-        return header.pixel_array
+        stored = header.pixel_array
+    except MemoryError as error:
+        raise UnusableKnee("too_large", "its pixels do not fit in memory") from error
     except NotImplementedError as error:
         raise UnusableKnee("no_decoder", words(error)) from error
     except Exception as error:
         # Every decoder has errors of its own kind.
-        compressed = header.file_meta.TransferSyntaxUID.is_compressed
-        expected = header.Rows * header.Columns * header.BitsAllocated // 8
-        if not compressed and len(header.PixelData) < expected:
-            found = f"{len(header.PixelData)} of {expected} bytes"
+        length = len(value(header, "PixelData"))
+        bits = whole(header, "BitsAllocated", 0)
+        expected = whole(header, "Rows", 0) * whole(header, "Columns", 0) * bits // 8
+        if _is_native(header) and length < expected:
+            found = f"{length} of {expected} bytes"
             raise UnusableKnee("truncated_pixels", found) from error
         reason = "no_decoder" if "does not support" in str(error) else "corrupt_pixels"
         raise UnusableKnee(reason, words(error)) from error
+    if stored.shape != (header.Rows, header.Columns) or stored.dtype.kind not in "iu":
+        # Of floats, which DICOM keeps elsewhere, or packed bits.
+        raise UnusableKnee("corrupt_pixels", f"they are {stored.dtype} {stored.shape}")
+    return stored
+
+
+def _is_native(header: pydicom.Dataset) -> bool:
+    syntax = header.file_meta.get("TransferSyntaxUID", "")
+    return syntax in AllTransferSyntaxes and not syntax.is_compressed
 
 
 def rescale(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
@@ -191,23 +230,39 @@ def rescale(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
     slope, intercept = value(header, "RescaleSlope", 1), value(header, "RescaleIntercept", 0)
     if "ModalityLUTSequence" not in header and slope == 1 and intercept == 0:
         return stored
-    try:
-        return apply_modality_lut(stored, header)
-    except (TypeError, ValueError) as error:
-        raise UnusableKnee("corrupt_header", f"its rescale: {words(error)}") from error
+    return _applied(apply_modality_lut, stored, header, "its rescale")
 
 
 def _grey_values(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    rescaled = rescale(header, stored)
-    if header.get("VOILUTSequence"):
-        rescaled = apply_voi_lut(np.rint(rescaled).astype(np.int32), header)
-    elif header.get("VOILUTFunction") == "SIGMOID":
-        rescaled = apply_voi_lut(rescaled, header)
+    grey = rescale(header, stored)
+    if value(header, "VOILUTSequence"):
+        grey = _applied(apply_voi_lut, np.rint(grey).astype(np.int32), header, "its VOI LUT")
+    elif value(header, "VOILUTFunction") == "SIGMOID":
+        grey = _applied(apply_voi_lut, grey, header, "its VOI LUT")
     if header.PhotometricInterpretation == "MONOCHROME1":
-        return rescaled.max() - rescaled
-    return rescaled
+        return grey.max() - grey
+    return grey
+
+
+def _applied(
+    table: Callable[..., np.ndarray], values: np.ndarray, header: pydicom.Dataset, what: str
+) -> np.ndarray:
+    try:
+        found = table(values, header)
+    except Exception as error:
+        # pydicom trusts what is in the header.
+        raise UnusableKnee("corrupt_header", f"{what}: {kind(error)}") from error
+    if not np.isfinite(found).all():
+        raise UnusableKnee("corrupt_header", f"{what} gives no numbers")
+    return found
+
+
+def kind(error: Exception) -> str:
+    """An error without its words, which may quote what is in the file."""
+    return type(error).__name__
 
 
 def words(error: Exception) -> str:
-    """An error as one line, not too long for a table."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    """An error as one line, not too long for a table, without what it quotes."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", "…", " ".join(str(error).split()))
+    return f"{kind(error)}: {text}"[:300]

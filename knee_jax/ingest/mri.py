@@ -5,19 +5,16 @@ of every visit (`readings`), the enrollees and, if replacements are asked for, `
 """
 
 import collections
-import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.grades import MISSING
 from knee_jax.ingest import dicom, enrolment, progression, readings, series, volume
-from knee_jax.ingest.account import Dropped, Example
+from knee_jax.ingest.account import Dropped
 
 SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
 """SeriesDescription of the series that are read → side."""
-
-Job = Callable[[], list[Example | Dropped]]
 
 _UNREAD = (progression.UNKNOWN, MISSING, "unread")
 
@@ -31,7 +28,7 @@ def plan_study(
     seen: str = "subject",
     visits: Sequence[int] = progression.VISITS,
     outcomes: bool = False,
-) -> tuple[list[Job], list[Dropped], dict[str, int]]:
+) -> tuple[list[volume.VolumeJob], list[Dropped], dict[str, int]]:
     """Joins baseline series, progression and sites, and says what is to be read.
 
     Args:
@@ -71,7 +68,7 @@ def plan_study(
         for subject, side, value, kl, reason in zip(*(labels[name].tolist() for name in columns))
     }
 
-    jobs: list[Job] = []
+    jobs: list[volume.VolumeJob] = []
     for (subject, side), source in sorted(found.items()):
         value, kl, reason = label_of.pop((subject, side), _UNREAD)
         if reason:
@@ -88,7 +85,7 @@ def plan_study(
             progression=value,
             kl=kl,
         )
-        jobs.append(functools.partial(volume.read_knee, root, file, preparation))
+        jobs.append(volume.VolumeJob(root, file, preparation))
     dropped += [
         Dropped(subject, side, baseline, "", "no_series", "readings without an MR series")
         for subject, side in sorted(label_of)

@@ -127,9 +127,9 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
         # Its scaling, if any, is applied here.
         voxels = np.asanyarray(image.dataobj)
     except (nibabel.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
-        raise UnusableKnee("not_nifti", dicom.words(error)) from error
+        raise UnusableKnee("not_nifti", dicom.kind(error)) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnusableKnee("unreadable", dicom.words(error)) from error
+        raise UnusableKnee("unreadable", dicom.kind(error)) from error
     if voxels.ndim != 3 or min(voxels.shape) < 2:
         raise UnusableKnee("not_a_volume", f"its shape is {voxels.shape}")
     if not (image.header["qform_code"] or image.header["sform_code"]):
@@ -216,7 +216,7 @@ def _vector(
     try:
         values = np.array([float(number) for number in dicom.value(header, keyword) or ()])
     except (TypeError, ValueError) as error:
-        raise UnusableKnee("corrupt_header", f"{keyword}: {dicom.words(error)}") from error
+        raise UnusableKnee("corrupt_header", f"{keyword}: {dicom.kind(error)}") from error
     if len(values) != length or not np.isfinite(values).all():
         raise UnusableKnee(reason, f"{keyword} is {values.tolist()}, not {length} numbers")
     return values
@@ -240,7 +240,8 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
         ):
             a, b = (dicom.value(one.header, keyword) for one in (first, each))
             if a != b:
-                detail = f"{keyword} is {a} in {first.name}, {b} in {each.name}"
+                # Not what they are: a UID leads to a patient.
+                detail = f"{keyword} differs in {first.name} and {each.name}"
                 raise UnusableKnee(reason, detail)
         if not np.allclose(first.spacing_mm, each.spacing_mm, rtol=1e-3):
             detail = f"{first.spacing_mm} mm in {first.name}, {each.spacing_mm} in {each.name}"

@@ -73,7 +73,7 @@ class FilmJob:
             radiograph = dicom.read_film(self.root / self.file.source)
             window = film.intensity_window(radiograph.pixels)
         except UnusableKnee as trouble:
-            return [_drop(self.file, side, trouble) for side in SIDES]
+            return self.lost(trouble.reason, trouble.detail)
         located = _locate(self.root, self.file, radiograph)
         knees: list[Example | Dropped | Note] = []
         for side in SIDES:
@@ -84,6 +84,15 @@ class FilmJob:
                 image, keypoints = film.cut(radiograph, window, points, side, self.roi)
                 knees.append(_example(self.file, side, image, self.roi, keypoints))
         return knees + [Note(name) for name in radiograph.contradictions]
+
+    def lost(self, reason: str, detail: str) -> list[Example | Dropped | Note]:
+        """The knees of a film of which none can be had."""
+        return [_drop(self.file, side, UnusableKnee(reason, detail)) for side in SIDES]
+
+    def paths(self) -> list[pathlib.Path]:
+        """All that is read: the film, and the files of landmarks."""
+        marks = [landmarks.files(self.root, self.file.source, side) for side in SIDES]
+        return [self.root / self.file.source, *(path for of_side in marks for path in of_side)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +120,17 @@ class CropJob:
             path = self.root / self.file.source
             image = ready_crops.read_crop(path, side, self.spacing_mm, self.roi)
         except UnusableKnee as trouble:
-            return [_drop(self.file, side, trouble)]
+            return self.lost(trouble.reason, trouble.detail)
         return [_example(self.file, side, image, self.roi)]
+
+    def lost(self, reason: str, detail: str) -> list[Example | Dropped | Note]:
+        """The knee of a crop that cannot be had."""
+        (side,) = self.file.readings
+        return [_drop(self.file, side, UnusableKnee(reason, detail))]
+
+    def paths(self) -> list[pathlib.Path]:
+        """All that is read: the crop."""
+        return [self.root / self.file.source]
 
 
 def plan_study(

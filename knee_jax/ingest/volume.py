@@ -12,7 +12,7 @@ import numpy as np
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest.account import Dropped, Example
-from knee_jax.ingest.series import Volume, read_volume
+from knee_jax.ingest.series import Volume, read_volume, slice_files
 
 PERCENTILES = (0, 99.9)
 """Of a volume; intensities beyond them are clipped."""
@@ -74,38 +74,59 @@ class VolumeFile:
     kl: int
 
 
-def read_knee(
-    root: pathlib.Path, file: VolumeFile, preparation: Preparation
-) -> list[Example | Dropped]:
+@dataclasses.dataclass(frozen=True)
+class VolumeJob:
     """Reads one knee: a list of the one volume example, or of the one dropped knee.
 
     The example has `volume` uint8 [rows, columns, slices], `progression` int8, `grades` int8 [7] of
     which KL is the only one that is not missing, `spacing_mm` float32 [3] of that volume, and the
     identity fields of a radiograph example.
+
+    Attributes:
+        root: the study's folder.
+        file: the series.
+        preparation: how it becomes an example.
     """
-    try:
-        volume = read_volume(root / file.source, file.side)
-        prepared = prepare(volume, preparation)
-    except UnusableKnee as trouble:
-        knee = (file.subject, file.side, file.visit, file.source)
-        return [Dropped(*knee, trouble.reason, trouble.detail)]
-    spacing_mm = np.multiply(volume.spacing_mm, FACTORS[preparation.view])
-    grades = np.full(len(GRADES), MISSING, np.int8)
-    grades[GRADES.index("kl")] = file.kl
-    return [
-        {
-            "volume": prepared,
-            "progression": np.int8(file.progression),
-            "grades": grades,
-            "subject": file.subject,
-            "side": file.side,
-            "visit": file.visit,
-            "cohort": file.cohort,
-            "site": file.site,
-            "spacing_mm": spacing_mm.astype(np.float32),
-            "source": file.source,
-        }
-    ]
+
+    root: pathlib.Path
+    file: VolumeFile
+    preparation: Preparation
+
+    def __call__(self) -> list[Example | Dropped]:
+        """Reads the series."""
+        file = self.file
+        try:
+            volume = read_volume(self.root / file.source, file.side)
+            prepared = prepare(volume, self.preparation)
+        except UnusableKnee as trouble:
+            return self.lost(trouble.reason, trouble.detail)
+        spacing_mm = np.multiply(volume.spacing_mm, FACTORS[self.preparation.view])
+        grades = np.full(len(GRADES), MISSING, np.int8)
+        grades[GRADES.index("kl")] = file.kl
+        return [
+            {
+                "volume": prepared,
+                "progression": np.int8(file.progression),
+                "grades": grades,
+                "subject": file.subject,
+                "side": file.side,
+                "visit": file.visit,
+                "cohort": file.cohort,
+                "site": file.site,
+                "spacing_mm": spacing_mm.astype(np.float32),
+                "source": file.source,
+            }
+        ]
+
+    def lost(self, reason: str, detail: str) -> list[Example | Dropped]:
+        """The knee, where it cannot be had."""
+        knee = (self.file.subject, self.file.side, self.file.visit, self.file.source)
+        return [Dropped(*knee, reason, detail)]
+
+    def paths(self) -> list[pathlib.Path]:
+        """All that is read: the slices, and the folder that tells which there are."""
+        path = self.root / self.file.source
+        return [path, *(slice_files(path) if path.is_dir() else ())]
 
 
 def prepare(volume: Volume, preparation: Preparation) -> np.ndarray:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.stats import norm
 from tqdm import tqdm
 
+from knee_jax.errors import UserError
 from knee_jax.ingest import pool
 from knee_jax.phantom import dess, dicom, oai, severity
 from knee_jax.phantom.layout import Film
@@ -90,7 +91,9 @@ def write_mri_study(
         for i, (folder, row) in enumerate(zip(folders, found.to_dict("records")))
     ]
     with tqdm(total=len(jobs), desc="phantom MR", unit="knee", disable=not progress) as bar:
-        for _ in pool.run_in_order(jobs, workers):
+        for made in pool.run_in_order(jobs, workers):
+            if isinstance(made, pool.Lost):
+                raise UserError(f"{made.detail} ({made.reason}): try again with fewer --workers")
             bar.update()
     return found
 

@@ -91,7 +91,7 @@ def test_bytes_do_not_depend_on_run_workers_or_place(raw, tmp_path):
 
 
 def test_more_records_than_a_shard(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr("knee_jax.datasets.builders._JOBS_PER_SHARD", 2)
+    monkeypatch.setattr("knee_jax.datasets.builders.KneeBuilder.jobs_per_shard", 2)
     # The second of three shards of `train` has no knee to keep.
     save(raw, "train/1/9000006R")
     for name in ("train/0/9000001R", "train/0/9000001L"):

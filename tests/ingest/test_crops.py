@@ -6,7 +6,7 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.ingest.account import Dropped
-from knee_jax.ingest.crops import find_crops, find_progression, read_crop
+from knee_jax.ingest.crops import CropJob, find_crops, find_progression
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8)
 
@@ -21,7 +21,7 @@ def save(root, name, image=IMAGE):
 
 
 def read(root, source):
-    (knee,) = read_crop(root, pathlib.PurePosixPath(source))
+    (knee,) = CropJob(root, pathlib.PurePosixPath(source))()
     return knee
 
 
@@ -168,6 +168,6 @@ def test_progression_is_in_the_example_only_of_sets_that_have_it(tmp_path):
     source = save(tmp_path, "train/3/9001695R.png")
     assert "progression" not in read(tmp_path, source)
     for value in (-1, 2):
-        (knee,) = read_crop(tmp_path, source, value)
+        (knee,) = CropJob(tmp_path, source, value)()
         assert knee["progression"] == value
         assert knee["progression"].dtype == np.int8

@@ -32,7 +32,7 @@ def plan(root, **arguments):
 
 
 def of_jobs(jobs):
-    return [(job.args[1].subject, job.args[1].side) for job in jobs]
+    return [(job.file.subject, job.file.side) for job in jobs]
 
 
 def test_every_knee_is_either_read_or_dropped_with_a_reason(study):
@@ -59,11 +59,11 @@ def test_every_knee_is_either_read_or_dropped_with_a_reason(study):
 def test_of_repeated_series_the_last_counts(study):
     root, _ = study
     (first, *_), dropped, _ = plan(root)
-    source = first.args[1].source
+    source = first.file.source
     again = root / source[:-1]
     shutil.copytree(root / source, again.with_name(again.name + "9"))
     (now, *_), dropped_now, _ = plan(root)
-    assert now.args[1].source == again.relative_to(root).as_posix() + "9"
+    assert now.file.source == again.relative_to(root).as_posix() + "9"
     (new,) = set(dropped_now) - set(dropped)
     assert (new.source, new.reason) == (source, "repeated_series")
 
@@ -72,9 +72,9 @@ def test_films_and_other_series_are_left_alone(study, make):
     root, _ = study
     before = plan(root)
     (first, *_) = before[0]
-    beside = (root / first.args[1].source).parent
+    beside = (root / first.file.source).parent
     make.write(beside / "film" / "001", make.dataset(np.eye(8, dtype=np.uint16)))
-    shutil.copytree(root / first.args[1].source, beside / "scout")
+    shutil.copytree(root / first.file.source, beside / "scout")
     for file in (beside / "scout").iterdir():
         file.write_bytes(file.read_bytes().replace(b"SAG_3D_DESS_", b"COR_MPR_____"))
     jobs, dropped, notes = plan(root)
@@ -86,7 +86,7 @@ def test_films_and_other_series_are_left_alone(study, make):
 def test_a_series_that_cannot_be_read_is_told(study):
     root, _ = study
     jobs, dropped, _ = plan(root)
-    file = jobs[0].args[1]
+    file = jobs[0].file
     (root / file.source / "001").write_bytes(b"")
     fewer, now, _ = plan(root)
     assert len(fewer) == len(jobs) - 1
@@ -98,7 +98,7 @@ def test_a_series_that_cannot_be_read_is_told(study):
 def test_readings_without_a_series(study):
     root, _ = study
     jobs, _, _ = plan(root)
-    file = jobs[0].args[1]
+    file = jobs[0].file
     shutil.rmtree(root / file.source)
     _, dropped, _ = plan(root)
     assert ("no_series", file.side) in {
@@ -109,14 +109,14 @@ def test_readings_without_a_series(study):
 def test_outcomes_tell_of_replacements(study):
     root, _ = study
     jobs, _, _ = plan(root)
-    stable = next(job.args[1] for job in jobs if job.args[1].progression == 0)
+    stable = next(job.file for job in jobs if job.file.progression == 0)
     column = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}
     cells = {column[side]: "7: 60-month" if side == stable.side else "." for side in "LR"}
     text = f"ID|{'|'.join(cells)}\n{stable.subject}|{'|'.join(cells.values())}\n"
     (root / "tables" / "outcomes99.txt").write_text(text)
     for outcomes, expected in ((False, 0), (True, 1)):
         jobs, _, _ = plan(root, outcomes=outcomes)
-        files = {(job.args[1].subject, job.args[1].side): job.args[1] for job in jobs}
+        files = {(job.file.subject, job.file.side): job.file for job in jobs}
         assert files[stable.subject, stable.side].progression == expected
 
 

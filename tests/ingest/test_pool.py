@@ -1,15 +1,30 @@
 import functools
 import os
+import signal
 import time
 
+import numpy as np
 import pytest
 
-from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest.pool import run_in_order
+from knee_jax.errors import UnusableKnee
+from knee_jax.ingest.pool import Lost, run_in_order
 
 
 def jobs(function, values):
     return [functools.partial(function, value) for value in values]
+
+
+def wait_or_die(what):
+    """Sleeps, dies in some way, or gives back what it was given."""
+    if what == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "exit":
+        os._exit(0)
+    if what == "sleep":
+        time.sleep(60)
+    if what == "memory":
+        return np.ones((3 << 30,), np.uint8).sum()
+    return what
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -44,6 +59,48 @@ def test_exceptions_of_ours_survive_pickling():
     assert function(*arguments).reason == "no_spacing"
 
 
-def test_worker_that_dies():
-    with pytest.raises(UserError, match="worker process died"):
-        list(run_in_order(jobs(os._exit, [1]), 2))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_only_the_job_that_harms_its_worker_is_lost(workers):
+    values = ["a", "segfault", "b", "sleep", "c", "d", "exit", "memory", "e"]
+    begin = time.monotonic()
+    found = list(run_in_order(jobs(wait_or_die, values), workers, seconds=1.5))
+    assert time.monotonic() - begin < 40
+    lost = {v: r.reason for v, r in zip(values, found) if isinstance(r, Lost)}
+    assert lost == {
+        "segfault": "crashed_reader",
+        "sleep": "timed_out",
+        "exit": "crashed_reader",
+        "memory": "out_of_memory",
+    }
+    assert [r for r in found if not isinstance(r, Lost)] == ["a", "b", "c", "d", "e"]
+
+
+def die_once(mark):
+    if not mark.exists():
+        mark.touch()
+        os._exit(1)
+    return "done"
+
+
+def test_a_job_is_tried_again_after_its_process_died(tmp_path):
+    """The system may have killed it for another's hunger."""
+    assert list(run_in_order([functools.partial(die_once, tmp_path / "mark")], 1)) == ["done"]
+
+
+def test_the_time_to_start_a_worker_does_not_count():
+    # Less than it takes to import the modules.
+    assert list(run_in_order(jobs(abs, [-1]), 1, seconds=0.2)) == [1]
+
+
+def test_a_run_that_is_given_up_stops_its_workers():
+    results = run_in_order(jobs(wait_or_die, ["a", "sleep", "sleep"]), 2)
+    assert next(results) == "a"
+    begin = time.monotonic()
+    results.close()
+    assert time.monotonic() - begin < 5
+
+
+def test_workers_say_nothing(capfd):
+    command = functools.partial(os.system, "echo Jane Doe; echo Jane Doe >&2")
+    assert list(run_in_order([command, functools.partial(os.write, 2, b"Jane Doe")], 1)) == [0, 8]
+    assert capfd.readouterr() == ("", "")

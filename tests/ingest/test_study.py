@@ -240,7 +240,7 @@ class TestUserErrors:
 
 def test_account_is_complete(make, tmp_path):
     """Every knee of a film or of a table is kept or dropped, once."""
-    from knee_jax.ingest.account import Account
+    from knee_jax.ingest.account import Account, index_row
 
     paths = make.write_study(tmp_path)
     paths[0].write_bytes(b"")
@@ -251,7 +251,7 @@ def test_account_is_complete(make, tmp_path):
         if isinstance(knee, Dropped):
             account.dropped.append(knee)
         else:
-            account.keep("study", knee)
+            account.add("study", [index_row(knee)], [])
     account.write(tmp_path)
     counts = json.loads((tmp_path / "account.json").read_text())
     assert counts["seen"] == 6

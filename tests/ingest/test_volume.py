@@ -10,9 +10,9 @@ from knee_jax.ingest.volume import (
     FACTORS,
     Preparation,
     VolumeFile,
+    VolumeJob,
     prepare,
     quantise,
-    read_knee,
     shrink,
 )
 
@@ -183,7 +183,7 @@ class TestReadKnee:
 
     def test_example(self, make, tmp_path):
         voxels = self.write(make, tmp_path)
-        (knee,) = read_knee(tmp_path, self.FILE, SMALL)
+        (knee,) = VolumeJob(tmp_path, self.FILE, SMALL)()
         expected = np.rint(shrink(quantise(voxels)[4:-4, 4:-4], "sagittal"))
         np.testing.assert_array_equal(knee.pop("volume"), expected)
         np.testing.assert_allclose(knee.pop("spacing_mm"), [0.8, 0.8, 1.4], rtol=1e-5)
@@ -208,13 +208,13 @@ class TestReadKnee:
     )
     def test_dropped(self, make, tmp_path, reason, change, side):
         self.write(make, tmp_path, change, side)
-        (knee,) = read_knee(tmp_path, self.FILE, SMALL)
+        (knee,) = VolumeJob(tmp_path, self.FILE, SMALL)()
         assert isinstance(knee, Dropped)
         assert (knee.subject, knee.side, knee.visit) == ("9000001", "L", 0)
         assert (knee.source, knee.reason) == (self.FILE.source, reason)
 
     def test_not_there(self, tmp_path):
-        (knee,) = read_knee(tmp_path, self.FILE, SMALL)
+        (knee,) = VolumeJob(tmp_path, self.FILE, SMALL)()
         assert knee.reason == "unreadable"
 
 

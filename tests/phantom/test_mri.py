@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from knee_jax.ingest import enrolment, progression, readings
 from knee_jax.ingest.series import read_volume
-from knee_jax.ingest.volume import Preparation, VolumeFile, read_knee
+from knee_jax.ingest.volume import Preparation, VolumeFile, VolumeJob
 from knee_jax.phantom import dicom, mri, severity
 from knee_jax.phantom.study import write_study
 
@@ -37,7 +37,7 @@ def test_every_knee_passes_the_ingest(study):
     assert set(knees["site"]) <= set("ABCDE")
     for row in knees.itertuples():
         file = VolumeFile(row.subject, row.side, 0, "phantom", row.site, row.source, -1, -1)
-        (knee,) = read_knee(root, file, SMALL)
+        (knee,) = VolumeJob(root, file, SMALL)()
         assert not row.cut_short
         assert knee["volume"].shape == SMALL.result_shape
         np.testing.assert_allclose(
@@ -50,7 +50,7 @@ def test_series_of_which_slices_were_lost_are_rejected(tmp_path, monkeypatch):
     knees = mri.write_mri_study(tmp_path, num_subjects=1, shape=SHAPE, progress=False)
     for row in knees.itertuples():
         file = VolumeFile(row.subject, row.side, 0, "phantom", row.site, row.source, -1, -1)
-        (knee,) = read_knee(tmp_path, file, SMALL)
+        (knee,) = VolumeJob(tmp_path, file, SMALL)()
         assert knee.reason == "wrong_shape"
 
 

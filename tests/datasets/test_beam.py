@@ -1,0 +1,76 @@
+"""The shards made by Apache Beam, in a process of its own: Beam warns of much."""
+
+import importlib.util
+import os
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from knee_jax.errors import UserError
+from knee_jax.prepare import prepare
+from tests.commands import run
+
+NUM_CROPS = 30
+
+
+@pytest.fixture
+def raw(tmp_path):
+    root = tmp_path / "raw"
+    rng = np.random.default_rng(0)
+    for number in range(NUM_CROPS):
+        folder = root / ("train", "val")[number % 3 == 0] / str(number % 5)
+        folder.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (224, 224), np.uint8)
+        cv2.imwrite(str(folder / f"{9000000 + number}R.png"), image)
+    (root / "train/0/9100000L.png").write_text("text")
+    return root
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is None, reason="Apache Beam is not installed"
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--direct_running_mode=in_memory",
+        pytest.param(
+            "--direct_num_workers=2,--direct_running_mode=multi_processing", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_beam_makes_the_same_set(raw, tmp_path, monkeypatch, options):
+    # The command, but with small shards.
+    (tmp_path / "small_shards.py").write_text(
+        "from knee_jax import prepare\n"
+        "from knee_jax.datasets.builders import KneeBuilder\n"
+        "KneeBuilder.jobs_per_shard = 4\n"
+        "if __name__ == '__main__':\n"
+        "    prepare.run()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    found = []
+    for how in (["--workers=1"], ["--beam_runner=DirectRunner", f"--beam_options={options}"]):
+        data_dir = tmp_path / how[0]
+        flags = ["--dataset=kneekl224", f"--manual_dir={raw}", f"--data_dir={data_dir}"]
+        done = run("small_shards", *flags, *how)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(contents(data_dir / "kneekl224" / "1.0.0"))
+    assert found[0] == found[1]
+    assert sum("array_record" in name for name in found[0]) == 6 + 3
+
+
+def test_beam_that_is_not_installed(raw, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "apache_beam" else find(name),
+    )
+    with pytest.raises(UserError, match=r"pip install -e '.\[beam\]'"):
+        prepare("kneekl224", tmp_path / "data", raw, beam_runner="DirectRunner")

@@ -1,0 +1,165 @@
+"""A preparation that is stopped goes on from its finished shards, to the same bytes."""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from knee_jax.datasets import shards
+from knee_jax.datasets.builders import KneeBuilder
+from knee_jax.errors import UserError
+from knee_jax.ingest import pool
+from knee_jax.prepare import prepare
+
+JOBS, SIZE = 60, 8
+
+PREPARE = f"""
+import sys
+from knee_jax.datasets.builders import KneeBuilder
+from knee_jax.prepare import prepare
+KneeBuilder.jobs_per_shard = {SIZE}
+prepare("kneekl224", sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def raw(tmp_path):
+    root = tmp_path / "raw"
+    rng = np.random.default_rng(0)
+    for number in range(JOBS):
+        folder = root / ("train", "val")[number % 3 == 0] / str(number % 5)
+        folder.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (224, 224), np.uint8)
+        cv2.imwrite(str(folder / f"{9000000 + number}R.png"), image)
+    (root / "train/0/9100000L.png").write_text("text")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr(KneeBuilder, "jobs_per_shard", SIZE)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The sources of the jobs that are handed to the pool."""
+    found, run = [], pool.run_in_order
+
+    def recording(jobs, workers, seconds=None):
+        def recorded():
+            for job in jobs:
+                found.append(str(job.source))
+                yield job
+
+        return run(recorded(), workers, seconds)
+
+    monkeypatch.setattr(pool, "run_in_order", recording)
+    return found
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+def stopped(raw, data_dir, monkeypatch, count):
+    """Prepares `count` shards; returns the folder that is left."""
+    write, written = shards._write, []
+
+    def failing(*arguments):
+        if len(written) == count:
+            raise KeyboardInterrupt
+        written.append(arguments)
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_write", failing)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("kneekl224", data_dir, raw, workers=1)
+    return data_dir / "kneekl224" / "1.0.0.partial"
+
+
+def test_only_unfinished_shards_are_read_again(raw, tmp_path, monkeypatch, reads):
+    whole = contents(prepare("kneekl224", tmp_path / "whole", raw, workers=1))
+    stopped(raw, tmp_path / "data", monkeypatch, 3)
+    reads.clear()
+    assert contents(prepare("kneekl224", tmp_path / "data", raw, workers=1)) == whole
+    assert len(reads) == JOBS + 1 - 3 * SIZE
+    assert len(reads) == len(set(reads))
+
+
+def test_a_shard_whose_files_changed_is_read_again(raw, tmp_path, monkeypatch, reads):
+    stopped(raw, tmp_path / "data", monkeypatch, 3)
+    first = sorted((raw / "train").rglob("*.png"))[1]
+    cv2.imwrite(str(first), np.zeros((224, 224), np.uint8))
+    reads.clear()
+    mended = contents(prepare("kneekl224", tmp_path / "data", raw, workers=1))
+    assert len(reads) == JOBS + 1 - 2 * SIZE
+    assert mended == contents(prepare("kneekl224", tmp_path / "again", raw, workers=1))
+
+
+@pytest.mark.parametrize("harm", ["cut", "no_account", "no_records", "nonsense"])
+def test_a_harmed_shard_is_read_again(raw, tmp_path, monkeypatch, reads, harm):
+    partial = stopped(raw, tmp_path / "data", monkeypatch, 3)
+    records, account = partial / "train-00001", partial / "train-00001.json"
+    assert records.exists()
+    assert account.exists()
+    if harm == "cut":
+        os.truncate(records, 100_000)
+    elif harm == "nonsense":
+        account.write_text(account.read_text()[:-100])
+    else:
+        (account if harm == "no_account" else records).unlink()
+    reads.clear()
+    found = contents(prepare("kneekl224", tmp_path / "data", raw, workers=1))
+    assert len(reads) == JOBS + 1 - 2 * SIZE
+    assert found == contents(prepare("kneekl224", tmp_path / "again", raw, workers=1))
+
+
+def test_files_that_change_while_they_are_read(raw, tmp_path, monkeypatch):
+    """The set would be of neither state."""
+    crop = next((raw / "val").rglob("*.png"))
+
+    def touching(*arguments):
+        yield from shards.make(*arguments)
+        os.utime(crop, ns=(1, 1))
+
+    monkeypatch.setattr("knee_jax.datasets.builders.make", touching)
+    with pytest.raises(UserError, match=r"files changed while they were read; start again"):
+        prepare("kneekl224", tmp_path / "data", raw, workers=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(KneeBuilder, "jobs_per_shard", SIZE)
+    prepare("kneekl224", tmp_path / "data", raw, workers=1)
+
+
+def test_accounts_hold_what_the_index_does(raw, tmp_path, monkeypatch):
+    partial = stopped(raw, tmp_path / "data", monkeypatch, 8)
+    rows = [json.loads(path.read_text()) for path in sorted(partial.glob("train-*.json"))]
+    assert sum(len(each["kept"]) for each in rows) == 40
+    assert [knee["reason"] for each in rows for knee in each["dropped"]] == ["not_an_image"]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(raw, tmp_path):
+    whole = contents(prepare("kneekl224", tmp_path / "whole", raw, workers=1))
+    rng = random.Random(0)
+    for trial in range(6):
+        data_dir, kills = tmp_path / str(trial), 0
+        for _ in range(12):
+            line = [sys.executable, "-c", PREPARE, str(data_dir), str(raw), str(trial % 2 + 1)]
+            process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+            # From before there is anything until it is done.
+            time.sleep(rng.uniform(1, 8))
+            process.kill()
+            process.wait()
+            if (data_dir / "kneekl224" / "1.0.0").exists():
+                break
+            kills += 1
+        folder = prepare("kneekl224", data_dir, raw, workers=1)
+        assert contents(folder) == whole, f"after {kills} kills"

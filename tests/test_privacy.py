@@ -1,0 +1,210 @@
+"""What a study's files say of a person reaches neither a prepared set nor what a command prints."""
+
+import os
+import warnings
+
+import pandas as pd
+import pydicom
+import pytest
+from array_record.python import array_record_module
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.valuerep import VR
+
+from knee_jax.ingest.account import mask_dates
+from knee_jax.phantom.mri import write_mri_study
+from knee_jax.phantom.study import write_study
+from tests.commands import run
+
+TEXTS = {
+    VR.PN: "Planted^Name",
+    VR.LO: "PLANTED TEXT",
+    VR.SH: "PLANTED SHORT",
+    VR.ST: "PLANTED TEXT",
+    VR.LT: "PLANTED TEXT",
+    VR.UT: "PLANTED TEXT",
+    VR.CS: "PLANTED CODE",
+    VR.AE: "PLANTED TITLE",
+    VR.DA: "19010203",
+    VR.TM: "010203.99",
+    VR.DT: "19010203010203",
+    VR.AS: "099Y",
+    VR.UI: "1.2.3.999666999.1",
+    VR.DS: "987654.25",
+    VR.IS: "987654",
+}
+NEEDED = {
+    "Modality",
+    "PhotometricInterpretation",
+    "SeriesDescription",
+    "ImagerPixelSpacing",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SeriesInstanceUID",
+    "NumberOfFrames",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTFunction",
+    "Laterality",
+    "ImageLaterality",
+}
+"""What the ingest reads; it is planted in the broken files."""
+
+ALWAYS = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientAddress",
+    "PatientAge",
+    "PatientComments",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "InstitutionName",
+    "InstitutionAddress",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "OperatorsName",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ContentDate",
+    "AcquisitionDateTime",
+    "DeviceSerialNumber",
+    "StationName",
+    "ImageComments",
+    "StudyInstanceUID",
+)
+NEEDLES = ("planted", "19010203", "010203.99", "099y", "999666999", "987654")
+
+BREAKS = {
+    "modality": {"Modality": "PLANTED CODE"},
+    "polarity": {"PhotometricInterpretation": "PLANTED CODE"},
+    "spacing": {"ImagerPixelSpacing": "PLANTED", "PixelSpacing": "PLANTED"},
+    "position": {"ImagePositionPatient": "PLANTED"},
+    "rescale": {"RescaleSlope": "PLANTED"},
+    "intercept": {"RescaleIntercept": "PLANTED"},
+    "frames": {"NumberOfFrames": "PLANTED"},
+    "series": {"SeriesInstanceUID": "1.2.3.999666999.1"},
+}
+
+
+def planted(film, **more):
+    """Puts unmistakable values into every text element that the ingest does not read."""
+    for element in list(film):
+        if element.VR in TEXTS and element.keyword not in NEEDED:
+            element.value = TEXTS[element.VR]
+    for keyword in ALWAYS:
+        setattr(film, keyword, TEXTS[VR(dictionary_VR(keyword))])
+    block = film.private_block(0x0011, "PLANTED CREATOR", create=True)
+    block.add_new(0x01, "LO", "PLANTED PRIVATE")
+    for keyword, value in more.items():
+        # Not as pydicom would have it, but as a broken file does.
+        vr = "UI" if keyword == "SeriesInstanceUID" else "LO"
+        film.add_new(keyword, vr, value)
+    return film
+
+
+def write(path, film):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(path, film)
+
+
+def assert_nothing_is_told(done, data_dir, dates):
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = {"what is printed": (done.stdout + done.stderr).encode()}
+    for path in data_dir.rglob("*"):
+        if path.is_file():
+            told[str(path.relative_to(data_dir))] = path.read_bytes()
+        if ".array_record" in path.name:
+            # They are compressed.
+            records = array_record_module.ArrayRecordReader(str(path)).read_all()
+            told[f"records of {path.name}"] = b"".join(records)
+    assert any(name.startswith("records of") for name in told)
+    for name, data in told.items():
+        for needle in (*NEEDLES, *dates):
+            assert needle.encode() not in data.lower(), (needle, name)
+
+
+def dates_in(root):
+    return {part for path in root.rglob("*") for part in path.parts if len(part) == 8} & {
+        path.parts[-3] for path in root.glob("*/*/*/*/*/*")
+    }
+
+
+def test_the_needles_are_what_is_planted():
+    film = planted(pydicom.Dataset())
+    for element in film:
+        if element.VR != "UI" or keyword_for_tag(element.tag) in ALWAYS:
+            assert any(needle in str(element.value).lower() for needle in NEEDLES), element
+
+
+def test_films(tmp_path):
+    root, data_dir = tmp_path / "study", tmp_path / "data"
+    write_study(root, num_subjects=9, visits=(0,), rows=512, progress=False)
+    films = sorted(root.glob("00m/*/*/*/*/001"))
+    dates = dates_in(root)
+    assert dates
+    names = list(BREAKS)
+    for number, path in enumerate(films):
+        broken = BREAKS[names[number]] if number < len(names) else {}
+        write(path, planted(pydicom.dcmread(path), **broken))
+    # Cut within its header, where a name stands; and taken again.
+    data = films[7].read_bytes()
+    films[7].write_bytes(data[: data.index(b"Planted^Name") + 3])
+    again = films[-1].parents[2] / "19991231" / "0000002"
+    again.mkdir(parents=True)
+    write(again / "001", pydicom.dcmread(films[-1]))
+    flags = ["--dataset=oai_xray", f"--manual_dir={root}", f"--data_dir={data_dir}"]
+    done = run("knee_jax.prepare", *flags, "--workers=1")
+    assert_nothing_is_told(done, data_dir, {*dates, "19991231"})
+    folder = data_dir / "oai_xray" / "default" / "1.0.0"
+    reasons = set(pd.read_csv(folder / "quarantine.csv")["reason"])
+    expected = {"wrong_modality", "unknown_polarity", "bad_spacing", "corrupt_header"}
+    assert expected | {"repeated_film"} <= reasons
+    # The path still leads to the file.
+    for source in pd.read_csv(folder / "index.csv")["source"]:
+        assert len(list(root.glob(source))) == 1
+
+
+def test_series(tmp_path, monkeypatch):
+    root, data_dir = tmp_path / "study", tmp_path / "data"
+    write_mri_study(root, num_subjects=6, seed=2, shape=(32, 32, 16), progress=False)
+    series = sorted({path.parent for path in root.glob("00m/*/*/*/*/*")})
+    breaks = 2 * [
+        BREAKS[name] for name in ("modality", "polarity", "position", "rescale", "series")
+    ]
+    for number, folder in enumerate(series):
+        for path in sorted(folder.iterdir()):
+            last = path == max(folder.iterdir())
+            broken = breaks[number] if last and number < len(breaks) else {}
+            write(path, planted(pydicom.dcmread(path), **broken))
+    (tmp_path / "small_volumes.py").write_text(
+        "from knee_jax import prepare\n"
+        "from knee_jax.datasets import oai_mri\n"
+        "from knee_jax.ingest.volume import Preparation\n"
+        "oai_mri.Preparation = lambda view: Preparation((32, 32, 16), 0, view)\n"
+        "if __name__ == '__main__':\n"
+        "    prepare.run()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    flags = ["--dataset=oai_mri", f"--manual_dir={root}", f"--data_dir={data_dir}"]
+    done = run("small_volumes", *flags, "--workers=1")
+    assert_nothing_is_told(done, data_dir, dates_in(root))
+    folder = data_dir / "oai_mri" / "sagittal" / "1.0.0"
+    reasons = set(pd.read_csv(folder / "quarantine.csv")["reason"])
+    assert {"wrong_modality", "unknown_polarity", "corrupt_header", "mixed_series"} <= reasons
+
+
+@pytest.mark.parametrize(
+    ("path", "masked"),
+    [
+        ("00m/0.C.2/9000001/20041115/00123456/001", "00m/0.C.2/9000001/*/00123456/001"),
+        ("M01234XX/v0_2004-11-15/PA10/1.dcm", "M01234XX/v0_*/PA10/1.dcm"),
+        ("train/3/9000001L.png", "train/3/9000001L.png"),
+        # Neither is a day.
+        ("00m/20049999/120041115001/001", "00m/20049999/120041115001/001"),
+    ],
+)
+def test_mask_dates(path, masked):
+    assert mask_dates(path) == masked
