@@ -238,6 +238,12 @@ def others_than(subject):
     return ignored
 
 
+def find(root, source):
+    """The film's path; that of the index has the date masked."""
+    (path,) = root.glob(source)
+    return path.relative_to(root).as_posix()
+
+
 def prepared(root, data_dir):
     folder = prepare("oai_xray/default", data_dir, root, workers=2)
     columns = {"dtype": {"subject": str}, "keep_default_na": False}
@@ -269,7 +275,7 @@ def studies(tmp_path_factory):
     # One film a subject, so that no defect touches another's.
     films = good.groupby("subject").first().reset_index()
     places = {
-        name: Place(root, film["subject"], int(film["visit"]), film["source"])
+        name: Place(root, film["subject"], int(film["visit"]), find(root, film["source"]))
         for name, film in zip(DEFECTS, films.to_dict("records"))
     }
     for name, (plant, _, _) in DEFECTS.items():

@@ -69,7 +69,7 @@ def test_bad_files_are_quarantined_and_harm_nobody(raw, tmp_path):
     folder = prepare("kneekl224", tmp_path / "data", raw, workers=1)
     found = contents(folder)
     differing = {name for name in clean if clean[name] != found[name]}
-    assert differing == {"account.json", "quarantine.csv"}
+    assert differing == {"account.json", "flow.csv", "quarantine.csv"}
     quarantine = pd.read_csv(folder / "quarantine.csv")
     assert dict(zip(quarantine["source"], quarantine["reason"])) == {
         "train/3/9000004L.png": "not_an_image",

@@ -9,7 +9,7 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
-from knee_jax.ingest.account import Account, Dropped
+from knee_jax.ingest.account import Account, Dropped, index_row
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.study import plan_study
@@ -388,11 +388,9 @@ def test_account_adds_up(make, study):
     rewrite(study, lambda text: text.replace("2|1|0|1|2|0|1", "8|8|8|8|8|8|8"))
     jobs, dropped, notes = plan_study(study, "test", ROI, layout="most")
     account = Account(dropped, notes)
-    for knee in (knee for job in jobs for knee in job()):
-        if isinstance(knee, Dropped):
-            account.dropped.append(knee)
-        else:
-            account.keep("study", knee)
+    knees = [knee for job in jobs for knee in job()]
+    lost = [knee for knee in knees if isinstance(knee, Dropped)]
+    account.add("study", (index_row(knee) for knee in knees if knee not in lost), lost)
     account.write(study)
     counts = json.loads((study / "account.json").read_text())
     assert counts["kept"] == 4
