@@ -1,5 +1,6 @@
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -54,5 +55,10 @@ def test_every_reason_of_the_ingest_has_one_stage_and_every_stage_s_reason_occur
                 reason = node.args[0]
                 if isinstance(reason, ast.Constant):
                     raised.add(reason.value)
+            if isinstance(node, ast.FunctionDef) and "UnusableKnee:" in (
+                documented := ast.get_docstring(node) or ""
+            ):
+                told = documented.partition("UnusableKnee:")[2].split("UserError:")[0]
+                raised |= set(re.findall(r"(?<![`.\w])[a-z]+(?:_[a-z0-9]+)+", told))
     assert raised <= set(REASONS)
     assert set(REASONS) <= written
