@@ -69,12 +69,15 @@ class KneeBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         has_progression: whether the records have the feature `progression`, int8.
         workers: number of processes; the prepared set does not depend on it.
         manual_dir: the user's folder of raw files, for builders that read one.
+        inventories: folder that keeps what the headers of raw files said, for the next time
+            (`knee_jax.ingest.headers`); None: none does.
     """
 
     unit: str = "film"
     has_progression: bool = False
     workers: int = 1
     manual_dir: pathlib.Path | None = None
+    inventories: pathlib.Path | None = None
 
     def __init__(self, **kwargs):
         super().__init__(file_format="array_record", **kwargs)

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from knee_jax.datasets.builders import Plan
 from knee_jax.datasets.volumes import VolumeBuilder
+from knee_jax.ingest.headers import Reader
 from knee_jax.ingest.mri import plan_study
 from knee_jax.ingest.volume import Preparation
 
@@ -25,11 +26,13 @@ class MriConfig(tfds.core.BuilderConfig):
         view: of `ingest.volume.FACTORS`.
         rule: of `ingest.progression.label_progression`.
         outcomes: whether `outcomes99` tells of replaced joints, beside the readings.
+        check_subject: of `ingest.inventory.Rules`.
     """
 
     view: str = "sagittal"
     rule: str = "coded"
     outcomes: bool = False
+    check_subject: bool = True
 
 
 class Builder(VolumeBuilder):
@@ -77,5 +80,7 @@ class Builder(VolumeBuilder):
             self.preparation,
             rule=config.rule,
             outcomes=config.outcomes,
+            check_subject=config.check_subject,
+            reader=Reader(self.inventories, self.workers),
         )
         return Plan({"study": jobs}, dropped, notes)

@@ -58,6 +58,7 @@ def prepare(
             _remove_leftovers(folder)
             builder = datasets.builder(name, data_dir)
             builder.manual_dir = raw
+            builder.inventories = pathlib.Path(data_dir) / "inventories"
             builder.workers = workers or _num_cores()
             _download_and_prepare(builder)
             if raw:

@@ -22,10 +22,13 @@ class Rules:
     Attributes:
         rounding: what becomes of grades with decimals, see `readings.round_grades`.
         projects: OAI's reading projects, the preferred first, see `readings.read_readings`.
+        check_subject: whether a file is dropped whose header names another subject than its folder;
+            not where the ids of the headers were replaced.
     """
 
     rounding: str = "floor"
     projects: tuple[int, ...] = (15, 37, 42)
+    check_subject: bool = True
 
 
 DEFAULT_RULES = Rules()
@@ -55,11 +58,13 @@ class Inventory:
     """Films and readings of a study.
 
     Attributes:
-        films: paths relative to the study's root by (subject, month); the first one is read.
+        films: of both knees, paths relative to the study's root by (subject, month); the first one
+            is read.
         readings: of the knees that somebody read.
         sites: clinical site by subject, where known.
         dropped: what cannot be used, found on the way.
         notes: counts of other things than knees.
+        single_films: likewise of the films that show one knee, which no film of both shows.
     """
 
     films: Mapping[tuple[str, int], Sequence[str]]
@@ -67,3 +72,4 @@ class Inventory:
     sites: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dropped: Sequence[Dropped] = ()
     notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    single_films: Mapping[KneeVisit, Sequence[str]] = dataclasses.field(default_factory=dict)

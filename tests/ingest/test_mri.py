@@ -88,11 +88,26 @@ def test_a_series_that_cannot_be_read_is_told(study):
     jobs, dropped, _ = plan(root)
     file = jobs[0].args[1]
     (root / file.source / "001").write_bytes(b"")
+    # The other slices tell what it is.
+    (job, *_), now, _ = plan(root)
+    assert job.args[1] == file
+    assert now == dropped
+    (knee,) = job()
+    assert (knee.subject, knee.side, knee.source, knee.reason) == (
+        file.subject,
+        file.side,
+        file.source,
+        "empty_file",
+    )
+    for slice_file in (root / file.source).iterdir():
+        slice_file.write_bytes(b"")
     fewer, now, _ = plan(root)
     assert len(fewer) == len(jobs) - 1
     told = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(dropped)}
-    assert (file.subject, "", file.source, "empty_file") in told
-    assert (file.subject, file.side, "", "no_series") in told
+    assert told == {
+        (file.subject, "", file.source, "empty_file"),
+        (file.subject, file.side, "", "no_series"),
+    }
 
 
 def test_readings_without_a_series(study):
@@ -121,8 +136,11 @@ def test_outcomes_tell_of_replacements(study):
 
 
 def test_nothing_to_read(tmp_path, study):
-    with pytest.raises(UserError, match="no series SAG_3D_DESS_LEFT or SAG_3D_DESS_RIGHT"):
+    with pytest.raises(UserError, match="nowhere: cannot be listed"):
         plan(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no series SAG_3D_DESS_LEFT or SAG_3D_DESS_RIGHT"):
+        plan(tmp_path / "empty")
     root, _ = study
     (root / "tables" / "kxr_sq_bu10.txt").unlink()
     with pytest.raises(UserError, match="kxr_sq_bu10"):
