@@ -72,6 +72,8 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         beam_runner: name of the runner of Apache Beam that makes the shards, None: `workers`.
         beam_options: its flags.
         manual_dir: the user's folder of raw files, for builders that read one.
+        inventories: folder that keeps what the headers of raw files said, for the next time
+            (`knee_jax.ingest.headers`); None: none does.
     """
 
     unit: str = "film"
@@ -82,6 +84,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     beam_runner: str | None = None
     beam_options: Sequence[str] = ()
     manual_dir: pathlib.Path | None = None
+    inventories: pathlib.Path | None = None
 
     def __init__(self, **kwargs):
         super().__init__(file_format="array_record", **kwargs)

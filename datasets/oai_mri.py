@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from knee_jax.datasets.builders import Plan
 from knee_jax.datasets.volumes import VolumeBuilder
 from knee_jax.ingest import enrolment
+from knee_jax.ingest.headers import Reader
 from knee_jax.ingest.mri import plan_study
 from knee_jax.ingest.volume import Preparation
 
@@ -26,11 +27,15 @@ class MriConfig(tfds.core.BuilderConfig):
         view: of `ingest.volume.FACTORS`.
         rule: of `ingest.progression.label_progression`.
         outcomes: whether `outcomes99` tells of replaced joints, beside the readings.
+        with_bmi: of `ingest.mri.plan_study`.
+        check_subject: of `ingest.inventory.Rules`.
     """
 
     view: str = "sagittal"
     rule: str = "coded"
     outcomes: bool = False
+    with_bmi: bool = False
+    check_subject: bool = True
 
 
 class Builder(VolumeBuilder):
@@ -53,9 +58,10 @@ class Builder(VolumeBuilder):
         ),
         MriConfig(
             name="sagittal_published",
-            description="Labels as the published code made them: every missing reading after "
-            "baseline is a replaced joint.",
+            description="Knees and labels of Panfilov et al. 2022: every missing reading after "
+            "baseline is a replaced joint, and the body mass index is known.",
             rule="published",
+            with_bmi=True,
         ),
         MriConfig(
             name="sagittal_outcomes",
@@ -79,5 +85,8 @@ class Builder(VolumeBuilder):
             self.preparation,
             rule=config.rule,
             outcomes=config.outcomes,
+            with_bmi=config.with_bmi,
+            check_subject=config.check_subject,
+            reader=Reader(self.inventories, self.workers),
         )
         return Plan({"study": jobs}, dropped, notes, enrolment.read_oai(root / "tables"))

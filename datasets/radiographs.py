@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from knee_jax.datasets.builders import KneeBuilder, Plan, tensor
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.film import Roi
+from knee_jax.ingest.headers import DEFAULT_READER, Reader
 from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.study import plan_study
 from knee_jax.landmarks import NUM_LANDMARKS
@@ -98,13 +99,13 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
 
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Reads one film of the user's folder a job."""
-        return self.plan_tree(self.manual_folder())
+        return self.plan_tree(self.manual_folder(), Reader(self.inventories, self.workers))
 
-    def plan_tree(self, root: pathlib.Path) -> Plan:
+    def plan_tree(self, root: pathlib.Path, reader: Reader = DEFAULT_READER) -> Plan:
         """Reads one film of a study tree a job."""
         config = self.builder_config
         jobs, dropped, notes = plan_study(
-            root, self.cohort, config.roi, layout=self.study, rules=config.rules
+            root, self.cohort, config.roi, self.study, config.rules, reader
         )
         subjects = enrolment.READERS[self.study](root / "tables")
         return Plan({"study": jobs}, dropped, notes, subjects)

@@ -73,6 +73,7 @@ def prepare(
             _remove_leftovers(folder)
             builder = datasets.builder(name, data_dir)
             builder.manual_dir = raw
+            builder.inventories = pathlib.Path(data_dir).expanduser() / "inventories"
             builder.workers = workers or _num_cores()
             builder.file_timeout = file_timeout
             builder.beam_runner, builder.beam_options = beam_runner, beam_options

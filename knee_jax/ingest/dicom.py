@@ -90,14 +90,23 @@ def _contradictions(header: pydicom.Dataset) -> Iterator[str]:
         yield "header_one_sided"
 
 
-def read_header(path: pathlib.Path) -> pydicom.Dataset:
+def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> pydicom.Dataset:
     """Reads a file, its pixels not yet decoded.
+
+    Args:
+        path: of the file.
+        keywords: the elements to be read, and the file no further than to its pixels; None: all.
 
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, too_large or not_dicom.
     """
+    tags, partly = (list(keywords), True) if keywords else (None, False)
     try:
-        header = pydicom.dcmread(path) if path.stat().st_size else None
+        header = (
+            pydicom.dcmread(path, stop_before_pixels=partly, specific_tags=tags)
+            if path.stat().st_size
+            else None
+        )
     except InvalidDicomError as error:
         raise UnusableKnee("not_dicom", "no DICOM header") from error
     except OSError as error:
@@ -109,7 +118,7 @@ def read_header(path: pathlib.Path) -> pydicom.Dataset:
         raise UnusableKnee("not_dicom", f"{kind(error)} in its header") from error
     if header is None:
         raise UnusableKnee("empty_file", "zero bytes")
-    if not len(header):
+    if not len(header) and not keywords:
         # Where a compressed image breaks off, pydicom drops the header along with it.
         raise UnusableKnee("truncated_file", "the file ends before its data do")
     return header

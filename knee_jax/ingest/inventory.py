@@ -29,6 +29,8 @@ class Rules:
         landmarks: where knees are on their films: 'bonefinder' (`landmarks`), 'keypoints' or
             'boxes' (`landmark_tables`); or 'crops', ready ones and no films (`ready_crops`).
         crop_spacing_mm: pixel size of ready crops.
+        check_subject: whether a file is dropped whose header names another subject than its folder;
+            not where the ids of the headers were replaced.
     """
 
     rounding: str = "floor"
@@ -37,6 +39,7 @@ class Rules:
     whole: bool = False
     landmarks: str = "bonefinder"
     crop_spacing_mm: float = 0.2
+    check_subject: bool = True
 
 
 DEFAULT_RULES = Rules()
@@ -76,12 +79,13 @@ class Inventory:
     """Films and readings of a study.
 
     Attributes:
-        films: paths relative to the study's root by (subject, month); the first one is read. Of
-            ready crops all are read, one a knee.
+        films: of both knees, paths relative to the study's root by (subject, month); the first one
+            is read. Of ready crops all are read, one a knee.
         readings: of the knees that somebody read.
         sites: clinical site by subject, where known.
         dropped: what cannot be used, found on the way.
         notes: counts of other things than knees.
+        single_films: likewise of the films that show one knee, which no film of both shows.
     """
 
     films: Mapping[tuple[str, int], Sequence[str]]
@@ -89,3 +93,4 @@ class Inventory:
     sites: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dropped: Sequence[Dropped] = ()
     notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    single_films: Mapping[KneeVisit, Sequence[str]] = dataclasses.field(default_factory=dict)

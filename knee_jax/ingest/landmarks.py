@@ -87,8 +87,10 @@ def check_place(points: np.ndarray, size_mm: tuple[float, float]) -> None:
         raise UnusableKnee("landmarks_outside", detail)
 
 
-def check_orientation(points: Mapping[str, np.ndarray], width_mm: float) -> dict[str, UnusableKnee]:
-    """Checks that the knees of a bilateral film stand upright, each in its half and turned right.
+def check_orientation(
+    points: Mapping[str, np.ndarray], width_mm: float | None
+) -> dict[str, UnusableKnee]:
+    """Checks that the knees of a film stand upright, each in its half and turned right.
 
     The right knee is in the film's left half, as seen from the front, so that a knee's lateral side
     is the film's outer one.
@@ -96,7 +98,7 @@ def check_orientation(points: Mapping[str, np.ndarray], width_mm: float) -> dict
     Args:
         points: by side, of one knee or both, float [74, 2], (x, y) in mm on the film as it is; NaN
             where unknown, but not all.
-        width_mm: of the film.
+        width_mm: of a film of both knees; None: of one alone, which has no half of its own.
 
     Returns:
         What is wrong, by side: upside_down (the femur is below the tibia), sides_swapped (both
@@ -111,7 +113,9 @@ def check_orientation(points: Mapping[str, np.ndarray], width_mm: float) -> dict
     }
     upright = {side: knee for side, knee in points.items() if side not in wrong}
     half = {
-        s: "R" if knee[PLATEAU_CENTRE, 0] < width_mm / 2 else "L" for s, knee in upright.items()
+        side: "R" if knee[PLATEAU_CENTRE, 0] < width_mm / 2 else "L"
+        for side, knee in upright.items()
+        if width_mm is not None
     }
     if any(side != found for side, found in half.items()):
         detail = ", ".join(

@@ -2,10 +2,11 @@
 
 tables/ holds `mostv01235xray`, a row a subject with columns such as V0XRKL (visit, leg, grade), and
 `MOST_names.csv`, without a header a path a line: its first part less five characters is the MOSTID,
-the second character of its second part the visit, its last part but one the view. Only the view
-PA10 is read. The films lie under the study's root at these paths. If it is there, `mostoutcomes`
-tells which joints had been replaced, and `mostv{visit}enroll` by V{visit}PA of whom a film was
-taken. (Facts from the Oulu code bases.)
+the second character of its second part the visit, its last part but one the view, or a number where
+only the header's SeriesDescription has the view. Only the view PA10 is read, of several of a visit
+the first by path. The films lie under the study's root at these paths. Without that list all films
+under the root count. If it is there, `mostoutcomes` tells which joints had been replaced, and
+`mostv{visit}enroll` by V{visit}PA of whom a film was taken. (Facts from the Oulu code bases.)
 """
 
 import collections
@@ -19,8 +20,9 @@ import numpy as np
 
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest import landmarks, ready_crops
+from knee_jax.ingest import landmarks, ready_crops, tree
 from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.headers import DEFAULT_READER, Reader
 from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
 from knee_jax.ingest.readings import round_grades
 from knee_jax.ingest.tables import find_table, identifiers, look_for_table, numbers, read_table
@@ -38,29 +40,30 @@ _UNKNOWN_VISIT = -1
 
 
 class _Path(NamedTuple):
-    """What a film's path tells."""
+    """What a film's path tells; the view is '' where it has a number instead."""
 
     subject: str
     month: int
     view: str
 
 
-def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
+def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_READER) -> Inventory:
     """Finds films, or ready crops of them, and readings; the study's tables tell no site.
 
     Args:
         root: the study's folder.
         rules: how the table is read; of its decimals such as 1.9, see `readings.round_grades`.
+        reader: of the headers of films whose path tells no view.
 
     Raises:
-        UserError: no list or no film of the view PA10 in it, no table, or it lacks a column.
+        UserError: no film of the view PA10, no table, or it lacks a column.
     """
     notes: collections.Counter[str] = collections.Counter()
     if rules.landmarks == "crops":
         films, dropped = ready_crops.find_crops(root, _SUBJECT, VISITS, notes)
     else:
         listed = _read_list(root / "tables", notes)
-        films, dropped = _find_films(root, listed, notes)
+        films, dropped = _find_films(root, listed, reader, notes)
     months = sorted({month for _, month in films})
     read, unknown = _read_readings(root / "tables", months, rules.rounding, notes)
     read |= _read_replaced(root / "tables", films)
@@ -68,11 +71,12 @@ def take_inventory(root: pathlib.Path, rules: Rules) -> Inventory:
     return Inventory(films, read, dropped=[*dropped, *unknown], notes=notes)
 
 
-def _read_list(tables: pathlib.Path, notes: collections.Counter) -> list[str]:
-    """Paths of the list, in its order, each once."""
+def _read_list(tables: pathlib.Path, notes: collections.Counter) -> list[str] | None:
+    """Paths of the list, in its order, each once; None where there is no list, which is counted."""
     found = [path for path in tables.glob("*") if path.name.lower() == LIST.lower()]
+    notes["lists_of_films_missing"] = int(not found)
     if not found:
-        raise UserError(f"{tables}: the list {LIST} is missing; write a film's path a line into it")
+        return None
     with found[0].open(encoding="latin-1", newline="") as file:
         cells = [row[0].strip().replace("\\", "/") for row in csv.reader(file) if row]
     paths = [path for path in cells if path]
@@ -97,63 +101,80 @@ def _parse(path: str) -> _Path:
     if not digit.isdecimal() or int(digit) not in _MONTHS:
         known = ", ".join(map(str, _MONTHS))
         raise ValueError(f"the second character of {parts[1]!r} is none of the visits {known}")
-    return _Path(subject, _MONTHS[int(digit)], parts[-2].upper())
+    view = parts[-2].upper()
+    return _Path(subject, _MONTHS[int(digit)], "" if view.isdecimal() else view)
 
 
 def _find_films(
-    root: pathlib.Path, listed: list[str], notes: collections.Counter
+    root: pathlib.Path, listed: list[str] | None, reader: Reader, notes: collections.Counter
 ) -> tuple[dict[tuple[str, int], list[str]], list[Dropped]]:
     """Compares the list with the disk.
 
     Returns:
         Paths of the films that are in both, by (subject, month) and sorted; and the knees of the
-        others: `path_unknown`, `film_missing`, `not_listed`.
+        others: `path_unknown`, `film_missing`, `not_listed`; and `unreadable_folder`.
     """
-    films = collections.defaultdict(list)
-    dropped = []
-    for path in sorted(listed):
+    listing = tree.walk(root, lambda folder: folder != "tables")
+    notes.update(listing.notes)
+    on_disk = _on_disk(listing)
+    known: dict[str, _Path] = {}
+    dropped = [
+        Dropped("", "", _UNKNOWN_VISIT, folder, "unreadable_folder", words)
+        for folder, words in sorted(listing.unreadable.items())
+    ]
+    for path in sorted(on_disk.union(listed or ())):
         try:
-            subject, month, view = _parse(path)
+            known[path] = _parse(path)
         except ValueError as error:
-            dropped += [
-                Dropped("", side, _UNKNOWN_VISIT, path, "path_unknown", str(error))
-                for side in SIDES
-            ]
-            continue
+            if path in (listed or ()):
+                dropped += [
+                    Dropped("", side, _UNKNOWN_VISIT, path, "path_unknown", str(error))
+                    for side in SIDES
+                ]
+            else:
+                notes["other_files"] += 1
+    untold = [path for path, parts in known.items() if not parts.view and path in on_disk]
+    headers = reader.read(root, untold) if untold else {}
+
+    wanted = on_disk if listed is None else set(listed)
+    films = collections.defaultdict(list)
+    for path, (subject, month, view) in known.items():
+        view = view or _view_in(headers[path].description if path in headers else "")
         if view != VIEW:
-            notes[f"films_of_view_{view}"] += 1
-        elif (root / path).is_file():
+            notes[
+                f"films_of_view_{view}" if path in wanted else "unlisted_films_of_other_views"
+            ] += 1
+        elif path in on_disk & wanted:
             films[subject, month].append(path)
-        else:
+        elif path in wanted:
             detail = f"it is in {LIST}, but not on the disk"
             dropped += [Dropped(subject, s, month, path, "film_missing", detail) for s in SIDES]
-    for path in sorted(_on_disk(root) - set(listed)):
-        try:
-            subject, month, view = _parse(path)
-        except ValueError:
-            notes["other_files"] += 1
-            continue
-        if view != VIEW:
-            notes["unlisted_films_of_other_views"] += 1
-            continue
-        detail = f"it is on the disk, but not in {LIST}"
-        dropped += [Dropped(subject, s, month, path, "not_listed", detail) for s in SIDES]
+        else:
+            detail = f"it is on the disk, but not in {LIST}"
+            dropped += [Dropped(subject, s, month, path, "not_listed", detail) for s in SIDES]
     if not films:
         layout = "{MOSTID}_XRAY/V{visit}.../PA10/{film}"
+        where = "on the disk" if listed is None else f"both in tables/{LIST} and on the disk"
         raise UserError(
-            f"{root}: no film of the view {VIEW} is both in tables/{LIST} and on the disk; they "
-            f"should lie as {layout}"
+            f"{root}: no film of the view {VIEW} is {where}; they should lie as {layout}"
         )
     return films, dropped
 
 
-def _on_disk(root: pathlib.Path) -> set[str]:
+def _view_in(description: str) -> str:
+    """The view that a film's description names, such as PA10."""
+    found = re.search(r"PA[ _-]*(05|10|15)", description.upper())
+    return f"PA{found[1]}" if found else "unknown"
+
+
+def _on_disk(listing: tree.Tree) -> set[str]:
     """All files but the tables and the landmarks."""
-    files = (path for path in root.rglob("*") if path.is_file())
-    relative = (path.relative_to(root).as_posix() for path in files)
     marks = tuple(landmarks.SUFFIXES.values())
     return {
-        path for path in relative if not path.startswith("tables/") and not path.endswith(marks)
+        f"{folder}/{name}" if folder else name
+        for folder, names in listing.files.items()
+        for name in names
+        if not name.endswith(marks)
     }
 
 

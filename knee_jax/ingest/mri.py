@@ -1,20 +1,17 @@
 """A tree of MR series laid out as OAI's → jobs, one a knee, and an account of every knee.
 
-{month}m/{release}/{subject}/{date}/{barcode}/ is a folder of slices, and tables/ holds the readings
-of every visit (`readings`), the enrollees and, if replacements are asked for, `outcomes99`.
+`oai` finds the series, and tables/ holds the readings of every visit (`readings`), the enrollees
+and, if replacements are asked for, `outcomes99`.
 """
 
-import collections
 import pathlib
 from collections.abc import Sequence
 
-from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.errors import UserError
 from knee_jax.grades import MISSING
-from knee_jax.ingest import dicom, enrolment, progression, readings, series, volume
+from knee_jax.ingest import enrolment, oai, progression, readings, volume
 from knee_jax.ingest.account import Dropped
-
-SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
-"""SeriesDescription of the series that are read → side."""
+from knee_jax.ingest.headers import DEFAULT_READER, Reader
 
 _UNREAD = (progression.UNKNOWN, MISSING, "unread")
 
@@ -28,6 +25,9 @@ def plan_study(
     seen: str = "subject",
     visits: Sequence[int] = progression.VISITS,
     outcomes: bool = False,
+    with_bmi: bool = False,
+    check_subject: bool = True,
+    reader: Reader = DEFAULT_READER,
 ) -> tuple[list[volume.VolumeJob], list[Dropped], dict[str, int]]:
     """Joins baseline series, progression and sites, and says what is to be read.
 
@@ -39,6 +39,10 @@ def plan_study(
         seen: of `progression.label_progression`.
         visits: months whose readings count; series of the first one are read.
         outcomes: whether the table `outcomes99` tells of replacements beside the readings.
+        with_bmi: drop knees of subjects whose body mass index is unknown, as Panfilov et al. 2022 did
+            (section 3.1).
+        check_subject: as `inventory.Rules.check_subject`.
+        reader: of headers.
 
     Returns:
         Jobs in the order of subject and side, each of which reads one knee; the knees that have no
@@ -48,9 +52,18 @@ def plan_study(
         UserError: no series, a visit without its table, or a table lacks a column.
     """
     baseline = visits[0]
-    found, dropped, notes = _find_series(root, baseline)
+    images, dropped, notes = oai.find_images(root, reader, [baseline])
+    found, lost = oai.choose_series(images, check_subject, notes)
+    if not found:
+        names = " or ".join(oai.SERIES)
+        raise UserError(
+            f"{root}: no series {names} of month {baseline}; they should lie as {oai.LAYOUT}"
+        )
+    dropped += lost
     tables = root / "tables"
     sites = enrolment.read_sites(tables)
+    people = enrolment.read_oai(tables).dropna(subset="bmi") if with_bmi else None
+    known = None if people is None else set(people["subject"])
     read, counts = readings.read_readings(tables, visits)
     notes.update(counts)
     labels, account = progression.label_progression(
@@ -71,8 +84,10 @@ def plan_study(
     jobs: list[volume.VolumeJob] = []
     for (subject, side), source in sorted(found.items()):
         value, kl, reason = label_of.pop((subject, side), _UNREAD)
+        detail = progression.REASONS.get(reason, "in no table of readings")
+        if not reason and known is not None and subject not in known:
+            reason, detail = "no_bmi", "the body mass index is not known"
         if reason:
-            detail = progression.REASONS.get(reason, "in no table of readings")
             dropped.append(Dropped(subject, side, baseline, source, reason, detail))
             continue
         file = volume.VolumeFile(
@@ -91,41 +106,3 @@ def plan_study(
         for subject, side in sorted(label_of)
     ]
     return jobs, dropped, dict(notes)
-
-
-def _find_series(
-    root: pathlib.Path, visit: int
-) -> tuple[dict[tuple[str, str], str], list[Dropped], collections.Counter[str]]:
-    """Finds the series of one visit by what their first slice says.
-
-    Returns:
-        Path relative to `root` by (subject, side), of several the last, as published; the others
-        and those that cannot be read; and counts of `other_series`.
-    """
-    found: dict[tuple[str, str], str] = {}
-    dropped = []
-    notes: collections.Counter[str] = collections.Counter(other_series=0)
-    for folder in sorted(root.glob(f"{visit:02d}m/*/*/*/*/")):
-        source, subject = folder.relative_to(root).as_posix(), folder.parts[-3]
-        files = series.slice_files(folder)
-        if len(files) < 2:
-            continue  # A film.
-        try:
-            header = dicom.read_header(files[0])
-            description = dicom.value(header, "SeriesDescription", "")
-        except UnusableKnee as trouble:
-            detail = f"{files[0].name}: {trouble.detail}"
-            dropped.append(Dropped(subject, "", visit, source, trouble.reason, detail))
-            continue
-        side = SERIES.get(str(description).strip().upper())
-        if side is None:
-            notes["other_series"] += 1
-            continue
-        if earlier := found.get((subject, side)):
-            detail = f"{source} was taken again, and counts"
-            dropped.append(Dropped(subject, side, visit, earlier, "repeated_series", detail))
-        found[subject, side] = source
-    if not found:
-        layout = f"{visit:02d}m/{{release}}/{{subject}}/{{date}}/{{barcode}}/"
-        raise UserError(f"{root}: no series {' or '.join(SERIES)}; they should lie as {layout}")
-    return found, dropped, notes

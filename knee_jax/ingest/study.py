@@ -3,6 +3,9 @@
 Where films and readings lie, the layout's module knows (`oai`, `most`); where a knee is on its
 film, `landmarks` and `landmark_tables`. Where the rules say so, ready crops stand for films
 (`ready_crops`).
+
+A film of one knee has the landmark file that this knee has beside a film of both: `.pts` of the
+left one, `_f.pts` of the right one on the mirrored film.
 """
 
 import collections
@@ -15,6 +18,7 @@ import numpy as np
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest import dicom, film, landmarks, most, oai, ready_crops
 from knee_jax.ingest.account import Dropped, Example, Note, example
+from knee_jax.ingest.headers import DEFAULT_READER, Reader
 from knee_jax.ingest.inventory import (
     DEFAULT_RULES,
     SIDES,
@@ -32,7 +36,7 @@ LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
 
 @dataclasses.dataclass(frozen=True)
 class FilmFile:
-    """One film of the study, or the ready crop of one knee.
+    """One film of the study, of both knees or of one, or the ready crop of one knee.
 
     Attributes:
         subject: the study's subject id.
@@ -40,7 +44,7 @@ class FilmFile:
         cohort: name of the study.
         site: clinical site, '' where unknown.
         source: path relative to the study's root.
-        readings: by side; a knee that nobody read has grades of -1.
+        readings: by side of the knees on it; one that nobody read has grades of -1.
         marks: by side, where the knees are; None: `.pts` files tell.
     """
 
@@ -55,7 +59,7 @@ class FilmFile:
 
 @dataclasses.dataclass(frozen=True)
 class FilmJob:
-    """Reads the two knees of one film, the patient's right one first; each is kept or dropped.
+    """Reads the knees of one film, the patient's right one first; each is kept or dropped.
 
     Attributes:
         root: the study's folder.
@@ -76,7 +80,7 @@ class FilmJob:
             return self.lost(trouble.reason, trouble.detail)
         located = _locate(self.root, self.file, radiograph)
         knees: list[Example | Dropped | Note] = []
-        for side in SIDES:
+        for side in self.file.readings:
             points = located[side]
             if isinstance(points, UnusableKnee):
                 knees.append(_drop(self.file, side, points))
@@ -87,11 +91,11 @@ class FilmJob:
 
     def lost(self, reason: str, detail: str) -> list[Example | Dropped | Note]:
         """The knees of a film of which none can be had."""
-        return [_drop(self.file, side, UnusableKnee(reason, detail)) for side in SIDES]
+        return [_drop(self.file, side, UnusableKnee(reason, detail)) for side in self.file.readings]
 
     def paths(self) -> list[pathlib.Path]:
         """All that is read: the film, and the files of landmarks."""
-        marks = [landmarks.files(self.root, self.file.source, side) for side in SIDES]
+        marks = [landmarks.files(self.root, self.file.source, side) for side in self.file.readings]
         return [self.root / self.file.source, *(path for of_side in marks for path in of_side)]
 
 
@@ -139,6 +143,7 @@ def plan_study(
     roi: film.Roi,
     layout: str = "oai",
     rules: Rules = DEFAULT_RULES,
+    reader: Reader = DEFAULT_READER,
 ) -> tuple[Sequence[FilmJob | CropJob], list[Dropped], dict[str, int]]:
     """Joins films, readings and sites, and says what is to be read.
 
@@ -148,16 +153,17 @@ def plan_study(
         roi: what to cut out of the films.
         layout: how the study lies on disk, a key of `LAYOUTS`.
         rules: how tables and files are read.
+        reader: of headers.
 
     Returns:
-        Jobs in the order of subject and visit, each of which reads one film's two knees or one
+        Jobs in the order of subject and visit, each of which reads the knees of one film or one
         ready crop; the knees that have no film or crop of their own; and counts of other things
         than knees.
 
     Raises:
         UserError: no films, no readings of a visit with films, or a table cannot be used.
     """
-    inventory = LAYOUTS[layout](root, rules)
+    inventory = LAYOUTS[layout](root, rules, reader)
     read = dict(inventory.readings)
     notes = collections.Counter(inventory.notes)
     dropped = list(inventory.dropped)
@@ -195,11 +201,14 @@ def _plan_films(
     by_file = rules.landmarks == "bonefinder"
     marked = {} if by_file else read_marks(root, rules.landmarks)
     jobs, repeated = [], []
-    for (subject, visit), (source, *repeats) in sorted(inventory.films.items()):
+    for subject, visit, sides, (source, *repeats) in _films(inventory):
         of_film = {
-            side: as_wanted(read.pop((subject, side, visit), UNREAD), rules) for side in SIDES
+            side: as_wanted(read.pop((subject, side, visit), UNREAD), rules) for side in sides
         }
-        of_marks = marked.pop(source, {}) | marked.pop((subject, visit), {})
+        of_marks: Found = {}
+        for name in (source, (subject, visit)):
+            rows = marked.get(name, {})
+            of_marks |= {side: rows.pop(side) for side in sides if side in rows}
         site = inventory.sites.get(subject, "")
         found = None if by_file else of_marks
         file = FilmFile(subject, visit, cohort, site, source, of_film, found)
@@ -208,11 +217,21 @@ def _plan_films(
         repeated += [
             Dropped(subject, side, visit, repeat, "repeated_film", detail)
             for repeat in repeats
-            for side in SIDES
+            for side in sides
         ]
     if not by_file:
         notes["rows_of_landmarks_without_a_film"] = sum(map(len, marked.values()))
     return jobs, repeated
+
+
+def _films(inventory: Inventory) -> list[tuple[str, int, Sequence[str], Sequence[str]]]:
+    """Subject, visit, sides of the knees, and films that show them: of both, and of one each."""
+    both = [(subject, visit, SIDES, films) for (subject, visit), films in inventory.films.items()]
+    single = [
+        (subject, visit, (side,), films)
+        for (subject, side, visit), films in inventory.single_films.items()
+    ]
+    return sorted([*both, *single], key=lambda film: (*film[:2], SIDES.index(film[2][0])))
 
 
 def _plan_crops(
@@ -243,9 +262,8 @@ def _locate(
     height, width = radiograph.pixels.shape
     size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
     points, wrong = {}, {}
-    for side in SIDES:
+    for side, reading in file.readings.items():
         try:
-            reading = file.readings[side]
             if reading.unusable:
                 raise UnusableKnee(reading.unusable, reading.detail)
             if file.marks is None:
@@ -256,7 +274,8 @@ def _locate(
             points[side] = knee
         except UnusableKnee as trouble:
             wrong[side] = trouble
-    return points | wrong | landmarks.check_orientation(points, size_mm[0])
+    width_mm = size_mm[0] if len(file.readings) == len(SIDES) else None
+    return points | wrong | landmarks.check_orientation(points, width_mm)
 
 
 def _marked(found: Found, side: str, spacing_mm: tuple[float, float]) -> np.ndarray:

@@ -47,6 +47,8 @@ class Header:
         inverted: MONOCHROME1, where the least value is white.
         syntax: transfer syntax, one of `SYNTAXES`.
         study, series: their descriptions.
+        laterality: 'L' or 'R', '' of a film of both knees.
+        body: part that is examined.
     """
 
     subject: str
@@ -59,6 +61,8 @@ class Header:
     syntax: UID
     study: str = "OAI^KNEE"
     series: str = "Bilateral PA Fixed Flexion Knee"
+    laterality: str = ""
+    body: str = "KNEE"
 
 
 def write_film(path: Path, film: np.ndarray, header: Header) -> None:
@@ -86,7 +90,9 @@ def write_film(path: Path, film: np.ndarray, header: Header) -> None:
     ds.StudyDescription = header.study
     ds.SeriesDescription = header.series
     ds.PatientName = ds.PatientID = header.subject
-    ds.BodyPartExamined = "KNEE"
+    ds.BodyPartExamined = header.body
+    if header.laterality:
+        ds.Laterality = header.laterality
     ds.ViewPosition = "PA"
     ds.SeriesNumber = ds.InstanceNumber = 1
     ds.ImagerPixelSpacing = [header.spacing, header.spacing]

@@ -174,3 +174,8 @@ def write_points(path: Path, points: np.ndarray) -> None:
     lines = [f"{x:.6f} {y:.6f}" for x, y in points]
     text = "\n".join(["version: 1", f"n_points:  {len(points)}", "{", *lines, "}"])
     path.write_text(text + "\n")
+
+
+def read_points(path: Path) -> np.ndarray:
+    """Reads what `write_points` has written."""
+    return np.array([line.split() for line in path.read_text().splitlines()[3:-1]], float)

@@ -91,7 +91,7 @@ def write_visit(root, subject, visit, shape=(400, 640), spacing=(0.5, 0.5)):
     path = (
         root / f"{visit:02d}m" / "0.C.2" / subject / "20041115" / f"0{subject}{visit:02d}" / "001"
     )
-    write(path, dataset(pixels, spacing))
+    write(path, dataset(pixels, spacing, SeriesDescription="Bilateral PA Fixed Flexion Knee"))
     width = shape[1] * spacing[0]
     write_points(path.with_name("001.pts"), on_film((0.73 * width, 100.0), "L"))
     right = on_film((0.27 * width, 100.0), "R")

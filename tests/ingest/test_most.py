@@ -278,6 +278,31 @@ class TestList:
         assert list(ingest(study)[0]) == list(before)
 
 
+class TestNoList:
+    def test_all_films_of_the_view_count(self, make, study):
+        before, _, _ = ingest(study)
+        write_film(make, study, path_of("M00123", 0, "PA05"))
+        (study / "tables" / "MOST_names.csv").unlink()
+        (study / "readme.txt").write_text("how these came here")
+        kept, dropped, notes = ingest(study)
+        assert list(kept) == list(before)
+        assert not dropped
+        assert notes["lists_of_films_missing"] == notes["other_files"] == 1
+        assert notes["films_of_view_PA05"] == 1
+
+    def test_header_tells_the_view_where_the_path_has_a_number(self, make, study):
+        (study / "tables" / "MOST_names.csv").unlink()
+        source = study / path_of("MB04567", 0)
+        numbered = source.parent.with_name("0123456")
+        source.parent.rename(numbered)
+        pixels = np.random.default_rng(1).integers(0, 4096, (400, 640), np.uint16)
+        for description, count in (("PA 10 Fixed Flexion", 6), ("PA-05", 4), ("Bilateral PA", 4)):
+            make.write(numbered / "001", make.dataset(pixels, SeriesDescription=description))
+            kept, _, notes = ingest(study)
+            assert len(kept) == count
+        assert notes["films_of_view_unknown"] == 1
+
+
 class TestTable:
     def test_reading_without_film(self, study):
         rewrite(
@@ -369,9 +394,11 @@ class TestEnrolment:
 
 
 class TestUserErrors:
-    def test_no_list(self, study):
+    def test_no_list_and_no_films(self, study):
         (study / "tables" / "MOST_names.csv").unlink()
-        with pytest.raises(UserError, match=r"MOST_names\.csv is missing"):
+        for path in study.glob("*/*/PA10/001"):
+            path.unlink()
+        with pytest.raises(UserError, match="no film of the view PA10 is on the disk"):
             ingest(study)
 
     def test_no_film_of_the_view(self, study):

@@ -1,6 +1,7 @@
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 
 from knee_jax.errors import UserError
@@ -68,6 +69,37 @@ def test_of_repeated_series_the_last_counts(study):
     assert (new.source, new.reason) == (source, "repeated_series")
 
 
+def test_the_last_is_that_of_the_latest_time_before_that_of_the_last_path(study):
+    root, _ = study
+    (first, *_), _, _ = plan(root)
+    source = first.args[1].source
+    for name, date, last in (("0", "20991231", True), ("99", "20000101", False)):
+        again = (root / source).with_name(name)
+        shutil.copytree(root / source, again)
+        for file in again.iterdir():
+            header = pydicom.dcmread(file)
+            header.SeriesDate = date
+            header.save_as(file)
+        (now, *_), dropped, _ = plan(root)
+        assert (now.args[1].source == again.relative_to(root).as_posix()) is last
+        assert [k.reason for k in dropped].count("repeated_series") == 1
+        shutil.rmtree(again)
+
+
+def test_a_header_of_another_subject_loses_the_knee(study):
+    root, _ = study
+    jobs, dropped, _ = plan(root)
+    file = jobs[0].args[1]
+    for path in (root / file.source).iterdir():
+        header = pydicom.dcmread(path)
+        header.PatientID = "9999999"
+        header.save_as(path)
+    _, now, _ = plan(root)
+    told = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(dropped)}
+    assert (file.subject, file.side, file.source, "subject_contradicts") in told
+    assert of_jobs(plan(root, check_subject=False)[0]) == of_jobs(jobs)
+
+
 def test_films_and_other_series_are_left_alone(study, make):
     root, _ = study
     before = plan(root)
@@ -81,6 +113,7 @@ def test_films_and_other_series_are_left_alone(study, make):
     assert of_jobs(jobs) == of_jobs(before[0])
     assert dropped == before[1]
     assert notes["other_series"] == 1
+    assert notes["films"] == 1
 
 
 def test_a_series_that_cannot_be_read_is_told(study):
@@ -88,11 +121,26 @@ def test_a_series_that_cannot_be_read_is_told(study):
     jobs, dropped, _ = plan(root)
     file = jobs[0].file
     (root / file.source / "001").write_bytes(b"")
+    # The other slices tell what it is.
+    (job, *_), now, _ = plan(root)
+    assert job.args[1] == file
+    assert now == dropped
+    (knee,) = job()
+    assert (knee.subject, knee.side, knee.source, knee.reason) == (
+        file.subject,
+        file.side,
+        file.source,
+        "empty_file",
+    )
+    for slice_file in (root / file.source).iterdir():
+        slice_file.write_bytes(b"")
     fewer, now, _ = plan(root)
     assert len(fewer) == len(jobs) - 1
     told = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(dropped)}
-    assert (file.subject, "", file.source, "empty_file") in told
-    assert (file.subject, file.side, "", "no_series") in told
+    assert told == {
+        (file.subject, "", file.source, "empty_file"),
+        (file.subject, file.side, "", "no_series"),
+    }
 
 
 def test_readings_without_a_series(study):
@@ -121,8 +169,11 @@ def test_outcomes_tell_of_replacements(study):
 
 
 def test_nothing_to_read(tmp_path, study):
-    with pytest.raises(UserError, match="no series SAG_3D_DESS_LEFT or SAG_3D_DESS_RIGHT"):
+    with pytest.raises(UserError, match="nowhere: cannot be listed"):
         plan(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no series SAG_3D_DESS_LEFT or SAG_3D_DESS_RIGHT"):
+        plan(tmp_path / "empty")
     root, _ = study
     (root / "tables" / "kxr_sq_bu10.txt").unlink()
     with pytest.raises(UserError, match="kxr_sq_bu10"):

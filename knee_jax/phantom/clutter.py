@@ -1,0 +1,162 @@
+"""What real trees of OAI's layout hold beside one film a visit: for a tree that is there already.
+
+Each function takes films of `oai`'s layout and writes folders beside theirs, or in their stead;
+which film is read of a visit, and what it shows, stays as `write_study` says.
+"""
+
+import csv
+import datetime
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+
+from knee_jax.phantom import dicom
+from knee_jax.phantom.study import read_points, write_points
+
+_SIZE = (384, 320)
+_COLUMNS = (
+    "ParticipantID",
+    "Folder",
+    "StudyDate",
+    "Barcode",
+    "StudyDescription",
+    "SeriesDescription",
+)
+
+
+def add_rescan(film: Path) -> Path:
+    """Adds an earlier film of the visit, which had failed: a knee moved. Returns its path."""
+    header = _read(film)
+    day = datetime.datetime.strptime(header.StudyDate, "%Y%m%d") - datetime.timedelta(1)
+    date, barcode = day.strftime("%Y%m%d"), f"{header.AccessionNumber}9"
+    header.StudyDate = header.SeriesDate = date
+    header.AccessionNumber = barcode
+    blurred = cv2.blur(header.pixel_array, (1 + header.Columns // 16, 1))
+    header.PixelData = blurred.tobytes()
+    failed = film.parents[2] / date / barcode / film.name
+    _write(failed, header)
+    for marks in film.parent.glob(f"{film.name}*.pts"):
+        shutil.copyfile(marks, failed.with_name(marks.name))
+    return failed
+
+
+def add_other_films(film: Path) -> list[Path]:
+    """Adds films that are not of interest: a hand and a knee from its side. Returns their paths."""
+    header = pydicom.dcmread(film, stop_before_pixels=True)
+    made = []
+    for number, (series, body, picture) in enumerate(
+        (("PA Right Hand", "HAND", _hand()), ("Lateral Right Knee", "KNEE", _lateral_knee()))
+    ):
+        barcode = f"{header.AccessionNumber}{number + 7}"
+        path = film.parents[1] / barcode / film.name
+        path.parent.mkdir(parents=True)
+        dicom.write_film(
+            path,
+            picture,
+            dicom.Header(
+                subject=header.PatientID,
+                barcode=barcode,
+                date=header.StudyDate,
+                maker=header.Manufacturer,
+                spacing=0.6,
+                bits=12,
+                inverted=False,
+                syntax=dicom.ExplicitVRLittleEndian,
+                series=series,
+                laterality="R",
+                body=body,
+            ),
+        )
+        made.append(path)
+    return made
+
+
+def split(film: Path) -> dict[str, Path]:
+    """Puts two films of one knee each in the place of a film of both; returns them by side.
+
+    Landmarks lie beside them under the names that they have beside a film of both.
+    """
+    whole = _read(film)
+    pixels, spacing = whole.pixel_array, float(whole.ImagerPixelSpacing[1])
+    half = whole.Columns // 2
+    parts = {"R": ("Right", pixels[:, :half], "_f.pts"), "L": ("Left", pixels[:, half:], ".pts")}
+    made = {}
+    for number, (side, (name, part, suffix)) in enumerate(parts.items()):
+        header = pydicom.dcmread(film, stop_before_pixels=True)
+        header.file_meta = whole.file_meta
+        header.AccessionNumber = f"{whole.AccessionNumber}{number + 1}"
+        header.SeriesDescription = f"PA Fixed Flexion {name} Knee"
+        header.Laterality = side
+        header.Columns = part.shape[1]
+        header.PixelData = part.tobytes()
+        header["PixelData"].VR = "OW"
+        path = film.parents[1] / header.AccessionNumber / film.name
+        _write(path, header)
+        marks = film.with_name(film.name + suffix)
+        if marks.exists():
+            # Either file counts from the knee's own edge of the film: what was cut off, is left.
+            cut_mm = (whole.Columns - part.shape[1]) * spacing
+            write_points(path.with_name(marks.name), read_points(marks) - (cut_mm, 0))
+        made[side] = path
+    shutil.rmtree(film.parent)
+    return made
+
+
+def write_contents(root: Path, films: Iterable[Path]) -> Path:
+    """Writes a table of contents as OAI's was, tables/contents.csv, of one file a folder."""
+    path = root / "tables" / "contents.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(_COLUMNS)
+        for film in films:
+            header = pydicom.dcmread(film, stop_before_pixels=True)
+            folder = film.parent.relative_to(root).as_posix().partition("/")[2]
+            keys = ("StudyDate", "AccessionNumber", "StudyDescription", "SeriesDescription")
+            table.writerow([header.PatientID, folder, *(header[key].value for key in keys)])
+    return path
+
+
+def _read(path: Path) -> pydicom.Dataset:
+    header = pydicom.dcmread(path)
+    if header.file_meta.TransferSyntaxUID.is_compressed:
+        header.decompress()
+    return header
+
+
+def _write(path: Path, header: pydicom.Dataset) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, header, enforce_file_format=True)
+
+
+def _hand() -> np.ndarray:
+    """Five rays of soft tissue and bone, as light [rows, columns]."""
+    rows, columns = _SIZE
+    picture = np.full(_SIZE, 0.08, np.float32)
+    wrist = (columns / 2, rows * 0.9)
+    for width, grey in ((34, 0.35), (12, 0.75)):
+        for angle in np.deg2rad((-30, -17, -4, 10, 24)):
+            tip = (wrist[0] + 0.75 * rows * np.sin(angle), wrist[1] - 0.75 * rows * np.cos(angle))
+            _line(picture, wrist, tip, grey, width)
+    return picture
+
+
+def _lateral_knee() -> np.ndarray:
+    """Femur and tibia one over the other, bent, as light [rows, columns]."""
+    rows, columns = _SIZE
+    picture = np.full(_SIZE, 0.08, np.float32)
+    joint = (columns / 2, rows / 2)
+    for width, grey in ((110, 0.35), (44, 0.75)):
+        _line(picture, (columns * 0.4, 0), (joint[0], joint[1] - 6), grey, width)
+        _line(picture, (joint[0], joint[1] + 34), (columns * 0.3, rows), grey, width)
+    return picture
+
+
+def _line(
+    picture: np.ndarray, start: Sequence[float], end: Sequence[float], grey: float, width: int
+) -> None:
+    first, last = ([int(value) for value in point] for point in (start, end))
+    cv2.line(picture, first, last, grey, width, cv2.LINE_AA)

@@ -1,0 +1,173 @@
+import json
+import os
+
+import numpy as np
+import pydicom
+import pytest
+
+from knee_jax.ingest import dicom, headers
+from knee_jax.ingest.headers import ANOTHER, Header, Reader
+
+PIXELS = np.zeros((4, 6), np.uint16)
+
+
+@pytest.fixture
+def root(tmp_path, make):
+    """Two films and a file that is none."""
+    root = tmp_path / "study"
+    make.write(
+        root / "a" / "9000001" / "001",
+        make.dataset(
+            PIXELS,
+            SeriesDescription=" PA  Fixed Flexion Right Knee",
+            Laterality="R",
+            PatientID="9000001",
+            PatientName="Doe^Jane",
+            PatientBirthDate="19400102",
+            StudyDate="20040511",
+            StudyTime="101500.00",
+            SeriesTime="102000",
+        ),
+    )
+    make.write(root / "b" / "002", make.dataset(PIXELS, ImageLaterality="L", PatientID="Doe^Jane"))
+    (root / "note").write_text("a note, not a film\n" * 50)
+    return root
+
+
+PATHS = ["b/002", "a/9000001/001", "note", "nowhere"]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths of the files that are opened from now on."""
+    found = []
+    read = dicom.read_header
+
+    def read_header(path, *arguments):
+        found.append(path.name)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(dicom, "read_header", read_header)
+    return found
+
+
+def cache_file(folder):
+    (path,) = folder.glob("*.jsonl")
+    return path
+
+
+def test_what_files_say_of_themselves(root):
+    found = Reader().read(root, PATHS)
+    assert list(found) == PATHS
+    assert found["a/9000001/001"] == Header(
+        modality="CR",
+        description="PA Fixed Flexion Right Knee",
+        side="R",
+        subject="9000001",
+        taken="20040511 102000",
+    )
+    assert found["b/002"] == Header(modality="CR", side="L", subject=ANOTHER)
+    assert found["note"].reason == "not_dicom"
+    assert found["nowhere"].reason == "unreadable"
+
+
+def test_header_without_the_pixels_is_that_with_them(root):
+    for keyword in headers.KEYWORDS:
+        for path in PATHS[:2]:
+            whole = pydicom.dcmread(root / path).get(keyword)
+            assert dicom.read_header(root / path, headers.KEYWORDS).get(keyword) == whole
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        ("", ""),
+        ("9000001", "9000001"),
+        ("OAI-9000001", "9000001"),
+        ("900000", ANOTHER),
+        ("Doe^Jane", ANOTHER),
+    ],
+)
+def test_only_ids_of_the_path_are_kept(root, make, subject, expected):
+    make.write(root / "a" / "9000001" / "001", make.dataset(PIXELS, PatientID=subject))
+    assert Reader().read(root, PATHS)["a/9000001/001"].subject == expected
+
+
+class TestCache:
+    def test_every_file_is_opened_once(self, root, tmp_path, opened):
+        reader = Reader(tmp_path / "cache")
+        first = reader.read(root, PATHS)
+        assert opened == ["002", "001", "note", "nowhere"]
+        opened.clear()
+        assert reader.read(root, PATHS) == first == Reader().read(root, PATHS)
+        # What cannot be read is tried again, here and by the reader without a cache.
+        assert opened[:2] == ["note", "nowhere"]
+        assert not list(root.rglob("*.jsonl"))
+
+    def test_a_changed_file_is_read_again(self, root, tmp_path, make, opened):
+        reader = Reader(tmp_path / "cache")
+        reader.read(root, PATHS[:2])
+        path = root / "b" / "002"
+        for tags in ({"Laterality": "R", "ImageLaterality": "L"}, {"Laterality": "L"}):
+            status = path.stat()
+            make.write(path, make.dataset(PIXELS, **tags))
+            # Also where the size is the same.
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+            opened.clear()
+            assert reader.read(root, PATHS[:2])["b/002"].side == tags["Laterality"]
+            assert opened == ["002"]
+
+    def test_no_names_no_birthdays(self, root, tmp_path):
+        Reader(tmp_path / "cache").read(root, PATHS)
+        text = cache_file(tmp_path / "cache").read_text()
+        assert "Right Knee" in text
+        for secret in ("Doe", "Jane", "1940", str(root)):
+            assert secret not in text
+
+    def test_a_killed_walk_keeps_what_it_has_read(self, root, tmp_path, opened, monkeypatch):
+        monkeypatch.setattr(headers, "_CHUNK", 1)
+        reader = Reader(tmp_path / "cache")
+        whole = reader.read(root, PATHS[:2])
+        path = cache_file(tmp_path / "cache")
+        text = path.read_text()
+        for length in range(len(text)):
+            path.write_text(text[:length])
+            opened.clear()
+            assert reader.read(root, PATHS[:2]) == whole
+            kept = sum(1 for line in text[:length].split("\n")[1:] if _is_whole(line))
+            assert len(opened) == 2 - (kept if text[:length].count("\n") else 0)
+            assert sorted(path.read_text().splitlines()) == sorted(text.splitlines())
+
+    def test_of_another_version_nothing_is_known(self, root, tmp_path, opened):
+        reader = Reader(tmp_path / "cache")
+        whole = reader.read(root, PATHS[:2])
+        path = cache_file(tmp_path / "cache")
+        path.write_text(path.read_text().replace("knee_jax headers", "older headers"))
+        opened.clear()
+        assert reader.read(root, PATHS[:2]) == whole
+        assert len(opened) == 2
+        assert "older" not in path.read_text()
+
+    def test_trees_have_files_of_their_own(self, root, tmp_path):
+        reader = Reader(tmp_path / "cache")
+        reader.read(root, PATHS[:1])
+        reader.read(root / "b", ["002"])
+        assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def _is_whole(line):
+    try:
+        return bool(json.loads(line))
+    except ValueError:
+        return False
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(headers, "_CHUNK", 5)
+    paths = [f"{number:03d}" for number in range(23)]
+    for number, path in enumerate(paths):
+        make.write(tmp_path / path, make.dataset(PIXELS, SeriesDescription=f"film {number}"))
+    one = Reader().read(tmp_path, paths)
+    assert Reader(workers=2).read(tmp_path, paths) == one
+    assert [header.description for header in one.values()] == [f"film {n}" for n in range(23)]
