@@ -97,7 +97,13 @@ class Reader:
             new = [p for p in paths if p not in known or known[p][0] != stamps[p]]
             fresh: dict[str, Header] = {}
             bar = stack.enter_context(
-                tqdm(desc="reading headers", total=len(new), unit="file", mininterval=1)
+                tqdm(
+                    desc="reading headers",
+                    total=len(new),
+                    unit="file",
+                    mininterval=1,
+                    disable=not new,
+                )
             )
             for chunk, headers in _read_all(root, new, self.workers):
                 fresh |= zip(chunk, headers)

@@ -86,7 +86,8 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
     images, dropped, notes = find_images(root, reader)
     films, single_films, lost = _choose_films(images, rules.check_subject, notes)
     if not films and not single_films:
-        seen = ", ".join(f"{count} {name}" for name, count in notes.items() if count)
+        told = notes + collections.Counter(each.reason for each in [*dropped, *lost])
+        seen = ", ".join(f"{count} {name}" for name, count in told.items())
         raise UserError(
             f"{root}: no films are here; they should lie as {LAYOUT}001, and their headers call "
             f"them {contents.BILATERAL!r} (seen: {seen or 'nothing'})"
@@ -144,11 +145,9 @@ def film_sides(header: Header) -> str:
     each other it is untold. A film without a description, as some tools that remove names leave
     it, is taken for one of both knees unless it has a laterality.
     """
-    if header.modality == "MR" and not header.description:
-        return ""
     words = set(re.findall(r"[A-Z]+", header.description.upper()))
     if not words:
-        return "" if header.side else "RL"
+        return "" if header.side or header.modality == "MR" else "RL"
     if "PA" not in words or not any(word.startswith(("FLEX", "KNEE")) for word in words):
         return ""
     if any(word.startswith("BIL") for word in words):
