@@ -94,8 +94,12 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
         )
     tables = root / "tables"
     sites = readings.read_sites(tables)
-    visits = {visit for _, visit in films} | {visit for _, _, visit in single_films}
-    read, counts = _read_tables(tables, sorted(visits), rules)
+    filmed = {*films, *((subject, visit) for subject, _, visit in single_films)}
+    # Nobody read the films of months 18 and 30; they are kept, and can be learnt from unlabelled.
+    notes["films_of_visits_without_readings"] = sum(
+        visit not in readings.VISITS for _, visit in filmed
+    )
+    read, counts = _read_tables(tables, sorted({visit for _, visit in filmed}), rules)
     notes.update(counts)
     return Inventory(films, read, sites, [*dropped, *lost], notes, single_films)
 
@@ -322,7 +326,6 @@ def _read_tables(
     read: dict[KneeVisit, Reading] = {}
     notes: collections.Counter[str] = collections.Counter()
     for visit in visits:
-        # Nobody read the films of interim visits such as months 18 and 30.
         if visit in readings.VISITS:
             found, counts = readings.read_readings(tables, visit, rules)
             read |= {(*knee, visit): reading for knee, reading in found.items()}
