@@ -34,6 +34,7 @@ TEXTS = {
 }
 NEEDED = {
     "Modality",
+    "PatientID",
     "PhotometricInterpretation",
     "SeriesDescription",
     "ImagerPixelSpacing",
@@ -52,7 +53,6 @@ NEEDED = {
 
 ALWAYS = (
     "PatientName",
-    "PatientID",
     "PatientBirthDate",
     "PatientAddress",
     "PatientAge",
@@ -76,7 +76,10 @@ ALWAYS = (
 )
 NEEDLES = ("planted", "19010203", "010203.99", "099y", "999666999", "987654")
 
+OF_TIME = ("19010203", "010203.99")
+
 BREAKS = {
+    "subject": {"PatientID": "PLANTED ID"},
     "modality": {"Modality": "PLANTED CODE"},
     "polarity": {"PhotometricInterpretation": "PLANTED CODE"},
     "spacing": {"ImagerPixelSpacing": "PLANTED", "PixelSpacing": "PLANTED"},
@@ -137,7 +140,11 @@ def assert_nothing_is_told(done, data_dir, dates):
             told[f"records of {path.name}"] = b"".join(records)
     assert any(name.startswith("records of") for name in told)
     for name, data in told.items():
-        for needle in (*NEEDLES, *dates):
+        needles = {*NEEDLES, *dates}
+        if name.startswith("inventories/"):
+            # Which of two images was taken later is asked every time; that is no prepared set.
+            needles -= {*OF_TIME, *dates}
+        for needle in needles:
             assert needle.encode() not in data.lower(), (needle, name)
 
 

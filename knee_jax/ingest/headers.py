@@ -98,7 +98,13 @@ class Reader:
             new = [p for p in paths if p not in known or known[p][0] != stamps[p]]
             fresh: dict[str, Header] = {}
             bar = stack.enter_context(
-                tqdm(desc="reading headers", total=len(new), unit="file", mininterval=1)
+                tqdm(
+                    desc="reading headers",
+                    total=len(new),
+                    unit="file",
+                    mininterval=1,
+                    disable=not new,
+                )
             )
             for chunk, headers in _read_all(root, new, self.workers):
                 fresh |= zip(chunk, headers)
@@ -118,6 +124,9 @@ def _read_all(
     jobs = [functools.partial(_read_chunk, root, chunk) for chunk in chunks]
     # To start a process costs as much as hundreds of headers.
     workers = max(1, min(workers, len(chunks) // 2))
+    if workers == 1:
+        yield from ((chunk, _read_chunk(root, chunk)) for chunk in chunks)
+        return
     for chunk, headers in zip(chunks, pool.run_in_order(jobs, workers, _SECONDS)):
         yield chunk, _one_by_one(root, chunk) if isinstance(headers, pool.Lost) else headers
 
@@ -155,7 +164,8 @@ def _read(root: pathlib.Path, path: str) -> Header:
     study_date, study_time, series_date, series_time = times
     side = (laterality or of_image).upper()
     return Header(
-        modality,
+        # It may hold anything, a name too.
+        modality if re.fullmatch("[A-Z]{2}", modality) else "",
         description,
         side if side in ("L", "R") else "",
         _in_path(subject, path),

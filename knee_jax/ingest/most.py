@@ -122,11 +122,12 @@ def _find_films(
         Dropped("", "", _UNKNOWN_VISIT, folder, "unreadable_folder", words)
         for folder, words in sorted(listing.unreadable.items())
     ]
-    for path in sorted(on_disk.union(listed or ())):
+    wanted = on_disk if listed is None else set(listed)
+    for path in sorted(on_disk | wanted):
         try:
             known[path] = _parse(path)
         except ValueError as error:
-            if path in (listed or ()):
+            if listed is not None and path in wanted:
                 dropped += [
                     Dropped("", side, _UNKNOWN_VISIT, path, "path_unknown", str(error))
                     for side in SIDES
@@ -136,15 +137,13 @@ def _find_films(
     untold = [path for path, parts in known.items() if not parts.view and path in on_disk]
     headers = reader.read(root, untold) if untold else {}
 
-    wanted = on_disk if listed is None else set(listed)
     films = collections.defaultdict(list)
     for path, (subject, month, view) in known.items():
         view = view or _view_in(headers[path].description if path in headers else "")
         if view != VIEW:
-            notes[
-                f"films_of_view_{view}" if path in wanted else "unlisted_films_of_other_views"
-            ] += 1
-        elif path in on_disk & wanted:
+            name = f"films_of_view_{view}" if path in wanted else "unlisted_films_of_other_views"
+            notes[name] += 1
+        elif path in wanted and path in on_disk:
             films[subject, month].append(path)
         elif path in wanted:
             detail = f"it is in {LIST}, but not on the disk"

@@ -39,8 +39,8 @@ def plan_study(
         seen: of `progression.label_progression`.
         visits: months whose readings count; series of the first one are read.
         outcomes: whether the table `outcomes99` tells of replacements beside the readings.
-        with_bmi: drop knees of subjects whose body mass index is unknown, as Panfilov et al. 2022 did
-            (section 3.1).
+        with_bmi: drop knees of subjects whose body mass index is unknown, as Panfilov et al. 2022
+            did (section 3.1).
         check_subject: as `inventory.Rules.check_subject`.
         reader: of headers.
 

@@ -47,6 +47,11 @@ _DEPTH = LAYOUT.count("/")
 _IMAGE = re.compile(r"\d+(\.dcm)?", re.IGNORECASE)
 _MARKS = tuple(landmarks.SUFFIXES.values())
 _ELSEWHERE = -1
+# What a description may say in an account; other words of it might name somebody.
+_VIEWS = set(
+    "ankle ap bilateral chest elbow foot full hand hands hip knee knees lateral left limb lumbar "
+    "oblique pa patella pelvis right shoulder skyline spine standing wrist".split()
+)
 _SUBJECT = re.compile(r"\d{7}")
 
 
@@ -106,6 +111,11 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
     sites = enrolment.read_sites(tables)
     filmed = {(subject, side, month) for subject, month in films for side in SIDES}
     filmed |= single_films.keys()
+    # Nobody read the films of months 18 and 30; they are kept, and can be learnt from unlabelled.
+    notes["films_of_visits_without_readings"] = sum(
+        month not in readings.VISITS
+        for _, month in {(subject, month) for subject, _, month in filmed}
+    )
     read, counts = readings.read_readings(tables, sorted({month for *_, month in filmed}), rules)
     read |= _read_replaced(tables, filmed, read)
     notes.update(counts)
@@ -178,11 +188,9 @@ def film_sides(header: Header) -> str:
     each other it is untold. A film without a description, as some tools that remove names leave
     it, is taken for one of both knees unless it has a laterality.
     """
-    if header.modality == "MR" and not header.description:
-        return ""
     words = set(re.findall(r"[A-Z]+", header.description.upper()))
     if not words:
-        return "" if header.side else "RL"
+        return "" if header.side or header.modality == "MR" else "RL"
     if "PA" not in words or not any(word.startswith(("FLEX", "KNEE")) for word in words):
         return ""
     if any(word.startswith("BIL") for word in words):
@@ -263,8 +271,9 @@ def _choose_films(
         elif header.reason and header.reason != NOT_ON_DISK:
             broken.append(image)
         elif not sides:
-            name = "_".join(re.findall(r"[a-z0-9]+", header.description.lower()))
-            notes[f"other_films_{name or 'without_description'}"] += 1
+            words = re.findall(r"[a-z]+", header.description.lower())
+            known = [word for word in words if word in _VIEWS]
+            notes["_".join(["other_films", *(known or ["unknown"])])] += 1
         elif header.reason:
             dropped += image.dropped(sides, header.reason, header.detail)
         elif check_subject and image.contradicts():

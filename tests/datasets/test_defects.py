@@ -190,7 +190,7 @@ DEFECTS = {
     "an image of one grey": (edit_film(flat), BOTH, "flat_image"),
     "an MR image": (set_tags(Modality="MR"), BOTH, "wrong_modality"),
     "a syntax without a decoder": (strange_syntax, BOTH, "no_decoder"),
-    "a folder instead of a film": (as_folder, BOTH, "unreadable"),
+    "a folder instead of a film": (as_folder, BOTH, "no_film"),
     "a film that is not there": (lambda p: p.film.unlink(), BOTH, "no_film"),
     "a film that was taken twice": (repeat, BOTH, "repeated_film"),
     "no landmarks": (lambda p: p.points("R").unlink(), "R", "no_landmarks"),

@@ -123,7 +123,7 @@ def test_a_series_that_cannot_be_read_is_told(study):
     (root / file.source / "001").write_bytes(b"")
     # The other slices tell what it is.
     (job, *_), now, _ = plan(root)
-    assert job.args[1] == file
+    assert job.file == file
     assert now == dropped
     (knee,) = job()
     assert (knee.subject, knee.side, knee.source, knee.reason) == (

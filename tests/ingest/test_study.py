@@ -86,8 +86,9 @@ class TestUnlabelled:
     def test_interim_visit_without_a_table(self, make, tmp_path):
         make.write_study(tmp_path)
         make.write_visit(tmp_path, "9000001", 18)
-        kept, dropped, _ = ingest(tmp_path)
+        kept, dropped, notes = ingest(tmp_path)
         assert not dropped
+        assert notes["films_of_visits_without_readings"] == 1
         assert kept["9000001", "R", 18]["grades"].tolist() == [-1] * 7
 
 
