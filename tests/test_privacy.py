@@ -79,7 +79,6 @@ NEEDLES = ("planted", "19010203", "010203.99", "099y", "999666999", "987654")
 OF_TIME = ("19010203", "010203.99")
 
 BREAKS = {
-    "subject": {"PatientID": "PLANTED ID"},
     "modality": {"Modality": "PLANTED CODE"},
     "polarity": {"PhotometricInterpretation": "PLANTED CODE"},
     "spacing": {"ImagerPixelSpacing": "PLANTED", "PixelSpacing": "PLANTED"},
@@ -88,6 +87,7 @@ BREAKS = {
     "intercept": {"RescaleIntercept": "PLANTED"},
     "frames": {"NumberOfFrames": "PLANTED"},
     "series": {"SeriesInstanceUID": "1.2.3.999666999.1"},
+    "subject": {"PatientID": "PLANTED ID"},
 }
 
 
@@ -163,7 +163,7 @@ def test_the_needles_are_what_is_planted():
 
 def test_films(tmp_path):
     root, data_dir = tmp_path / "study", tmp_path / "data"
-    write_study(root, num_subjects=9, visits=(0,), rows=512, progress=False)
+    write_study(root, num_subjects=10, visits=(0,), rows=512, progress=False)
     films = sorted(root.glob("00m/*/*/*/*/001"))
     dates = dates_in(root)
     assert dates
@@ -183,6 +183,7 @@ def test_films(tmp_path):
     folder = data_dir / "oai_xray" / "default" / "1.0.0"
     reasons = set(pd.read_csv(folder / "quarantine.csv")["reason"])
     expected = {"wrong_modality", "unknown_polarity", "bad_spacing", "corrupt_header"}
+    expected |= {"subject_contradicts"}
     assert expected | {"repeated_film"} <= reasons
     # The path still leads to the file.
     for source in pd.read_csv(folder / "index.csv")["source"]:

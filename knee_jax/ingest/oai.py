@@ -48,9 +48,9 @@ _IMAGE = re.compile(r"\d+(\.dcm)?", re.IGNORECASE)
 _MARKS = tuple(landmarks.SUFFIXES.values())
 _ELSEWHERE = -1
 # What a description may say in an account; other words of it might name somebody.
-_VIEWS = set(
-    "ankle ap bilateral chest elbow foot full hand hands hip knee knees lateral left limb lumbar "
-    "oblique pa patella pelvis right shoulder skyline spine standing wrist".split()
+_VIEWS = re.compile(
+    "ankle|ap|bilateral|chest|elbow|foot|full|hands?|hip|knees?|lateral|left|limb|lumbar|oblique|pa|"
+    "patella|pelvis|right|shoulder|skyline|spine|standing|wrist"
 )
 _SUBJECT = re.compile(r"\d{7}")
 
@@ -272,7 +272,7 @@ def _choose_films(
             broken.append(image)
         elif not sides:
             words = re.findall(r"[a-z]+", header.description.lower())
-            known = [word for word in words if word in _VIEWS]
+            known = [word for word in words if _VIEWS.fullmatch(word)]
             notes["_".join(["other_films", *(known or ["unknown"])])] += 1
         elif header.reason:
             dropped += image.dropped(sides, header.reason, header.detail)

@@ -72,7 +72,7 @@ def test_of_repeated_series_the_last_counts(study):
 def test_the_last_is_that_of_the_latest_time_before_that_of_the_last_path(study):
     root, _ = study
     (first, *_), _, _ = plan(root)
-    source = first.args[1].source
+    source = first.file.source
     for name, date, last in (("0", "20991231", True), ("99", "20000101", False)):
         again = (root / source).with_name(name)
         shutil.copytree(root / source, again)
@@ -81,7 +81,7 @@ def test_the_last_is_that_of_the_latest_time_before_that_of_the_last_path(study)
             header.SeriesDate = date
             header.save_as(file)
         (now, *_), dropped, _ = plan(root)
-        assert (now.args[1].source == again.relative_to(root).as_posix()) is last
+        assert (now.file.source == again.relative_to(root).as_posix()) is last
         assert [k.reason for k in dropped].count("repeated_series") == 1
         shutil.rmtree(again)
 
@@ -89,7 +89,7 @@ def test_the_last_is_that_of_the_latest_time_before_that_of_the_last_path(study)
 def test_a_header_of_another_subject_loses_the_knee(study):
     root, _ = study
     jobs, dropped, _ = plan(root)
-    file = jobs[0].args[1]
+    file = jobs[0].file
     for path in (root / file.source).iterdir():
         header = pydicom.dcmread(path)
         header.PatientID = "9999999"

@@ -31,7 +31,7 @@ def ingest(root, rules=DEFAULT_RULES, reader=DEFAULT_READER):
     """Kept knees by (subject, side, visit), the dropped ones, and the notes that are not 0."""
     jobs, dropped, notes = plan_study(root, "test", ROI, rules=rules, reader=reader)
     results = [knee for job in jobs for knee in job()]
-    kept = [knee for knee in results if not isinstance(knee, Dropped)]
+    kept = [knee for knee in results if isinstance(knee, dict)]
     by_knee = {(k["subject"], k["side"], k["visit"]): k for k in kept}
     assert len(by_knee) == len(kept)
     dropped = [*dropped, *(knee for knee in results if isinstance(knee, Dropped))]
