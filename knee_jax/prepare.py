@@ -66,6 +66,11 @@ def prepare(
     if folder.exists():
         _refuse_other_source(folder, origin, raw)
         return folder
+    if raw and raw in folder.resolve().parents:
+        raise UserError(
+            f"{data_dir} lies in the folder of raw files, {raw}: name another data_dir, since "
+            "prepared sets would be taken for raw files"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder.parent / ".lock"):
         # Another process may have made it meanwhile.

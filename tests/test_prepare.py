@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knee_jax.errors import UserError
 from knee_jax.prepare import prepare
 
 NUM_CROPS = 600
@@ -80,6 +81,13 @@ def test_a_set_that_no_paper_counts_cannot_be_what_is_expected(raw, tmp_path):
     assert process.returncode == 1
     assert "no paper counts kneekl224; choose most_xray/oarsi" in err
     assert (tmp_path / "kneekl224" / "1.0.0" / "index.csv").is_file()
+
+
+def test_prepared_sets_do_not_lie_among_raw_files(raw):
+    before = sorted(raw.rglob("*"))
+    with pytest.raises(UserError, match=r"lies in the folder of raw files, .*another data_dir"):
+        prepare("kneekl224", raw / "data", raw, workers=1)
+    assert sorted(raw.rglob("*")) == before
 
 
 def test_prepared_set_is_found_again(raw, tmp_path):

@@ -168,6 +168,11 @@ def double_rows(place):
     pd.concat([table, table[of_knee]]).to_csv(path, sep="|", index=False)
 
 
+def num_rows(place):
+    """Of the right knee; a second one where another project has read it again."""
+    return int(rows_of(place, place.visit)[2].sum())
+
+
 ALL = {f"XR{grade.upper()}": None for grade in GRADES}
 
 
@@ -189,6 +194,12 @@ DEFECTS = {
     "an unknown polarity": (set_tags(PhotometricInterpretation="FOO"), BOTH, "unknown_polarity"),
     "an image of one grey": (edit_film(flat), BOTH, "flat_image"),
     "an MR image": (set_tags(Modality="MR"), BOTH, "wrong_modality"),
+    "a film of another subject": (
+        set_tags(PatientID="9999999"),
+        BOTH,
+        "subject_contradicts",
+    ),
+    "a hand": (set_tags(SeriesDescription="PA Right Hand"), BOTH, "no_film"),
     "a syntax without a decoder": (strange_syntax, BOTH, "no_decoder"),
     "a folder instead of a film": (as_folder, BOTH, "no_film"),
     "a film that is not there": (lambda p: p.film.unlink(), BOTH, "no_film"),
@@ -307,7 +318,7 @@ def test_every_knee_that_a_defect_costs_is_lost_for_its_reason_and_no_other_is(s
 
 
 def test_the_flow_adds_up_and_notes_tell_of_what_loses_no_knee(studies):
-    (*_, before, _), (kept, _, account, folder), _ = studies
+    (*_, before, _), (kept, _, account, folder), places = studies
     assert account["kept"] == len(kept)
     assert account["seen"] == account["kept"] + sum(account["dropped"].values())
     flow = pd.read_csv(folder / "flow.csv", keep_default_na=False)
@@ -316,9 +327,11 @@ def test_the_flow_adds_up_and_notes_tell_of_what_loses_no_knee(studies):
     assert flow.loc[flow["reason"] == "", "stage"].tolist() == ["in the study", *STAGES]
     assert flow.loc[flow["reason"] != "", "dropped"].sum() == sum(account["dropped"].values())
     for note, more in {
-        "duplicate_readings": 1,
-        "grades_out_of_range": 1,
+        "duplicate_readings": num_rows(places["a row twice"]) // 2,
+        "grades_out_of_range": num_rows(places["a grade beyond the scale"]),
         "unread_poor_film": 1,
         "readings_coded_prosthesis": 1,
+        "other_films_pa_right_hand": 1,
+        "films_of_visits_without_readings": 1,
     }.items():
         assert account["notes"][note] == before["notes"].get(note, 0) + more
