@@ -173,6 +173,12 @@ def test_mri_progression_says_what_its_paper_says():
         assert (ours.data.dataset, ours.input.volume) == (f"oai_mri/{view}", volume)
         assert np.prod(volume) == 160 * 160 * 64
         assert ours.paper_row == mri_progression.get_config(plain).paper_row
+        if plain:
+            assert mri_progression.get_config(f"oai,{plain}") == ours
+        # A demo is of a small network, and not of other knees than those that were asked for.
+        small = mri_progression.get_config(f"{plain},oai,demo".removeprefix(","))
+        assert (small.data.dataset, small.input.volume) == (f"oai_mri/{view}", volume)
+        assert small.model.width == 8
     with pytest.raises(UserError, match="leave the variant oai out"):
         mri_progression.get_config("xray,oai")
 
