@@ -20,8 +20,8 @@ Variants, after a colon; several are separated by commas (`configs/mri_progressi
                everybody can download; give their folder as `--config.data.manual_dir`. They tell
                no site, so that results are out of fold.
     scratch    from random weights (Table 2); after a network.
-    oai        OAI's knees instead of the phantom's, in voxels that suit the view; after a network.
-               Their folder is `--config.data.manual_dir`.
+    oai        OAI's knees instead of the phantom's, in voxels that suit the view. Their folder is
+               `--config.data.manual_dir`.
     demo       a small network and few epochs, for a CPU; also after any of the above.
 
 The paper starts from ImageNet: `python -m knee_jax.convert` makes a file from downloaded weights,
@@ -106,6 +106,8 @@ def _volumetric(batch_size: int, arch: str, dropout: float = 0.0):
 def _view(name: str):
     def change(config: ml_collections.ConfigDict) -> None:
         config.augmentation.view = name
+        if _is_oai(config):
+            _oai(config)  # Which may stand before the view.
 
     return change
 
@@ -146,6 +148,10 @@ def _oai(config: ml_collections.ConfigDict) -> None:
     config.input.volume = VOLUMES[view]
 
 
+def _is_oai(config: ml_collections.ConfigDict) -> bool:
+    return config.data.dataset.startswith("oai_mri/")
+
+
 def _demo(config: ml_collections.ConfigDict) -> None:
     config.checkpoint_every = 100
     config.optimizer.warmup_epochs = 1
@@ -164,8 +170,9 @@ def _demo(config: ml_collections.ConfigDict) -> None:
         config.optimizer.drop_epochs = (6, 8)
         config.optimizer.drop_factor = 0.3
         return
-    config.data.dataset = "phantom_mri/demo"
-    config.input.volume = (72, 72, 32)
+    if not _is_oai(config):
+        config.data.dataset = "phantom_mri/demo"
+        config.input.volume = (72, 72, 32)
     config.model.width = 8
     config.batch_size = config.evaluation.batch_size = 8
     config.epochs = 14

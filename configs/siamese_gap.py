@@ -253,7 +253,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
 
 NARROW = {
     "siamese_gap": 16,
-    "densenet": 8,
+    "densenet": 16,
     "resnet": 16,
     "vgg": 16,
     "antony2017": 16,
@@ -269,8 +269,8 @@ VARIANTS = {
     "p34": _positions(3, 4),
     "p124": _positions(1, 2, 4),
     "gmp": _gmp,
-    **{f"densenet{n}": _network("densenet", depth=n, width=32) for n in (121, 169, 201)},
-    "densenet161": _network("densenet", depth=161, width=48),
+    **{f"densenet{n}": _network("densenet", depth=n, width=64) for n in (121, 169, 201)},
+    "densenet161": _network("densenet", depth=161, width=96),
     **{f"resnet{n}": _network("resnet", depth=n, width=64) for n in (18, 34, 50, 101, 152)},
     **{f"vgg{n}": _network("vgg", depth=n, width=64) for n in (11, 13, 16, 19)},
     "antony2017": _network("antony2017", width=32),

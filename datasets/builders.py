@@ -74,6 +74,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         manual_dir: the user's folder of raw files, for builders that read one.
         inventories: folder that keeps what the headers of raw files said, for the next time
             (`knee_jax.ingest.headers`); None: none does.
+        has_read_manual_dir: whether this one has asked for it.
     """
 
     unit: str = "film"
@@ -85,6 +86,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     beam_options: Sequence[str] = ()
     manual_dir: pathlib.Path | None = None
     inventories: pathlib.Path | None = None
+    has_read_manual_dir: bool = False
 
     def __init__(self, **kwargs):
         super().__init__(file_format="array_record", **kwargs)
@@ -118,6 +120,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             )
         if not self.manual_dir.is_dir():
             raise UserError(f"{self.manual_dir}: no such folder; correct manual_dir")
+        self.has_read_manual_dir = True
         return self.manual_dir
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -83,7 +83,7 @@ def prepare(
             builder.file_timeout = file_timeout
             builder.beam_runner, builder.beam_options = beam_runner, beam_options
             _download_and_prepare(builder)
-            if raw:
+            if raw and builder.has_read_manual_dir:
                 origin.write_text(f"{raw}\n", encoding="utf-8")
     return folder
 

@@ -36,6 +36,7 @@ BUDGETS = {
 _RECORD = "reproduce.json"
 _LOG = "log.txt"
 _PROMPT = "$ "
+_INIT = "init_from="
 _HEARTBEAT_S = 60.0
 
 
@@ -98,7 +99,8 @@ def plan(
         budget: a key of `BUDGETS`.
         out: folder of all runs.
         seed: for `config.seed`; the config's own if None.
-        changes: overrides for every run, as in `config.data.dataset=oai_xray`.
+        changes: overrides for every run, as in `config.data.dataset=oai_xray`; weights to begin
+            with are not for rows that are from scratch.
 
     Raises:
         UserError: the budget is unknown, or a change is not of a config's field.
@@ -115,6 +117,7 @@ def plan(
         variants = [variant] if variant else []
         if budget == "demo":
             variants.append("demo")
+        own = [each for each in overrides if not (_is_from_scratch(str(config)) and _INIT in each)]
         runs.append(
             Run(
                 config=str(config),
@@ -126,7 +129,7 @@ def plan(
                 settings=(
                     ":".join([file, ",".join(variants)]).removesuffix(":"),
                     f"--mode={cells['mode'].iloc[0]}",
-                    *overrides,
+                    *own,
                 ),
             )
         )
@@ -187,6 +190,10 @@ def reproduce(
                 results[run.config, model] = _read_json(file) if file.exists() else {}
     remarks = _provenance([run for run in runs if (run.folder / "metrics.json").exists()], budget)
     remarks += [f"Changed in every run: {', '.join(changes)}."] if changes else []
+    if any(_INIT in change for change in changes) and any(
+        _is_from_scratch(run.config) for run in runs
+    ):
+        remarks.append("Rows from scratch begin with random weights all the same.")
     remarks += [f"Failed: {failure}" for failure in failures.values()]
     system, _, name = table.partition("/")
     path = out / budget / system / f"table_{name}"
@@ -292,6 +299,10 @@ def _config_of(folder: Path) -> dict[str, Any] | None:
     """The config that a run was run with; of a cross-validation, that of its first fold."""
     files = [folder / "config.json", *sorted(folder.glob("*/fold_*/config.json"))]
     return next((_read_json(file) for file in files if file.exists()), None)
+
+
+def _is_from_scratch(config: str) -> bool:
+    return any(name.endswith("scratch") for name in config.partition(":")[2].split(","))
 
 
 def _override(change: str) -> str:

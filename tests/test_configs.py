@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from knee_jax import configs, train
+from knee_jax import configs, models, train
 from knee_jax.configs import kpn, mri_progression, oarsi, siamese_gap
 from knee_jax.configs.common import variant_of
 from knee_jax.errors import UserError
@@ -173,8 +173,45 @@ def test_mri_progression_says_what_its_paper_says():
         assert (ours.data.dataset, ours.input.volume) == (f"oai_mri/{view}", volume)
         assert np.prod(volume) == 160 * 160 * 64
         assert ours.paper_row == mri_progression.get_config(plain).paper_row
+        if plain:
+            assert mri_progression.get_config(f"oai,{plain}") == ours
+        # A demo is of a small network, and not of other knees than those that were asked for.
+        small = mri_progression.get_config(f"{plain},oai,demo".removeprefix(","))
+        assert (small.data.dataset, small.input.volume) == (f"oai_mri/{view}", volume)
+        assert small.model.width == 8
     with pytest.raises(UserError, match="leave the variant oai out"):
         mri_progression.get_config("xray,oai")
+
+
+@pytest.mark.parametrize(
+    ("variant", "parameters"),
+    [
+        ("", 2_710_242),
+        ("no_attention", 2_688_482),
+        ("densenet121", 6_949_634),
+        ("densenet161", 26_467_010),
+        ("densenet169", 12_481_538),
+        ("densenet201", 18_090_498),
+        ("resnet18", 11_171_266),
+        ("resnet34", 21_279_426),
+        ("resnet50", 23_505_858),
+        ("resnet101", 42_497_986),
+        ("resnet152", 58_141_634),
+        ("vgg11", 195_887_746),
+        ("vgg13", 196_072_642),
+        ("vgg16", 201_384_898),
+        ("vgg19", 206_697_154),
+        ("antony2017", 5_467_874),
+        ("tiulpin2018", 2_366_722),
+    ],
+)
+def test_networks_of_siamese_gap_have_the_printed_size(variant, parameters):
+    """Wang et al., Table IV, at the configs' size of the image, which VGG's depends on."""
+    config = siamese_gap.get_config(variant)
+    model = models.create(**config.model, grades=config.grades)
+    image = jax.ShapeDtypeStruct((1, config.input.size, config.input.size, 1), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == parameters
 
 
 def test_siamese_gap_says_what_its_paper_says():

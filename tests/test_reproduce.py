@@ -120,6 +120,16 @@ def test_a_run_that_leaves_no_metrics_has_failed(tmp_path, monkeypatch, capsys):
     assert "Ours: no run has been finished yet." in out
 
 
+def test_rows_from_scratch_begin_with_random_weights(tmp_path):
+    changes = ["config.init_from=resnet50.npz", "config.epochs=1"]
+    runs = reproduce.plan(papers.read("mri_progression/2"), "demo", tmp_path, changes=changes)
+    for run in runs:
+        assert "--config.epochs=1" in run.settings
+        with_weights = "--config.init_from=resnet50.npz" in run.settings
+        assert with_weights == ("scratch" not in run.config)
+    assert {run.config for run in runs} >= {"mri_progression.py:scratch", "mri_progression.py"}
+
+
 def test_the_table_says_what_its_numbers_are_of(tmp_path, commands, capsys):
     changes = ["config.epochs=1", "--config.batch_size=8"]
     reproduce.reproduce("kpn/3", "demo", tmp_path, tmp_path, changes=changes)

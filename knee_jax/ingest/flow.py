@@ -65,6 +65,7 @@ STAGES = {
         "not_an_image",
         "not_dicom",
         "not_finite",
+        "not_grey",
         "not_nifti",
         "not_sagittal",
         "oblique",

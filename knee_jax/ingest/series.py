@@ -115,8 +115,8 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
 
     Raises:
         UserError: nibabel is not installed.
-        UnusableKnee: unreadable, not_nifti, not_a_volume, no_position, bad_spacing, oblique,
-            no_side or side_mismatch.
+        UnusableKnee: unreadable, not_nifti, not_a_volume, not_grey, no_position, bad_spacing,
+            oblique, no_side or side_mismatch.
     """
     if importlib.util.find_spec("nibabel") is None:
         raise UserError(f"{path}: NIfTI is read by nibabel: pip install -e '.[nifti]'")
@@ -126,12 +126,18 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
         image: Any = nibabel.load(path)
         # Its scaling, if any, is applied here.
         voxels = np.asanyarray(image.dataobj)
-    except (nibabel.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        gzip.BadGzipFile,
+    ) as error:
         raise UnusableKnee("not_nifti", dicom.kind(error)) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UnusableKnee("unreadable", dicom.kind(error)) from error
     if voxels.ndim != 3 or min(voxels.shape) < 2:
         raise UnusableKnee("not_a_volume", f"its shape is {voxels.shape}")
+    if voxels.dtype.kind not in "iuf":
+        raise UnusableKnee("not_grey", f"its voxels are {voxels.dtype}, not one number each")
     if not (image.header["qform_code"] or image.header["sform_code"]):
         raise UnusableKnee("no_position", "neither qform nor sform says how the knee lies")
     # NIfTI counts to the right and to the front, DICOM to the left and to the back.

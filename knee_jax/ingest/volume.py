@@ -17,6 +17,8 @@ from knee_jax.ingest.series import Volume, read_volume, slice_files
 PERCENTILES = (0, 99.9)
 """Of a volume; intensities beyond them are clipped."""
 
+_LARGEST = 2**30
+
 FACTORS = {"sagittal": (2, 2, 2), "coronal": (2, 4, 1), "axial": (4, 2, 1)}
 """View → by how much rows, columns and slices shrink, so that its images have square pixels.
 
@@ -175,7 +177,10 @@ def quantise(voxels: np.ndarray, rule: str = "shift") -> np.ndarray:
         return np.rint(scaled).clip(0, 255).astype(np.uint8)
     if voxels.min() < 0:
         raise UnusableKnee("negative_values", f"the least is {voxels.min()}: use the rule 'scale'")
-    whole = voxels if voxels.dtype.kind in "iu" else np.rint(voxels).astype(np.int32)
+    whole = voxels
+    if voxels.dtype.kind not in "iu":
+        # What an integer cannot hold would become negative; it is far beyond 8 bits as it is.
+        whole = np.rint(voxels.clip(max=_LARGEST)).astype(np.int32)
     shifted = whole >> 3
     low, high = _percentiles(shifted)
     if high > 255:

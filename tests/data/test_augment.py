@@ -96,6 +96,12 @@ def assert_blob_is_followed(geometry, side, size):
     )
 
 
+def test_a_shift_is_a_part_of_the_view():
+    centre = np.full((1, 2), 40.0)
+    moved = draw_points(Affine(translation=0.25), 80, centre, 200, 20)
+    assert 4.8 < np.abs(np.asarray(moved) - 10).max() <= 5.0001
+
+
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(
     "augmentation",

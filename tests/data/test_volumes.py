@@ -11,6 +11,7 @@ from scipy import ndimage, stats
 from knee_jax.data import augment
 from knee_jax.data.volumes import VIEWS, VolumeCrop, rotate
 from knee_jax.errors import UserError
+from knee_jax.ingest.volume import FACTORS
 
 STILL = VolumeCrop(rotation_probability=0, gamma_probability=0)
 SHAPE, SIZE = (12, 11, 10), (8, 7, 6)
@@ -242,3 +243,9 @@ def test_sets_of_which_no_view_can_be_made():
         augment.check_fit(VolumeCrop(), SIZE, "image", (350, 350))
     with pytest.raises(UserError, match="views of images, and the set has volumes"):
         augment.check_fit(augment.Affine(), 32, "volume", SHAPE)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_rotation_knows_by_how_much_the_set_was_shrunk(view):
+    of_rows, of_columns, _ = FACTORS[view]
+    assert VIEWS[view][1] == of_columns / of_rows

@@ -82,3 +82,9 @@ def test_bytes_do_not_depend_on_run_or_workers(folder, tmp_path):
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {
         p.name: p.read_bytes() for p in folder.iterdir()
     }
+
+
+def test_a_phantom_is_made_from_nobodys_folder(tmp_path):
+    """The runs of a table share their flags, and a folder of raw films among them."""
+    folder = prepare("phantom_mri/tiny", tmp_path / "data", tmp_path / "films", workers=1)
+    assert prepare("phantom_mri/tiny", tmp_path / "data", tmp_path / "others") == folder

@@ -191,6 +191,7 @@ BAD = {
     "a slice lies too far": ("unequal_spacing", shifted(6, -1.0, 0, 0)),
     "a slice lies between": ("unequal_spacing", shifted(2, 1.0, 0, 0)),
     "a slice lies aside": ("misaligned_slices", shifted(2, 0, 0, 4.0)),
+    "a slice lies a little aside": ("misaligned_slices", shifted(2, 0, 0, 0.5)),
     "only one slice": ("too_few_slices", without(*range(1, 7))),
     "no slice": ("too_few_slices", lambda s: []),
     "two series": ("mixed_series", with_tags(3, SeriesInstanceUID="2.25.2")),
@@ -321,11 +322,21 @@ class TestNifti:
         [
             (VOXELS[..., None].repeat(2, axis=-1), AFFINE, "not_a_volume"),
             (VOXELS[..., :1], AFFINE, "not_a_volume"),
+            (VOXELS.astype([("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "not_grey"),
+            (VOXELS.astype(np.complex64), AFFINE, "not_grey"),
             (VOXELS, np.diag([0.001, 1, 1, 1]), "bad_spacing"),
         ],
     )
     def test_unusable(self, tmp_path, voxels, affine, reason):
         assert reason_of(read_nifti, self.save(tmp_path / "a.nii", voxels, affine), "R") == reason
+
+    @pytest.mark.parametrize("place", [40, 70])  # The numbers of axes, and of the voxels' type.
+    def test_a_header_without_meaning(self, tmp_path, place):
+        path = self.save(tmp_path / "a.nii")
+        data = bytearray(path.read_bytes())
+        data[place : place + 2] = (9999).to_bytes(2, "little")
+        path.write_bytes(data)
+        assert reason_of(read_nifti, path, "R") == "not_nifti"
 
     def test_without_orientation(self, tmp_path):
         nibabel.save(nibabel.Nifti1Image(VOXELS, None), tmp_path / "a.nii")

@@ -89,6 +89,12 @@ class TestQuantise:
         for kind in (np.float32, np.int16, np.int64):
             np.testing.assert_array_equal(quantise(voxels.astype(kind)), expected)
 
+    def test_floats_beyond_any_integer_are_clipped(self):
+        voxels = rng().integers(0, 2000, (20, 20, 20)).astype(np.float32)
+        high = quantise(voxels).max()
+        voxels[3, 4, 5] = 1e11
+        assert quantise(voxels)[3, 4, 5] == high
+
     @pytest.mark.parametrize("factor", [0.01, 1.0, 30.0])
     @pytest.mark.parametrize("offset", [-500.0, 0.0])
     def test_scale_takes_any_range(self, factor, offset):
@@ -197,6 +203,14 @@ class TestReadKnee:
             "site": "D",
             "source": self.FILE.source,
         }
+
+    @pytest.mark.parametrize(
+        ("view", "spacing_mm"), [("coronal", (0.8, 1.6, 0.7)), ("axial", (1.6, 0.8, 0.7))]
+    )
+    def test_spacing_is_that_of_the_view(self, make, tmp_path, view, spacing_mm):
+        self.write(make, tmp_path)
+        (knee,) = VolumeJob(tmp_path, self.FILE, dataclasses.replace(SMALL, view=view))()
+        np.testing.assert_allclose(knee["spacing_mm"], spacing_mm, rtol=1e-5)
 
     @pytest.mark.parametrize(
         ("reason", "change", "side"),

@@ -396,3 +396,12 @@ def test_an_lstm_reads_any_number_of_slices():
     shapes = shapes_of((3, 32, 32), aggregation="lstm", **SMALL)
     logits = jax.eval_shape(model.apply, shapes, jnp.zeros((1, 4, 32, 32, 1)))
     assert logits["progression"].shape == (1, 3)
+
+
+def test_published_dropout_and_normalisation():
+    """Of the published code; a variance of the order of epsilon shows it."""
+    assert slice_sequence.DROPOUT == {"transformer": 0.1, "linear": 0.2, "lstm": 0.1}
+    x = np.array([[1.0, -1.0]], np.float32) * 1e-5**0.5
+    norm = slice_sequence.layer_norm("norm")
+    found = norm.apply(norm.init(jax.random.key(0), x), x)
+    np.testing.assert_allclose(found, [[0.5**0.5, -(0.5**0.5)]], rtol=1e-4)
