@@ -34,6 +34,7 @@ from knee_jax.configs import kpn
 from knee_jax.configs.common import paper_row, variant_of
 from knee_jax.errors import UserError
 
+_FILMS_ALONE = "the variant xray reads films of kneekl224: leave the variant oai out"
 VOLUMES = {"sagittal": (160, 160, 64), "coronal": (160, 80, 128), "axial": (80, 160, 128)}
 """View → rows, columns and slices that the network reads of OAI's volumes (section 3.1)."""
 
@@ -59,6 +60,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         {
             "name": "volume_crop",
             "view": "sagittal",
+            "aspect": 1.0,
             "rotation": 15.0,
             "rotation_probability": 0.5,
             "gamma": (0.5, 2.0),
@@ -113,6 +115,8 @@ def _view(name: str):
 
 
 def _xray(config: ml_collections.ConfigDict) -> None:
+    if _is_oai(config):
+        raise UserError(_FILMS_ALONE)
     config.data.dataset = "kneekl224/progression"
     config.data.split = "k_fold"
     config.data.test_site = ""
@@ -142,10 +146,11 @@ def _scratch(config: ml_collections.ConfigDict) -> None:
 
 def _oai(config: ml_collections.ConfigDict) -> None:
     if config.augmentation.name != "volume_crop":
-        raise UserError("the variant xray reads films of kneekl224: leave the variant oai out")
+        raise UserError(_FILMS_ALONE)
     view = config.augmentation.view
     config.data.dataset = f"oai_mri/{view}"
     config.input.volume = VOLUMES[view]
+    config.augmentation.aspect = {"sagittal": 1.0, "coronal": 2.0, "axial": 0.5}[view]
 
 
 def _is_oai(config: ml_collections.ConfigDict) -> bool:

@@ -162,7 +162,9 @@ def set_up(
     mesh = sharding.make_mesh(members)
     found, account = knees.find_knees(config, data_dir, model.needs_keypoints)
     for knee_set, _ in found.values():
-        augment.check_fit(augmentation, size, knee_set.pixels, knee_set.image_shape)
+        augment.check_fit(
+            augmentation, size, knee_set.pixels, knee_set.image_shape, knee_set.spacing_mm
+        )
     served = [part.knees for part in like.parts.values()] if like else []
     parts = knees.make_parts(found, mesh, config.data.mode, served)
     train = parts["train"]

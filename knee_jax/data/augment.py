@@ -11,6 +11,7 @@ hosts.
 """
 
 import dataclasses
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -247,7 +248,13 @@ def make(config: Mapping[str, Any], size: Size) -> Augmentation:
     return augmentation
 
 
-def check_fit(augmentation: Augmentation, size: Size, pixels: str, shape: tuple[int, ...]) -> None:
+def check_fit(
+    augmentation: Augmentation,
+    size: Size,
+    pixels: str,
+    shape: tuple[int, ...],
+    spacing_mm: tuple[float, ...],
+) -> None:
     """Raises UserError where no view of `size` can be made of the knees of a prepared set.
 
     Args:
@@ -255,6 +262,7 @@ def check_fit(augmentation: Augmentation, size: Size, pixels: str, shape: tuple[
         size: of the network's input.
         pixels: 'image' or 'volume', what the set has.
         shape: of it.
+        spacing_mm: of a volume's rows, columns and slices; of films it is not looked at.
     """
     if augmentation.reads != pixels:
         raise UserError(
@@ -266,6 +274,13 @@ def check_fit(augmentation: Augmentation, size: Size, pixels: str, shape: tuple[
             f"config.input.volume = {size}: no crop of {shape}, the rows, columns and slices of "
             "the set; choose no more than these"
         )
+    if isinstance(augmentation, VolumeCrop):
+        rows, columns, _ = spacing_mm
+        if not math.isclose(augmentation.aspect, columns / rows, rel_tol=0.02):
+            raise UserError(
+                f"config.augmentation.aspect = {augmentation.aspect}: the set's rows are "
+                f"{rows:g} mm apart and its columns {columns:g} mm; set it to {columns / rows:.3g}"
+            )
 
 
 def view_shape(augmentation: Augmentation, size: Size, channels: int) -> tuple[int, ...]:

@@ -51,6 +51,12 @@ class PreparedSet:
         return self._builder.info.features[self.pixels].shape
 
     @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Of rows, columns and slices of the first volume; of a film one, NaN if unknown."""
+        first = str(self.index["spacing_mm"].iloc[0])
+        return tuple(float(number or "nan") for number in first.split(" x "))
+
+    @property
     def bytes_per_knee(self) -> int:
         """Memory that a knee takes on a device, nearly all of it pixels."""
         return int(np.prod(self.image_shape)) + 1024

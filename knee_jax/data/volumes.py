@@ -21,11 +21,8 @@ from knee_jax.errors import UserError
 Shape = tuple[int, int, int]
 """Rows, columns and slices of the knee's frame (`ingest.series`)."""
 
-VIEWS = types.MappingProxyType(
-    {"sagittal": ((2, 0, 1), 1.0), "coronal": ((1, 0, 2), 2.0), "axial": ((0, 1, 2), 0.5)}
-)
-"""View → axes of a volume that are the slices, rows and columns of the view's images; and, in the
-set prepared for it, the distance of the volume's columns over that of its rows."""
+VIEWS = types.MappingProxyType({"sagittal": (2, 0, 1), "coronal": (1, 0, 2), "axial": (0, 1, 2)})
+"""View → axes of a volume that are the slices, rows and columns of the view's images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +35,9 @@ class VolumeCrop:
     the central crop.
 
     Attributes:
-        view: how the images lie that the network reads: a key of `VIEWS`, the one that the set is
-            prepared for.
+        view: how the images lie that the network reads: a key of `VIEWS`.
+        aspect: distance of the volume's columns over that of its rows. OAI's sets have 1 for
+            sagittal images, 2 for coronal and 0.5 for axial ones.
         rotation: largest angle either way, degrees.
         rotation_probability: of a rotation.
         gamma: lowest and highest gamma; the exponent of intensities in [0, 1] is its inverse.
@@ -52,6 +50,7 @@ class VolumeCrop:
     """Mean and standard deviation of OAI's crops, by which the published code normalises."""
 
     view: str = "sagittal"
+    aspect: float = 1.0
     rotation: float = 15.0
     rotation_probability: float = 0.5
     gamma: Range = (0.5, 2.0)
@@ -60,6 +59,7 @@ class VolumeCrop:
     def __post_init__(self):
         if self.view not in VIEWS:
             raise UserError(f"config.augmentation.view = {self.view!r}: choose {', '.join(VIEWS)}")
+        check_number("aspect", self.aspect, 0.1, 10)
         check_number("rotation", self.rotation, 0, 90, "degrees")
         check_number("rotation_probability", self.rotation_probability, 0, 1)
         check_number("gamma_probability", self.gamma_probability, 0, 1)
@@ -74,7 +74,7 @@ class VolumeCrop:
 
     def view_shape(self, size: Shape, channels: int) -> tuple[int, ...]:
         """Slices, rows, columns and channels of a crop of `size`."""
-        axes, _ = VIEWS[self.view]
+        axes = VIEWS[self.view]
         return (*(size[axis] for axis in axes), channels)
 
     def training_view(
@@ -99,7 +99,7 @@ class VolumeCrop:
         if self.rotation_probability and self.rotation:
             angle = np.deg2rad(self.rotation) * (2 * turn - 1)
             angle = jnp.where(turned < self.rotation_probability, angle, 0.0)
-            voxels = rotate(voxels, angle, VIEWS[self.view][1])
+            voxels = rotate(voxels, angle, self.aspect)
         if self.gamma_probability and self.gamma != (1.0, 1.0):
             low, high = self.gamma
             changed = voxels ** (1 / (low + bend * (high - low)))
@@ -121,7 +121,7 @@ class VolumeCrop:
         return (voxels - low) / jnp.maximum(high - low, 1)
 
     def _arrange(self, voxels: jax.Array, channels: int) -> jax.Array:
-        axes, _ = VIEWS[self.view]
+        axes = VIEWS[self.view]
         return jnp.repeat(voxels.transpose(axes)[..., None], channels, axis=-1)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from knee_jax.configs import mri_progression
 from knee_jax.data import augment
 from knee_jax.data.volumes import VIEWS, VolumeCrop, rotate
 from knee_jax.errors import UserError
@@ -236,16 +237,23 @@ def test_fields_without_meaning(fields, size, message):
 
 
 def test_sets_of_which_no_view_can_be_made():
-    augment.check_fit(VolumeCrop(), SIZE, "volume", SHAPE)
+    even = (0.7, 0.7, 1.4)
+    augment.check_fit(VolumeCrop(), SIZE, "volume", SHAPE, even)
     with pytest.raises(UserError, match=r"no crop of \(8, 7, 5\)"):
-        augment.check_fit(VolumeCrop(), SIZE, "volume", (8, 7, 5))
+        augment.check_fit(VolumeCrop(), SIZE, "volume", (8, 7, 5), even)
     with pytest.raises(UserError, match="views of volumes, and the set has images"):
-        augment.check_fit(VolumeCrop(), SIZE, "image", (350, 350))
+        augment.check_fit(VolumeCrop(), SIZE, "image", (350, 350), (0.4,))
     with pytest.raises(UserError, match="views of images, and the set has volumes"):
-        augment.check_fit(augment.Affine(), 32, "volume", SHAPE)
+        augment.check_fit(augment.Affine(), 32, "volume", SHAPE, even)
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_rotation_knows_by_how_much_the_set_was_shrunk(view):
-    of_rows, of_columns, _ = FACTORS[view]
-    assert VIEWS[view][1] == of_columns / of_rows
+    of_rows, of_columns, of_slices = FACTORS[view]
+    spacing_mm = (0.365 * of_rows, 0.365 * of_columns, 0.7 * of_slices)
+    config = mri_progression.get_config("oai" if view == "sagittal" else f"{view},oai")
+    crop = augment.make(config.augmentation, config.input.volume)
+    augment.check_fit(crop, SIZE, "volume", SHAPE, spacing_mm)
+    wrong = dataclasses.replace(crop, aspect=crop.aspect * 1.5)
+    with pytest.raises(UserError, match=rf"aspect = .*set it to {crop.aspect:g}"):
+        augment.check_fit(wrong, SIZE, "volume", SHAPE, spacing_mm)
