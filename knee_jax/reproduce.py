@@ -91,6 +91,7 @@ def plan(
     out: Path,
     seed: int | None = None,
     changes: Sequence[str] = (),
+    study: str = "",
 ) -> list[Run]:
     """The runs that make a table, in the order of its rows.
 
@@ -101,9 +102,11 @@ def plan(
         seed: for `config.seed`; the config's own if None.
         changes: overrides for every run, as in `config.data.dataset=oai_xray`; weights to begin
             with are not for rows that are from scratch.
+        study: variant that reads a real study, such as `oai`, for the configs that take it.
 
     Raises:
-        UserError: the budget is unknown, or a change is not of a config's field.
+        UserError: the budget is unknown, no config takes the study, or a change is not of a config's
+            field.
     """
     if budget not in BUDGETS:
         raise UserError(f"--budget={budget}: choose {' or '.join(BUDGETS)}")
@@ -115,6 +118,8 @@ def plan(
     for config, cells in paper.cells.query("config != ''").groupby("config", sort=False):
         file, _, variant = str(config).partition(":")
         variants = [variant] if variant else []
+        if study and _takes(file, [*variants, study]):
+            variants.append(study)
         if budget == "demo":
             variants.append("demo")
         own = [each for each in overrides if not (_is_from_scratch(str(config)) and _INIT in each)]
@@ -133,7 +138,19 @@ def plan(
                 ),
             )
         )
+    if study and not any(study in run.settings[0].split(":")[-1].split(",") for run in runs):
+        raise UserError(f"--study={study}: no config of {paper.name} has such a variant")
     return runs
+
+
+def _takes(file: str, variants: Sequence[str]) -> bool:
+    """Whether a config has these variants together."""
+    module = importlib.import_module(f"knee_jax.configs.{file.removesuffix('.py')}")
+    try:
+        module.get_config(",".join(variants))
+    except UserError:
+        return False
+    return True
 
 
 def reproduce(
@@ -145,6 +162,7 @@ def reproduce(
     seed: int | None = None,
     changes: Sequence[str] = (),
     dry_run: bool = False,
+    study: str = "",
 ) -> int:
     """Makes a table of a paper again, and prints it.
 
@@ -157,6 +175,7 @@ def reproduce(
         seed: see `plan`.
         changes: see `plan`.
         dry_run: only say what would be run.
+        study: see `plan`.
 
     Returns:
         1 if a run has failed, else 0.
@@ -165,7 +184,7 @@ def reproduce(
         UserError: there is no such table or row, or a folder holds a run of other settings.
     """
     paper = papers.read(table)
-    runs = plan(paper, budget, out, seed, changes)
+    runs = plan(paper, budget, out, seed, changes, study)
     known = [row for run in runs for row in run.rows]
     if unknown := [row for row in rows if row not in known]:
         raise UserError(
@@ -355,6 +374,7 @@ def main(_: list[str]) -> int:
         seed=options.seed,
         changes=options.change,
         dry_run=options.dry_run,
+        study=options.study,
     )
 
 
@@ -369,6 +389,7 @@ def run() -> None:
     flags.DEFINE_multi_string(
         "change", [], "config.FIELD=VALUE, for every run; may be repeated: a real data set, say."
     )
+    flags.DEFINE_string("study", "", "Variant that reads a real study, for rows that have it: oai.")
     flags.DEFINE_bool("dry_run", False, "Only say what would be run.")
     cli.run(main)
 

@@ -130,6 +130,19 @@ def test_rows_from_scratch_begin_with_random_weights(tmp_path):
     assert {run.config for run in runs} >= {"mri_progression.py:scratch", "mri_progression.py"}
 
 
+def test_a_study_is_read_by_the_rows_that_have_it(tmp_path):
+    paper = papers.read("mri_progression/1")
+    for budget, more in (("demo", ",demo"), ("paper", "")):
+        runs = reproduce.plan(paper, budget, tmp_path, study="oai")
+        read = {run.config: run.settings[0] for run in runs}
+        assert read["mri_progression.py:coronal"] == f"mri_progression.py:coronal,oai{more}"
+        assert read["mri_progression.py"] == f"mri_progression.py:oai{more}"
+        # Films are of another set.
+        assert read["mri_progression.py:xray"] == f"mri_progression.py:xray{more}"
+    with pytest.raises(UserError, match="--study=most: no config of mri_progression/1 has such"):
+        reproduce.plan(paper, "demo", tmp_path, study="most")
+
+
 def test_the_table_says_what_its_numbers_are_of(tmp_path, commands, capsys):
     changes = ["config.epochs=1", "--config.batch_size=8"]
     reproduce.reproduce("kpn/3", "demo", tmp_path, tmp_path, changes=changes)
