@@ -105,8 +105,8 @@ def plan(
         study: variant that reads a real study, such as `oai`, for the configs that take it.
 
     Raises:
-        UserError: the budget is unknown, no config takes the study, or a change is not of a config's
-            field.
+        UserError: the budget is unknown, no config takes the study, or a change is of no field of a
+            config.
     """
     if budget not in BUDGETS:
         raise UserError(f"--budget={budget}: choose {' or '.join(BUDGETS)}")

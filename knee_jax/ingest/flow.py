@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+IMAGE = "on an image that can be read"
 STAGES = {
     "of a known subject and visit": (
         "path_unknown",
@@ -36,7 +37,7 @@ STAGES = {
         "other_project",
         "unread",
     ),
-    "on an image that can be read": (
+    IMAGE: (
         "bad_spacing",
         "beyond_8_bits",
         "colour_image",
@@ -117,15 +118,13 @@ def flow(kept: int, dropped: Mapping[str, int]) -> pd.DataFrame:
         A row for all knees that were seen, one for each reason that occurred and one for each
         stage: `stage`, `reason` ('' in the latter), `dropped` (for the reason, or in the stage),
         `left` (after it). The last row's `left` is `kept`.
-
-    Raises:
-        KeyError: a reason that is of no stage.
     """
     left = kept + sum(dropped.values())
     rows: list[tuple[str, str, int, int]] = [("in the study", "", 0, left)]
     by_stage: dict[str, dict[str, int]] = {stage: {} for stage in STAGES}
     for reason, count in dropped.items():
-        by_stage[_STAGE_OF[reason]][reason] = count
+        # That a reason is of no stage must not cost a preparation of hours.
+        by_stage[_STAGE_OF.get(reason, IMAGE)][reason] = count
     for stage, reasons in by_stage.items():
         for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
             left -= count

@@ -2,11 +2,9 @@ import ast
 import pathlib
 import re
 
-import pytest
-
 import knee_jax.ingest
 from knee_jax.ingest import progression
-from knee_jax.ingest.flow import STAGES, flow, text
+from knee_jax.ingest.flow import IMAGE, STAGES, flow, text
 
 REASONS = [reason for reasons in STAGES.values() for reason in reasons]
 
@@ -37,9 +35,11 @@ def test_the_knees_are_followed_to_the_set():
     assert shown.splitlines()[-1].endswith(" 90")
 
 
-def test_a_reason_of_no_stage_is_an_error():
-    with pytest.raises(KeyError, match="of_no_stage"):
-        flow(1, {"of_no_stage": 1})
+def test_a_reason_of_no_stage_is_not_lost():
+    table = flow(1, {"of_no_stage": 2})
+    assert table["left"].iloc[0] == 3
+    assert table["left"].iloc[-1] == 1
+    assert table.set_index("reason").loc["of_no_stage", "stage"] == IMAGE
 
 
 def test_every_reason_of_the_ingest_has_one_stage_and_every_stage_s_reason_occurs():
