@@ -24,6 +24,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in resnet.BLOCKS},
     **{f"densenet{depth}": ("densenet", {"depth": depth}) for depth in densenet.BLOCKS},
     **{f"vgg{depth}_bn": ("vgg", {"depth": depth}) for depth in vgg.CONVOLUTIONS},
+    "resnext50_32x4d": ("resnext", {}),
     "se_resnet50": ("senet", {"arch": "se_resnet50"}),
     "se_resnext50_32x4d": ("senet", {"arch": "se_resnext50_32x4d"}),
 }
