@@ -51,7 +51,8 @@ def explain(error: BaseException) -> str | None:
         names = [name for each in chain if (name := getattr(each, "filename", None))]
         place = f"{names[0]}: " if names else ""
         return f"{place}the disk is full; make room, or name a folder on another disk"
-    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+    read_only = isinstance(error, OSError) and error.errno == errno.EROFS
+    if read_only or isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
         return f"{error.filename}: {(error.strerror or 'cannot be opened').lower()}"
     # So ml_collections tells of a config file that is not there, as soon as the config is used.
     missing = re.search(r"No such file or directory: '(.+)'", str(error))

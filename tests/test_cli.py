@@ -102,6 +102,11 @@ def test_full_disk(code):
     assert "disk is full" in explain(wrapped)
 
 
+def test_read_only_file_system():
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS), "data")
+    assert explain(error) == "data: read-only file system"
+
+
 def test_what_lies_beneath():
     error = RuntimeError("while writing the split")
     error.__cause__ = UserError("table.txt: a column is missing")

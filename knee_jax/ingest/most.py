@@ -25,7 +25,14 @@ from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
 from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
 from knee_jax.ingest.readings import round_grades
-from knee_jax.ingest.tables import find_table, identifiers, look_for_table, numbers, read_table
+from knee_jax.ingest.tables import (
+    BYTE_ORDER_MARK,
+    find_table,
+    identifiers,
+    look_for_table,
+    numbers,
+    read_table,
+)
 
 VISITS = {0: 0, 15: 1, 30: 2, 60: 3, 84: 5}
 """Month of a visit → its number in column names and paths."""
@@ -79,6 +86,7 @@ def _read_list(tables: pathlib.Path, notes: collections.Counter) -> list[str] | 
         return None
     with found[0].open(encoding="latin-1", newline="") as file:
         cells = [row[0].strip().replace("\\", "/") for row in csv.reader(file) if row]
+    cells[:1] = [cell.removeprefix(BYTE_ORDER_MARK) for cell in cells[:1]]
     paths = [path for path in cells if path]
     unique = list(dict.fromkeys(paths))
     notes["repeated_lines_of_the_list"] = len(paths) - len(unique)
@@ -112,7 +120,8 @@ def _find_films(
 
     Returns:
         Paths of the films that are in both, by (subject, month) and sorted; and the knees of the
-        others: `path_unknown`, `film_missing`, `not_listed`; and `unreadable_folder`.
+        others: `path_unknown`, `film_missing`, `not_listed`, and the reason of a header that cannot
+        be read where only it tells the view; and `unreadable_folder`.
     """
     listing = tree.walk(root, lambda folder: folder != "tables")
     notes.update(listing.notes)
@@ -139,8 +148,14 @@ def _find_films(
 
     films = collections.defaultdict(list)
     for path, (subject, month, view) in known.items():
-        view = view or _view_in(headers[path].description if path in headers else "")
-        if view != VIEW:
+        header = headers.get(path)
+        view = view or _view_in(header.description if header else "")
+        if header and header.reason and path in wanted:
+            # Its view it does not tell; that a knee may be lost with it, the account must.
+            dropped += [
+                Dropped(subject, s, month, path, header.reason, header.detail) for s in SIDES
+            ]
+        elif view != VIEW:
             name = f"films_of_view_{view}" if path in wanted else "unlisted_films_of_other_views"
             notes[name] += 1
         elif path in wanted and path in on_disk:

@@ -84,7 +84,8 @@ def read_readings(
         The reading of every knee in the tables, and counts of rows: `duplicate_readings` (of the
         same knee and project), `other_projects` (another project's row stands for the knee),
         `readings_of_project_{n}_left_out`, `readings_of_another_version` (than most rows of their
-        table), `readings_of_visits_not_asked_for`; of knees: `readings_coded_{code}` (some grade
+        table), `readings_of_visits_not_asked_for` (of the study's own tables, which are not opened
+        for it, `tables_of_visits_not_asked_for`); of knees: `readings_coded_{code}` (some grade
         has that value of `CODES`), `unread_{code}` and `unread_blank` (no grade is there; what
         stands for KL); and `grades_out_of_range` (values such as 8 or 9, which become missing).
 
@@ -132,6 +133,9 @@ def _tables(
     if archive := look_for_table(folder, ARCHIVE):
         yield from _of_archive(archive, visits, signs, notes)
         return
+    others = [f"kxr_sq_bu{code}" for visit, code in VISITS.items() if visit not in paths]
+    found = sum(look_for_table(folder, name) is not None for name in others)
+    notes["tables_of_visits_not_asked_for"] += found
     for visit, path in paths.items():
         yield visit, _of_visit(path, VISITS[visit], signs)
 

@@ -4,6 +4,8 @@ Three kinds: SAS files, their twins as text separated by '|', and the tab-separa
 NIMH Data Archive, whose second line describes the columns.
 """
 
+import csv
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +17,9 @@ from knee_jax.errors import UserError
 
 SUFFIXES = ("sas7bdat", "txt", "csv")
 """Of a table's file; where a table is there twice, the first of them is read."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("latin-1")
+"""What UTF-8 of spreadsheets begins with, where it is read as Latin-1."""
 
 # Blank, SAS's '.', or a special missing code: .P prosthesis, .T poor image, .A not expected.
 _MISSING = re.compile(r"\.?[A-Z]?")
@@ -32,7 +37,9 @@ def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
         UserError: two files of the same kind have this name.
     """
     names = [f"{name}.{suffix}" for suffix in SUFFIXES]
-    files = [path for path in sorted(folder.rglob("*")) if path.name.lower() in names]
+    named = [path for path in sorted(folder.rglob("*")) if path.name.lower() in names]
+    # An unpacked archive may be a folder that is called as the table in it.
+    files = [path for path in named if not path.is_dir()]
     for each in names:
         found = [path for path in files if path.name.lower() == each]
         if len(found) > 1:
@@ -85,7 +92,12 @@ def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
             table, _ = pyreadstat.read_sas7bdat(str(path), user_missing=True)
         else:
             table = _read_text(path)
-    except (pyreadstat.ReadstatError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (
+        pyreadstat.ReadstatError,
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        csv.Error,
+    ) as error:
         raise UserError(f"{path}: not a table ({error}); copy it again from the study") from error
     table.columns = table.columns.str.strip().str.upper()
     check_columns(table, path, columns)
@@ -110,11 +122,28 @@ def _read_text(path: pathlib.Path) -> pd.DataFrame:
         header = file.readline()
     separator = next((each for each in "\t|" if each in header), ",")
     table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="latin-1")
+    table.columns = table.columns.str.removeprefix(BYTE_ORDER_MARK)
+    _check_width(path, separator)
     # The archive describes `subjectkey` in words; an identifier has no space.
     described = table.filter(regex="(?i)^ *subjectkey *$")[:1].apply(lambda cell: cell.str.strip())
     if described.apply(lambda cell: cell.str.contains(" ")).any(axis=None):
         table = table[1:].reset_index(drop=True)
     return table
+
+
+def _check_width(path: pathlib.Path, separator: str) -> None:
+    """Checks that no row breaks off, as the last one of half a copy: pandas takes that for blanks.
+
+    Raises:
+        UserError: a row has fewer cells than the header and the first row.
+    """
+    with path.open(encoding="latin-1", newline="") as file:
+        lines = csv.reader(file, delimiter=separator)
+        rows = ((lines.line_num, len(cells)) for cells in lines if cells)
+        width = min((cells for _, cells in itertools.islice(rows, 2)), default=0)
+        short = next((line for line, cells in rows if cells < width), None)
+    if short is not None:
+        raise UserError(f"{path}: line {short} breaks off; copy it again from the study")
 
 
 def identifiers(column: pd.Series) -> pd.Series:

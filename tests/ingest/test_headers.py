@@ -108,7 +108,7 @@ class TestCache:
         reader = Reader(tmp_path / "cache")
         reader.read(root, PATHS[:2])
         path = root / "b" / "002"
-        for tags in ({"Laterality": "R", "ImageLaterality": "L"}, {"Laterality": "L"}):
+        for tags in ({"Laterality": "R"}, {"Laterality": "L"}):
             status = path.stat()
             make.write(path, make.dataset(PIXELS, **tags))
             # Also where the size is the same.
@@ -116,6 +116,7 @@ class TestCache:
             opened.clear()
             assert reader.read(root, PATHS[:2])["b/002"].side == tags["Laterality"]
             assert opened == ["002"]
+        assert path.stat().st_size == status.st_size
 
     def test_no_names_no_birthdays(self, root, tmp_path):
         Reader(tmp_path / "cache").read(root, PATHS)

@@ -302,6 +302,24 @@ class TestNoList:
             assert len(kept) == count
         assert notes["films_of_view_unknown"] == 1
 
+    def test_list_with_a_byte_order_mark(self, study):
+        path = study / "tables" / "MOST_names.csv"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        _, dropped, notes = ingest(study)
+        assert not dropped
+        assert notes["films_of_view_PA05"] == 1
+
+    def test_film_that_cannot_tell_its_view_is_no_film_of_another(self, make, study):
+        (study / "tables" / "MOST_names.csv").unlink()
+        source = study / path_of("MB04567", 0)
+        numbered = source.parent.with_name("0123456")
+        source.parent.rename(numbered)
+        (numbered / "001").write_bytes(b"no longer a film")
+        kept, dropped, _ = ingest(study)
+        found = [(knee.side, knee.reason) for knee in dropped if knee.subject == "MB04567"]
+        assert found == [("R", "not_dicom"), ("L", "not_dicom")]
+        assert len(kept) == 4
+
 
 class TestTable:
     def test_reading_without_film(self, study):

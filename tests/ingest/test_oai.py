@@ -185,6 +185,11 @@ class TestRepeats:
             ({"StudyDate": "20041115"}, {"StudyDate": "20041116"}, "new"),
             ({"StudyTime": "101500"}, {"StudyTime": "101400"}, "old"),
             ({"SeriesTime": "101500"}, {"SeriesTime": "101600"}, "new"),
+            (
+                {"SeriesDate": "20041116"},
+                {"SeriesDate": "20041115", "StudyDate": "20050101"},
+                "old",
+            ),
             ({}, {}, "new"),
             ({"StudyDate": "20041115"}, {}, "old"),
         ],

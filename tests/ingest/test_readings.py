@@ -82,6 +82,12 @@ class TestTable:
         assert [grades_of(readings[s, "R"])["kl"] for s in "1234"] == [1, 2, 4, 2]
         assert counts == {"other_projects": 4}
 
+    def test_prosthesis_counts_before_a_grade_of_a_later_project(self, make, tmp_path):
+        rows = [("1", 1, 37, 2, *[0] * 6), ("1", 1, 15, *[".P"] * 7)]
+        write_table(tmp_path, make.table(0, rows))
+        readings, _ = read(tmp_path, 0)
+        assert readings["1", "R"].unusable == "prosthesis"
+
     def test_projects_that_are_not_listed_are_left_out_loudly(self, make, tmp_path):
         rows = [("1", 1, 37, 2, *[0] * 6), ("1", 1, 15, 1, *[0] * 6), ("2", 1, 15, 0, *[0] * 6)]
         rows += [("3", 2, 42, 3, *[0] * 6), ("3", 2, 37, 2, *[0] * 6), ("4", 1, "", 1, *[0] * 6)]
@@ -158,6 +164,14 @@ class TestTable:
         write_table(tmp_path, make.table(0, [("1", 1, 15, *[0] * 7)]))
         found, _ = read_readings(tmp_path, [0, 18, 30])
         assert list(found) == [("1", "R", 0)]
+
+    def test_tables_of_visits_that_are_not_asked_for_are_counted(self, make, tmp_path):
+        for visit in (0, 12, 96):
+            text = make.table(visit, [("1", 1, 15, *[0] * 7)])
+            write_table(tmp_path, text, VISITS[visit])
+        found, notes = read_readings(tmp_path, [12])
+        assert list(found) == [("1", "R", 12)]
+        assert notes["tables_of_visits_not_asked_for"] == 2
 
 
 class TestArchive:

@@ -38,6 +38,10 @@ class TestFinding:
         with pytest.raises(UserError, match=r"enrollees\.sas7bdat and .*oai_enrollee01\.txt"):
             find_table(tmp_path, "enrollees", "oai_enrollee01")
 
+    def test_folder_of_the_same_name(self, tmp_path):
+        path = write(tmp_path / "enrollees.txt" / "enrollees.txt")
+        assert find_table(tmp_path, "enrollees") == path
+
     def test_nowhere(self, tmp_path):
         with pytest.raises(UserError, match=r"enrollees\.sas7bdat or enrollees\.txt is missing"):
             find_table(tmp_path, "enrollees")
@@ -95,6 +99,19 @@ class TestReading:
     def test_text_file_that_is_none(self, tmp_path, content):
         with pytest.raises(UserError, match=r"a\.txt"):
             read_table(write(tmp_path / "a.txt", content), ["ID", "Y"])
+
+    def test_text_file_that_was_cut_off(self, tmp_path):
+        path = write(tmp_path / "a.txt", "ID|X|Y\n1|2|3\n\n4|5|\n6|7")
+        with pytest.raises(UserError, match=r"a\.txt: line 5 breaks off"):
+            read_table(path)
+
+    def test_rows_without_the_last_separator_of_the_header(self, tmp_path):
+        table = read_table(write(tmp_path / "a.txt", "ID|X|\n1|2\n3|4\n"), ["ID", "X"])
+        assert table["X"].tolist() == ["2", "4"]
+
+    def test_byte_order_mark(self, tmp_path):
+        table = read_table(write(tmp_path / "a.txt", b"\xef\xbb\xbfID|X\n1|2\n"), ["ID", "X"])
+        assert table["ID"].tolist() == ["1"]
 
     def test_missing_column(self, tmp_path):
         with pytest.raises(UserError, match=r"a\.txt: the column Y is missing"):
