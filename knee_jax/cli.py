@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from knee_jax.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MENDABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def run(main: Callable[[list[str]], object]) -> None:
@@ -51,8 +52,7 @@ def explain(error: BaseException) -> str | None:
         names = [name for each in chain if (name := getattr(each, "filename", None))]
         place = f"{names[0]}: " if names else ""
         return f"{place}the disk is full; make room, or name a folder on another disk"
-    read_only = isinstance(error, OSError) and error.errno == errno.EROFS
-    if read_only or isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+    if isinstance(error, OSError) and (isinstance(error, _MENDABLE) or error.errno == errno.EROFS):
         return f"{error.filename}: {(error.strerror or 'cannot be opened').lower()}"
     # So ml_collections tells of a config file that is not there, as soon as the config is used.
     missing = re.search(r"No such file or directory: '(.+)'", str(error))

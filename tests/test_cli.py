@@ -102,9 +102,10 @@ def test_full_disk(code):
     assert "disk is full" in explain(wrapped)
 
 
-def test_read_only_file_system():
-    error = OSError(errno.EROFS, os.strerror(errno.EROFS), "data")
-    assert explain(error) == "data: read-only file system"
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EACCES])
+def test_places_that_cannot_be_used(code):
+    error = OSError(code, os.strerror(code), "data")
+    assert explain(error) == f"data: {os.strerror(code).lower()}"
 
 
 def test_what_lies_beneath():
