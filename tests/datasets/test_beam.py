@@ -4,8 +4,6 @@ import importlib.util
 import os
 import pathlib
 
-import cv2
-import numpy as np
 import pytest
 
 from knee_jax.errors import UserError
@@ -16,16 +14,8 @@ NUM_CROPS = 30
 
 
 @pytest.fixture
-def raw(tmp_path):
-    root = tmp_path / "raw"
-    rng = np.random.default_rng(0)
-    for number in range(NUM_CROPS):
-        folder = root / ("train", "val")[number % 3 == 0] / str(number % 5)
-        folder.mkdir(parents=True, exist_ok=True)
-        image = rng.integers(0, 256, (224, 224), np.uint8)
-        cv2.imwrite(str(folder / f"{9000000 + number}R.png"), image)
-    (root / "train/0/9100000L.png").write_text("text")
-    return root
+def raw(write_crops):
+    return write_crops(NUM_CROPS)
 
 
 def contents(folder):

@@ -30,16 +30,8 @@ prepare("kneekl224", sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
 
 
 @pytest.fixture
-def raw(tmp_path):
-    root = tmp_path / "raw"
-    rng = np.random.default_rng(0)
-    for number in range(JOBS):
-        folder = root / ("train", "val")[number % 3 == 0] / str(number % 5)
-        folder.mkdir(parents=True, exist_ok=True)
-        image = rng.integers(0, 256, (224, 224), np.uint8)
-        cv2.imwrite(str(folder / f"{9000000 + number}R.png"), image)
-    (root / "train/0/9100000L.png").write_text("text")
-    return root
+def raw(write_crops):
+    return write_crops(JOBS)
 
 
 @pytest.fixture(autouse=True)
