@@ -1,6 +1,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 
@@ -55,6 +56,25 @@ def test_every_knee_is_either_read_or_dropped_with_a_reason(study):
         assert example["site"] == site[example["subject"]]
         assert example["grades"][0] == read_kl[example["subject"], example["side"]]
     assert {0, 1} <= {int(example["progression"]) for example in examples}
+
+
+def test_subjects_of_unknown_body_mass_index_are_left_out_where_asked(study):
+    """As in Panfilov et al. 2022: the same knees without theirs, each with its reason."""
+    root, _ = study
+    jobs, dropped, _ = plan(root)
+    path = root / "tables" / "AllClinical00.txt"
+    table = pd.read_csv(path, sep="|", dtype=str, keep_default_na=False)
+    column = next(name for name in table if name.upper() == "P01BMI")
+    table[column] = "28.5"
+    subject = of_jobs(jobs)[0][0]
+    table.loc[table["ID"] == subject, column] = ""
+    table.to_csv(path, sep="|", index=False)
+    lost = [knee for knee in of_jobs(jobs) if knee[0] == subject]
+    left, dropped_now, _ = plan(root, with_bmi=True)
+    assert of_jobs(left) == [knee for knee in of_jobs(jobs) if knee[0] != subject]
+    more = [k for k in dropped_now if k not in dropped]
+    assert [(k.subject, k.side, k.reason) for k in more] == [(*knee, "no_bmi") for knee in lost]
+    assert of_jobs(plan(root)[0]) == of_jobs(jobs)
 
 
 def test_of_repeated_series_the_last_counts(study):
