@@ -25,6 +25,7 @@ from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
 from knee_jax.ingest import contact_sheet
 from knee_jax.ingest.account import Account, Dropped, Example
+from knee_jax.ingest.headers import Reader
 
 tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
 """A feature that is an array, stored as its bytes."""
@@ -68,7 +69,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         jobs_per_shard: how many files become one file of records; the more, the more is read again
             after a stop.
         workers: number of processes; the prepared set does not depend on it.
-        file_timeout: seconds that a job may take.
+        file_timeout: seconds that a job, or to read a header, may take.
         beam_runner: name of the runner of Apache Beam that makes the shards, None: `workers`.
         beam_options: its flags.
         manual_dir: the user's folder of raw files, for builders that read one.
@@ -122,6 +123,10 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             raise UserError(f"{self.manual_dir}: no such folder; correct manual_dir")
         self.has_read_manual_dir = True
         return self.manual_dir
+
+    def reader(self) -> Reader:
+        """How the headers of raw files are read."""
+        return Reader(self.inventories, self.workers, self.file_timeout)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {

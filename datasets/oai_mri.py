@@ -14,7 +14,6 @@ import tensorflow_datasets as tfds
 from knee_jax.datasets.builders import Plan
 from knee_jax.datasets.volumes import VolumeBuilder
 from knee_jax.ingest import enrolment
-from knee_jax.ingest.headers import Reader
 from knee_jax.ingest.mri import plan_study
 from knee_jax.ingest.volume import Preparation
 
@@ -87,6 +86,6 @@ class Builder(VolumeBuilder):
             outcomes=config.outcomes,
             with_bmi=config.with_bmi,
             check_subject=config.check_subject,
-            reader=Reader(self.inventories, self.workers),
+            reader=self.reader(),
         )
         return Plan({"study": jobs}, dropped, notes, enrolment.read_oai(root / "tables"))

@@ -99,7 +99,7 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
 
     def plan(self, work_dir: pathlib.Path) -> Plan:
         """Reads one film of the user's folder a job."""
-        return self.plan_tree(self.manual_folder(), Reader(self.inventories, self.workers))
+        return self.plan_tree(self.manual_folder(), self.reader())
 
     def plan_tree(self, root: pathlib.Path, reader: Reader = DEFAULT_READER) -> Plan:
         """Reads one film of a study tree a job."""

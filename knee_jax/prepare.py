@@ -189,6 +189,11 @@ def _index(folder: pathlib.Path) -> pd.DataFrame:
 def main(_: list[str]) -> None:
     """Prepares the data set that the flags name and prints its account."""
     options = flags.FLAGS
+    root = pathlib.Path(options.data_dir).expanduser()
+    path = pathlib.Path(datasets.builder(options.dataset, options.data_dir).data_path)
+    dataset = path.parent.relative_to(root).as_posix()
+    if options.expect == "paper":
+        paper_knees.check_counted(dataset)
     folder = prepare(
         options.dataset,
         options.data_dir,
@@ -199,8 +204,6 @@ def main(_: list[str]) -> None:
         beam_options=options.beam_options,
     )
     print(account_table(folder))
-    root = pathlib.Path(options.data_dir).expanduser()
-    dataset = folder.parent.relative_to(root).as_posix()
     if beside := paper_table(dataset, folder):
         print(f"\n{beside}\n")
     print(f"dropped knees: {folder / 'quarantine.csv'}")

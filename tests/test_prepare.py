@@ -63,7 +63,7 @@ def test_account_is_printed(raw, tmp_path, whole):
     folder = tmp_path / "kneekl224" / "1.0.0"
     assert contents(folder) == whole
     table = dict(line.rsplit(maxsplit=1) for line in out.splitlines() if line)
-    assert table["in the study"] == "601"
+    assert table["in the tables or on an image"] == "601"
     assert table["on an image that can be read"] == table["part train"] == "600"
     assert "    without        1  not_an_image" in out.splitlines()
     assert table["dropped knees:"] == str(folder / "quarantine.csv")
@@ -80,7 +80,9 @@ def test_a_set_that_no_paper_counts_cannot_be_what_is_expected(raw, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "no paper counts kneekl224; choose most_xray/oarsi" in err
-    assert (tmp_path / "kneekl224" / "1.0.0" / "index.csv").is_file()
+    # Before hours of work, not after.
+    assert "reading" not in err
+    assert not any(tmp_path.iterdir())
 
 
 def test_prepared_sets_do_not_lie_among_raw_files(raw):

@@ -6,6 +6,7 @@ Visit, and hold nothing but the bilateral films. Folder is {release}/{subject}/{
 """
 
 import pathlib
+import re
 
 import pandas as pd
 
@@ -17,6 +18,9 @@ FILES = ("contents*.csv", "oai_summary.csv")
 
 BILATERAL = "Bilateral PA Fixed Flexion Knee"
 """SeriesDescription of OAI's bilateral films."""
+
+SUBJECT = re.compile(r"\d{7}")
+"""A subject id of OAI."""
 
 _MONTHS = {0: 0, 1: 12, 2: 18, 3: 24, 4: 30, 5: 36, 6: 48, 8: 72, 10: 96}
 # By the first number of a release.
@@ -79,7 +83,7 @@ def _folder(path: pathlib.Path, folder: str, visit: str) -> str:
     release, *rest = folder.split("/")
     number = release.partition(".")[0]
     month = visit or (f"{_MONTHS[int(number)]:02d}m" if _is_release(number) else "")
-    if len(rest) != 3 or not month:
+    if len(rest) != 3 or not SUBJECT.fullmatch(rest[0]) or not month:
         raise UserError(
             f"{path}: the folder {folder!r} is not {{release}}/{{subject}}/{{date}}/{{barcode}} of "
             "a release such as 0.C.2; correct or remove the row"

@@ -120,7 +120,7 @@ def flow(kept: int, dropped: Mapping[str, int]) -> pd.DataFrame:
         `left` (after it). The last row's `left` is `kept`.
     """
     left = kept + sum(dropped.values())
-    rows: list[tuple[str, str, int, int]] = [("in the study", "", 0, left)]
+    rows: list[tuple[str, str, int, int]] = [("in the tables or on an image", "", 0, left)]
     by_stage: dict[str, dict[str, int]] = {stage: {} for stage in STAGES}
     for reason, count in dropped.items():
         # That a reason is of no stage must not cost a preparation of hours.

@@ -38,7 +38,6 @@ ANOTHER = "another"
 """Stands for a subject whose id is not in the file's path: it may well be a name."""
 
 _CHUNK = 128
-_SECONDS = 120.0
 _VERSION = 1
 
 
@@ -72,10 +71,12 @@ class Reader:
     Attributes:
         cache: folder of the files that keep headers, one a study's folder; None: none is kept.
         workers: number of processes.
+        file_timeout: seconds that a file may take.
     """
 
     cache: pathlib.Path | None = None
     workers: int = 1
+    file_timeout: float = 120
 
     def read(self, root: pathlib.Path, paths: Sequence[str]) -> dict[str, Header]:
         """Reads the headers of files, those that the cache does not know.
@@ -106,7 +107,7 @@ class Reader:
                     disable=not new,
                 )
             )
-            for chunk, headers in _read_all(root, new, self.workers):
+            for chunk, headers in _read_all(root, new, self.workers, self.file_timeout):
                 fresh |= zip(chunk, headers)
                 if file:
                     _keep(file, ((path, stamps[path], fresh[path]) for path in chunk))
@@ -118,27 +119,27 @@ DEFAULT_READER = Reader()
 
 
 def _read_all(
-    root: pathlib.Path, paths: list[str], workers: int
+    root: pathlib.Path, paths: list[str], workers: int, seconds: float
 ) -> Iterator[tuple[list[str], list[Header]]]:
     chunks = [list(chunk) for chunk in _batched(paths)]
     jobs = [functools.partial(_read_chunk, root, chunk) for chunk in chunks]
     # To start a process costs as much as hundreds of headers.
     workers = max(1, min(workers, len(chunks) // 2))
-    if workers == 1:
-        yield from ((chunk, _read_chunk(root, chunk)) for chunk in chunks)
-        return
-    for chunk, headers in zip(chunks, pool.run_in_order(jobs, workers, _SECONDS)):
-        yield chunk, _one_by_one(root, chunk) if isinstance(headers, pool.Lost) else headers
+    with contextlib.closing(pool.run_in_order(jobs, workers, seconds)) as results:
+        for chunk, found in zip(chunks, results):
+            if isinstance(found, pool.Lost):
+                found = _one_by_one(root, chunk, seconds)
+            yield chunk, found
 
 
-def _one_by_one(root: pathlib.Path, paths: list[str]) -> list[Header]:
+def _one_by_one(root: pathlib.Path, paths: list[str], seconds: float) -> list[Header]:
     """The headers of a chunk with a file that cannot be read in time, or stops the process."""
     jobs = [functools.partial(_read_chunk, root, [path]) for path in paths]
     return [
         Header(reason=found.reason, detail=found.detail)
         if isinstance(found, pool.Lost)
         else found[0]
-        for found in pool.run_in_order(jobs, 1, _SECONDS)
+        for found in pool.run_in_order(jobs, 1, seconds)
     ]
 
 

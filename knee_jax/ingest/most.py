@@ -195,17 +195,17 @@ def _on_disk(listing: tree.Tree) -> set[str]:
 def _read_readings(
     tables: pathlib.Path, months: list[int], rounding: str, notes: collections.Counter
 ) -> tuple[dict[KneeVisit, Reading], list[Dropped]]:
-    """Readings of the visits that have films, and rows that are of nobody.
+    """Readings of all visits whose columns are there, and rows that are of nobody.
 
     Code 8 as KL is a prosthesis or a film that could not be read; code 8 of another grade, 9 and
     blank are missing. A knee of which all is missing has no reading.
 
     Args:
         tables: folder of the table.
-        months: visits that have films.
+        months: visits that have films, whose columns must be there.
         rounding: see `readings.round_grades`.
-        notes: where `duplicate_readings` (further rows of a subject), `grades_out_of_range` and
-            `readings_of_visits_without_films` are counted.
+        notes: where `duplicate_readings` (further rows of a subject) and `grades_out_of_range` are
+            counted.
     """
     path = find_table(tables, TABLE)
     needed = [column for month in months for side in SIDES for column in _columns(month, side)]
@@ -220,7 +220,7 @@ def _read_readings(
     ]
     repeated = subjects.duplicated() & known
     notes["duplicate_readings"] = int(repeated.sum())
-    notes["grades_out_of_range"] = notes["readings_of_visits_without_films"] = 0
+    notes["grades_out_of_range"] = 0
     usable = known & ~repeated
     table, subjects = table[usable], subjects[usable]
 
@@ -232,15 +232,11 @@ def _read_readings(
                 continue
             values = np.column_stack([numbers(table[column], path) for column in columns])
             found = _readings(values, rounding, notes)
-            of_visit = {
+            read |= {
                 (subject, side, month): reading
                 for subject, reading in zip(subjects, found)
                 if reading.unusable or (reading.grades != MISSING).any()
             }
-            if month in months:
-                read |= of_visit
-            else:
-                notes["readings_of_visits_without_films"] += len(of_visit)
     return read, dropped
 
 

@@ -1,17 +1,29 @@
 """A tree of MR series laid out as OAI's → jobs, one a knee, and an account of every knee.
 
-`oai` finds the series, and tables/ holds the readings of every visit (`readings`), the enrollees
-and, if replacements are asked for, `outcomes99`.
+`oai_images` says how series lie, and tables/ holds the readings of every visit (`readings`), the
+enrollees and, if replacements are asked for, `outcomes99`.
 """
 
+import collections
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from knee_jax.errors import UserError
 from knee_jax.grades import MISSING
-from knee_jax.ingest import enrolment, oai, progression, readings, volume
+from knee_jax.ingest import enrolment, progression, readings, volume
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
+from knee_jax.ingest.oai_images import (
+    CONTRADICTS,
+    LAYOUT,
+    NOT_ON_DISK,
+    Image,
+    find_images,
+    sources,
+)
+
+SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
+"""SeriesDescription of the MR series that are read → side."""
 
 _UNREAD = (progression.UNKNOWN, MISSING, "unread")
 
@@ -52,18 +64,19 @@ def plan_study(
         UserError: no series, a visit without its table, or a table lacks a column.
     """
     baseline = visits[0]
-    images, dropped, notes = oai.find_images(root, reader, [baseline])
-    found, lost = oai.choose_series(images, check_subject, notes)
+    images, dropped, notes = find_images(root, reader, [baseline])
+    found, lost = _choose_series(images, check_subject, notes)
     if not found:
-        names = " or ".join(oai.SERIES)
+        names = " or ".join(SERIES)
         raise UserError(
-            f"{root}: no series {names} of month {baseline}; they should lie as {oai.LAYOUT}"
+            f"{root}: no series {names} of month {baseline}; they should lie as {LAYOUT}"
         )
     dropped += lost
     tables = root / "tables"
     sites = enrolment.read_sites(tables)
     people = enrolment.read_oai(tables).dropna(subset="bmi") if with_bmi else None
     known = None if people is None else set(people["subject"])
+    notes["subjects_unknown_to_enrolment"] = len({subject for subject, _ in found} - set(sites))
     read, counts = readings.read_readings(tables, visits)
     notes.update(counts)
     labels, account = progression.label_progression(
@@ -106,3 +119,39 @@ def plan_study(
         for subject, side in sorted(label_of)
     ]
     return jobs, dropped, dict(notes)
+
+
+def _choose_series(
+    images: Iterable[Image], check_subject: bool, notes: collections.Counter[str]
+) -> tuple[dict[tuple[str, str], str], list[Dropped]]:
+    """Finds the MR series that are read, among the images of one visit.
+
+    Returns:
+        Their folders by (subject, side); and what is lost: `subject_contradicts`, `not_on_disk`,
+        `repeated_series`, and reasons of files that cannot be read, of series of which none can.
+    """
+    of_knees: dict[tuple[str, str], list[Image]] = collections.defaultdict(list)
+    dropped: list[Dropped] = []
+    notes["films"] = notes["other_series"] = 0
+    for image in images:
+        header = image.header
+        side = SERIES.get(header.description.upper())
+        if not image.is_series:
+            notes["films"] += 1
+        elif header.reason and (side or header.reason != NOT_ON_DISK):
+            dropped += image.dropped([side or ""], header.reason, header.detail)
+        elif not side:
+            notes["other_series"] += 1
+        elif check_subject and image.contradicts():
+            dropped += image.dropped(side, "subject_contradicts", CONTRADICTS)
+        else:
+            of_knees[image.subject, side].append(image)
+    found = {}
+    for (subject, side), of_knee in of_knees.items():
+        found[subject, side], *earlier = sources(of_knee)
+        detail = f"{found[subject, side]} was taken later, and counts"
+        dropped += [
+            Dropped(subject, side, of_knee[0].month, source, "repeated_series", detail)
+            for source in earlier
+        ]
+    return found, dropped

@@ -18,7 +18,7 @@ import pickle
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, TypeVar
 
@@ -46,7 +46,7 @@ class Lost:
 
 def run_in_order(
     jobs: Iterable[Callable[[], T]], workers: int, seconds: float | None = None
-) -> Iterator[T | Lost]:
+) -> Generator[T | Lost, None, None]:
     """Yields the result of every job, in order; at most a few jobs a worker run ahead.
 
     What a job raises is raised here. A job whose process dies is tried once more, since the system

@@ -66,7 +66,7 @@ class _Table(NamedTuple):
 def read_readings(
     folder: pathlib.Path, visits: Sequence[int], rules: Rules = DEFAULT_RULES
 ) -> tuple[dict[KneeVisit, Reading], dict[str, int]]:
-    """Reads what was read of some visits.
+    """Reads what was read of all visits whose table is there.
 
     Only rows of the projects of the rules count; a knee of which they leave nothing has the
     unusable reading `other_project`. Project 15 read months 0 to 48 only; months 72 and 96 were
@@ -77,17 +77,18 @@ def read_readings(
 
     Args:
         folder: where the tables lie.
-        visits: months since baseline; those of which no film was read are passed over.
+        visits: months since baseline whose table must be there, but for those of which no film was
+            read.
         rules: which projects and rows count, and what becomes of decimals.
 
     Returns:
         The reading of every knee in the tables, and counts of rows: `duplicate_readings` (of the
         same knee and project), `other_projects` (another project's row stands for the knee),
         `readings_of_project_{n}_left_out`, `readings_of_another_version` (than most rows of their
-        table), `readings_of_visits_not_asked_for` (of the study's own tables, which are not opened
-        for it, `tables_of_visits_not_asked_for`); of knees: `readings_coded_{code}` (some grade
-        has that value of `CODES`), `unread_{code}` and `unread_blank` (no grade is there; what
-        stands for KL); and `grades_out_of_range` (values such as 8 or 9, which become missing).
+        table), `readings_of_unknown_visits` (of the archive's table: none of `VISITS`); of knees:
+        `readings_coded_{code}` (some grade has that value of `CODES`), `unread_{code}` and
+        `unread_blank` (no grade is there; what stands for KL); and `grades_out_of_range` (values
+        such as 8 or 9, which become missing).
 
     Raises:
         UserError: no table of a visit or those of two releases, a column is missing, a value is
@@ -129,15 +130,14 @@ def _tables(
     signs: Sequence[str],
     notes: collections.Counter,
 ) -> Iterator[tuple[int, _Table]]:
-    paths = {visit: find_table(folder, f"kxr_sq_bu{VISITS[visit]}", ARCHIVE) for visit in visits}
+    names = {visit: f"kxr_sq_bu{code}" for visit, code in VISITS.items()}
+    needed = {visit: find_table(folder, names[visit], ARCHIVE) for visit in visits}
     if archive := look_for_table(folder, ARCHIVE):
         yield from _of_archive(archive, visits, signs, notes)
         return
-    others = [f"kxr_sq_bu{code}" for visit, code in VISITS.items() if visit not in paths]
-    found = sum(look_for_table(folder, name) is not None for name in others)
-    notes["tables_of_visits_not_asked_for"] += found
-    for visit, path in paths.items():
-        yield visit, _of_visit(path, VISITS[visit], signs)
+    for visit, name in names.items():
+        if path := needed.get(visit) or look_for_table(folder, name):
+            yield visit, _of_visit(path, VISITS[visit], signs)
 
 
 def _of_visit(path: pathlib.Path, code: str, signs: Sequence[str]) -> _Table:
@@ -165,15 +165,14 @@ def _of_archive(
     table = read_table(path, ["SUBJECTKEY", "VISIT", "SIDE", "READPRJ", *columns.values()])
     subject = next(name for name in ("SRC_SUBJECT_ID", "SUBJECTKEY") if name in table)
     visit_of = table["VISIT"].str.strip().str.upper()
-    for visit in visits:
-        rows = table[visit_of == f"V{VISITS[visit]}"]
-        if rows.empty:
-            raise UserError(
-                f"{path}: no row is of V{VISITS[visit]} (month {visit}); use the whole table"
-            )
-        yield visit, _Table(path, rows, subject, columns)
-    asked = [f"V{VISITS[visit]}" for visit in visits]
-    notes["readings_of_visits_not_asked_for"] += int((~visit_of.isin(asked)).sum())
+    for visit, code in VISITS.items():
+        rows = table[visit_of == f"V{code}"]
+        if not rows.empty:
+            yield visit, _Table(path, rows, subject, columns)
+        elif visit in visits:
+            raise UserError(f"{path}: no row is of V{code} (month {visit}); use the whole table")
+    known = [f"V{code}" for code in VISITS.values()]
+    notes["readings_of_unknown_visits"] += int((~visit_of.isin(known)).sum())
 
 
 def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.ndarray]:

@@ -165,7 +165,7 @@ def plan_study(
     """
     inventory = LAYOUTS[layout](root, rules, reader)
     read = dict(inventory.readings)
-    notes = collections.Counter(inventory.notes)
+    notes = collections.Counter({"knees_in_the_tables": len(read), **inventory.notes})
     dropped = list(inventory.dropped)
     jobs: Sequence[FilmJob | CropJob]
     if rules.landmarks == "crops":

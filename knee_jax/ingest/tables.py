@@ -4,6 +4,7 @@ Three kinds: SAS files, their twins as text separated by '|', and the tab-separa
 NIMH Data Archive, whose second line describes the columns.
 """
 
+import codecs
 import csv
 import itertools
 import pathlib
@@ -84,8 +85,11 @@ def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
         UserError: the file cannot be read as a table, has no rows, or lacks a column.
     """
     with path.open("rb") as file:
-        if file.read(512).lstrip().lower().startswith(_WEB_PAGE):
-            raise UserError(f"{path}: a web page, not a table: the download failed; repeat it")
+        begin = file.read(512)
+    if begin.lstrip().lower().startswith(_WEB_PAGE):
+        raise UserError(f"{path}: a web page, not a table: the download failed; repeat it")
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}: text as UTF-16; save it as UTF-8, or copy the study's own table")
     try:
         if path.suffix.lower() == ".sas7bdat":
             # user_missing keeps SAS's special codes, as letters.

@@ -324,7 +324,10 @@ def test_the_flow_adds_up_and_notes_tell_of_what_loses_no_knee(studies):
     flow = pd.read_csv(folder / "flow.csv", keep_default_na=False)
     assert flow["left"].iloc[0] == account["seen"]
     assert flow["left"].iloc[-1] == account["kept"]
-    assert flow.loc[flow["reason"] == "", "stage"].tolist() == ["in the study", *STAGES]
+    assert flow.loc[flow["reason"] == "", "stage"].tolist() == [
+        "in the tables or on an image",
+        *STAGES,
+    ]
     assert flow.loc[flow["reason"] != "", "dropped"].sum() == sum(account["dropped"].values())
     for note, more in {
         "duplicate_readings": num_rows(places["a row twice"]) // 2,

@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from knee_jax.ingest import dicom
+from knee_jax.ingest import headers
 from knee_jax.phantom import clutter
 from knee_jax.phantom.study import write_study
 from knee_jax.prepare import prepare
@@ -56,13 +56,13 @@ def test_kept_headers_do_not_change_the_set(study, tmp_path, monkeypatch):
     expected = contents(first)
     shutil.rmtree(first)
     opened = []
-    read = dicom.read_header
+    read = headers._read_all
     monkeypatch.setattr(
-        dicom,
-        "read_header",
-        lambda path, keywords=None: (opened.append(keywords), read(path, keywords))[1],
+        headers,
+        "_read_all",
+        lambda root, paths, *rest: opened.extend(paths) or read(root, paths, *rest),
     )
     assert contents(prepare("oai_xray", tmp_path / "a", root, workers=1)) == expected
     assert not opened
     assert contents(prepare("oai_xray", tmp_path / "b", root, workers=1)) == expected
-    assert any(opened)
+    assert len(opened) == len(list(root.rglob("001")))

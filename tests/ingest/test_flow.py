@@ -12,14 +12,14 @@ REASONS = [reason for reasons in STAGES.values() for reason in reasons]
 def test_the_knees_are_followed_to_the_set():
     table = flow(90, {"no_film": 3, "prosthesis": 2, "not_dicom": 4, "repeated_film": 1})
     assert table.iloc[0].to_dict() == {
-        "stage": "in the study",
+        "stage": "in the tables or on an image",
         "reason": "",
         "dropped": 0,
         "left": 100,
     }
     left = table[table["reason"] == ""].set_index("stage")["left"]
     assert left.to_dict() == {
-        "in the study": 100,
+        "in the tables or on an image": 100,
         "of a known subject and visit": 100,
         "with a film or series of their own": 96,
         "of joints that were not replaced": 94,

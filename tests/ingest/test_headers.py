@@ -1,11 +1,12 @@
 import json
 import os
+import pathlib
 
 import numpy as np
 import pydicom
 import pytest
 
-from knee_jax.ingest import dicom, headers
+from knee_jax.ingest import dicom, headers, pool
 from knee_jax.ingest.headers import ANOTHER, Header, Reader
 
 PIXELS = np.zeros((4, 6), np.uint16)
@@ -39,15 +40,17 @@ PATHS = ["b/002", "a/9000001/001", "note", "nowhere"]
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Paths of the files that are opened from now on."""
+    """Names of the files that worker processes are asked to open from now on."""
     found = []
-    read = dicom.read_header
+    run = pool.run_in_order
 
-    def read_header(path, *arguments):
-        found.append(path.name)
-        return read(path, *arguments)
+    def recording(jobs, workers, seconds):
+        for job in jobs:
+            _, paths = job.args
+            found.extend(pathlib.PurePath(path).name for path in paths)
+        return run(jobs, workers, seconds)
 
-    monkeypatch.setattr(dicom, "read_header", read_header)
+    monkeypatch.setattr(pool, "run_in_order", recording)
     return found
 
 

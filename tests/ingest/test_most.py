@@ -109,6 +109,7 @@ def test_a_clean_study(study):
     ]
     assert not dropped
     assert {name: count for name, count in notes.items() if count} == {
+        "knees_in_the_tables": 5,
         "films_of_view_PA05": 1,
         "films_of_view_LATR": 1,
     }
@@ -329,13 +330,13 @@ class TestTable:
         _, dropped, _ = ingest(study)
         assert reasons(dropped) == {("M777", "L", 0): "no_film"}
 
-    def test_visits_without_films_are_counted(self, study):
+    def test_readings_of_visits_without_films_are_dropped(self, study):
         cells = CELLS | {"MB04567": CELLS["MB04567"] | {"V5XR": "0|0|0|0|0|0|0"}}
         (study / "tables" / "mostv01235xray.txt").write_text(table(cells))
         kept, dropped, notes = ingest(study)
         assert len(kept) == 6
-        assert not dropped
-        assert notes["readings_of_visits_without_films"] == 1
+        assert reasons(dropped) == {("MB04567", "R", 84): "no_film"}
+        assert notes["knees_in_the_tables"] == 6
 
     def test_unknown_and_repeated_subjects_are_told(self, study):
         again = table({"m00123": CELLS["MB04567"], "9000123": CELLS["MB04567"]})

@@ -12,7 +12,7 @@ from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.headers import DEFAULT_READER, Header, Reader
 from knee_jax.ingest.inventory import DEFAULT_RULES, Rules
-from knee_jax.ingest.oai import film_sides
+from knee_jax.ingest.oai_images import film_sides
 from knee_jax.ingest.study import plan_study
 from knee_jax.phantom import clutter
 from knee_jax.phantom.study import write_study
@@ -35,6 +35,7 @@ def ingest(root, rules=DEFAULT_RULES, reader=DEFAULT_READER):
     by_knee = {(k["subject"], k["side"], k["visit"]): k for k in kept}
     assert len(by_knee) == len(kept)
     dropped = [*dropped, *(knee for knee in results if isinstance(knee, Dropped))]
+    del notes["knees_in_the_tables"]
     return by_knee, dropped, {name: count for name, count in notes.items() if count}
 
 
@@ -171,10 +172,30 @@ class TestFilmsOfOneKnee:
         root, paths = study
         change(paths[0], SeriesDescription="PA Fixed Flexion Knee")
         _, dropped, _ = ingest(root)
-        assert reasons(dropped) == [
-            ("9000001", "", "no_side"),
-            *both("9000001", "no_film"),
-        ]
+        assert reasons(dropped) == both("9000001", "no_side")
+        assert {root / knee.source for knee in dropped} == {paths[0]}
+
+    def test_of_two_films_whose_side_is_not_told_each_knee_is_lost_once(self, study):
+        root, paths = study
+        change(paths[0], SeriesDescription="PA Fixed Flexion Knee")
+        change(paths[0], paths[0].parent.with_name("1900000100") / "001")
+        _, dropped, notes = ingest(root)
+        assert reasons(dropped) == both("9000001", "no_side")
+        assert notes["films_without_a_side"] == 1
+
+    def test_a_side_that_is_not_told_where_one_knee_has_a_film(self, study):
+        root, paths = study
+        change(paths[0], SeriesDescription="PA Fixed Flexion Left Knee")
+        untold = paths[0].parent.with_name("1900000100") / "001"
+        change(paths[0], untold, SeriesDescription="PA Fixed Flexion Knee")
+        kept, (dropped,), _ = ingest(root)
+        assert len(kept) == 5
+        assert (dropped.side, dropped.reason) == ("R", "no_side")
+        change(paths[0], SeriesDescription="Bilateral PA Fixed Flexion Knee")
+        kept, dropped, notes = ingest(root)
+        assert len(kept) == 6
+        assert not dropped
+        assert notes["films_without_a_side"] == 1
 
 
 class TestRepeats:
@@ -235,6 +256,22 @@ class TestSubjects:
         assert len(kept) == 4
         assert reasons(dropped) == both("9000001", "subject_contradicts")
         assert all("9000002" not in knee.detail for knee in dropped)
+
+    def test_a_subject_of_whom_enrolment_does_not_know(self, study):
+        root, _ = study
+        table = root / "tables" / "enrollees.txt"
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:3]))
+        kept, _, notes = ingest(root)
+        assert [kept[subject, "R", 0]["site"] for subject in SUBJECTS] == ["A", "B", ""]
+        assert notes == {"subjects_unknown_to_enrolment": 1}
+
+    def test_a_folder_that_is_named_as_a_person_is_no_subject(self, study):
+        root, paths = study
+        paths[0].parents[2].rename(paths[0].parents[2].with_name("Doe_Jane"))
+        kept, dropped, notes = ingest(root)
+        assert len(kept) == 4
+        assert reasons(dropped) == both("9000001", "no_film")
+        assert notes == {"files_elsewhere": 1}
 
     def test_unless_the_rules_say_otherwise(self, study):
         root, paths = study

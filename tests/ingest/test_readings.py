@@ -165,13 +165,14 @@ class TestTable:
         found, _ = read_readings(tmp_path, [0, 18, 30])
         assert list(found) == [("1", "R", 0)]
 
-    def test_tables_of_visits_that_are_not_asked_for_are_counted(self, make, tmp_path):
+    def test_tables_of_visits_that_are_not_asked_for_are_read_where_they_are(self, make, tmp_path):
         for visit in (0, 12, 96):
             text = make.table(visit, [("1", 1, 15, *[0] * 7)])
             write_table(tmp_path, text, VISITS[visit])
-        found, notes = read_readings(tmp_path, [12])
-        assert list(found) == [("1", "R", 12)]
-        assert notes["tables_of_visits_not_asked_for"] == 2
+        found, _ = read_readings(tmp_path, [12])
+        assert list(found) == [("1", "R", visit) for visit in (0, 12, 96)]
+        with pytest.raises(UserError, match=r"kxr_sq_bu05\.sas7bdat .* is missing"):
+            read_readings(tmp_path, [36])
 
 
 class TestArchive:
@@ -195,17 +196,20 @@ class TestArchive:
             ("NDAR2", "9000296", "V06", 15, 1, *[0] * 7, "0126"),
         ]
         self.write(tmp_path, rows)
+        rows.append(("NDAR2", "9000296", "V09", 15, 1, *[0] * 7, "0127"))
+        self.write(tmp_path, rows)
         found, notes = read_readings(tmp_path, (0, 72, 96))
         assert {knee: r.grades.tolist() for knee, r in found.items()} == {
             ("9000099", "R", 0): [2, 1, 0, 3, 2, 0, 1],
             ("9000099", "L", 0): [3, 0, 1, 2, 3, 1, 2],
             ("9000099", "L", 72): [4, 0, 1, 2, 3, -1, 3],
             ("9000296", "R", 96): [-1] * 7,
+            ("9000296", "R", 48): [0] * 7,
         }
         assert {name: count for name, count in notes.items() if count} == {
             "other_projects": 1,
             "unread_blank": 1,
-            "readings_of_visits_not_asked_for": 1,
+            "readings_of_unknown_visits": 1,
         }
 
     def test_without_the_study_s_ids_and_without_a_description(self, tmp_path):
