@@ -94,6 +94,8 @@ def plan_study(
         for subject, side, value, kl, reason in zip(*(labels[name].tolist() for name in columns))
     }
 
+    notes["knees_in_the_tables"] = len(label_of)
+
     jobs: list[volume.VolumeJob] = []
     for (subject, side), source in sorted(found.items()):
         value, kl, reason = label_of.pop((subject, side), _UNREAD)

@@ -1,7 +1,7 @@
 """Writes a phantom study tree for people to look at.
 
-python -m knee_jax.phantom --out=DIR [--study=oai|most] [--release=study|archive]
-    [--landmarks=keypoints|boxes|crops]
+python -m knee_jax.phantom --out=DIR [--study=oai|most] [--release=study|archive] [--mri]
+    [--landmarks=keypoints|boxes|crops] [--clutter=rescans|other_films|single_films|contents]
 """
 
 from pathlib import Path
@@ -10,7 +10,8 @@ from absl import flags
 
 from knee_jax import cli
 from knee_jax.errors import UserError
-from knee_jax.phantom import placements
+from knee_jax.phantom import clutter, placements
+from knee_jax.phantom.mri import write_mri_study
 from knee_jax.phantom.study import STUDIES, layout, write_study
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tree, made if need be.", required=True)
@@ -20,6 +21,10 @@ _RELEASE = flags.DEFINE_string(
 )
 _LANDMARKS = flags.DEFINE_multi_enum(
     "landmarks", [], list(placements.WRITERS), "What else tells where knees are; repeat for more."
+)
+_MRI = flags.DEFINE_bool("mri", False, "Also OAI's baseline MR series, 47 MB a knee.")
+_CLUTTER = flags.DEFINE_multi_enum(
+    "clutter", [], list(clutter.KINDS), "What else a real tree of OAI holds; repeat for more."
 )
 _SUBJECTS = flags.DEFINE_integer("subjects", 10, "Subjects, each with two knees.")
 _VISITS = flags.DEFINE_multi_integer(
@@ -35,6 +40,13 @@ def main(_: list[str]) -> None:
     root = Path(_OUT.value)
     if root.exists() and any(root.iterdir()):
         raise UserError(f"--out={root} is not empty: name a folder of its own for the tree")
+    if _STUDY.value != "oai" and (_MRI.value or _CLUTTER.value):
+        raise UserError(f"--mri and --clutter: there are none of {_STUDY.value}, only of oai")
+    if "single_films" in _CLUTTER.value and _LANDMARKS.value:
+        raise UserError(
+            "--clutter=single_films: only .pts files tell where knees are on films of one, leave "
+            "--landmarks out"
+        )
     knees = write_study(
         root,
         num_subjects=_SUBJECTS.value,
@@ -45,8 +57,17 @@ def main(_: list[str]) -> None:
         study=_STUDY.value,
         release=_RELEASE.value,
     )
+    if _MRI.value:
+        write_mri_study(
+            root,
+            num_subjects=_SUBJECTS.value,
+            seed=_SEED.value,
+            release=_RELEASE.value,
+            workers=_WORKERS.value,
+        )
     for kind in _LANDMARKS.value:
         placements.WRITERS[kind](root, knees)
+    clutter.add(root, [root / source for source in knees["source"].unique()], _CLUTTER.value)
     print(layout(_STUDY.value).found.format(root=root))
 
 

@@ -1,7 +1,8 @@
 """What real trees of OAI's layout hold beside one film a visit: for a tree that is there already.
 
 Each function takes films of `oai`'s layout and writes folders beside theirs, or in their stead;
-which film is read of a visit, and what it shows, stays as `write_study` says.
+which film is read of a visit, and what it shows, stays as `write_study` says. `add` does so
+all over a tree.
 """
 
 import csv
@@ -26,6 +27,27 @@ _COLUMNS = (
     "StudyDescription",
     "SeriesDescription",
 )
+
+
+KINDS = ("rescans", "other_films", "single_films", "contents")
+"""What `add` knows: one function below each."""
+
+
+def add(root: Path, films: Sequence[Path], kinds: Iterable[str]) -> None:
+    """Adds clutter of some kinds, to every third film and never two kinds to one.
+
+    Args:
+        root: the study's folder.
+        films: all that it has.
+        kinds: of `KINDS`; the table of contents is of all images, the added ones too.
+    """
+    of_film = {"rescans": add_rescan, "other_films": add_other_films, "single_films": split}
+    for place, (kind, change) in enumerate(of_film.items()):
+        if kind in kinds:
+            for film in films[place :: len(of_film)]:
+                change(film)
+    if "contents" in kinds:
+        write_contents(root, sorted(root.rglob("001")))
 
 
 def add_rescan(film: Path) -> Path:

@@ -49,6 +49,7 @@ def write_mri_study(
     shape: tuple[int, int, int] = SHAPE,
     workers: int = 1,
     progress: bool = True,
+    release: str | None = None,
 ) -> pd.DataFrame:
     """Writes the baseline series of a cohort, and the tables of all its visits.
 
@@ -62,6 +63,7 @@ def write_mri_study(
         shape: rows, columns and slices. The field of view stays, so fewer make coarser voxels.
         workers: processes.
         progress: show a bar.
+        release: shape of the tables, as `study.write_study` has it.
 
     Returns:
         A row a knee: `severity.simulate`'s of the baseline with `subject`, `site`, `source` (the
@@ -79,7 +81,7 @@ def write_mri_study(
     ]
     for name in ("subject", "site", "barcode"):
         knees[name] = np.repeat([getattr(film, name) for film in films], 2)
-    oai.LAYOUT.write_tables(root, knees, films, seed, oai.LAYOUT.releases[0])
+    oai.LAYOUT.write_tables(root, knees, films, seed, release or oai.LAYOUT.releases[0])
 
     examined = [film for film in films if film.knees[0]["visit"] == BASELINE]
     found = knees[knees["visit"] == BASELINE].drop(columns="barcode").reset_index(drop=True)

@@ -1,4 +1,6 @@
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pydicom
@@ -82,3 +84,41 @@ def test_table_of_contents(films, tmp_path):
         assert release[0] == "0"
         assert (subject, date, barcode) == (row["ParticipantID"], row["StudyDate"], row["Barcode"])
         assert row["SeriesDescription"] == "Bilateral PA Fixed Flexion Knee"
+
+
+@pytest.mark.parametrize("kind", clutter.KINDS)
+def test_a_tree_is_cluttered_at_every_third_film(films, tmp_path, kind):
+    clutter.add(tmp_path, films, [kind])
+    names = [path.parent.name for path in tmp_path.rglob("001")]
+    more = {"rescans": 3, "other_films": 2 * 3, "single_films": 2, "contents": 0}
+    assert len(names) == len(set(names)) == len(films) + more[kind]
+    assert (tmp_path / "tables" / "contents.csv").exists() == (kind == "contents")
+    assert sum(not film.exists() for film in films) == (2 if kind == "single_films" else 0)
+
+
+def command(*flags):
+    line = [sys.executable, "-m", "knee_jax.phantom", "--rows=64", "--subjects=2", "--visit=0"]
+    return subprocess.run([*line, *flags], capture_output=True, text=True, check=False)
+
+
+def test_command(tmp_path):
+    kinds = ("rescans", "other_films", "contents")
+    assert command(f"--out={tmp_path}", *(f"--clutter={kind}" for kind in kinds)).returncode == 0
+    listed = (tmp_path / "tables" / "contents.csv").read_text().splitlines()[1:]
+    assert len(listed) == len(list(tmp_path.rglob("001"))) == 2 + 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--study=most", "--clutter=rescans"], "there are none of most"),
+        (["--study=most", "--mri"], "there are none of most"),
+        (["--clutter=single_films", "--landmarks=boxes"], "leave --landmarks out"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, flags, told):
+    failed = command(f"--out={tmp_path}/tree", *flags)
+    assert failed.returncode == 1
+    assert told in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert not (tmp_path / "tree").exists()
