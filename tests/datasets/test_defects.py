@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from knee_jax.phantom.study import write_study
 from knee_jax.prepare import prepare
 
 VISITS = (0, 12, 24)
+UNFILMED = 36
 BOTH = ("R", "L")
 
 
@@ -107,6 +109,21 @@ def cut_pixels(film):
 def repeat(place):
     again = place.film.parent.with_name(place.film.parent.name + "9")
     shutil.copytree(place.film.parent, again)
+
+
+def name_as_person(place):
+    subject = place.film.parents[2]
+    subject.rename(subject.with_name("Doe_Jane"))
+
+
+def read_without_films(place):
+    """Readings of a visit of which the tree has no film at all."""
+    path = place.root / "tables" / f"kxr_sq_bu{readings.VISITS[place.visit]}.txt"
+    table = pd.read_csv(path, sep="|", dtype=str, keep_default_na=False)
+    table = table[table[column(table, "ID")] == place.subject]
+    ours, theirs = f"V{readings.VISITS[place.visit]}", f"V{readings.VISITS[UNFILMED]}"
+    table.columns = [name.upper().replace(ours, theirs) for name in table]
+    table.to_csv(path.with_name(f"kxr_sq_bu{theirs[1:]}.txt"), sep="|", index=False)
 
 
 def as_folder(place):
@@ -199,6 +216,12 @@ DEFECTS = {
         BOTH,
         "subject_contradicts",
     ),
+    "a film of one knee, untold which": (
+        set_tags(SeriesDescription="PA Fixed Flexion Knee"),
+        BOTH,
+        "no_side",
+    ),
+    "a folder named as a person": (name_as_person, BOTH, "no_film"),
     "a hand": (set_tags(SeriesDescription="PA Right Hand"), BOTH, "no_film"),
     "a syntax without a decoder": (strange_syntax, BOTH, "no_decoder"),
     "a folder instead of a film": (as_folder, BOTH, "no_film"),
@@ -230,6 +253,7 @@ DEFECTS = {
     "a poor film": (code_all(".T"), "", ""),
     "a knee that nobody read": (remove_rows, "", ""),
     "a row twice": (double_rows, "", ""),
+    "readings of a visit without films": (read_without_films, "", ""),
     "a grade beyond the scale": (lambda p: edit_rows(p.visit, XRJSL="9")(p), "", ""),
     "a film of an interim visit": (
         lambda p: shutil.copytree(
@@ -244,7 +268,8 @@ DEFECTS = {
 
 def others_than(subject):
     def ignored(folder, names):
-        return [n for n in names if n.isdecimal() and len(n) == 7 and n != subject]
+        in_release = re.fullmatch(r"\d\dm", Path(folder).parent.name)
+        return [name for name in names if in_release and name != subject]
 
     return ignored
 
@@ -306,6 +331,8 @@ def test_every_knee_that_a_defect_costs_is_lost_for_its_reason_and_no_other_is(s
     for name, (_, sides, reason) in DEFECTS.items():
         place = places[name]
         expected |= {(place.subject, side, place.visit): reason for side in sides}
+    unfilmed = places["readings of a visit without films"].subject
+    expected |= {(unfilmed, side, UNFILMED): "no_film" for side in BOTH}
     assert lost == expected
     again = {(places[twice].subject, side, places[twice].visit) for side in BOTH}
     interim = {(places["a film of an interim visit"].subject, side, 18) for side in BOTH}
@@ -336,5 +363,7 @@ def test_the_flow_adds_up_and_notes_tell_of_what_loses_no_knee(studies):
         "readings_coded_prosthesis": 1,
         "other_films_pa_right_hand": 1,
         "films_of_visits_without_readings": 1,
+        "knees_in_the_tables": 2 - 1,
+        "files_elsewhere": 1,
     }.items():
         assert account["notes"][note] == before["notes"].get(note, 0) + more
