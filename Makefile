@@ -1,5 +1,6 @@
 # make demo    from a fresh clone to a report: phantom knees made, prepared, graded (CPU, minutes)
 # make test    the fast tests; EXTRAS=test,torch also runs the parity tests against PyTorch
+# make test-beam    those of Apache Beam, which is installed apart, with older libraries of its own
 # make lint    ruff and mypy
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 comma := ,
 installed = .venv/.installed-$(subst $(comma),-,$(1))
 
-.PHONY: install demo test test-slow lint benchmark clean
+.PHONY: install demo test test-slow test-beam lint benchmark clean
 
 install: $(call installed,$(EXTRAS))
 
@@ -29,6 +30,12 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+.beam/apache_beam: | $(call installed,$(EXTRAS))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target .beam apache-beam==2.77.0
+
+test-beam: install .beam/apache_beam
+	PYTHONPATH=.beam $(BIN)/python -m pytest -m 'slow or not slow' tests/datasets/test_beam.py
+
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -38,4 +45,4 @@ benchmark: install
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache
+	rm -rf .venv .beam build *.egg-info .mypy_cache .ruff_cache
