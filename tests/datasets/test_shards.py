@@ -11,6 +11,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_pb2
 
 from knee_jax.datasets import shards
 from knee_jax.datasets.builders import KneeBuilder
@@ -75,6 +76,20 @@ def stopped(raw, data_dir, monkeypatch, count):
         with pytest.raises(KeyboardInterrupt):
             prepare("kneekl224", data_dir, raw, workers=1)
     return data_dir / "kneekl224" / "1.0.0.partial"
+
+
+def test_a_record_does_not_depend_on_the_order_of_its_features():
+    names = ["image", "grades", "subject", "side", "visit", "cohort", "site", "source"]
+    records = []
+    for order in (names, names[::-1]):
+        example = tf_example_pb2.Example()
+        for name in order:
+            example.features.feature[name].bytes_list.value.append(name.encode())
+        records.append(example.SerializeToString())
+    assert records[0] != records[1]
+    first, second = map(shards._sort, records)
+    assert first == second
+    assert tf_example_pb2.Example.FromString(first) == example
 
 
 def test_only_unfinished_shards_are_read_again(raw, tmp_path, monkeypatch, reads):
