@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -45,3 +46,19 @@ def train_flags(workdir: Path, data_dir: Path, config: str, changes: Sequence[st
         *SMALL,
         *changes,
     ]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits until a condition holds; fails when that takes longer."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def lives(pid: int | str) -> bool:
+    """Whether there is a process of that number that has not ended."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False

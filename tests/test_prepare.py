@@ -4,7 +4,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.prepare import prepare
+from tests.commands import lives, wait_for
 
 NUM_CROPS = 600
 
@@ -47,13 +47,6 @@ def command(raw, data_dir, *more, before=""):
     shell = ["bash", "-c", f'{before} exec "$@"', "bash"]
     pipe = subprocess.PIPE
     return subprocess.Popen([*shell, *words], stdout=pipe, stderr=pipe, text=True)
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
 
 
 def test_account_is_printed(raw, tmp_path, whole):
@@ -122,13 +115,6 @@ def test_mistakes_are_told_in_one_line(raw, tmp_path, flag):
 
 def children(pid):
     return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def lives(pid):
-    try:
-        return ") Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("size", [0, 8_000_000])

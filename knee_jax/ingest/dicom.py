@@ -249,8 +249,17 @@ def _grey_values(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
     elif value(header, "VOILUTFunction") == "SIGMOID":
         grey = _applied(apply_voi_lut, grey, header, "its VOI LUT")
     if header.PhotometricInterpretation == "MONOCHROME1":
-        return grey.max() - grey
+        return invert(grey)
     return grey
+
+
+def invert(values: np.ndarray) -> np.ndarray:
+    """Maximum - value, of the same kind but unsigned where it is integer."""
+    inverted = values.max() - values
+    if inverted.dtype.kind != "i":
+        return inverted
+    # Of signed values up to twice what such a one can hold: it has wrapped around, as unsigned not.
+    return inverted.view(f"u{inverted.dtype.itemsize}")
 
 
 def _applied(

@@ -96,7 +96,7 @@ def read_series(files: Iterable[pathlib.Path], side: str | None = None) -> Volum
         gap = _check_positions(slices)
         voxels = np.stack([each.pixels() for each in slices], axis=-1)
     if first.inverted:
-        voxels = voxels.max() - voxels
+        voxels = dicom.invert(voxels)
     directions = np.stack([first.down, first.right, first.normal], axis=1)
     spacing_mm = (*first.spacing_mm, gap)
     order = _match(directions)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +12,7 @@ from knee_jax.ingest import headers
 from knee_jax.phantom import clutter
 from knee_jax.phantom.study import write_study
 from knee_jax.prepare import prepare
+from tests.ingest.conftest import dataset, make_endless, write
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,28 @@ def test_kept_headers_do_not_change_the_set(study, tmp_path, monkeypatch):
     assert not opened
     assert contents(prepare("oai_xray", tmp_path / "b", root, workers=1)) == expected
     assert len(opened) == len(list(root.rglob("001")))
+
+
+@pytest.mark.parametrize(
+    "place", ["after the pixels", pytest.param("header", marks=pytest.mark.slow)]
+)
+def test_a_film_that_is_never_read_to_its_end(study, tmp_path, place):
+    """Its two knees are lost, whether it is met among the headers or among the films."""
+    original, knees = study
+    root = shutil.copytree(original, tmp_path / "study")
+    subject = knees["subject"].unique()[3]
+    (source,) = knees["source"][knees["subject"] == subject].unique()
+    if place == "header":
+        write(root / source, dataset(np.zeros((4, 6), np.uint16), PixelData=None))
+    make_endless(root / source)
+    begin = time.monotonic()
+    folder = prepare("oai_xray", tmp_path / "data", root, workers=2, file_timeout=3)
+    assert time.monotonic() - begin < 60
+    lost = pd.read_csv(folder / "quarantine.csv", dtype={"subject": str})
+    lost = lost[lost["reason"] != "repeated_film"]
+    assert lost["reason"].tolist() == ["timed_out"] * 2
+    assert lost["detail"].unique().tolist() == ["not read within 3 seconds"]
+    assert list(zip(lost["subject"], lost["side"])) == [(subject, side) for side in "RL"]
+    kept = pd.read_csv(folder / "index.csv", dtype={"subject": str})
+    others = knees[knees["subject"] != subject]
+    assert list(zip(kept["subject"], kept["side"])) == list(zip(others["subject"], others["side"]))

@@ -1,5 +1,6 @@
 """A preparation that is stopped goes on from its finished shards, to the same bytes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,11 +12,15 @@ import time
 import cv2
 import numpy as np
 import pytest
+from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
 
+from knee_jax import datasets
 from knee_jax.datasets import shards
 from knee_jax.datasets.builders import KneeBuilder
 from knee_jax.errors import UserError
 from knee_jax.ingest import pool
+from knee_jax.ingest.crops import CropJob, find_crops
 from knee_jax.prepare import prepare
 
 JOBS, SIZE = 60, 8
@@ -77,6 +82,20 @@ def stopped(raw, data_dir, monkeypatch, count):
     return data_dir / "kneekl224" / "1.0.0.partial"
 
 
+def test_a_record_does_not_depend_on_the_order_of_its_features():
+    names = ["image", "grades", "subject", "side", "visit", "cohort", "site", "source"]
+    records = []
+    for order in (names, names[::-1]):
+        example = tf_example_pb2.Example()
+        for name in order:
+            example.features.feature[name].bytes_list.value.append(name.encode())
+        records.append(example.SerializeToString())
+    assert records[0] != records[1]
+    first, second = map(shards._sort, records)
+    assert first == second
+    assert tf_example_pb2.Example.FromString(first) == example
+
+
 def test_only_unfinished_shards_are_read_again(raw, tmp_path, monkeypatch, reads):
     whole = contents(prepare("kneekl224", tmp_path / "whole", raw, workers=1))
     stopped(raw, tmp_path / "data", monkeypatch, 3)
@@ -128,6 +147,31 @@ def test_files_that_change_while_they_are_read(raw, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(KneeBuilder, "jobs_per_shard", SIZE)
     prepare("kneekl224", tmp_path / "data", raw, workers=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EndlessJob(CropJob):
+    def __call__(self):
+        time.sleep(600)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_takes_too_long_costs_its_own_knee(raw, tmp_path, workers):
+    jobs = [CropJob(raw, source) for source in find_crops(raw)["train"][1:7]]
+    jobs[2] = EndlessJob(raw, jobs[2].source)
+    (shard,) = shards.cut(tmp_path, "train", jobs, len(jobs))
+    features = datasets.builder("kneekl224", tmp_path / "data").info.features
+    assert list(shards.make([shard], features, workers, seconds=1)) == [1] * len(jobs)
+    account = shards.read_account(shard)
+    (lost,) = account.dropped
+    assert (lost.source, lost.reason) == (str(jobs[2].source), "timed_out")
+    assert lost.detail == "not read within 1 seconds"
+    of_others = [str(job.source) for job in jobs if job is not jobs[2]]
+    assert [knee["source"] for knee in account.kept] == of_others
+    reader = array_record_module.ArrayRecordReader(str(shard.records))
+    records = map(tf_example_pb2.Example.FromString, reader.read_all())
+    found = [each.features.feature["source"].bytes_list.value[0].decode() for each in records]
+    assert found == of_others
 
 
 def test_accounts_hold_what_the_index_does(raw, tmp_path, monkeypatch):

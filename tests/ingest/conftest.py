@@ -1,6 +1,7 @@
 """Films, landmark files and tables, as small as can be, written as a study would hold them."""
 
 import io
+import os
 import types
 
 import numpy as np
@@ -70,6 +71,11 @@ def write(path, film):
     buffer = io.BytesIO()
     film.save_as(buffer, enforce_file_format=True)
     path.write_bytes(buffer.getvalue())
+
+
+def make_endless(path):
+    """Appends zeros, 16 GiB that take no room: whoever reads on reads element after element."""
+    os.truncate(path, 2**34)
 
 
 def write_points(path, points):
@@ -149,5 +155,5 @@ def write_series(folder, slices):
 def make():
     """The functions above."""
     names = (right_knee, on_film, dataset, write, write_points, table, write_visit, write_study)
-    names += (mr_slices, write_series)
+    names += (make_endless, mr_slices, write_series)
     return types.SimpleNamespace(**{function.__name__: function for function in names})

@@ -79,6 +79,13 @@ class TestPixels:
         expected = PIXELS.max() - PIXELS
         np.testing.assert_array_equal(read_film(tmp_path / "001").pixels, expected)
 
+    def test_monochrome1_of_a_range_beyond_its_signed_integers(self, make, tmp_path):
+        pixels = np.array([[-32_768, -1], [0, 32_767]], np.int16)
+        tags = {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 1}
+        make.write(tmp_path / "001", make.dataset(pixels, **tags))
+        found = read_film(tmp_path / "001").pixels
+        np.testing.assert_array_equal(found, [[65_535, 32_768], [32_767, 0]])
+
     def test_rescale(self, make, tmp_path):
         make.write(tmp_path / "001", make.dataset(PIXELS, RescaleSlope=-2, RescaleIntercept=5))
         np.testing.assert_array_equal(read_film(tmp_path / "001").pixels, 5 - 2.0 * PIXELS)

@@ -1,6 +1,11 @@
 import json
 import os
 import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pydicom
@@ -175,3 +180,62 @@ def test_workers_change_nothing(make, tmp_path, monkeypatch):
     one = Reader().read(tmp_path, paths)
     assert Reader(workers=2).read(tmp_path, paths) == one
     assert [header.description for header in one.values()] == [f"film {n}" for n in range(23)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_only_the_file_that_takes_too_long_is_given_up(make, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(headers, "_CHUNK", 4)
+    root = tmp_path / "study"
+    paths = [f"{number:03d}" for number in range(18)]
+    for path in paths:
+        make.write(root / path, make.dataset(PIXELS, SeriesDescription=f"film {path}"))
+    endless = paths[6]
+    make.write(root / endless, make.dataset(PIXELS, PixelData=None))
+    make.make_endless(root / endless)
+    found = Reader(tmp_path / "cache", workers, file_timeout=1).read(root, paths)
+    assert found.pop(endless) == Header(reason="timed_out", detail="not read within 1 seconds")
+    assert [h.description for h in found.values()] == [f"film {p}" for p in paths if p != endless]
+    lines = cache_file(tmp_path / "cache").read_text().splitlines()[1:]
+    assert [json.loads(line)[0] for line in lines] == [path for path in paths if path != endless]
+
+
+WALK = """
+import pathlib, sys
+from knee_jax.ingest import headers
+
+headers._CHUNK = 2
+root, cache = map(pathlib.Path, sys.argv[1:])
+headers.Reader(cache, workers=2).read(root, sorted(path.name for path in root.iterdir()))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(make, tmp_path, opened):
+    root, cache = tmp_path / "study", tmp_path / "cache"
+    paths = [f"{number:03d}" for number in range(600)]
+    for path in paths:
+        make.write(root / path, make.dataset(PIXELS, SeriesDescription=f"film {path}"))
+    whole = Reader().read(root, paths)
+    rng, kept = random.Random(0), [0]
+
+    def size():
+        return sum(path.stat().st_size for path in cache.glob("*"))
+
+    for trial in range(8):
+        # From before there is anything; each goes on from what the one before has left.
+        enough = size() + (rng.randrange(12_000) if trial else 0)
+        line = [sys.executable, "-c", WALK, str(root), str(cache)]
+        process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+        while size() < enough and process.poll() is None:
+            time.sleep(0.0005)
+        process.kill()
+        process.wait()
+        copy = tmp_path / f"copy_{trial}"
+        shutil.copytree(cache, copy) if cache.exists() else copy.mkdir()
+        lines = [line for path in copy.glob("*") for line in path.read_text().split("\n")[1:]]
+        kept.append(sum(map(_is_whole, lines)))
+        opened.clear()
+        assert Reader(copy).read(root, paths) == whole
+        assert len(opened) == len(paths) - kept[-1]
+    assert kept == sorted(kept)
+    assert len({number for number in kept if 0 < number < len(paths)}) > 1, kept

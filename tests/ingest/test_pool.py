@@ -1,6 +1,8 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest.pool import Lost, run_in_order
+from tests.commands import REPOSITORY, lives, wait_for
 
 
 def jobs(function, values):
@@ -104,3 +107,32 @@ def test_workers_say_nothing(capfd):
     command = functools.partial(os.system, "echo Jane Doe; echo Jane Doe >&2")
     assert list(run_in_order([command, functools.partial(os.write, 2, b"Jane Doe")], 1)) == [0, 8]
     assert capfd.readouterr() == ("", "")
+
+
+def be_busy(folder, what):
+    """Leaves the number of its process in a folder."""
+    (folder / str(os.getpid())).touch()
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        time.sleep(60 if what == "sleeps" else 0)
+
+
+RUN = """
+import functools, pathlib, sys
+from knee_jax.ingest.pool import run_in_order
+from tests.ingest.test_pool import be_busy
+
+folder = pathlib.Path(sys.argv[1])
+list(run_in_order([functools.partial(be_busy, folder, what) for what in sys.argv[2:]], 2))
+"""
+
+
+def test_busy_workers_end_with_a_killed_parent(tmp_path):
+    line = [sys.executable, "-c", RUN, str(tmp_path), "sleeps", "computes"]
+    process = subprocess.Popen(line, cwd=REPOSITORY)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, seconds=60)
+    workers = [path.name for path in tmp_path.iterdir()]
+    assert all(map(lives, workers))
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(map(lives, workers)), seconds=10)

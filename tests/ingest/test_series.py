@@ -142,6 +142,12 @@ class TestIntensity:
         slices = make.mr_slices(VOXELS, PhotometricInterpretation="MONOCHROME1")
         np.testing.assert_array_equal(self.read(make, tmp_path, slices), VOXELS.max() - VOXELS)
 
+    def test_monochrome1_of_a_range_beyond_its_signed_integers(self, make, tmp_path):
+        voxels = (VOXELS * 16.0 - 32_768).astype(np.int16)
+        tags = {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 1}
+        found = self.read(make, tmp_path, make.mr_slices(voxels, **tags))
+        np.testing.assert_array_equal(found, voxels.max() - voxels.astype(int))
+
     def test_every_slice_has_its_own_rescale(self, make, tmp_path):
         slices = make.mr_slices(VOXELS)
         for number, each in enumerate(slices):
