@@ -102,12 +102,11 @@ def _choose_films(
     Returns:
         Films of both knees by (subject, month), and those of one by (subject, side, month), the one
         that counts first; and what is lost: `subject_contradicts`, `no_side`, `not_on_disk`,
-        `repeated_film`, and the reason of a film that cannot be read, where another of its visit
-        can.
+        `repeated_film`, and the reasons of films whose header cannot be read.
     """
     of_visits: dict[tuple[str, int], list[Image]] = collections.defaultdict(list)
     of_knees: dict[KneeVisit, list[Image]] = collections.defaultdict(list)
-    broken, untold = [], []
+    untold = []
     dropped: list[Dropped] = []
     notes["mr_series"] = notes["films_without_description"] = 0
     for image in images:
@@ -116,7 +115,8 @@ def _choose_films(
         if image.is_series:
             notes["mr_series"] += 1
         elif header.reason and header.reason != NOT_ON_DISK:
-            broken.append(image)
+            # What it shows, it does not tell.
+            dropped += image.dropped(SIDES, header.reason, header.detail)
         elif not sides:
             words = re.findall(r"[a-z]+", header.description.lower())
             known = [word for word in words if _VIEWS.fullmatch(word)]
@@ -133,13 +133,6 @@ def _choose_films(
                 of_visits[image.subject, image.month].append(image)
             else:
                 of_knees[image.subject, sides, image.month].append(image)
-    filmed = {*of_visits, *((subject, month) for subject, _, month in of_knees)}
-    for image in broken:
-        # What it shows, it does not tell.
-        if (image.subject, image.month) in filmed:
-            dropped += image.dropped(SIDES, image.header.reason, image.header.detail)
-        else:
-            of_visits[image.subject, image.month].append(image)
     films = {visit: sources(of_visit) for visit, of_visit in of_visits.items()}
     single_films = {}
     for (subject, side, month), of_knee in of_knees.items():
