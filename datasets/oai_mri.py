@@ -63,6 +63,11 @@ class Builder(VolumeBuilder):
             with_bmi=True,
         ),
         MriConfig(
+            name="sagittal_replaced_ids",
+            description="Series whose headers have other subject ids than their folders.",
+            check_subject=False,
+        ),
+        MriConfig(
             name="sagittal_outcomes",
             description="Replaced joints as outcomes99 tells of them, too.",
             outcomes=True,

@@ -80,6 +80,11 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
             roi=Roi(level_plateau=False),
         ),
         FilmConfig(
+            name="replaced_ids",
+            description="Films whose headers have other subject ids than their paths.",
+            rules=Rules(check_subject=False),
+        ),
+        FilmConfig(
             name="keypoints",
             description="Landmarks from tables/keypoints.csv, such as KNEEL's 16 a knee.",
             rules=Rules(landmarks="keypoints"),

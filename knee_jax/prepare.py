@@ -65,6 +65,7 @@ def prepare(
     raw = pathlib.Path(manual_dir).expanduser().resolve() if manual_dir else None
     if folder.exists():
         _refuse_other_source(folder, origin, raw)
+        _refuse_torn(folder)
         return folder
     if raw and raw in folder.resolve().parents:
         raise UserError(
@@ -98,6 +99,13 @@ def _refuse_other_source(
             f"{folder} was prepared from {made_from}, not from {raw}: delete it to prepare it "
             "again, name another data_dir, or leave manual_dir out to use it as it is"
         )
+
+
+def _refuse_torn(folder: pathlib.Path) -> None:
+    """Raises UserError if somebody has removed a part of the account."""
+    for name in ("index.csv", "quarantine.csv", "account.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: {name} is gone; delete the folder to prepare it again")
 
 
 def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
@@ -189,6 +197,8 @@ def _index(folder: pathlib.Path) -> pd.DataFrame:
 def main(_: list[str]) -> None:
     """Prepares the data set that the flags name and prints its account."""
     options = flags.FLAGS
+    if options.beam_options and not options.beam_runner:
+        raise UserError("--beam_options are of a runner: name it, as --beam_runner=DirectRunner")
     root = pathlib.Path(options.data_dir).expanduser()
     path = pathlib.Path(datasets.builder(options.dataset, options.data_dir).data_path)
     dataset = path.parent.relative_to(root).as_posix()

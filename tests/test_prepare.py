@@ -92,6 +92,13 @@ def test_prepared_set_is_found_again(raw, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
 
 
+def test_a_set_without_a_part_of_its_account(raw, tmp_path):
+    folder = prepare("kneekl224", tmp_path, raw, workers=1)
+    (folder / "index.csv").unlink()
+    with pytest.raises(UserError, match=r"index\.csv is gone; delete the folder"):
+        prepare("kneekl224", tmp_path, raw, workers=1)
+
+
 def test_no_tensorflow_and_no_jax(raw, tmp_path):
     program = (
         "import sys; from knee_jax.prepare import prepare\n"
@@ -103,7 +110,10 @@ def test_no_tensorflow_and_no_jax(raw, tmp_path):
     assert not done.stdout
 
 
-@pytest.mark.parametrize("flag", ["--dataset=nothing", "--workers=0", "--manual_dir=/nowhere"])
+@pytest.mark.parametrize(
+    "flag",
+    ["--dataset=nothing", "--workers=0", "--manual_dir=/nowhere", "--beam_options=--streaming"],
+)
 def test_mistakes_are_told_in_one_line(raw, tmp_path, flag):
     process = command(raw, tmp_path, flag)
     out, err = process.communicate(timeout=60)

@@ -87,7 +87,7 @@ BREAKS = {
     "intercept": {"RescaleIntercept": "PLANTED"},
     "frames": {"NumberOfFrames": "PLANTED"},
     "series": {"SeriesInstanceUID": "1.2.3.999666999.1"},
-    "subject": {"PatientID": "PLANTED ID"},
+    "subject": {"PatientID": "PLANTED 9876543"},
 }
 
 
@@ -225,8 +225,11 @@ def test_series(tmp_path, monkeypatch):
         ("00m/0.C.2/9000001/20041115/00123456/001", "00m/0.C.2/9000001/*/00123456/001"),
         ("M01234XX/v0_2004-11-15/PA10/1.dcm", "M01234XX/v0_*/PA10/1.dcm"),
         ("train/3/9000001L.png", "train/3/9000001L.png"),
-        # Neither is a day.
+        ("M01234XX/v0_8Mar2004/PA10/1.dcm", "M01234XX/v0_*/PA10/1.dcm"),
+        ("a/21.02.2004_x/31-December-2004/001", "a/*_x/*/001"),
+        # None is a day.
         ("00m/20049999/120041115001/001", "00m/20049999/120041115001/001"),
+        ("10.C.2/9000001/8mask2004/1-1/45.2004", "10.C.2/9000001/8mask2004/1-1/45.2004"),
     ],
 )
 def test_mask_dates(path, masked):

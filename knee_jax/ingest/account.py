@@ -99,8 +99,13 @@ def example(
     return knee if progression is None else knee | {PROGRESSION: np.int8(progression)}
 
 
+_DAY, _YEAR = "(?:0?[1-9]|[12][0-9]|3[01])", "(?:19|20)[0-9]{2}"
+_MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _DATE = re.compile(
-    r"(?<!\d)(19|20)\d\d(?P<dash>[-_.]?)(0[1-9]|1[0-2])(?P=dash)(0[1-9]|[12]\d|3[01])(?!\d)"
+    # 20041231, 2004-12-31; 31.12.2004, 12-31-2004; 31Dec2004, 31-December-2004.
+    rf"(?<!\d)(?:{_YEAR}(?P<dash>[-_.]?)(?:0[1-9]|1[0-2])(?P=dash)(?:0[1-9]|[12]\d|3[01])"
+    rf"|{_DAY}[-_.]{_DAY}[-_.]{_YEAR}|{_DAY}[-_. ]?{_MONTH}[-_. ]?{_YEAR})(?!\d)",
+    re.IGNORECASE,
 )
 
 

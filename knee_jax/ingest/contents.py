@@ -5,6 +5,8 @@ public lists of the films that were read, such as OAI_summary.csv, have ID, Fold
 Visit, and hold nothing but the bilateral films. Folder is {release}/{subject}/{date}/{barcode}.
 """
 
+import contextlib
+import datetime
 import pathlib
 import re
 
@@ -24,6 +26,7 @@ SUBJECT = re.compile(r"\d{7}")
 
 _MONTHS = {0: 0, 1: 12, 2: 18, 3: 24, 4: 30, 5: 36, 6: 48, 8: 72, 10: 96}
 # By the first number of a release.
+_DATES = ("%Y%m%d", "%Y-%m-%d", "%m/%d/%Y", "%d%b%Y")
 
 
 def read_contents(tables: pathlib.Path) -> dict[str, Header]:
@@ -34,7 +37,8 @@ def read_contents(tables: pathlib.Path) -> dict[str, Header]:
         modality is not told. Of several rows of a folder the first one that describes it counts.
 
     Raises:
-        UserError: a table cannot be read, lacks a column, or a row's folder is none of OAI's.
+        UserError: a table cannot be read, lacks a column, or a row's folder is none of OAI's, its
+            date none, or its subject or visit another than its folder's.
     """
     found: dict[str, Header] = {}
     if not tables.is_dir():
@@ -42,10 +46,16 @@ def read_contents(tables: pathlib.Path) -> dict[str, Header]:
     paths = [path for path in sorted(tables.iterdir()) if _is_contents(path)]
     for path in paths:
         table = _read(path)
-        for below, visit, description, date in table.drop_duplicates().to_numpy().tolist():
-            folder = _folder(path, below, visit)
+        rows = table.drop_duplicates()
+        for row, (below, visit, subject, description, date) in zip(
+            rows.index, rows.to_numpy().tolist()
+        ):
+            # Not quoted: in the wrong place may stand anything, a name too.
+            where = f"{path}, row {row + 1}"
+            folder = _folder(where, below, visit, subject)
             if description:
-                found.setdefault(folder, Header(description=description, taken=date))
+                header = Header(description=description, taken=_iso_date(where, date))
+                found.setdefault(folder, header)
     return found
 
 
@@ -55,7 +65,7 @@ def _is_contents(path: pathlib.Path) -> bool:
 
 
 def _read(path: pathlib.Path) -> pd.DataFrame:
-    """Columns folder, visit, description and date, as text."""
+    """Columns folder, visit, subject, description and date, as text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="latin-1")
     except (OSError, ValueError) as error:
@@ -72,24 +82,44 @@ def _read(path: pathlib.Path) -> pd.DataFrame:
         {
             "folder": cells["folder"].str.replace("\\", "/").str.strip("/"),
             "visit": cells.get("visit", ""),
+            "subject": table.get("participantid", pd.Series("", table.index)).str.strip(),
             "description": cells.get("seriesdescription", BILATERAL),
             "date": cells["studydate"],
         }
     )
 
 
-def _folder(path: pathlib.Path, folder: str, visit: str) -> str:
-    """A row's folder with its month, which the visit tells, or else the release."""
+def _folder(where: str, folder: str, visit: str, subject: str) -> str:
+    """A row's folder with its month, which the release tells, or else the visit."""
     release, *rest = folder.split("/")
-    number = release.partition(".")[0]
-    month = visit or (f"{_MONTHS[int(number)]:02d}m" if _is_release(number) else "")
-    if len(rest) != 3 or not SUBJECT.fullmatch(rest[0]) or not month:
+    month = month_of(release)
+    told = int(visit[:2]) if re.fullmatch(r"\d\dm", visit) else None
+    if len(rest) != 3 or not SUBJECT.fullmatch(rest[0]) or (month is None and told is None):
         raise UserError(
-            f"{path}: the folder {folder!r} is not {{release}}/{{subject}}/{{date}}/{{barcode}} of "
-            "a release such as 0.C.2; correct or remove the row"
+            f"{where}: the folder is not {{release}}/{{subject}}/{{date}}/{{barcode}} of a release "
+            "such as 0.C.2; correct or remove the row"
         )
-    return f"{month}/{folder}"
+    if (visit and told is None) or (None not in (month, told) and month != told):
+        raise UserError(
+            f"{where}: the visit is not that of its folder's release, as 12m is of 1.C.2; correct "
+            "or remove the row"
+        )
+    if subject and subject != rest[0]:
+        raise UserError(f"{where}: another subject than its folder's; correct or remove the row")
+    return f"{told if month is None else month:02d}m/{folder}"
 
 
-def _is_release(number: str) -> bool:
-    return number.isdecimal() and int(number) in _MONTHS
+def month_of(release: str) -> int | None:
+    """Months since baseline of the visit whose images a release of OAI holds; None: unknown."""
+    number = release.partition(".")[0]
+    return _MONTHS.get(int(number)) if number.isdecimal() else None
+
+
+def _iso_date(where: str, text: str) -> str:
+    """A date as headers tell it, 20041231, so that dates can be compared."""
+    for form in _DATES:
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(text, form).strftime("%Y%m%d")
+    if not text:
+        return ""
+    raise UserError(f"{where}: StudyDate is no date such as 20041231; correct or remove the row")

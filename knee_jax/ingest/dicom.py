@@ -32,6 +32,11 @@ _MOST_PIXELS = 2**26
 """Four times those of the largest film, of 43 cm in 0.1 mm."""
 
 
+CONTRADICTS = "its header names another subject than its path"
+
+_SUBJECT_ID = re.compile(r"(?<![A-Z0-9])(?:\d{7}|M[A-Z]?\d{2,})(?![A-Z0-9])")
+
+
 @dataclasses.dataclass(frozen=True)
 class Film:
     """One radiograph.
@@ -48,7 +53,7 @@ class Film:
     contradictions: tuple[str, ...] = ()
 
 
-def read_film(path: pathlib.Path) -> Film:
+def read_film(path: pathlib.Path, subject: str | None = None) -> Film:
     """Reads one film.
 
     The grey values pass the modality LUT or rescale, then a VOI LUT table or sigmoid where the
@@ -58,17 +63,23 @@ def read_film(path: pathlib.Path) -> Film:
 
     The spacing is ImagerPixelSpacing, else PixelSpacing; rows and columns may differ.
 
+    Args:
+        path: of the file.
+        subject: of whom the film is; None: of anybody.
+
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, not_dicom, wrong_modality,
             colour_image, multi_frame, unknown_polarity, empty_image, corrupt_header, no_spacing,
-            bad_spacing, too_large, no_decoder, truncated_pixels or corrupt_pixels. Its detail
-            quotes no text of the file, in which the patient may be named.
+            bad_spacing, too_large, no_decoder, truncated_pixels, corrupt_pixels or
+            subject_contradicts. Its detail quotes no text of the file, in which the patient may be
+            named.
     """
     # pydicom warns of every blemish it can live with; what it cannot live with it raises.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = read_header(path)
         check_image(header, MODALITIES)
+        check_subject(header, subject)
         spacing_mm = _spacing(header)
         pixels = _grey_values(header, decode(header))
         return Film(pixels, spacing_mm, tuple(_contradictions(header)))
@@ -152,6 +163,22 @@ def check_image(header: pydicom.Dataset, modalities: Sequence[str]) -> None:
     if polarity not in _POLARITIES:
         found = polarity if polarity in ("none", *_COLOURS) else "another"
         raise UnusableKnee("unknown_polarity", f"{found}, not {_POLARITIES}")
+
+
+def check_subject(header: pydicom.Dataset, subject: str | None) -> None:
+    """Checks that a file names no other subject; None: any may be named.
+
+    Raises:
+        UnusableKnee: subject_contradicts.
+    """
+    named = subject_ids(str(value(header, "PatientID") or ""))
+    if subject and named and subject.upper() not in named:
+        raise UnusableKnee("subject_contradicts", CONTRADICTS)
+
+
+def subject_ids(text: str) -> list[str]:
+    """What looks like a subject id of OAI or MOST in a text, upper case."""
+    return _SUBJECT_ID.findall(text.upper())
 
 
 def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:

@@ -10,7 +10,7 @@ STAGES = {
         "path_unknown",
         "subject_unknown",
         "subject_contradicts",
-        "unknown_name",
+        "visit_contradicts",
         "visit_unknown",
     ),
     "with a film or series of their own": (
@@ -19,8 +19,10 @@ STAGES = {
         "no_film",
         "no_series",
         "not_listed",
+        "not_on_disk",
         "repeated_film",
         "repeated_series",
+        "unreadable_folder",
     ),
     "of joints that were not replaced": (
         "prosthesis",

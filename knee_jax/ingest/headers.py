@@ -35,10 +35,10 @@ KEYWORDS = (
     "SeriesTime",
 )
 ANOTHER = "another"
-"""Stands for a subject whose id is not in the file's path: it may well be a name."""
+"""Stands for a subject id that is not in the file's path, and is not kept."""
 
 _CHUNK = 128
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Header:
         modality: such as CR, DX or MR.
         description: SeriesDescription.
         side: 'L' or 'R', of Laterality or ImageLaterality.
-        subject: PatientID as the file's path has it, or `ANOTHER`.
+        subject: PatientID as the file's path has it, or `ANOTHER`; '' also where it is no id.
         taken: date and time of the series, else of the study, as text that sorts by time.
         reason: why it cannot be read, one of `dicom.read_header`'s.
         detail: that reason in words.
@@ -175,10 +175,11 @@ def _read(root: pathlib.Path, path: str) -> Header:
 
 
 def _in_path(subject: str, path: str) -> str:
-    """The part of a PatientID that is a word of the path; '' of none, else `ANOTHER`."""
+    """The part of a PatientID that is a word of the path; `ANOTHER` of another id, '' of none."""
     words = re.findall(r"[A-Z0-9]+", path.upper())
     ids = re.findall(r"[A-Z0-9]+", subject.upper())
-    return next((each for each in ids if each in words), ANOTHER) if subject else ""
+    another = ANOTHER if dicom.subject_ids(subject) else ""
+    return next((each for each in ids if each in words), another)
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:

@@ -29,8 +29,8 @@ class Rules:
         landmarks: where knees are on their films: 'bonefinder' (`landmarks`), 'keypoints' or
             'boxes' (`landmark_tables`); or 'crops', ready ones and no films (`ready_crops`).
         crop_spacing_mm: pixel size of ready crops.
-        check_subject: whether a file is dropped whose header names another subject than its folder;
-            not where the ids of the headers were replaced.
+        check_subject: whether a file is dropped whose header names another subject than its path,
+            by an id of the study's form; not where ids were replaced.
     """
 
     rounding: str = "floor"
@@ -54,12 +54,14 @@ class Reading:
         unusable: reason for which the knee is dropped, '' where it is none.
         detail: that reason in words.
         whole: whether every sign was read that the study's readers look for.
+        barcode: of the film that was read, '' where the table does not tell.
     """
 
     grades: np.ndarray
     unusable: str = ""
     detail: str = ""
     whole: bool = False
+    barcode: str = ""
 
 
 UNREAD = Reading(np.full(len(GRADES), MISSING, np.int8))

@@ -239,7 +239,7 @@ def _numbers(cells: list[str]) -> np.ndarray:
     try:
         values = np.array([float(cell) for cell in cells])
     except ValueError as error:
-        raise UnusableKnee("landmarks_unreadable", str(error)) from error
+        raise UnusableKnee("landmarks_unreadable", "a cell is no number") from error
     if not np.isfinite(values).all():
         raise UnusableKnee("landmarks_nan", "a coordinate is not a number")
     return values

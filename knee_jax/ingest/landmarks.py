@@ -149,13 +149,18 @@ def _parse(path: pathlib.Path) -> np.ndarray:
         body = _BODY.search(path.read_text())
     except FileNotFoundError as error:
         raise UnusableKnee("no_landmarks", f"{path.name} is missing") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnusableKnee("landmarks_unreadable", f"{path.name}: {error}") from error
+    except OSError as error:
+        detail = f"{path.name}: {error.strerror or 'cannot be read'}"
+        raise UnusableKnee("landmarks_unreadable", detail) from error
+    except UnicodeDecodeError as error:
+        raise UnusableKnee("landmarks_unreadable", f"{path.name}: no text") from error
     try:
         rows = [line.split() for line in body[1].strip().splitlines()] if body else []
         points = np.array(rows, dtype=np.float64)
     except ValueError as error:
-        raise UnusableKnee("landmarks_unreadable", f"{path.name}: {error}") from error
+        # Which may quote the file, where somebody may be named.
+        detail = f"{path.name}: not two numbers a line"
+        raise UnusableKnee("landmarks_unreadable", detail) from error
     if points.ndim != 2 or points.shape[1] != 2:
         raise UnusableKnee("landmarks_unreadable", f"{path.name}: no list of 'x y' in braces")
     return points

@@ -46,6 +46,10 @@ _UNREADABLE, _NOT_READ = 8, 9
 _UNKNOWN_VISIT = -1
 
 
+# Of a film's path; another word might be a person's name.
+_VIEW = re.compile(r"(PA|AP|LAT|SKY|FL|FULL)[A-Z]?\d{0,2}")
+
+
 class _Path(NamedTuple):
     """What a film's path tells; the view is '' where it has a number instead."""
 
@@ -78,19 +82,22 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
     return Inventory(films, read, dropped=[*dropped, *unknown], notes=notes)
 
 
-def _read_list(tables: pathlib.Path, notes: collections.Counter) -> list[str] | None:
-    """Paths of the list, in its order, each once; None where there is no list, which is counted."""
+def _read_list(tables: pathlib.Path, notes: collections.Counter) -> dict[str, int] | None:
+    """Paths of the list → first line of each; None where there is no list, which is counted."""
     found = [path for path in tables.glob("*") if path.name.lower() == LIST.lower()]
     notes["lists_of_films_missing"] = int(not found)
     if not found:
         return None
     with found[0].open(encoding="latin-1", newline="") as file:
-        cells = [row[0].strip().replace("\\", "/") for row in csv.reader(file) if row]
+        cells = [row[0].strip().replace("\\", "/") if row else "" for row in csv.reader(file)]
     cells[:1] = [cell.removeprefix(BYTE_ORDER_MARK) for cell in cells[:1]]
-    paths = [path for path in cells if path]
-    unique = list(dict.fromkeys(paths))
-    notes["repeated_lines_of_the_list"] = len(paths) - len(unique)
-    return unique
+    first: dict[str, int] = {}
+    for line, path in enumerate(cells, 1):
+        if path:
+            first.setdefault(path, line)
+    notes["repeated_lines_of_the_list"] = sum(map(bool, cells)) - len(first)
+    # It has no header; a name of a column, should there be one, is no path.
+    return {path: line for path, line in first.items() if line > 1 or "/" in path}
 
 
 def _parse(path: str) -> _Path:
@@ -104,17 +111,18 @@ def _parse(path: str) -> _Path:
         raise ValueError("it has fewer than four parts")
     subject = parts[0][:-5].upper()
     if not _SUBJECT.fullmatch(subject):
-        raise ValueError(f"{subject!r} (the first part less five characters) is no MOSTID")
+        raise ValueError("its first part less five characters is no MOSTID")
     digit = parts[1][1:2]
     if not digit.isdecimal() or int(digit) not in _MONTHS:
         known = ", ".join(map(str, _MONTHS))
-        raise ValueError(f"the second character of {parts[1]!r} is none of the visits {known}")
+        raise ValueError(f"the second character of its second part is none of the visits {known}")
     view = parts[-2].upper()
-    return _Path(subject, _MONTHS[int(digit)], "" if view.isdecimal() else view)
+    known = view if _VIEW.fullmatch(view) else "unknown"
+    return _Path(subject, _MONTHS[int(digit)], "" if view.isdecimal() else known)
 
 
 def _find_films(
-    root: pathlib.Path, listed: list[str] | None, reader: Reader, notes: collections.Counter
+    root: pathlib.Path, listed: dict[str, int] | None, reader: Reader, notes: collections.Counter
 ) -> tuple[dict[tuple[str, int], list[str]], list[Dropped]]:
     """Compares the list with the disk.
 
@@ -127,18 +135,22 @@ def _find_films(
     notes.update(listing.notes)
     on_disk = _on_disk(listing)
     known: dict[str, _Path] = {}
-    dropped = [
-        Dropped("", "", _UNKNOWN_VISIT, folder, "unreadable_folder", words)
-        for folder, words in sorted(listing.unreadable.items())
-    ]
+    dropped = []
+    for folder, words in sorted(listing.unreadable.items()):
+        subject = folder.split("/")[0][:-5].upper()
+        # Not told of another name, which may be a person's.
+        source = folder if _SUBJECT.fullmatch(subject) else ""
+        dropped.append(Dropped("", "", _UNKNOWN_VISIT, source, "unreadable_folder", words))
     wanted = on_disk if listed is None else set(listed)
     for path in sorted(on_disk | wanted):
         try:
             known[path] = _parse(path)
         except ValueError as error:
             if listed is not None and path in wanted:
+                # Not quoted: it may hold anything, a name too.
+                source, detail = f"tables/{LIST}", f"line {listed[path]}: {error}"
                 dropped += [
-                    Dropped("", side, _UNKNOWN_VISIT, path, "path_unknown", str(error))
+                    Dropped("", side, _UNKNOWN_VISIT, source, "path_unknown", detail)
                     for side in SIDES
                 ]
             else:
@@ -212,10 +224,11 @@ def _read_readings(
     table = read_table(path, ["MOSTID", *needed])
     subjects = identifiers(table["MOSTID"]).str.upper()
     known = subjects.str.fullmatch(_SUBJECT)
-    detail = f"a row of {path.name} whose MOSTID is not M and a number"
     dropped = [
-        Dropped(subject, side, _UNKNOWN_VISIT, "", "subject_unknown", detail)
-        for subject in subjects[~known]
+        Dropped("", side, _UNKNOWN_VISIT, f"tables/{path.name}", "subject_unknown", detail)
+        for detail in (
+            f"row {row + 1}: its MOSTID is not M and a number" for row in subjects[~known].index
+        )
         for side in SIDES
     ]
     repeated = subjects.duplicated() & known

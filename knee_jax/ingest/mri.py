@@ -14,11 +14,12 @@ from knee_jax.ingest import enrolment, progression, readings, volume
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
 from knee_jax.ingest.oai_images import (
-    CONTRADICTS,
     LAYOUT,
     NOT_ON_DISK,
+    UNREADABLE_FOLDER,
     Image,
     find_images,
+    lose_uncertain,
     sources,
 )
 
@@ -114,11 +115,14 @@ def plan_study(
             source=source,
             progression=value,
             kl=kl,
+            check_subject=check_subject,
         )
         jobs.append(volume.VolumeJob(root, file, preparation))
+    # A knee whose series is already accounted for is not lost a second time.
+    known_lost = {(knee.subject, knee.side) for knee in dropped}
     dropped += [
         Dropped(subject, side, baseline, "", "no_series", "readings without an MR series")
-        for subject, side in sorted(label_of)
+        for subject, side in sorted(label_of.keys() - known_lost)
     ]
     return jobs, dropped, dict(notes)
 
@@ -129,23 +133,30 @@ def _choose_series(
     """Finds the MR series that are read, among the images of one visit.
 
     Returns:
-        Their folders by (subject, side); and what is lost: `subject_contradicts`, `not_on_disk`,
-        `repeated_series`, and reasons of files that cannot be read, of series of which none can.
+        Their folders by (subject, side); and what is lost: `subject_contradicts`,
+        `visit_contradicts`, `not_on_disk`, `unreadable_folder`, `repeated_series`, and reasons of
+        files that cannot be read, of series of which none can.
     """
     of_knees: dict[tuple[str, str], list[Image]] = collections.defaultdict(list)
     dropped: list[Dropped] = []
+    uncertain = []
     notes["films"] = notes["other_series"] = 0
     for image in images:
         header = image.header
         side = SERIES.get(header.description.upper())
-        if not image.is_series:
+        reason, detail = image.contradicts(check_subject)
+        if header.reason == UNREADABLE_FOLDER:
+            uncertain.append((image, header.reason, header.detail))
+        elif not image.is_series:
             notes["films"] += 1
-        elif header.reason and (side or header.reason != NOT_ON_DISK):
-            dropped += image.dropped([side or ""], header.reason, header.detail)
+        elif header.reason and side:
+            dropped += image.dropped(side, header.reason, header.detail)
+        elif header.reason and header.reason != NOT_ON_DISK:
+            uncertain.append((image, header.reason, header.detail))
         elif not side:
             notes["other_series"] += 1
-        elif check_subject and image.contradicts():
-            dropped += image.dropped(side, "subject_contradicts", CONTRADICTS)
+        elif reason:
+            dropped += image.dropped(side, reason, detail)
         else:
             of_knees[image.subject, side].append(image)
     found = {}
@@ -156,4 +167,6 @@ def _choose_series(
             Dropped(subject, side, of_knee[0].month, source, "repeated_series", detail)
             for source in earlier
         ]
-    return found, dropped
+    known = {(subject, side, of[0].month) for (subject, side), of in of_knees.items()}
+    known |= {(knee.subject, knee.side, knee.visit) for knee in dropped}
+    return found, [*dropped, *lose_uncertain(uncertain, known)]

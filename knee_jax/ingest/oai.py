@@ -5,8 +5,9 @@ enrollees and, if a user has put them there, what else is known of them (`enrolm
 outcomes (`progression`).
 
 The films of interest are PA views of the flexed knees, of both or of one ("Bilateral PA Fixed
-Flexion Knee", "PA Fixed Flexion Right Knee"). Of several of one visit the last one taken counts
-(`oai_images`). A film of both knees counts before those of one.
+Flexion Knee", "PA Fixed Flexion Right Knee"). Of several of one visit that counts whose barcode the
+table of readings has, else the last one taken (`oai_images`). A film of both knees counts before
+those of one.
 """
 
 import collections
@@ -22,12 +23,13 @@ from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
 from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
 from knee_jax.ingest.oai_images import (
-    CONTRADICTS,
     LAYOUT,
     NOT_ON_DISK,
+    UNREADABLE_FOLDER,
     Image,
     film_sides,
     find_images,
+    lose_uncertain,
     sources,
 )
 from knee_jax.ingest.tables import look_for_table
@@ -37,6 +39,7 @@ _VIEWS = re.compile(
     "ankle|ap|bilateral|chest|elbow|foot|full|hands?|hip|knees?|lateral|left|limb|lumbar|oblique|pa|"
     "patella|pelvis|right|shoulder|skyline|spine|standing|wrist"
 )
+_NO_SIDE = "neither its description nor its laterality tells the side, or they contradict"
 
 
 def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_READER) -> Inventory:
@@ -67,8 +70,11 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
         for _, month in {(subject, month) for subject, _, month in filmed}
     )
     read, counts = readings.read_readings(tables, sorted({month for *_, month in filmed}), rules)
-    read |= _read_replaced(tables, filmed, read)
     notes.update(counts)
+    if rules.landmarks != "crops":
+        films = {visit: _read_first(of_visit, visit, read) for visit, of_visit in films.items()}
+        notes["readings_of_another_film"] = _num_of_others(films, read)
+    read |= _read_replaced(tables, filmed, read)
     return Inventory(films, read, sites, dropped, notes, single_films)
 
 
@@ -85,7 +91,12 @@ def _find_films(
     films, single_films, lost = _choose_films(images, rules.check_subject, notes)
     if not films and not single_films:
         told = notes + collections.Counter(each.reason for each in [*dropped, *lost])
-        seen = ", ".join(f"{count} {name}" for name, count in told.items())
+        seen = ", ".join(f"{count} {name}" for name, count in told.items() if count)
+        if told["subject_contradicts"]:
+            raise UserError(
+                f"{root}: the headers of all films name other subjects than their folders do; if "
+                "ids were replaced, prepare oai_xray/replaced_ids"
+            )
         raise UserError(
             f"{root}: no films are here; they should lie as {LAYOUT}001, a subject's name being "
             f"seven digits, and their headers call them {contents.BILATERAL!r} (seen: "
@@ -101,32 +112,36 @@ def _choose_films(
 
     Returns:
         Films of both knees by (subject, month), and those of one by (subject, side, month), the one
-        that counts first; and what is lost: `subject_contradicts`, `no_side`, `not_on_disk`,
-        `repeated_film`, and the reasons of films whose header cannot be read.
+        that counts first; and what is lost: `subject_contradicts`, `visit_contradicts`, `no_side`,
+        `not_on_disk`, `unreadable_folder`, `repeated_film`, and the reasons of films whose header
+        cannot be read.
     """
     of_visits: dict[tuple[str, int], list[Image]] = collections.defaultdict(list)
     of_knees: dict[KneeVisit, list[Image]] = collections.defaultdict(list)
-    untold = []
+    uncertain = []
     dropped: list[Dropped] = []
     notes["mr_series"] = notes["films_without_description"] = 0
     for image in images:
         header = image.header
         sides = film_sides(header)
-        if image.is_series:
+        reason, detail = image.contradicts(check_subject)
+        if header.reason == UNREADABLE_FOLDER:
+            uncertain.append((image, header.reason, header.detail))
+        elif image.is_series:
             notes["mr_series"] += 1
         elif header.reason and header.reason != NOT_ON_DISK:
             # What it shows, it does not tell.
             dropped += image.dropped(SIDES, header.reason, header.detail)
         elif not sides:
             words = re.findall(r"[a-z]+", header.description.lower())
-            known = [word for word in words if _VIEWS.fullmatch(word)]
-            notes["_".join(["other_films", *(known or ["unknown"])])] += 1
+            told = [word for word in words if _VIEWS.fullmatch(word)]
+            notes["_".join(["other_films", *(told or ["unknown"])])] += 1
         elif sides == "?":
-            untold.append(image)
+            uncertain.append((image, "no_side", _NO_SIDE))
         elif header.reason:
             dropped += image.dropped(sides, header.reason, header.detail)
-        elif check_subject and image.contradicts():
-            dropped += image.dropped(sides, "subject_contradicts", CONTRADICTS)
+        elif reason:
+            dropped += image.dropped(sides, reason, detail)
         else:
             notes["films_without_description"] += not header.description
             if len(sides) == len(SIDES):
@@ -142,32 +157,37 @@ def _choose_films(
                 dropped += image.dropped(side, "repeated_film", detail)
         else:
             single_films[subject, side, month] = sources(of_knee)
-    dropped += _lose_untold(untold, films, single_films, notes)
+    known = {(subject, side, month) for subject, month in films for side in SIDES}
+    known |= {*single_films, *((knee.subject, knee.side, knee.visit) for knee in dropped)}
+    dropped += lose_uncertain(uncertain, known)
     return films, single_films, dropped
 
 
-def _lose_untold(
-    untold: Iterable[Image],
-    films: Mapping[tuple[str, int], list[str]],
-    single_films: Mapping[KneeVisit, list[str]],
-    notes: collections.Counter[str],
-) -> list[Dropped]:
-    """The knees that films of one, they do not tell which, may show: `no_side`, each knee once.
+def _read_first(
+    films: list[str], visit: tuple[str, int], read: Mapping[KneeVisit, Reading]
+) -> list[str]:
+    """The films of a visit, in front those that the readers had before them."""
+    subject, month = visit
+    readings_of = [read.get((subject, side, month), UNREAD) for side in SIDES]
+    return sorted(films, key=lambda film: not any(_is_of(reading, film) for reading in readings_of))
 
-    A film that adds none, for both have others or are lost already, is a `films_without_a_side`.
-    """
-    found: dict[KneeVisit, Dropped] = {}
-    notes["films_without_a_side"] = 0
-    detail = "neither the description nor the laterality of its film tells, or they contradict"
-    for image in untold:
-        before = len(found)
-        for lost in image.dropped(SIDES, "no_side", detail):
-            knee = (lost.subject, lost.side, lost.visit)
-            has_film = (lost.subject, lost.visit) in films or knee in single_films
-            if not has_film and knee not in found:
-                found[knee] = lost
-        notes["films_without_a_side"] += len(found) == before
-    return list(found.values())
+
+def _is_of(reading: Reading, film: str) -> bool:
+    """Whether a reading's barcode is that of a film; tables and folders pad it with zeros apart."""
+    told, found = reading.barcode.lstrip("0"), film.split("/")[4].lstrip("0")
+    return bool(told and found) and (told.endswith(found) or found.endswith(told))
+
+
+def _num_of_others(
+    films: Mapping[tuple[str, int], list[str]], read: Mapping[KneeVisit, Reading]
+) -> int:
+    """How many knees have a reading that names another film than that which is taken."""
+    pairs = [
+        (read.get((subject, side, month), UNREAD), first)
+        for (subject, month), (first, *_) in films.items()
+        for side in SIDES
+    ]
+    return sum(bool(reading.barcode) and not _is_of(reading, film) for reading, film in pairs)
 
 
 def _read_replaced(

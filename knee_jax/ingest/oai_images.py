@@ -14,15 +14,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from knee_jax.ingest import contents, landmarks, tree
 from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.dicom import CONTRADICTS
 from knee_jax.ingest.headers import Header, Reader
+from knee_jax.ingest.inventory import SIDES, KneeVisit
 
 LAYOUT = "{month}m/{release}/{subject}/{date}/{barcode}/"
 
 NOT_ON_DISK = "not_on_disk"
-CONTRADICTS = "its header names another subject than its folder"
+UNREADABLE_FOLDER = "unreadable_folder"
 
 _MONTH = re.compile(r"(\d\d)m")
-_DEPTH = LAYOUT.count("/")
+# As little else as may be, level by level: another name might be a person's.
+_LEVELS = (r"\d\dm", r"\d[\w.]{0,7}", r"\d{7}", r"(19|20)\d\d([-_.]?\d\d){2}", r"\d+")
+_DEPTH_OF_SUBJECT = 3
 _IMAGE = re.compile(r"\d+(\.dcm)?", re.IGNORECASE)
 _MARKS = tuple(landmarks.SUFFIXES.values())
 _ELSEWHERE = -1
@@ -52,9 +56,17 @@ class Image:
         """Since baseline."""
         return _month(self.source)
 
-    def contradicts(self) -> bool:
-        """Whether its header names another subject than its folder."""
-        return self.header.subject not in ("", self.subject.upper())
+    def contradicts(self, check_subject: bool = True) -> tuple[str, str]:
+        """Why it may be of another subject or visit than its path says, in words too; else ''.
+
+        Args:
+            check_subject: whether its header is asked for the subject.
+        """
+        if check_subject and self.header.subject not in ("", self.subject.upper()):
+            return "subject_contradicts", CONTRADICTS
+        if contents.month_of(self.source.split("/")[1]) not in (None, self.month):
+            return "visit_contradicts", "its release is of another visit than its month"
+        return "", ""
 
     def dropped(self, sides: Iterable[str], reason: str, detail: str) -> list[Dropped]:
         """Its knees as rows of the quarantine."""
@@ -74,30 +86,43 @@ def find_images(
         months: since baseline; the folders of others are not entered.
 
     Returns:
-        Images in the order of their paths, those among them that a table of contents has and the
-        disk has not, with the reason `not_on_disk`; folders that cannot be listed
-        (`unreadable_folder`); and counts of `empty_folders`, `other_files` (beside the images),
-        `files_elsewhere` (than the layout says), `listed_of_visits_without_images` and those of
-        `tree.walk`.
+        Images in the order of their paths, among them those that a table of contents has and the
+        disk has not, with the reason `not_on_disk`, and folders of a subject or below that cannot
+        be listed, with the reason `unreadable_folder`; such folders above the subjects; and counts
+        of `empty_folders`, `other_files` (beside the images), `files_elsewhere`, `listed_elsewhere`
+        and `unreadable_folders_elsewhere` (than the layout says),
+        `listed_of_visits_without_images` and those of `tree.walk`.
     """
     entered = {_ELSEWHERE, *months}
-    listing = tree.walk(root, lambda folder: folder != "tables" and _month(folder) in entered)
+    listing = tree.walk(
+        root,
+        enters=lambda folder: folder != "tables" and _month(folder) in entered,
+        first=lambda folder: _month(folder) != _ELSEWHERE,
+    )
     notes = collections.Counter(listing.notes)
+    notes["listed_elsewhere"] = notes["unreadable_folders_elsewhere"] = 0
     files = _image_files(listing, notes)
     told = contents.read_contents(root / "tables")
     images = list(_read_images(root, files, told, reader))
     present = {_month(folder) for folder in files}
     for folder in told.keys() - files.keys():
-        if _month(folder) in present:
+        if not _depth(folder):
+            notes["listed_elsewhere"] += 1
+        elif _month(folder) in present:
             detail = "the table of contents has it, the disk has not"
             header = dataclasses.replace(told[folder], reason=NOT_ON_DISK, detail=detail)
             images.append(Image(folder, header, not film_sides(header)))
         elif _month(folder) in months:
             notes["listed_of_visits_without_images"] += 1
-    dropped = [
-        Dropped(_subject(folder), "", _month(folder), folder, "unreadable_folder", words)
-        for folder, words in sorted(listing.unreadable.items())
-    ]
+    dropped = []
+    for folder, words in sorted(listing.unreadable.items()):
+        if _depth(folder) >= _DEPTH_OF_SUBJECT:
+            images.append(Image(folder, Header(reason=UNREADABLE_FOLDER, detail=words), False))
+        elif _depth(folder):
+            row = Dropped("", "", _month(folder), folder, UNREADABLE_FOLDER, words)
+            dropped.append(row)
+        else:
+            notes["unreadable_folders_elsewhere"] += 1
     return sorted(images, key=lambda image: image.source), dropped, notes
 
 
@@ -125,6 +150,32 @@ def sources(images: Iterable[Image]) -> list[str]:
     return [image.source for image in ordered]
 
 
+def lose_uncertain(
+    uncertain: Iterable[tuple[Image, str, str]], known: Iterable[KneeVisit]
+) -> list[Dropped]:
+    """Finds which knees are lost with images of which nobody can tell what they show.
+
+    Args:
+        uncertain: images, with a reason, and in words.
+        known: knees that have other images, or are lost already.
+
+    Returns:
+        For each image the knees of its visit that are not known, each knee once; or a row without a
+        side, where they all are.
+    """
+    seen = set(known)
+    dropped = []
+    for image, reason, detail in uncertain:
+        lost = [
+            row
+            for row in image.dropped(SIDES, reason, detail)
+            if (row.subject, row.side, row.visit) not in seen
+        ]
+        seen |= {(row.subject, row.side, row.visit) for row in lost}
+        dropped += lost or image.dropped([""], reason, detail)
+    return dropped
+
+
 def _image_files(listing: tree.Tree, notes: collections.Counter[str]) -> dict[str, list[str]]:
     """Names of the images by the folder of a barcode; counts what else there is."""
     notes["empty_folders"] = notes["other_files"] = notes["files_elsewhere"] = 0
@@ -132,7 +183,7 @@ def _image_files(listing: tree.Tree, notes: collections.Counter[str]) -> dict[st
     found = {}
     for folder, names in listing.files.items():
         rest = [name for name in names if not name.endswith(_MARKS)]
-        if _month(folder) == _ELSEWHERE or not _is_barcode(folder):
+        if _depth(folder) < len(_LEVELS):
             notes["files_elsewhere"] += len(rest)
         elif images := [name for name in rest if _IMAGE.fullmatch(name)]:
             notes["other_files"] += len(rest) - len(images)
@@ -173,18 +224,14 @@ def _is_series(header: Header, num_files: int) -> bool:
     return is_mr and not film_sides(header)
 
 
-def _is_barcode(folder: str) -> bool:
-    """Whether a folder lies as deep as the layout says, below one that is named as a subject."""
-    return folder.count("/") == _DEPTH - 1 and bool(_subject(folder))
+def _depth(folder: str) -> int:
+    """At which level of the layout a folder lies, 5 of a barcode; 0 of one that lies elsewhere."""
+    parts = folder.split("/")
+    fits = len(parts) <= len(_LEVELS) and all(map(re.fullmatch, _LEVELS, parts))
+    return len(parts) if fits else 0
 
 
 def _month(path: str) -> int:
     """Months since baseline, of the first part of a path."""
     found = _MONTH.fullmatch(path.split("/")[0])
     return int(found[1]) if found else _ELSEWHERE
-
-
-def _subject(folder: str) -> str:
-    """Of a folder of the layout, '' of one above the subjects or elsewhere."""
-    _, _, name, *_ = [*folder.split("/"), "", ""]
-    return name if _month(folder) != _ELSEWHERE and contents.SUBJECT.fullmatch(name) else ""

@@ -55,12 +55,14 @@ class _Table(NamedTuple):
         rows: as `read_table` gives them.
         subject: name of the column of ids.
         columns: grade, or one of `OTHER_SIGNS` if they are asked for → name of its column.
+        barcode: name of the column that tells which film was read; it need not be there.
     """
 
     path: pathlib.Path
     rows: pd.DataFrame
     subject: str
     columns: dict[str, str]
+    barcode: str
 
 
 def read_readings(
@@ -106,9 +108,11 @@ def read_readings(
         whole = (grades != MISSING).all(axis=1) & ~np.isnan(values).any(axis=1)
         lacking = ~whole if rules.whole else grades[:, 0] == MISSING
         chosen = _choose(rows, lacking, rules, notes)
-        columns = ("subject", "side", "project", "code")
-        for row, subject, side, project, code in zip(chosen.index, *(chosen[c] for c in columns)):
-            reading = Reading(grades[row], whole=bool(whole[row]))
+        columns = ("subject", "side", "project", "code", "barcode")
+        for row, subject, side, project, code, barcode in zip(
+            chosen.index, *(chosen[c] for c in columns)
+        ):
+            reading = Reading(grades[row], whole=bool(whole[row]), barcode=barcode)
             if project not in rules.projects:
                 detail = f"read by project {project:g} alone, which the rules leave out"
                 reading = Reading(UNREAD.grades, "other_project", detail)
@@ -151,7 +155,7 @@ def _of_visit(path: pathlib.Path, code: str, signs: Sequence[str]) -> _Table:
             f"copy the study's own {path.name} here"
         )
     check_columns(rows, path, columns.values())
-    return _Table(path, rows, "ID", columns)
+    return _Table(path, rows, "ID", columns, f"V{code}BARCDBU")
 
 
 def _of_archive(
@@ -168,7 +172,7 @@ def _of_archive(
     for visit, code in VISITS.items():
         rows = table[visit_of == f"V{code}"]
         if not rows.empty:
-            yield visit, _Table(path, rows, subject, columns)
+            yield visit, _Table(path, rows, subject, columns, "BARCODE")
         elif visit in visits:
             raise UserError(f"{path}: no row is of V{code} (month {visit}); use the whole table")
     known = [f"V{code}" for code in VISITS.values()]
@@ -186,6 +190,7 @@ def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.
         versions = rows["VERSION"].astype(str)
         notes["readings_of_another_version"] += int((versions != versions.mode()[0]).sum())
     cells = [rows[column] for column in table.columns.values()]
+    barcode = identifiers(rows[table.barcode]) if table.barcode in rows else side.map(lambda _: "")
     parsed = pd.DataFrame(
         {
             "subject": identifiers(rows[table.subject]),
@@ -193,6 +198,7 @@ def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.
             "project": numbers(rows["READPRJ"], path),
             "code": codes(cells[0]),
             "codes": ["".join(letters) for letters in zip(*map(codes, cells))],
+            "barcode": barcode.where(barcode.str.isdecimal(), ""),
         }
     )
     values = np.column_stack([numbers(cell, path) for cell in cells])

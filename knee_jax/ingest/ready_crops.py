@@ -36,24 +36,25 @@ def find_crops(
         root: the study's folder.
         subjects: what the study's ids look like.
         months: visits that the study has.
-        notes: where `crops_of_another_study` are counted.
+        notes: where `crops_of_another_study` and `files_of_other_names` are counted.
 
     Returns:
-        Paths relative to `root` by (subject, month), sorted; and those that cannot be told:
-        unknown_name, visit_unknown.
+        Paths relative to `root` by (subject, month), sorted; and those of visits that the study has
+        not: visit_unknown.
 
     Raises:
         UserError: no crop of this study is there.
     """
     found: dict[tuple[str, int], list[str]] = collections.defaultdict(list)
     dropped = []
+    notes["crops_of_another_study"] = notes["files_of_other_names"] = 0
     for path in sorted((root / FOLDER).glob("*")):
         source = path.relative_to(root).as_posix()
         if path.name.startswith("."):
             continue
         if not (name := _NAME.fullmatch(path.name)):
-            detail = "its name is not {subject}_{month}_{L|R}.png"
-            dropped.append(Dropped("", "", -1, source, "unknown_name", detail))
+            # Not told, since it may be named as a person; its knee, if any, has no crop.
+            notes["files_of_other_names"] += 1
             continue
         subject, month = name["subject"].upper(), int(name["month"])
         if not subjects.fullmatch(subject):

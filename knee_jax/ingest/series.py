@@ -50,7 +50,7 @@ class Volume:
     side: str
 
 
-def read_volume(path: pathlib.Path, side: str | None = None) -> Volume:
+def read_volume(path: pathlib.Path, side: str | None = None, subject: str | None = None) -> Volume:
     """Reads a folder of DICOM slices or a NIfTI file; see `read_series` and `read_nifti`."""
     if path.name.endswith((".nii", ".nii.gz")):
         return read_nifti(path, side)
@@ -58,7 +58,7 @@ def read_volume(path: pathlib.Path, side: str | None = None) -> Volume:
         files = slice_files(path)
     except OSError as error:
         raise UnusableKnee("unreadable", error.strerror or str(error)) from error
-    return read_series(files, side)
+    return read_series(files, side, subject)
 
 
 def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -66,7 +66,9 @@ def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
 
 
-def read_series(files: Iterable[pathlib.Path], side: str | None = None) -> Volume:
+def read_series(
+    files: Iterable[pathlib.Path], side: str | None = None, subject: str | None = None
+) -> Volume:
     """Reads the slices of one sagittal series, in whatever order.
 
     They are sorted along their common normal by ImagePositionPatient; numbers in file names and
@@ -78,6 +80,7 @@ def read_series(files: Iterable[pathlib.Path], side: str | None = None) -> Volum
         files: one a slice.
         side: 'L' or 'R', None: as the series tells, by the word LEFT or RIGHT in SeriesDescription
             (SAG_3D_DESS_LEFT), else by Laterality.
+        subject: of whom the slices are; None: anybody.
 
     Raises:
         UnusableKnee: what `dicom` raises of a file; too_few_slices, mixed_series, mixed_sizes,
@@ -91,6 +94,8 @@ def read_series(files: Iterable[pathlib.Path], side: str | None = None) -> Volum
         if len(slices) < 2:
             raise UnusableKnee("too_few_slices", f"{len(slices)} files in the series")
         _check_alike(slices)
+        for each in slices:
+            dicom.check_subject(each.header, subject)
         first = slices[0]
         slices.sort(key=lambda each: each.along)
         gap = _check_positions(slices)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from knee_jax.errors import UnusableKnee
+from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.ingest import dicom, film, landmarks, most, oai, ready_crops
 from knee_jax.ingest.account import Dropped, Example, Note, example
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
@@ -46,6 +46,7 @@ class FilmFile:
         source: path relative to the study's root.
         readings: by side of the knees on it; one that nobody read has grades of -1.
         marks: by side, where the knees are; None: `.pts` files tell.
+        check_subject: as `inventory.Rules.check_subject`.
     """
 
     subject: str
@@ -55,6 +56,7 @@ class FilmFile:
     source: str
     readings: dict[str, Reading]
     marks: Found | None = None
+    check_subject: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,8 @@ class FilmJob:
     def __call__(self) -> list[Example | Dropped | Note]:
         """Reads the film."""
         try:
-            radiograph = dicom.read_film(self.root / self.file.source)
+            subject = self.file.subject if self.file.check_subject else None
+            radiograph = dicom.read_film(self.root / self.file.source, subject)
             window = film.intensity_window(radiograph.pixels)
         except UnusableKnee as trouble:
             return self.lost(trouble.reason, trouble.detail)
@@ -161,9 +164,11 @@ def plan_study(
         than knees.
 
     Raises:
-        UserError: no films, no readings of a visit with films, or a table cannot be used.
+        UserError: no films, no readings of a visit with films, no knee with both, or a table cannot
+            be used.
     """
     inventory = LAYOUTS[layout](root, rules, reader)
+    _check_joined(root, inventory)
     read = dict(inventory.readings)
     notes = collections.Counter({"knees_in_the_tables": len(read), **inventory.notes})
     dropped = list(inventory.dropped)
@@ -182,6 +187,18 @@ def plan_study(
         for subject, side, visit in sorted(set(read) - known)
     ]
     return jobs, dropped, dict(notes)
+
+
+def _check_joined(root: pathlib.Path, inventory: Inventory) -> None:
+    """Refuses a study of which no knee has both film and reading: its ids are of two kinds."""
+    subjects = {subject for subject, _, _ in inventory.readings}
+    filmed = {subject for subject, _ in inventory.films}
+    filmed |= {subject for subject, _, _ in inventory.single_films}
+    if filmed and subjects and not filmed & subjects:
+        raise UserError(
+            f"{root}: none of the {len(filmed)} subjects with films is in the tables of readings: "
+            "use the tables of this study, with the ids that its folders have"
+        )
 
 
 def _plan_films(
@@ -211,7 +228,7 @@ def _plan_films(
             of_marks |= {side: rows.pop(side) for side in sides if side in rows}
         site = inventory.sites.get(subject, "")
         found = None if by_file else of_marks
-        file = FilmFile(subject, visit, cohort, site, source, of_film, found)
+        file = FilmFile(subject, visit, cohort, site, source, of_film, found, rules.check_subject)
         jobs.append(FilmJob(root, file, roi))
         detail = f"{source} is the film of this visit"
         repeated += [

@@ -15,6 +15,7 @@ import pandas as pd
 import pyreadstat
 
 from knee_jax.errors import UserError
+from knee_jax.ingest import tree
 
 SUFFIXES = ("sas7bdat", "txt", "csv")
 """Of a table's file; where a table is there twice, the first of them is read."""
@@ -38,9 +39,8 @@ def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
         UserError: two files of the same kind have this name.
     """
     names = [f"{name}.{suffix}" for suffix in SUFFIXES]
-    named = [path for path in sorted(folder.rglob("*")) if path.name.lower() in names]
-    # An unpacked archive may be a folder that is called as the table in it.
-    files = [path for path in named if not path.is_dir()]
+    listed = tree.walk(folder).files.items() if folder.is_dir() else ()
+    files = [folder / below / file for below, of_folder in listed for file in of_folder]
     for each in names:
         found = [path for path in files if path.name.lower() == each]
         if len(found) > 1:
@@ -188,9 +188,10 @@ def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
     wrong = numbers.isna() & ~missing
     if wrong.any():
         row = column.index[wrong][0]
+        # Not quoted: in the wrong place may stand anything, a name too.
         raise UserError(
-            f"{path}: row {row + 1} of column {column.name} holds {column[row]!r}, not a number "
-            "or code"
+            f"{path}: row {row + 1} of column {column.name} holds neither a number nor a code; use "
+            "the study's own table"
         )
     return numbers
 
@@ -211,7 +212,7 @@ def named(column: pd.Series, names: Mapping[str, str], path: pathlib.Path) -> pd
     if strange.any():
         row = column.index[strange][0]
         raise UserError(
-            f"{path}: row {row + 1} of column {column.name} holds {column[row]!r}; known codes are "
-            f"{', '.join(names)}"
+            f"{path}: row {row + 1} of column {column.name} holds another code than "
+            f"{', '.join(names)}; use the study's own table"
         )
     return text.map(names).fillna("").astype(str)

@@ -24,16 +24,22 @@ class Tree:
     notes: dict[str, int]
 
 
-def walk(root: pathlib.Path, enters: Callable[[str], bool] = lambda _: True) -> Tree:
+def walk(
+    root: pathlib.Path,
+    enters: Callable[[str], bool] = lambda _: True,
+    first: Callable[[str], bool] = lambda _: False,
+) -> Tree:
     """Lists a folder and all below it, in the order of names, whatever the file system's order.
 
     Links are followed, since large studies are spread over several disks; of several ways to one
-    folder that of the first name counts, real folders before links. Hidden files and folders are
-    left out, and a link to nothing counts as a file, for whoever opens it to tell.
+    folder that of the first name counts, those asked for first and real folders before links.
+    Hidden files and folders are left out, and a link to nothing counts as a file, for whoever opens
+    it to tell.
 
     Args:
         root: the folder.
         enters: whether to list a folder, by its path.
+        first: whether to list a folder before others that lie beside it, by its path.
 
     Raises:
         UserError: the folder itself cannot be listed.
@@ -61,6 +67,7 @@ def walk(root: pathlib.Path, enters: Callable[[str], bool] = lambda _: True) -> 
         folders, files = _sort_out(shown, found.notes)
         found.files[folder] = sorted(files)
         below = [f"{folder}/{name}" if folder else name for name in folders]
+        below.sort(key=lambda path: not first(path))
         pending += [path for path in reversed(below) if enters(path)]
     if "" in found.unreadable:
         raise UserError(f"{root}: cannot be listed ({found.unreadable['']}); correct manual_dir")

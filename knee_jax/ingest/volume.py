@@ -64,6 +64,7 @@ class VolumeFile:
         source: path relative to the study's root: a folder of slices or a NIfTI file.
         progression: 0 none, 1 fast, 2 slow (`ingest.progression`), -1 where unknown.
         kl: KL grade at that visit, -1 where unknown.
+        check_subject: as `inventory.Rules.check_subject`.
     """
 
     subject: str
@@ -74,6 +75,7 @@ class VolumeFile:
     source: str
     progression: int
     kl: int
+    check_subject: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,8 @@ class VolumeJob:
         """Reads the series."""
         file = self.file
         try:
-            volume = read_volume(self.root / file.source, file.side)
+            subject = file.subject if file.check_subject else None
+            volume = read_volume(self.root / file.source, file.side, subject)
             prepared = prepare(volume, self.preparation)
         except UnusableKnee as trouble:
             return self.lost(trouble.reason, trouble.detail)

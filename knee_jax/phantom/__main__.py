@@ -30,7 +30,12 @@ _SUBJECTS = flags.DEFINE_integer("subjects", 10, "Subjects, each with two knees.
 _VISITS = flags.DEFINE_multi_integer(
     "visit", None, "Month of a visit; repeat for more. Default: the study's first three."
 )
-_ROWS = flags.DEFINE_integer("rows", 2048, "Height of a film in pixels.", lower_bound=32)
+_ROWS = flags.DEFINE_integer(
+    "rows",
+    2048,
+    "Height of a film in pixels; below 448 they are too coarse to be prepared.",
+    lower_bound=32,
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the cohort.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes.", lower_bound=1)
 

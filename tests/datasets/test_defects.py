@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +115,13 @@ def name_as_person(place):
     subject.rename(subject.with_name("Doe_Jane"))
 
 
+def move_to_another_release(place):
+    """As of a visit that is not its month's."""
+    release = place.film.parents[3].with_name("10.C.1")
+    release.mkdir(exist_ok=True)
+    place.film.parents[2].rename(release / place.subject)
+
+
 def read_without_films(place):
     """Readings of a visit of which the tree has no film at all."""
     path = place.root / "tables" / f"kxr_sq_bu{readings.VISITS[place.visit]}.txt"
@@ -222,6 +228,7 @@ DEFECTS = {
         "no_side",
     ),
     "a folder named as a person": (name_as_person, BOTH, "no_film"),
+    "a folder of another visit": (move_to_another_release, BOTH, "visit_contradicts"),
     "a hand": (set_tags(SeriesDescription="PA Right Hand"), BOTH, "no_film"),
     "a syntax without a decoder": (strange_syntax, BOTH, "no_decoder"),
     "a folder instead of a film": (as_folder, BOTH, "no_film"),
@@ -256,22 +263,12 @@ DEFECTS = {
     "readings of a visit without films": (read_without_films, "", ""),
     "a grade beyond the scale": (lambda p: edit_rows(p.visit, XRJSL="9")(p), "", ""),
     "a film of an interim visit": (
-        lambda p: shutil.copytree(
-            p.root / f"{p.visit:02d}m", p.root / "18m", ignore=others_than(p.subject)
-        ),
+        lambda p: shutil.copytree(p.film.parents[2], p.root / "18m" / "2.D.1" / p.subject),
         "",
         "",
     ),
 }
 """Name → how it is planted, the sides of the film's knees that are lost by it, and why."""
-
-
-def others_than(subject):
-    def ignored(folder, names):
-        in_release = re.fullmatch(r"\d\dm", Path(folder).parent.name)
-        return [name for name in names if in_release and name != subject]
-
-    return ignored
 
 
 def find(root, source):

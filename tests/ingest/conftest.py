@@ -13,6 +13,9 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from knee_jax.grades import GRADES
 from knee_jax.ingest.readings import VISITS
 
+RELEASES = {month: int(code) for month, code in VISITS.items()} | {18: 2, 30: 4}
+"""Month of a visit → first number of the releases that hold its images."""
+
 
 def right_knee():
     """74 landmarks of a right knee in mm about the middle of the plateau: low index lateral."""
@@ -94,8 +97,9 @@ def table(visit, rows):
 def write_visit(root, subject, visit, shape=(400, 640), spacing=(0.5, 0.5)):
     """One film of noise with the landmarks of both knees; returns the film's path."""
     pixels = np.random.default_rng([int(subject), visit]).integers(0, 4096, shape, np.uint16)
+    release = f"{RELEASES[visit]}.C.2"
     path = (
-        root / f"{visit:02d}m" / "0.C.2" / subject / "20041115" / f"0{subject}{visit:02d}" / "001"
+        root / f"{visit:02d}m" / release / subject / "20041115" / f"0{subject}{visit:02d}" / "001"
     )
     write(path, dataset(pixels, spacing, SeriesDescription="Bilateral PA Fixed Flexion Knee"))
     width = shape[1] * spacing[0]

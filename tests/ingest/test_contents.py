@@ -56,8 +56,10 @@ def test_several_tables_and_none(tmp_path):
     [
         (CONTENTS.replace("SeriesDescription", "Series"), "no column seriesdescription"),
         (CONTENTS.replace("Folder", "Path"), "no column folder"),
-        (CONTENTS.replace("10.C.2/", "7.C.2/"), r"'7\.C\.2/9000099/.*release such as"),
-        (CONTENTS.replace("0.E.1/9000099", "0.E.1"), r"contents\.csv: the folder '0\.E\.1/2005"),
+        (CONTENTS.replace("10.C.2/", "7.C.2/"), r"row 3: the folder is not .*release such as"),
+        (CONTENTS.replace("0.E.1/9000099", "0.E.1"), r"contents\.csv, row 1: the folder"),
+        (CONTENTS.replace("9000099,0", "9000098,0"), "row 1: another subject than its folder's"),
+        (CONTENTS.replace("20050531,008", "31/05/2005,008"), "row 1: StudyDate is no date such as"),
         ("", "cannot be read"),
     ],
 )
@@ -65,3 +67,23 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
     (tmp_path / "contents.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_contents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SUMMARY.replace("18m", "12m"),
+        SUMMARY.replace(",00m,", ",V00,"),
+    ],
+)
+def test_visits_that_are_not_their_folder_s(tmp_path, text):
+    (tmp_path / "oai_summary.csv").write_text(text)
+    with pytest.raises(UserError, match=r"row \d: the visit is not that of its folder's release"):
+        read_contents(tmp_path)
+
+
+@pytest.mark.parametrize("date", ["2005-05-31", "05/31/2005", "31MAY2005"])
+def test_dates_in_whatever_form_can_be_compared(tmp_path, date):
+    (tmp_path / "contents.csv").write_text(CONTENTS.replace(",20050531,008", f",{date},008"))
+    header = read_contents(tmp_path)["00m/0.E.1/9000099/20050531/00839603"]
+    assert header.taken == "20050531"

@@ -53,6 +53,7 @@ REASONS = {
     "truncated_pixels",
     "corrupt_pixels",
     "flat_image",
+    "subject_contradicts",
     # What the others do not let through on its own, the pool does.
     "timed_out",
     "crashed_reader",
@@ -210,7 +211,9 @@ def fuzz(root, originals, count):
         write_points(path.with_name(path.name + ".pts"), on_film((0.73 * size, 100.0), "L"))
         mirrored = on_film((0.27 * size, 100.0), "R") * (-1, 1) + (size, 0)
         write_points(path.with_name(path.name + "_f.pts"), mirrored)
-        jobs.append(FilmJob(root, FilmFile("1", 0, "c", "", path.name, READINGS), Roi(pixels=64)))
+        jobs.append(
+            FilmJob(root, FilmFile("9000001", 0, "c", "", path.name, READINGS), Roi(pixels=64))
+        )
     found = []
     for job, knees in zip(jobs, pool.run_in_order(jobs, 2, seconds=20)):
         knees = job.lost(knees.reason, knees.detail) if isinstance(knees, pool.Lost) else knees
@@ -256,7 +259,7 @@ def test_a_film_that_kills_its_decoder(originals, tmp_path):
     jobs = []
     for number, data in enumerate(films):
         (tmp_path / str(number)).write_bytes(data)
-        file = FilmFile("1", 0, "c", "", str(number), READINGS)
+        file = FilmFile("9000001", 0, "c", "", str(number), READINGS)
         jobs.append(FilmJob(tmp_path, file, Roi()))
     killed, (right, left) = pool.run_in_order(jobs, 1, seconds=60)
     assert isinstance(killed, pool.Lost)
@@ -274,6 +277,6 @@ def test_a_header_that_claims_too_much_is_refused_before_its_pixels(originals, t
 def test_a_file_that_swells(originals, tmp_path):
     """Within the memory of a worker it is no film."""
     (tmp_path / "001").write_bytes(bomb(originals[0], None))
-    job = FilmJob(tmp_path, FilmFile("1", 0, "c", "", "001", READINGS), Roi())
+    job = FilmJob(tmp_path, FilmFile("9000001", 0, "c", "", "001", READINGS), Roi())
     ((first, second),) = pool.run_in_order([job], 1, seconds=60)
     assert first.reason == second.reason == "too_large"

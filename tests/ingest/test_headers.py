@@ -74,7 +74,7 @@ def test_what_files_say_of_themselves(root):
         subject="9000001",
         taken="20040511 102000",
     )
-    assert found["b/002"] == Header(modality="CR", side="L", subject=ANOTHER)
+    assert found["b/002"] == Header(modality="CR", side="L")
     assert found["note"].reason == "not_dicom"
     assert found["nowhere"].reason == "unreadable"
 
@@ -92,8 +92,12 @@ def test_header_without_the_pixels_is_that_with_them(root):
         ("", ""),
         ("9000001", "9000001"),
         ("OAI-9000001", "9000001"),
-        ("900000", ANOTHER),
-        ("Doe^Jane", ANOTHER),
+        ("9000002", ANOTHER),
+        ("OAI-9000002", ANOTHER),
+        ("MB00123", ANOTHER),
+        # Which are no ids of subjects.
+        ("900000", ""),
+        ("Doe^Jane", ""),
     ],
 )
 def test_only_ids_of_the_path_are_kept(root, make, subject, expected):

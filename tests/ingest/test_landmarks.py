@@ -61,7 +61,7 @@ def test_missing(tmp_path):
         b"",
         b"version: 1\nn_points: 74\n",
         b"{\n1 2\n3\n}",
-        b"{\n1 2\nx y\n}",
+        b"{\n1 2\nDoe Jane\n}",
         b"{\n1 2 3\n4 5 6\n}",
         b"{\n\n}",
         bytes(range(256)),
@@ -72,6 +72,15 @@ def test_unreadable(tmp_path, content):
     with pytest.raises(UnusableKnee) as caught:
         read_landmarks(tmp_path, "001", "L", WIDTH)
     assert caught.value.reason == "landmarks_unreadable"
+    assert "Doe" not in caught.value.detail
+
+
+def test_a_folder_in_a_file_s_place(tmp_path):
+    (tmp_path / "001.pts").mkdir()
+    with pytest.raises(UnusableKnee) as caught:
+        read_landmarks(tmp_path, "001", "L", WIDTH)
+    # Not where the study lies.
+    assert caught.value.detail == "001.pts: Is a directory"
 
 
 class TestPlace:

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from knee_jax.errors import UserError
@@ -81,9 +82,10 @@ def add_to_list(study, *lines):
         file.writelines(line + "\n" for line in lines)
 
 
-def ingest(root, rounding="floor"):
+def ingest(root, rounding="floor", **rules):
     """Runs all jobs: knees kept by (subject, side, visit), the dropped ones, and the notes."""
-    jobs, dropped, notes = plan_study(root, "test", ROI, layout="most", rules=Rules(rounding))
+    rules = Rules(rounding, **rules)
+    jobs, dropped, notes = plan_study(root, "test", ROI, layout="most", rules=rules)
     results = [knee for job in jobs for knee in job()]
     kept = [knee for knee in results if not isinstance(knee, Dropped)]
     dropped = [*dropped, *(knee for knee in results if isinstance(knee, Dropped))]
@@ -246,10 +248,10 @@ class TestList:
     @pytest.mark.parametrize(
         ("line", "detail"),
         [
-            ("9000123_XRAY/V0_20040101/PA10/001", "'9000123'.*no MOSTID"),
-            ("M00123_XRAY/V4_20040101/PA10/001", "'V4_20040101'.*visits 0, 1, 2, 3, 5"),
+            ("Doe_Jane_XRAY/V0_20040101/PA10/001", "first part .* no MOSTID"),
+            ("M00123_XRAY/V4_20040101/PA10/001", "second part .* visits 0, 1, 2, 3, 5"),
             ("M00123_XRAY/PA10/001", "fewer than four parts"),
-            ("M00123_XRAY/visit/PA10/001", "'visit'"),
+            ("M00123_XRAY/Doe_Jane/PA10/001", "second part"),
         ],
     )
     def test_paths_of_no_known_pattern_are_told(self, study, line, detail):
@@ -257,9 +259,18 @@ class TestList:
         kept, dropped, _ = ingest(study)
         assert len(kept) == 6
         assert [(k.side, k.source, k.reason) for k in dropped] == [
-            (side, line, "path_unknown") for side in "RL"
+            (side, "tables/MOST_names.csv", "path_unknown") for side in "RL"
         ]
-        assert re.search(detail, dropped[0].detail)
+        lines = (study / "tables" / "MOST_names.csv").read_text().splitlines()
+        assert re.search(f"^line {len(lines)}: .*{detail}", dropped[0].detail)
+        assert "Doe" not in dropped[0].detail
+
+    def test_a_header_of_the_list_is_no_film(self, study):
+        path = study / "tables" / "MOST_names.csv"
+        path.write_text("path\n" + path.read_text())
+        kept, dropped, _ = ingest(study)
+        assert len(kept) == 6
+        assert not dropped
 
     def test_repeats(self, make, study):
         again = "M00123_XRAY/V0_20040109/PA10/001"
@@ -322,6 +333,32 @@ class TestNoList:
         assert len(kept) == 4
 
 
+class TestSubjects:
+    def set_id(self, study, subject_id):
+        path = study / path_of("M00123", 0)
+        film = pydicom.dcmread(path)
+        film.PatientID = subject_id
+        film.save_as(path)
+
+    def test_a_header_of_another_subject_loses_the_knees(self, study):
+        self.set_id(study, "MB04567")
+        kept, dropped, _ = ingest(study)
+        assert len(kept) == 4
+        assert reasons(dropped) == {("M00123", side, 0): "subject_contradicts" for side in "RL"}
+        assert len(ingest(study, check_subject=False)[0]) == 6
+
+    @pytest.mark.parametrize("subject_id", ["m00123", "MOST-M00123", "anonymous", ""])
+    def test_its_own_id_and_what_is_none(self, study, subject_id):
+        self.set_id(study, subject_id)
+        assert len(ingest(study)[0]) == 6
+
+    def test_views_are_told_by_known_words_alone(self, study):
+        add_to_list(study, path_of("M00123", 0, "JSMITH"))
+        _, _, notes = ingest(study)
+        assert notes["films_of_view_unknown"] == 1
+        assert not any("SMITH" in name for name in notes)
+
+
 class TestTable:
     def test_reading_without_film(self, study):
         rewrite(
@@ -343,7 +380,9 @@ class TestTable:
         rewrite(study, lambda text: text + again.split("\n", 1)[1])
         kept, dropped, notes = ingest(study)
         assert grades(kept, "M00123", "R", 0)[0] == 2
-        assert reasons(dropped) == {("9000123", side, -1): "subject_unknown" for side in "RL"}
+        assert reasons(dropped) == {("", side, -1): "subject_unknown" for side in "RL"}
+        assert dropped[0].source == "tables/mostv01235xray.txt"
+        assert dropped[0].detail.startswith("row 4: ")
         assert notes["duplicate_readings"] == 1
 
     def test_missing_column_is_named(self, study):
@@ -357,7 +396,7 @@ class TestTable:
 
     def test_strange_value(self, study):
         rewrite(study, lambda text: text.replace("|1.9|", "|two|"))
-        with pytest.raises(UserError, match=r"V0XRKL.*'two'"):
+        with pytest.raises(UserError, match=r"row 2 of column V0XRKL holds neither"):
             ingest(study)
 
     def test_missing_table(self, study):

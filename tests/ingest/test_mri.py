@@ -10,6 +10,7 @@ from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.mri import plan_study
 from knee_jax.ingest.progression import REASONS
 from knee_jax.ingest.volume import Preparation
+from knee_jax.phantom import clutter
 from knee_jax.phantom.mri import write_mri_study
 
 PREPARATION = Preparation(shape=(32, 32, 16), border=2)
@@ -115,9 +116,37 @@ def test_a_header_of_another_subject_loses_the_knee(study):
         header.PatientID = "9999999"
         header.save_as(path)
     _, now, _ = plan(root)
-    told = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(dropped)}
-    assert (file.subject, file.side, file.source, "subject_contradicts") in told
+    told = [(k.subject, k.side, k.source, k.reason) for k in now if k not in dropped]
+    assert told == [(file.subject, file.side, file.source, "subject_contradicts")]
     assert of_jobs(plan(root, check_subject=False)[0]) == of_jobs(jobs)
+
+
+def test_a_table_of_contents_does_not_vouch_for_the_subject(study):
+    root, _ = study
+    jobs, dropped, _ = plan(root)
+    file = jobs[0].file
+    last = max((root / file.source).iterdir())
+    header = pydicom.dcmread(last)
+    header.PatientID = "9999999"
+    header.save_as(last)
+    clutter.write_contents(root, sorted(root.rglob("001")))
+    (job, *_), now, _ = plan(root)
+    assert (job.file, now) == (file, dropped)
+    (knee,) = job()
+    assert (knee.side, knee.reason) == (file.side, "subject_contradicts")
+    (job, *_), _, _ = plan(root, check_subject=False)
+    assert not isinstance(job()[0], Dropped)
+
+
+def test_what_the_disk_lacks_is_lost_once(study):
+    root, _ = study
+    jobs, dropped, _ = plan(root)
+    file = jobs[0].file
+    clutter.write_contents(root, sorted(root.rglob("001")))
+    shutil.rmtree(root / file.source)
+    _, now, _ = plan(root)
+    told = [(k.subject, k.side, k.source, k.reason) for k in now if k not in dropped]
+    assert told == [(file.subject, file.side, file.source, "not_on_disk")]
 
 
 def test_films_and_other_series_are_left_alone(study, make):
@@ -125,9 +154,9 @@ def test_films_and_other_series_are_left_alone(study, make):
     before = plan(root)
     (first, *_) = before[0]
     beside = (root / first.file.source).parent
-    make.write(beside / "film" / "001", make.dataset(np.eye(8, dtype=np.uint16)))
-    shutil.copytree(root / first.file.source, beside / "scout")
-    for file in (beside / "scout").iterdir():
+    make.write(beside / "0901" / "001", make.dataset(np.eye(8, dtype=np.uint16)))
+    shutil.copytree(root / first.file.source, beside / "0902")
+    for file in (beside / "0902").iterdir():
         file.write_bytes(file.read_bytes().replace(b"SAG_3D_DESS_", b"COR_MPR_____"))
     jobs, dropped, notes = plan(root)
     assert of_jobs(jobs) == of_jobs(before[0])
@@ -157,10 +186,7 @@ def test_a_series_that_cannot_be_read_is_told(study):
     fewer, now, _ = plan(root)
     assert len(fewer) == len(jobs) - 1
     told = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(dropped)}
-    assert told == {
-        (file.subject, "", file.source, "empty_file"),
-        (file.subject, file.side, "", "no_series"),
-    }
+    assert told == {(file.subject, file.side, file.source, "empty_file")}
 
 
 def test_readings_without_a_series(study):

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.ingest import landmarks
+from knee_jax.ingest import contents, landmarks
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.headers import DEFAULT_READER, Header, Reader
@@ -179,9 +179,9 @@ class TestFilmsOfOneKnee:
         root, paths = study
         change(paths[0], SeriesDescription="PA Fixed Flexion Knee")
         change(paths[0], paths[0].parent.with_name("1900000100") / "001")
-        _, dropped, notes = ingest(root)
-        assert reasons(dropped) == both("9000001", "no_side")
-        assert notes["films_without_a_side"] == 1
+        _, dropped, _ = ingest(root)
+        assert [knee.reason for knee in dropped] == ["no_side"] * 3
+        assert sorted(knee.side for knee in dropped) == ["", "L", "R"]
 
     def test_a_side_that_is_not_told_where_one_knee_has_a_film(self, study):
         root, paths = study
@@ -192,10 +192,9 @@ class TestFilmsOfOneKnee:
         assert len(kept) == 5
         assert (dropped.side, dropped.reason) == ("R", "no_side")
         change(paths[0], SeriesDescription="Bilateral PA Fixed Flexion Knee")
-        kept, dropped, notes = ingest(root)
+        kept, (dropped,), _ = ingest(root)
         assert len(kept) == 6
-        assert not dropped
-        assert notes["films_without_a_side"] == 1
+        assert (dropped.side, dropped.reason) == ("", "no_side")
 
 
 class TestRepeats:
@@ -265,18 +264,68 @@ class TestSubjects:
         assert [kept[subject, "R", 0]["site"] for subject in SUBJECTS] == ["A", "B", ""]
         assert notes == {"subjects_unknown_to_enrolment": 1}
 
-    def test_a_folder_that_is_named_as_a_person_is_no_subject(self, study):
-        root, paths = study
-        paths[0].parents[2].rename(paths[0].parents[2].with_name("Doe_Jane"))
-        kept, dropped, notes = ingest(root)
-        assert len(kept) == 4
-        assert reasons(dropped) == both("9000001", "no_film")
-        assert notes == {"files_elsewhere": 1}
-
     def test_unless_the_rules_say_otherwise(self, study):
         root, paths = study
         change(paths[0], PatientID="a replaced id")
         assert len(ingest(root, Rules(check_subject=False))[0]) == 6
+
+    def test_if_all_headers_do_the_remedy_is_told(self, study):
+        root, paths = study
+        for number, path in enumerate(paths):
+            change(path, PatientID=f"123456{number}")
+        with pytest.raises(UserError, match=r"name other subjects .* oai_xray/replaced_ids"):
+            ingest(root)
+
+    def test_a_table_of_contents_does_not_vouch_for_the_subject(self, study):
+        root, paths = study
+        for path in paths[:2]:
+            change(path, PatientID="9000003")
+        rows = [
+            f"{path.parent.relative_to(root / '00m').as_posix()},20041115,{contents.BILATERAL}"
+            for path in paths
+        ]
+        table = root / "tables" / "contents.csv"
+        table.write_text("\n".join(["Folder,StudyDate,SeriesDescription", *rows]))
+        kept, dropped, _ = ingest(root)
+        assert len(kept) == 2
+        assert {knee.reason for knee in dropped} == {"subject_contradicts"}
+        assert len(ingest(root, Rules(check_subject=False))[0]) == 6
+
+    def test_tables_of_other_ids(self, study):
+        root, _ = study
+        table = root / "tables" / "kxr_sq_bu00.txt"
+        table.write_text(table.read_text().replace("9000", "8000"))
+        with pytest.raises(UserError, match=r"none of the 3 subjects with films is in the tables"):
+            ingest(root)
+
+
+class TestVisits:
+    def test_a_film_in_the_folder_of_another_visit(self, study):
+        root, paths = study
+        release = paths[0].parents[3]
+        other = release.with_name("1.C.2")
+        other.mkdir()
+        paths[0].parents[2].rename(other / "9000001")
+        kept, dropped, _ = ingest(root)
+        assert len(kept) == 4
+        assert reasons(dropped) == both("9000001", "visit_contradicts")
+
+    @pytest.mark.parametrize("told", ["0090000010001", "90000010001", "016690000010001"])
+    def test_the_film_that_was_read_counts_before_a_later_one(self, study, told):
+        root, paths = study
+        first = paths[0].parent.rename(paths[0].parent.with_name("0090000010001")) / "001"
+        change(first, StudyDate="20041115")
+        change(first, first.parent.with_name("0090000010002") / "001", StudyDate="20041116")
+        table = root / "tables" / "kxr_sq_bu00.txt"
+        lines = table.read_text().splitlines()
+        kept, _, _ = ingest(root)
+        assert "0090000010002" in kept["9000001", "R", 0]["source"]
+        barcodes = ["V00BARCDBU", told, told, "", "", "99", "99"]
+        table.write_text("\n".join(map("|".join, zip(lines, barcodes))))
+        kept, dropped, notes = ingest(root)
+        assert root / kept["9000001", "R", 0]["source"] == first
+        assert reasons(dropped) == both("9000001", "repeated_film")
+        assert notes["readings_of_another_film"] == 2
 
 
 class TestTree:
@@ -316,13 +365,9 @@ class TestTree:
         monkeypatch.setattr(os, "scandir", scandir)
         kept, dropped, _ = ingest(root)
         assert len(kept) == 4
-        assert reasons(dropped) == [
-            ("9000001", "", "unreadable_folder"),
-            *both("9000001", "no_film"),
-        ]
-        (folder,) = (knee for knee in dropped if knee.reason == "unreadable_folder")
-        assert (root / folder.source, folder.visit) == (subject, 0)
-        assert folder.detail == "Permission denied"
+        assert reasons(dropped) == both("9000001", "unreadable_folder")
+        assert {(root / knee.source, knee.visit) for knee in dropped} == {(subject, 0)}
+        assert {knee.detail for knee in dropped} == {"Permission denied"}
 
     def test_a_link_to_nothing(self, study):
         root, paths = study
@@ -330,6 +375,30 @@ class TestTree:
         paths[0].symlink_to("nothing")
         _, dropped, _ = ingest(root)
         assert reasons(dropped) == both("9000001", "unreadable")
+
+    def test_a_visit_that_is_linked_from_within(self, study):
+        root, _ = study
+        before, _, _ = ingest(root)
+        (root / "A_disk").mkdir()
+        (root / "00m").rename(root / "A_disk" / "00m")
+        (root / "00m").symlink_to(root / "A_disk" / "00m")
+        kept, dropped, notes = ingest(root)
+        assert list(kept) == list(before)
+        assert not dropped
+        assert notes == {"folders_linked_twice": 1, "empty_folders": 1}
+
+    @pytest.mark.parametrize("level", range(4))
+    def test_folders_that_are_named_otherwise_may_name_somebody(self, study, level):
+        root, paths = study
+        folder = [*paths[0].parents][level]
+        folder.rename(folder.with_name("Doe_Jane_3Feb1961"))
+        if level == 3:
+            with pytest.raises(UserError, match=r"no films are here.*3 files_elsewhere"):
+                ingest(root)
+            return
+        _, dropped, notes = ingest(root)
+        assert reasons(dropped) == both("9000001", "no_film")
+        assert notes == {"files_elsewhere": 1}
 
     def test_subjects_on_another_disk(self, study, tmp_path_factory):
         root, paths = study

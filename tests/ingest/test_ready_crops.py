@@ -90,20 +90,17 @@ class TestFind:
         }
         assert [side_of(source) for source in found["9000001", 0]] == ["L", "R"]
         assert dropped == []
-        assert notes == {"crops_of_another_study": 1}
+        assert notes == {"crops_of_another_study": 1, "files_of_other_names": 0}
         found, _, notes = self.find(tmp_path, [], subjects=MOST)
         assert found == {("M00123", 0): ["crops/M00123_00_R.png"]}
-        assert notes == {"crops_of_another_study": 3}
+        assert notes == {"crops_of_another_study": 3, "files_of_other_names": 0}
 
     def test_names_and_visits_that_nobody_knows(self, tmp_path):
         names = ["9000001_00_L.png", "9000001_0_R.png", "9000001_00_R.jpg", "9000001_18_L.png"]
-        _, dropped, _ = self.find(tmp_path, [*names, "9000001_00_X.png", ".DS_Store"])
-        assert dropped == [
-            ("", "", -1, "unknown_name"),
-            ("", "", -1, "unknown_name"),
-            ("", "", -1, "unknown_name"),
-            ("9000001", "L", -1, "visit_unknown"),
-        ]
+        names += ["9000001_00_X.png", "Doe_Jane.png", "Thumbs.db", ".DS_Store"]
+        _, dropped, notes = self.find(tmp_path, names)
+        assert dropped == [("9000001", "L", -1, "visit_unknown")]
+        assert notes["files_of_other_names"] == 5
 
     def test_none(self, tmp_path):
         with pytest.raises(UserError, match="no crops of this study"):
