@@ -58,6 +58,8 @@ def prepare(
     Raises:
         UserError: unknown data set, raw files that cannot be used as a whole, or a full disk.
     """
+    if pathlib.Path(data_dir).expanduser().is_file():
+        raise UserError(f"{data_dir} is a file: name a folder for the prepared sets")
     path = datasets.builder(name, data_dir).data_path
     folder = pathlib.Path(path)
     # Beside the set and not in it: the set's bytes do not depend on where anything lay.

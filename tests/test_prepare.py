@@ -112,7 +112,13 @@ def test_no_tensorflow_and_no_jax(raw, tmp_path):
 
 @pytest.mark.parametrize(
     "flag",
-    ["--dataset=nothing", "--workers=0", "--manual_dir=/nowhere", "--beam_options=--streaming"],
+    [
+        "--dataset=nothing",
+        "--workers=0",
+        "--manual_dir=/nowhere",
+        "--beam_options=--streaming",
+        f"--data_dir={__file__}",
+    ],
 )
 def test_mistakes_are_told_in_one_line(raw, tmp_path, flag):
     process = command(raw, tmp_path, flag)

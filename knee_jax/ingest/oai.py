@@ -14,7 +14,7 @@ import collections
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from knee_jax.errors import UserError
 from knee_jax.grades import MISSING
@@ -72,8 +72,15 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
     read, counts = readings.read_readings(tables, sorted({month for *_, month in filmed}), rules)
     notes.update(counts)
     if rules.landmarks != "crops":
-        films = {visit: _read_first(of_visit, visit, read) for visit, of_visit in films.items()}
-        notes["readings_of_another_film"] = _num_of_others(films, read)
+        films = {
+            (subject, month): _read_first(
+                of, [(subject, side, month) for side in SIDES], read, notes
+            )
+            for (subject, month), of in films.items()
+        }
+        single_films = {
+            knee: _read_first(of, [knee], read, notes) for knee, of in single_films.items()
+        }
     read |= _read_replaced(tables, filmed, read)
     return Inventory(films, read, sites, dropped, notes, single_films)
 
@@ -164,30 +171,30 @@ def _choose_films(
 
 
 def _read_first(
-    films: list[str], visit: tuple[str, int], read: Mapping[KneeVisit, Reading]
+    films: list[str],
+    knees: Sequence[KneeVisit],
+    read: Mapping[KneeVisit, Reading],
+    notes: collections.Counter[str],
 ) -> list[str]:
-    """The films of a visit, in front those that the readers had before them."""
-    subject, month = visit
-    readings_of = [read.get((subject, side, month), UNREAD) for side in SIDES]
-    return sorted(films, key=lambda film: not any(_is_of(reading, film) for reading in readings_of))
+    """Films of some knees, in front one that the readers had before them.
+
+    Args:
+        films: that which would count else first.
+        knees: on each of them.
+        read: readings.
+        notes: where `readings_of_another_film` than the first are counted.
+    """
+    of_knees = [read.get(knee, UNREAD) for knee in knees]
+    ordered = sorted(films, key=lambda film: not any(_is_of(each, film) for each in of_knees))
+    others = sum(bool(each.barcode) and not _is_of(each, ordered[0]) for each in of_knees)
+    notes["readings_of_another_film"] += others
+    return ordered
 
 
 def _is_of(reading: Reading, film: str) -> bool:
     """Whether a reading's barcode is that of a film; tables and folders pad it with zeros apart."""
     told, found = reading.barcode.lstrip("0"), film.split("/")[4].lstrip("0")
     return bool(told and found) and (told.endswith(found) or found.endswith(told))
-
-
-def _num_of_others(
-    films: Mapping[tuple[str, int], list[str]], read: Mapping[KneeVisit, Reading]
-) -> int:
-    """How many knees have a reading that names another film than that which is taken."""
-    pairs = [
-        (read.get((subject, side, month), UNREAD), first)
-        for (subject, month), (first, *_) in films.items()
-        for side in SIDES
-    ]
-    return sum(bool(reading.barcode) and not _is_of(reading, film) for reading, film in pairs)
 
 
 def _read_replaced(

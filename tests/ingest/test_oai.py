@@ -326,6 +326,11 @@ class TestVisits:
         assert root / kept["9000001", "R", 0]["source"] == first
         assert reasons(dropped) == both("9000001", "repeated_film")
         assert notes["readings_of_another_film"] == 2
+        for film in paths[0].parents[1].glob("*/001"):
+            change(film, SeriesDescription="PA Fixed Flexion Left Knee")
+        kept, dropped, _ = ingest(root)
+        assert root / kept["9000001", "L", 0]["source"] == first
+        assert ("9000001", "L", "repeated_film") in reasons(dropped)
 
 
 class TestTree:
