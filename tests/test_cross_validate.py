@@ -143,6 +143,7 @@ def test_a_second_call_trains_nothing_and_ends_in_the_same_numbers(in_turn, tiny
     assert (workdir / "metrics.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_folds_side_by_side_learn_what_they_learn_in_turn(in_turn, tmp_path, tiny_data_dir):
     """Two folds on four devices, two for each; and a kill between their saves is made good."""
     flags = train_flags(tmp_path, tiny_data_dir, "oarsi.py:se_resnext50,demo", CHANGES)
