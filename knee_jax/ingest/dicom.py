@@ -34,7 +34,7 @@ _MOST_PIXELS = 2**26
 
 CONTRADICTS = "its header names another subject than its path"
 
-_SUBJECT_ID = re.compile(r"(?<![A-Z0-9])(?:\d{7}|M[A-Z]?\d{2,})(?![A-Z0-9])")
+_SUBJECT_ID = re.compile(r"(?P<letters>M[A-Z]?(?=\d\d)|(?=\d{7}$))(?P<digits>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +171,21 @@ def check_subject(header: pydicom.Dataset, subject: str | None) -> None:
     Raises:
         UnusableKnee: subject_contradicts.
     """
-    named = subject_ids(str(value(header, "PatientID") or ""))
-    if subject and named and subject.upper() not in named:
+    if not subject:
+        return
+    named = ids_like(subject, str(value(header, "PatientID") or ""))
+    if named and subject.upper() not in named:
         raise UnusableKnee("subject_contradicts", CONTRADICTS)
 
 
-def subject_ids(text: str) -> list[str]:
-    """What looks like a subject id of OAI or MOST in a text, upper case."""
-    return _SUBJECT_ID.findall(text.upper())
+def ids_like(subject: str, text: str) -> list[str]:
+    """The ids in a text, upper case, that are as a subject's: of OAI or MOST, of as many digits."""
+    form = _SUBJECT_ID.fullmatch(subject.upper())
+    if not form:
+        return []
+    letters = "M[A-Z]?" if form["letters"] else ""
+    pattern = rf"(?<![A-Z0-9]){letters}\d{{{len(form['digits'])}}}(?![A-Z0-9])"
+    return re.findall(pattern, text.upper())
 
 
 def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:

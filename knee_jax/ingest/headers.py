@@ -177,9 +177,8 @@ def _read(root: pathlib.Path, path: str) -> Header:
 def _in_path(subject: str, path: str) -> str:
     """The part of a PatientID that is a word of the path; `ANOTHER` of another id, '' of none."""
     words = re.findall(r"[A-Z0-9]+", path.upper())
-    ids = re.findall(r"[A-Z0-9]+", subject.upper())
-    another = ANOTHER if dicom.subject_ids(subject) else ""
-    return next((each for each in ids if each in words), another)
+    ids = [each for word in words for each in dicom.ids_like(word, subject)]
+    return next((each for each in ids if each in words), ANOTHER if ids else "")
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:

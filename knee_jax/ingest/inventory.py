@@ -1,7 +1,7 @@
 """What a study holds, before any film is opened; one module a layout finds it (`oai`, `most`)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -66,6 +66,27 @@ class Reading:
 
 UNREAD = Reading(np.full(len(GRADES), MISSING, np.int8))
 """Of a knee that nobody read."""
+
+
+def lose_uncertain(rows: Iterable[Dropped], known: Iterable[KneeVisit]) -> list[Dropped]:
+    """Finds which knees are lost with images that cannot be used.
+
+    Args:
+        rows: one an image; without a side, where it may show both knees.
+        known: knees that have other images, or are lost already.
+
+    Returns:
+        For each image its knees that are not known, each knee once; or a row without a side, where
+        they all are.
+    """
+    seen = set(known)
+    lost: list[Dropped] = []
+    for row in rows:
+        knees = [dataclasses.replace(row, side=side) for side in row.side or SIDES]
+        new = [knee for knee in knees if (knee.subject, knee.side, knee.visit) not in seen]
+        seen |= {(knee.subject, knee.side, knee.visit) for knee in new}
+        lost += new or [dataclasses.replace(row, side="")]
+    return lost
 
 
 def as_wanted(reading: Reading, rules: Rules) -> Reading:

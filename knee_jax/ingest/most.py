@@ -23,7 +23,15 @@ from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest import landmarks, ready_crops, tree
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
-from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
+from knee_jax.ingest.inventory import (
+    SIDES,
+    UNREAD,
+    Inventory,
+    KneeVisit,
+    Reading,
+    Rules,
+    lose_uncertain,
+)
 from knee_jax.ingest.readings import round_grades
 from knee_jax.ingest.tables import (
     BYTE_ORDER_MARK,
@@ -47,7 +55,7 @@ _UNKNOWN_VISIT = -1
 
 
 # Of a film's path; another word might be a person's name.
-_VIEW = re.compile(r"(PA|AP|LAT|SKY|FL|FULL)[A-Z]?\d{0,2}")
+_VIEW = re.compile(r"(PA|AP)\d{0,2}|LAT[LR]?|SKY|FL|FULL")
 
 
 class _Path(NamedTuple):
@@ -159,14 +167,14 @@ def _find_films(
     headers = reader.read(root, untold) if untold else {}
 
     films = collections.defaultdict(list)
+    uncertain = []
     for path, (subject, month, view) in known.items():
         header = headers.get(path)
         view = view or _view_in(header.description if header else "")
         if header and header.reason and path in wanted:
             # Its view it does not tell; that a knee may be lost with it, the account must.
-            dropped += [
-                Dropped(subject, s, month, path, header.reason, header.detail) for s in SIDES
-            ]
+            row = Dropped(subject, "", month, path, header.reason, header.detail)
+            uncertain.append(row)
         elif view != VIEW:
             name = f"films_of_view_{view}" if path in wanted else "unlisted_films_of_other_views"
             notes[name] += 1
@@ -184,7 +192,9 @@ def _find_films(
         raise UserError(
             f"{root}: no film of the view {VIEW} is {where}; they should lie as {layout}"
         )
-    return films, dropped
+    told = {(subject, side, month) for subject, month in films for side in SIDES}
+    told |= {(knee.subject, knee.side, knee.visit) for knee in dropped}
+    return films, [*dropped, *lose_uncertain(uncertain, told)]
 
 
 def _view_in(description: str) -> str:

@@ -7,24 +7,23 @@ enrollees and, if replacements are asked for, `outcomes99`.
 import collections
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from knee_jax.errors import UserError
 from knee_jax.grades import MISSING
 from knee_jax.ingest import enrolment, progression, readings, volume
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
+from knee_jax.ingest.inventory import lose_uncertain
 from knee_jax.ingest.oai_images import (
     LAYOUT,
     NOT_ON_DISK,
+    SERIES,
     UNREADABLE_FOLDER,
     Image,
     find_images,
-    lose_uncertain,
     sources,
 )
-
-SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
-"""SeriesDescription of the MR series that are read → side."""
 
 _UNREAD = (progression.UNKNOWN, MISSING, "unread")
 
@@ -68,10 +67,7 @@ def plan_study(
     images, dropped, notes = find_images(root, reader, [baseline])
     found, lost = _choose_series(images, check_subject, notes)
     if not found:
-        names = " or ".join(SERIES)
-        raise UserError(
-            f"{root}: no series {names} of month {baseline}; they should lie as {LAYOUT}"
-        )
+        _refuse_none(root, baseline, [*dropped, *lost])
     dropped += lost
     tables = root / "tables"
     sites = enrolment.read_sites(tables)
@@ -127,6 +123,20 @@ def plan_study(
     return jobs, dropped, dict(notes)
 
 
+def _refuse_none(root: pathlib.Path, baseline: int, lost: Sequence[Dropped]) -> NoReturn:
+    """Tells why there is no series."""
+    reasons = collections.Counter(each.reason for each in lost)
+    seen = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    remedy = f"they should lie as {LAYOUT}"
+    if set(reasons) == {"subject_contradicts"}:
+        remedy = "if ids in headers were replaced, prepare oai_mri/sagittal_replaced_ids"
+    names = " or ".join(SERIES)
+    raise UserError(
+        f"{root}: no series {names} of month {baseline} can be used (lost: {seen or 'none'}); "
+        f"{remedy}"
+    )
+
+
 def _choose_series(
     images: Iterable[Image], check_subject: bool, notes: collections.Counter[str]
 ) -> tuple[dict[tuple[str, str], str], list[Dropped]]:
@@ -146,17 +156,15 @@ def _choose_series(
         side = SERIES.get(header.description.upper())
         reason, detail = image.contradicts(check_subject)
         if header.reason == UNREADABLE_FOLDER:
-            uncertain.append((image, header.reason, header.detail))
+            uncertain.append(image.lost("", header.reason, header.detail))
         elif not image.is_series:
             notes["films"] += 1
-        elif header.reason and side:
-            dropped += image.dropped(side, header.reason, header.detail)
-        elif header.reason and header.reason != NOT_ON_DISK:
-            uncertain.append((image, header.reason, header.detail))
+        elif header.reason and (side or header.reason != NOT_ON_DISK):
+            uncertain.append(image.lost(side or "", header.reason, header.detail))
         elif not side:
             notes["other_series"] += 1
         elif reason:
-            dropped += image.dropped(side, reason, detail)
+            uncertain.append(image.lost(side, reason, detail))
         else:
             of_knees[image.subject, side].append(image)
     found = {}
@@ -168,5 +176,4 @@ def _choose_series(
             for source in earlier
         ]
     known = {(subject, side, of[0].month) for (subject, side), of in of_knees.items()}
-    known |= {(knee.subject, knee.side, knee.visit) for knee in dropped}
     return found, [*dropped, *lose_uncertain(uncertain, known)]

@@ -21,15 +21,21 @@ from knee_jax.grades import MISSING
 from knee_jax.ingest import contents, enrolment, progression, readings, ready_crops
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
-from knee_jax.ingest.inventory import SIDES, UNREAD, Inventory, KneeVisit, Reading, Rules
+from knee_jax.ingest.inventory import (
+    SIDES,
+    UNREAD,
+    Inventory,
+    KneeVisit,
+    Reading,
+    Rules,
+    lose_uncertain,
+)
 from knee_jax.ingest.oai_images import (
     LAYOUT,
     NOT_ON_DISK,
-    UNREADABLE_FOLDER,
     Image,
     film_sides,
     find_images,
-    lose_uncertain,
     sources,
 )
 from knee_jax.ingest.tables import look_for_table
@@ -39,6 +45,7 @@ _VIEWS = re.compile(
     "ankle|ap|bilateral|chest|elbow|foot|full|hands?|hip|knees?|lateral|left|limb|lumbar|oblique|pa|"
     "patella|pelvis|right|shoulder|skyline|spine|standing|wrist"
 )
+_LONG_BARCODE = 6
 _NO_SIDE = "neither its description nor its laterality tells the side, or they contradict"
 
 
@@ -97,9 +104,9 @@ def _find_films(
     images, dropped, notes = find_images(root, reader)
     films, single_films, lost = _choose_films(images, rules.check_subject, notes)
     if not films and not single_films:
-        told = notes + collections.Counter(each.reason for each in [*dropped, *lost])
-        seen = ", ".join(f"{count} {name}" for name, count in told.items() if count)
-        if told["subject_contradicts"]:
+        reasons = collections.Counter(each.reason for each in [*dropped, *lost])
+        seen = ", ".join(f"{count} {name}" for name, count in (notes + reasons).items())
+        if set(reasons) == {"subject_contradicts"}:
             raise UserError(
                 f"{root}: the headers of all films name other subjects than their folders do; if "
                 "ids were replaced, prepare oai_xray/replaced_ids"
@@ -131,24 +138,23 @@ def _choose_films(
     for image in images:
         header = image.header
         sides = film_sides(header)
+        side = sides if sides in SIDES else ""
         reason, detail = image.contradicts(check_subject)
-        if header.reason == UNREADABLE_FOLDER:
-            uncertain.append((image, header.reason, header.detail))
-        elif image.is_series:
+        if image.is_series:
             notes["mr_series"] += 1
         elif header.reason and header.reason != NOT_ON_DISK:
             # What it shows, it does not tell.
-            dropped += image.dropped(SIDES, header.reason, header.detail)
+            uncertain.append(image.lost("", header.reason, header.detail))
         elif not sides:
             words = re.findall(r"[a-z]+", header.description.lower())
             told = [word for word in words if _VIEWS.fullmatch(word)]
             notes["_".join(["other_films", *(told or ["unknown"])])] += 1
-        elif sides == "?":
-            uncertain.append((image, "no_side", _NO_SIDE))
         elif header.reason:
-            dropped += image.dropped(sides, header.reason, header.detail)
+            uncertain.append(image.lost(side, header.reason, header.detail))
         elif reason:
-            dropped += image.dropped(sides, reason, detail)
+            uncertain.append(image.lost(side, reason, detail))
+        elif sides == "?":
+            uncertain.append(image.lost("", "no_side", _NO_SIDE))
         else:
             notes["films_without_description"] += not header.description
             if len(sides) == len(SIDES):
@@ -160,14 +166,11 @@ def _choose_films(
     for (subject, side, month), of_knee in of_knees.items():
         if (subject, month) in films:
             detail = f"{films[subject, month][0]} shows both knees"
-            for image in of_knee:
-                dropped += image.dropped(side, "repeated_film", detail)
+            dropped += [image.lost(side, "repeated_film", detail) for image in of_knee]
         else:
             single_films[subject, side, month] = sources(of_knee)
     known = {(subject, side, month) for subject, month in films for side in SIDES}
-    known |= {*single_films, *((knee.subject, knee.side, knee.visit) for knee in dropped)}
-    dropped += lose_uncertain(uncertain, known)
-    return films, single_films, dropped
+    return films, single_films, [*dropped, *lose_uncertain(uncertain, known | {*single_films})]
 
 
 def _read_first(
@@ -192,9 +195,13 @@ def _read_first(
 
 
 def _is_of(reading: Reading, film: str) -> bool:
-    """Whether a reading's barcode is that of a film; tables and folders pad it with zeros apart."""
+    """Whether a reading's barcode is that of a film.
+
+    Tables and folders pad it with zeros apart, and some tables put the study's number in front.
+    """
     told, found = reading.barcode.lstrip("0"), film.split("/")[4].lstrip("0")
-    return bool(told and found) and (told.endswith(found) or found.endswith(told))
+    long = min(len(told), len(found)) >= _LONG_BARCODE
+    return bool(told) and (told == found or (long and told.endswith(found)))
 
 
 def _read_replaced(

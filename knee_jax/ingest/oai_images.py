@@ -16,9 +16,11 @@ from knee_jax.ingest import contents, landmarks, tree
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.dicom import CONTRADICTS
 from knee_jax.ingest.headers import Header, Reader
-from knee_jax.ingest.inventory import SIDES, KneeVisit
 
 LAYOUT = "{month}m/{release}/{subject}/{date}/{barcode}/"
+
+SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
+"""SeriesDescription of the MR series that are read → side."""
 
 NOT_ON_DISK = "not_on_disk"
 UNREADABLE_FOLDER = "unreadable_folder"
@@ -68,11 +70,9 @@ class Image:
             return "visit_contradicts", "its release is of another visit than its month"
         return "", ""
 
-    def dropped(self, sides: Iterable[str], reason: str, detail: str) -> list[Dropped]:
-        """Its knees as rows of the quarantine."""
-        return [
-            Dropped(self.subject, side, self.month, self.source, reason, detail) for side in sides
-        ]
+    def lost(self, side: str, reason: str, detail: str) -> Dropped:
+        """A knee that it shows, or all with the side '', as a row of the quarantine."""
+        return Dropped(self.subject, side, self.month, self.source, reason, detail)
 
 
 def find_images(
@@ -97,7 +97,7 @@ def find_images(
     listing = tree.walk(
         root,
         enters=lambda folder: folder != "tables" and _month(folder) in entered,
-        first=lambda folder: _month(folder) != _ELSEWHERE,
+        first=lambda folder: _depth(folder) > 0,
     )
     notes = collections.Counter(listing.notes)
     notes["listed_elsewhere"] = notes["unreadable_folders_elsewhere"] = 0
@@ -150,32 +150,6 @@ def sources(images: Iterable[Image]) -> list[str]:
     return [image.source for image in ordered]
 
 
-def lose_uncertain(
-    uncertain: Iterable[tuple[Image, str, str]], known: Iterable[KneeVisit]
-) -> list[Dropped]:
-    """Finds which knees are lost with images of which nobody can tell what they show.
-
-    Args:
-        uncertain: images, with a reason, and in words.
-        known: knees that have other images, or are lost already.
-
-    Returns:
-        For each image the knees of its visit that are not known, each knee once; or a row without a
-        side, where they all are.
-    """
-    seen = set(known)
-    dropped = []
-    for image, reason, detail in uncertain:
-        lost = [
-            row
-            for row in image.dropped(SIDES, reason, detail)
-            if (row.subject, row.side, row.visit) not in seen
-        ]
-        seen |= {(row.subject, row.side, row.visit) for row in lost}
-        dropped += lost or image.dropped([""], reason, detail)
-    return dropped
-
-
 def _image_files(listing: tree.Tree, notes: collections.Counter[str]) -> dict[str, list[str]]:
     """Names of the images by the folder of a barcode; counts what else there is."""
     notes["empty_folders"] = notes["other_files"] = notes["files_elsewhere"] = 0
@@ -197,22 +171,38 @@ def _image_files(listing: tree.Tree, notes: collections.Counter[str]) -> dict[st
 def _read_images(
     root: pathlib.Path, files: dict[str, list[str]], told: dict[str, Header], reader: Reader
 ) -> Iterator[Image]:
-    """Reads one header a folder, and of a folder that holds no MR series all."""
+    """Reads one header a folder, and of a folder that holds no MR series all.
+
+    Where a table of contents tells what a folder holds, of films and series of interest alone: whom
+    they show, no table vouches for.
+    """
     paths = {folder: [f"{folder}/{name}" for name in names] for folder, names in files.items()}
-    untold = [of for folder, of in paths.items() if folder not in told]
-    headers = reader.read(root, [first for first, *_ in untold])
-    rest = [path for first, *more in untold if not _is_series(headers[first], 1) for path in more]
+    asked = [of for folder, of in paths.items() if _is_of_interest(told.get(folder))]
+    headers = reader.read(root, [first for first, *_ in asked])
+    rest = [path for first, *more in asked if not _is_series(headers[first], 1) for path in more]
     headers |= reader.read(root, rest) if rest else {}
     for folder, of in paths.items():
-        if folder in told:
-            known = [told[folder]] * len(of)
-        else:
-            known = [headers[path] for path in of if path in headers]
+        pairs = [_as_told(told.get(folder), headers.get(path)) for path in of]
+        known = [header for header in pairs if header]
         first = next((header for header in known if not header.reason), known[0])
         if _is_series(first, len(of)):
             yield Image(folder, first, is_series=True)
         else:
             yield from (Image(path, header, False) for path, header in zip(of, known))
+
+
+def _is_of_interest(told: Header | None) -> bool:
+    """Whether a header is to be read beside what a table of contents tells, None: nothing."""
+    return not told or bool(film_sides(told)) or told.description.upper() in SERIES
+
+
+def _as_told(told: Header | None, found: Header | None) -> Header | None:
+    """What a table of contents tells of an image, and the header of what it does not tell."""
+    if told is None or found is None:
+        return told or found
+    if found.reason:
+        return dataclasses.replace(told, reason=found.reason, detail=found.detail)
+    return dataclasses.replace(found, description=told.description, taken=told.taken)
 
 
 def _is_series(header: Header, num_files: int) -> bool:

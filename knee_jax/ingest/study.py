@@ -164,13 +164,18 @@ def plan_study(
         than knees.
 
     Raises:
-        UserError: no films, no readings of a visit with films, no knee with both, or a table cannot
-            be used.
+        UserError: no films, no readings of a visit with films, no subject with both, or a table
+            cannot be used.
     """
     inventory = LAYOUTS[layout](root, rules, reader)
-    _check_joined(root, inventory)
     read = dict(inventory.readings)
-    notes = collections.Counter({"knees_in_the_tables": len(read), **inventory.notes})
+    notes = collections.Counter(
+        {
+            "knees_in_the_tables": len(read),
+            "filmed_subjects_in_no_table": _num_unread(root, inventory),
+            **inventory.notes,
+        }
+    )
     dropped = list(inventory.dropped)
     jobs: Sequence[FilmJob | CropJob]
     if rules.landmarks == "crops":
@@ -189,8 +194,12 @@ def plan_study(
     return jobs, dropped, dict(notes)
 
 
-def _check_joined(root: pathlib.Path, inventory: Inventory) -> None:
-    """Refuses a study of which no knee has both film and reading: its ids are of two kinds."""
+def _num_unread(root: pathlib.Path, inventory: Inventory) -> int:
+    """How many subjects have films and no reading.
+
+    Raises:
+        UserError: all; ids of films and of readings are of two kinds.
+    """
     subjects = {subject for subject, _, _ in inventory.readings}
     filmed = {subject for subject, _ in inventory.films}
     filmed |= {subject for subject, _, _ in inventory.single_films}
@@ -199,6 +208,7 @@ def _check_joined(root: pathlib.Path, inventory: Inventory) -> None:
             f"{root}: none of the {len(filmed)} subjects with films is in the tables of readings: "
             "use the tables of this study, with the ids that its folders have"
         )
+    return len(filmed - subjects)
 
 
 def _plan_films(

@@ -94,8 +94,11 @@ def test_header_without_the_pixels_is_that_with_them(root):
         ("OAI-9000001", "9000001"),
         ("9000002", ANOTHER),
         ("OAI-9000002", ANOTHER),
-        ("MB00123", ANOTHER),
-        # Which are no ids of subjects.
+        ("9000001 9000002", "9000001"),
+        # Which are no ids of the study's subjects.
+        ("001", ""),
+        ("a", ""),
+        ("MB00123", ""),
         ("900000", ""),
         ("Doe^Jane", ""),
     ],

@@ -189,6 +189,17 @@ def test_a_series_that_cannot_be_read_is_told(study):
     assert told == {(file.subject, file.side, file.source, "empty_file")}
 
 
+def test_if_all_headers_name_others_the_remedy_is_told(study):
+    root, knees = study
+    for source in knees["source"]:
+        for path in (root / source).iterdir():
+            header = pydicom.dcmread(path)
+            header.PatientID = "1234567"
+            header.save_as(path)
+    with pytest.raises(UserError, match=r"16 subject_contradicts.*oai_mri/sagittal_replaced_ids"):
+        plan(root)
+
+
 def test_readings_without_a_series(study):
     root, _ = study
     jobs, _, _ = plan(root)

@@ -163,10 +163,14 @@ class TestFilmsOfOneKnee:
         change(
             paths[0], again, SeriesDescription="PA Fixed Flexion Left Knee", StudyDate="20050101"
         )
-        kept, (dropped,), _ = ingest(root)
+        change(again, again.parent.with_name("0998") / "001")
+        kept, dropped, _ = ingest(root)
         assert len(kept) == 6
-        assert (dropped.side, dropped.reason) == ("L", "repeated_film")
-        assert root / dropped.source == again
+        assert reasons(dropped) == [("9000001", "L", "repeated_film")] * 2
+        assert {root / knee.source for knee in dropped} == {
+            again,
+            again.parent.with_name("0998") / "001",
+        }
 
     def test_a_side_that_is_not_told(self, study):
         root, paths = study
@@ -242,8 +246,19 @@ class TestRepeats:
         again.write_bytes(b"")
         kept, dropped, _ = ingest(root)
         assert len(kept) == 6
-        assert reasons(dropped) == both("9000001", "empty_file")
-        assert {root / knee.source for knee in dropped} == {again}
+        assert reasons(dropped) == [("9000001", "", "empty_file")]
+        assert root / dropped[0].source == again
+
+    def test_of_broken_ones_alone_each_knee_is_lost_once(self, study):
+        root, paths = study
+        again = paths[0].parent.with_name("1900000100") / "001"
+        again.parent.mkdir()
+        for path in (paths[0], again):
+            path.write_bytes(b"")
+        kept, dropped, _ = ingest(root)
+        assert len(kept) == 4
+        assert sorted(knee.side for knee in dropped) == ["", "L", "R"]
+        assert {knee.reason for knee in dropped} == {"empty_file"}
 
 
 class TestSubjects:
@@ -291,6 +306,22 @@ class TestSubjects:
         assert {knee.reason for knee in dropped} == {"subject_contradicts"}
         assert len(ingest(root, Rules(check_subject=False))[0]) == 6
 
+    def test_nor_for_that_of_a_repeat_which_would_count(self, study):
+        root, paths = study
+        again = paths[0].parent.with_name("1900000100") / "001"
+        change(paths[0], again, PatientID="9000003", StudyDate="20991231")
+        rows = [
+            f"{path.parent.relative_to(root / '00m').as_posix()},20041115,{contents.BILATERAL}"
+            for path in [*paths, again]
+        ]
+        header = "Folder,StudyDate,SeriesDescription"
+        table = root / "tables" / "contents.csv"
+        table.write_text("\n".join([header, *rows]))
+        kept, (dropped,), _ = ingest(root)
+        assert root / kept["9000001", "R", 0]["source"] == paths[0]
+        assert (dropped.side, dropped.reason) == ("", "subject_contradicts")
+        assert root / dropped.source == again
+
     def test_tables_of_other_ids(self, study):
         root, _ = study
         table = root / "tables" / "kxr_sq_bu00.txt"
@@ -300,15 +331,32 @@ class TestSubjects:
 
 
 class TestVisits:
-    def test_a_film_in_the_folder_of_another_visit(self, study):
-        root, paths = study
-        release = paths[0].parents[3]
-        other = release.with_name("1.C.2")
+    @pytest.mark.parametrize(("visit", "release"), [(0, "1.C.2"), (12, "0.C.2"), (12, "10.C.2")])
+    def test_a_film_in_the_folder_of_another_visit(self, study, make, visit, release):
+        root, _ = study
+        (root / "tables" / "kxr_sq_bu01.txt").write_text(
+            make.table(12, [("9000001", side, 15, *[1] * 7) for side in (1, 2)])
+        )
+        film = make.write_visit(root, "9000001", 12) if visit else study[1][0]
+        other = film.parents[3].with_name(release)
         other.mkdir()
-        paths[0].parents[2].rename(other / "9000001")
-        kept, dropped, _ = ingest(root)
-        assert len(kept) == 4
-        assert reasons(dropped) == both("9000001", "visit_contradicts")
+        film.parents[2].rename(other / "9000001")
+        _, dropped, _ = ingest(root)
+        lost = [knee for knee in dropped if knee.visit == visit]
+        assert reasons(lost) == both("9000001", "visit_contradicts")
+
+    @pytest.mark.parametrize(
+        ("told", "expected"), [("1.66E+10", 0), ("", 0), ("nan", 0), ("501", 6), ("9", 6)]
+    )
+    def test_readings_of_another_film_are_counted(self, study, told, expected):
+        """What is no barcode says nothing; the end of one is none."""
+        root, _ = study
+        table = root / "tables" / "kxr_sq_bu00.txt"
+        first, *lines = table.read_text().splitlines()
+        rows = [f"{first}|V00BARCDBU", *(f"{line}|{told}" for line in lines)]
+        table.write_text("\n".join(rows))
+        _, _, notes = ingest(root)
+        assert notes.get("readings_of_another_film", 0) == expected
 
     @pytest.mark.parametrize("told", ["0090000010001", "90000010001", "016690000010001"])
     def test_the_film_that_was_read_counts_before_a_later_one(self, study, told):
@@ -392,6 +440,19 @@ class TestTree:
         assert not dropped
         assert notes == {"folders_linked_twice": 1, "empty_folders": 1}
 
+    @pytest.mark.parametrize("level", range(1, 4))
+    def test_a_folder_that_is_linked_from_a_store_beside_it(self, study, level):
+        root, paths = study
+        before, _, _ = ingest(root)
+        folder = [*paths[0].parents][level]
+        store = folder.parent / "a_store"
+        store.mkdir()
+        folder.rename(store / folder.name)
+        folder.symlink_to(store / folder.name)
+        kept, dropped, _ = ingest(root)
+        assert list(kept) == list(before)
+        assert not dropped
+
     @pytest.mark.parametrize("level", range(4))
     def test_folders_that_are_named_otherwise_may_name_somebody(self, study, level):
         root, paths = study
@@ -438,7 +499,7 @@ class TestContents:
         clutter.write_contents(tmp_path, everything[::2])
         _same(ingest(tmp_path), of_headers)
 
-    def test_no_header_is_read_of_what_it_names(self, study, monkeypatch):
+    def test_no_header_is_read_of_other_films_that_it_names(self, study, monkeypatch):
         root, paths = study
         rows = [
             f"{path.parent.relative_to(root / '00m').as_posix()},20041115,{series}"
@@ -452,7 +513,8 @@ class TestContents:
             Reader, "read", lambda self, root, paths: asked.extend(paths) or read(self, root, paths)
         )
         kept, dropped, notes = ingest(root)
-        assert not asked
+        # Of whom the films of interest are, no table vouches for.
+        assert [root / path for path in asked] == paths[:2]
         assert len(kept) == 4
         assert reasons(dropped) == both("9000003", "no_film")
         assert notes == {"other_films_ap_pelvis": 1}
