@@ -83,6 +83,7 @@ def test_tensorflow_is_not_installed():
     assert importlib.util.find_spec("tensorflow") is None
 
 
+@pytest.mark.slow
 def test_no_path_imports_tensorflow(tmp_path):
     """A planted package tells whether anything, TFDS and Orbax included, tries to import it."""
     trap, marker = tmp_path / "trap" / "tensorflow", tmp_path / "imported"

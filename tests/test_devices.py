@@ -49,7 +49,7 @@ def test_eight_devices_give_the_losses_of_one(one_device, tmp_path, tiny_data_di
     assert_same(tmp_path, one_device)
 
 
-@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("mode", ["resident", pytest.param("streamed", marks=pytest.mark.slow)])
 def test_two_processes_give_the_losses_of_one(mode, one_device, tmp_path, tiny_data_dir):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+import shutil
 
 import cv2
 import numpy as np
@@ -25,13 +26,17 @@ RUNS = {
     "kl.py": (),
     "kl.py:demo": (),
     "kpn.py": (),
-    "kpn.py:no_kpn,regression,demo": (),
     "oarsi.py": OARSI,
-    "oarsi.py:resnet18,gwap_hidden,demo": OARSI,
     "siamese_gap.py:phantom,demo": SIAMESE,
+}
+"""Config → what a small run of it needs."""
+
+VARIANTS = {
+    "kpn.py:no_kpn,regression,demo": (),
+    "oarsi.py:resnet18,gwap_hidden,demo": OARSI,
     "siamese_gap.py:phantom,resnet18,five_grades,ce,demo": FIVE_GRADES,
 }
-"""Config and variants → what a small run of it needs; tests/test_configs.py sets up all others."""
+"""Likewise, among the long tests; tests/test_configs.py sets up all others."""
 
 MRI = "mri_progression.py:demo"
 
@@ -45,7 +50,10 @@ def test_every_config_is_run():
     assert {config.partition(":")[0] for config in (*RUNS, MRI)} == files
 
 
-@pytest.mark.parametrize(("config", "changes"), RUNS.items())
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [*RUNS.items(), *(pytest.param(*run, marks=pytest.mark.slow) for run in VARIANTS.items())],
+)
 def test_a_config_trains_evaluates_and_reports(config, changes, tmp_path, tiny_data_dir):
     done = run(*train_flags(tmp_path, tiny_data_dir, config, changes))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -99,13 +107,20 @@ def test_progression_is_learnt_from_volumes_and_told_in_a_report(tmp_path, tiny_
     assert "Subgroups" in page or "subgroups" in page
 
 
-def test_the_splits_share_no_subject_and_leave_no_labelled_knee_out(tmp_path, tiny_data_dir):
-    done = run(*train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ()))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_data_dir):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run(*train_flags(folder, tiny_data_dir, "kpn.py:demo", ()))
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_the_splits_share_no_subject_and_leave_no_labelled_knee_out(trained, tiny_data_dir):
     index = pd.read_csv(tiny_data_dir / "phantom_xray/tiny/1.0.0/index.csv", dtype={"subject": str})
     labelled = index[(index[list(GRADES)] >= 0).any(axis=1)]
     tables = {
-        split: pd.read_csv(tmp_path / "predictions" / f"{split}.csv", dtype={"subject": str})
+        split: pd.read_csv(trained / "predictions" / f"{split}.csv", dtype={"subject": str})
         for split in ("validation", "test")
     }
     people = {split: set(table["subject"]) for split, table in tables.items()}
@@ -117,14 +132,27 @@ def test_the_splits_share_no_subject_and_leave_no_labelled_knee_out(tmp_path, ti
     assert 0.4 <= counts <= 0.6
 
 
-def test_evaluate_alone_repeats_the_numbers(tmp_path, tiny_data_dir):
-    flags = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ())
-    assert run(*flags).returncode == 0
-    before = (tmp_path / "metrics.json").read_text()
-    (tmp_path / "metrics.json").unlink()
+def test_evaluate_alone_repeats_the_numbers(trained, tmp_path, tiny_data_dir):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (workdir / "metrics.json").unlink()
+    flags = train_flags(workdir, tiny_data_dir, "kpn.py:demo", ())
     again = run(*flags, "--mode=evaluate")
     assert again.returncode == 0, again.stderr[-3000:]
-    assert (tmp_path / "metrics.json").read_text() == before
+    assert (workdir / "metrics.json").read_text() == (trained / "metrics.json").read_text()
+
+
+def test_a_folder_of_another_run_is_refused(trained, tmp_path, tiny_data_dir):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    flags = train_flags(workdir, tiny_data_dir, "kpn.py:demo", ())
+    other = run(*flags, "--config.model.depth=34")
+    assert other.returncode == 1
+    assert "another config; it differs in model.depth (18 there, 34 now)" in other.stderr
+    # With the check of the config out of the way, the checkpoint still knows.
+    (workdir / "config.json").unlink()
+    other = run(*flags, "--config.model.depth=34")
+    assert other.returncode == 1
+    assert "is of another model" in other.stderr
+    assert "Traceback" not in other.stderr
 
 
 @pytest.fixture
@@ -193,20 +221,6 @@ def test_a_mistake_is_told_in_one_line(change, message, tmp_path, tiny_data_dir)
     assert len(errors) == 1
     assert message in errors[0]
     assert not (tmp_path / "metrics.json").exists()
-
-
-def test_a_folder_of_another_run_is_refused(tmp_path, tiny_data_dir):
-    flags = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ())
-    assert run(*flags).returncode == 0
-    other = run(*flags, "--config.model.depth=34")
-    assert other.returncode == 1
-    assert "another config; it differs in model.depth (18 there, 34 now)" in other.stderr
-    # With the check of the config out of the way, the checkpoint still knows.
-    (tmp_path / "config.json").unlink()
-    other = run(*flags, "--config.model.depth=34")
-    assert other.returncode == 1
-    assert "is of another model" in other.stderr
-    assert "Traceback" not in other.stderr
 
 
 def test_evaluating_where_nothing_was_trained_makes_nothing(tmp_path, tiny_data_dir):

@@ -50,6 +50,7 @@ def in_turn(tmp_path_factory, tiny_data_dir):
     return workdir
 
 
+@pytest.mark.slow
 def test_members_of_one_program_learn_what_they_learn_alone(in_turn, tmp_path, tiny_data_dir):
     """Four members on one device, three steps in a call, against one after another."""
     config = small_config()

@@ -1,4 +1,7 @@
-"""A study of 500 subjects with defects of every kind: the account tells each, and nothing else."""
+"""A study with defects of every kind: the account tells each, and nothing else.
+
+Of 500 subjects among the long tests, of 80 among the others.
+"""
 
 import dataclasses
 import io
@@ -291,12 +294,14 @@ def prepared(root, data_dir):
 KNEE = ["subject", "side", "visit"]
 
 
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory):
+@pytest.fixture(scope="module", params=[80, pytest.param(500, marks=pytest.mark.slow)])
+def studies(request, tmp_path_factory):
     """A clean study's account, the same study's with one defect of every kind, and the places."""
     base = tmp_path_factory.mktemp("defects")
     root = base / "study"
-    write_study(root, num_subjects=500, visits=VISITS, rows=448, progress=False, workers=2)
+    write_study(
+        root, num_subjects=request.param, visits=VISITS, rows=448, progress=False, workers=2
+    )
     clean = prepared(root, base / "clean")
     *_, folder = clean
     index = pd.read_csv(folder / "index.csv", dtype={"subject": str})
