@@ -82,7 +82,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     has_progression: bool = False
     jobs_per_shard: int = 1024
     workers: int = 1
-    file_timeout: float = 120
+    file_timeout: float = Reader.file_timeout
     beam_runner: str | None = None
     beam_options: Sequence[str] = ()
     manual_dir: pathlib.Path | None = None

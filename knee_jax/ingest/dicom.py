@@ -34,7 +34,7 @@ _MOST_PIXELS = 2**26
 
 CONTRADICTS = "its header names another subject than its path"
 
-_SUBJECT_ID = re.compile(r"(?P<letters>M[A-Z]?(?=\d\d)|(?=\d{7}$))(?P<digits>\d+)")
+_SUBJECT_ID = re.compile(r"(?P<most>M[A-Z]?)\d{2,}|\d{7}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +183,9 @@ def ids_like(subject: str, text: str) -> list[str]:
     form = _SUBJECT_ID.fullmatch(subject.upper())
     if not form:
         return []
-    letters = "M[A-Z]?" if form["letters"] else ""
-    pattern = rf"(?<![A-Z0-9]){letters}\d{{{len(form['digits'])}}}(?![A-Z0-9])"
+    letters = "M[A-Z]?" if form["most"] else ""
+    digits = len(subject) - len(form["most"] or "")
+    pattern = rf"(?<![A-Z0-9]){letters}\d{{{digits}}}(?![A-Z0-9])"
     return re.findall(pattern, text.upper())
 
 

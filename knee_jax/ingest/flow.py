@@ -10,6 +10,7 @@ STAGES = {
         "path_unknown",
         "subject_unknown",
         "subject_contradicts",
+        "unknown_name",
         "visit_contradicts",
         "visit_unknown",
     ),

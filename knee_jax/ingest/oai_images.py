@@ -58,7 +58,7 @@ class Image:
         """Since baseline."""
         return _month(self.source)
 
-    def contradicts(self, check_subject: bool = True) -> tuple[str, str]:
+    def contradicts(self, check_subject: bool) -> tuple[str, str]:
         """Why it may be of another subject or visit than its path says, in words too; else ''.
 
         Args:

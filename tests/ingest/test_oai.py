@@ -325,6 +325,11 @@ class TestSubjects:
     def test_tables_of_other_ids(self, study):
         root, _ = study
         table = root / "tables" / "kxr_sq_bu00.txt"
+        table.write_text(table.read_text().replace("9000001", "8000001"))
+        kept, dropped, notes = ingest(root)
+        assert kept["9000001", "R", 0]["grades"].tolist() == [-1] * 7
+        assert reasons(dropped) == both("8000001", "no_film")
+        assert notes == {"filmed_subjects_in_no_table": 1}
         table.write_text(table.read_text().replace("9000", "8000"))
         with pytest.raises(UserError, match=r"none of the 3 subjects with films is in the tables"):
             ingest(root)
@@ -422,6 +427,32 @@ class TestTree:
         assert {(root / knee.source, knee.visit) for knee in dropped} == {(subject, 0)}
         assert {knee.detail for knee in dropped} == {"Permission denied"}
 
+    @pytest.mark.parametrize(
+        ("level", "reason"), [(1, "unreadable_folder"), (3, "unreadable_folder"), (None, "")]
+    )
+    def test_other_folders_that_cannot_be_listed(self, study, monkeypatch, level, reason):
+        """Of a release one row, for its subjects are not known; of one elsewhere none."""
+        root, paths = study
+        elsewhere = root / "elsewhere"
+        elsewhere.mkdir()
+        refused = elsewhere if level is None else [*paths[0].parents][level]
+        list_folder = os.scandir
+
+        def scandir(path):
+            if path == refused:
+                raise PermissionError(13, "Permission denied")
+            return list_folder(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        if level == 3:
+            with pytest.raises(UserError, match=r"no films are here.*1 unreadable_folder"):
+                ingest(root)
+            return
+        kept, dropped, notes = ingest(root)
+        assert {knee.reason for knee in dropped} == {reason} - {""}
+        assert len(kept) == 6 - len(dropped)
+        assert notes.get("unreadable_folders_elsewhere", 0) == (level is None)
+
     def test_a_link_to_nothing(self, study):
         root, paths = study
         paths[0].unlink()
@@ -518,6 +549,16 @@ class TestContents:
         assert len(kept) == 4
         assert reasons(dropped) == both("9000003", "no_film")
         assert notes == {"other_films_ap_pelvis": 1}
+
+    def test_rows_of_folders_that_are_not_the_layout_s(self, study):
+        root, _ = study
+        (root / "tables" / "contents.csv").write_text(
+            f"Folder,StudyDate,SeriesDescription\n0.C.2/9000001/Doe/1,,{contents.BILATERAL}\n"
+        )
+        kept, dropped, notes = ingest(root)
+        assert len(kept) == 6
+        assert not dropped
+        assert notes == {"listed_elsewhere": 1}
 
     def test_what_the_disk_lacks_is_told(self, study):
         root, paths = study
