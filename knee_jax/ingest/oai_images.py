@@ -202,7 +202,8 @@ def _as_told(told: Header | None, found: Header | None) -> Header | None:
         return told or found
     if found.reason:
         return dataclasses.replace(told, reason=found.reason, detail=found.detail)
-    return dataclasses.replace(found, description=told.description, taken=told.taken)
+    # A header may tell the time, too.
+    return dataclasses.replace(found, description=told.description, taken=found.taken or told.taken)
 
 
 def _is_series(header: Header, num_files: int) -> bool:
