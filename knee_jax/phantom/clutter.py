@@ -110,7 +110,8 @@ def split(film: Path) -> dict[str, Path]:
     for number, (side, (name, part, suffix)) in enumerate(parts.items()):
         header = pydicom.dcmread(film, stop_before_pixels=True)
         header.file_meta = whole.file_meta
-        header.AccessionNumber = f"{whole.AccessionNumber}{number + 1}"
+        # 1 and 2 are those of the MR series of the visit (`mri`).
+        header.AccessionNumber = f"{whole.AccessionNumber}{number + 3}"
         header.SeriesDescription = f"PA Fixed Flexion {name} Knee"
         header.Laterality = side
         header.Columns = part.shape[1]

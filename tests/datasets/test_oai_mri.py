@@ -75,12 +75,14 @@ def test_options_of_the_configs_reach_the_ingest(study, tmp_path, monkeypatch):
 @pytest.mark.parametrize("release", ["study", "archive"])
 def test_a_phantom_by_command_at_full_size(tmp_path, release):
     root = tmp_path / "oai"
-    flags = [f"--out={root}", "--subjects=3", "--rows=64", "--mri", f"--release={release}"]
+    flags = [f"--out={root}", "--subjects=3", "--rows=64", "--visit=0", "--mri"]
+    flags += [f"--release={release}", "--clutter=rescans", "--clutter=single_films"]
     subprocess.run([sys.executable, "-m", "knee_jax.phantom", *flags], check=True)
     folder = prepare("oai_mri", tmp_path / "data", root)
     counts = json.loads((folder / "account.json").read_text())
     assert counts["seen"] == counts["notes"]["knees_in_the_tables"] == 6
-    assert counts["notes"]["films"] == 3
+    assert counts["notes"]["films"] == 3 + 1 + 1
+    assert "no_series" not in counts["dropped"]
     knees = prepared.open_set(folder)
     assert len(knees.index) >= 3
     assert knees.image_shape == (176, 176, 80)
