@@ -11,7 +11,7 @@ from knee_jax import cross_validate
 from knee_jax.configs import mri_progression, oarsi
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES
-from tests.commands import run, train_flags
+from tests.commands import run, run_here, train_flags
 
 CHANGES = (
     "--mode=cv",
@@ -209,7 +209,7 @@ MISTAKES = {
 def test_a_mistake_is_told_before_anything_is_trained(
     config, changes, message, tmp_path, tiny_data_dir
 ):
-    done = run(*train_flags(tmp_path, tiny_data_dir, config, changes))
+    done = run_here(*train_flags(tmp_path, tiny_data_dir, config, changes))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert message in done.stderr

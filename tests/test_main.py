@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from knee_jax import configs
 from knee_jax.grades import GRADES, TITLES
-from tests.commands import run, train_flags
+from tests.commands import run, run_here, train_flags
 
 OARSI = (
     "--config.data.split=k_fold",
@@ -24,7 +24,6 @@ SIAMESE = ("--config.data.parts=(2,1,1)", "--config.input.size=150", "--config.m
 FIVE_GRADES = ("--config.data.parts=(2,1,1)", "--config.data.seed=2")
 RUNS = {
     "kl.py": (),
-    "kl.py:demo": (),
     "kpn.py": (),
     "oarsi.py": OARSI,
     "siamese_gap.py:phantom,demo": SIAMESE,
@@ -144,12 +143,12 @@ def test_evaluate_alone_repeats_the_numbers(trained, tmp_path, tiny_data_dir):
 def test_a_folder_of_another_run_is_refused(trained, tmp_path, tiny_data_dir):
     workdir = shutil.copytree(trained, tmp_path / "run")
     flags = train_flags(workdir, tiny_data_dir, "kpn.py:demo", ())
-    other = run(*flags, "--config.model.depth=34")
+    other = run_here(*flags, "--config.model.depth=34")
     assert other.returncode == 1
     assert "another config; it differs in model.depth (18 there, 34 now)" in other.stderr
     # With the check of the config out of the way, the checkpoint still knows.
     (workdir / "config.json").unlink()
-    other = run(*flags, "--config.model.depth=34")
+    other = run_here(*flags, "--config.model.depth=34")
     assert other.returncode == 1
     assert "is of another model" in other.stderr
     assert "Traceback" not in other.stderr
@@ -179,7 +178,7 @@ def test_published_crops_are_graded(crops_dir, tmp_path):
     assert not (tmp_path / "run" / "predictions" / "test.csv").exists()
 
     other = train_flags(tmp_path / "other", tmp_path / "data", "kpn.py:demo", changes)
-    done = run(*other)
+    done = run_here(*other)
     assert done.returncode == 1
     assert "20 of 20 train knees of kneekl224 have no landmarks" in done.stderr
 
@@ -214,7 +213,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("change", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_told_in_one_line(change, message, tmp_path, tiny_data_dir):
     flags = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", change)
-    done = run(*flags)
+    done = run_here(*flags)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -225,7 +224,7 @@ def test_a_mistake_is_told_in_one_line(change, message, tmp_path, tiny_data_dir)
 
 def test_evaluating_where_nothing_was_trained_makes_nothing(tmp_path, tiny_data_dir):
     flags = train_flags(tmp_path / "run", tiny_data_dir, "kpn.py:demo", ())
-    done = run(*flags, "--mode=evaluate")
+    done = run_here(*flags, "--mode=evaluate")
     assert done.returncode == 1
     assert "holds no run" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -1,11 +1,13 @@
 """A run that is killed and started again ends in the same bits."""
 
 import random
+import shutil
 import signal
 import subprocess
 import time
 
 import numpy as np
+import pytest
 
 from tests.commands import REPOSITORY, command, run, train_flags
 
@@ -67,10 +69,16 @@ def kill_at_a_random_step(process, workdir, rng):
     process.send_signal(signal.SIGKILL)
 
 
-def test_killed_runs_end_in_the_same_bits(tmp_path, tiny_data_dir):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(train_flags(whole, tiny_data_dir, "kpn.py:demo", CHANGES)).wait() == 0
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_data_dir):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert start(train_flags(folder, tiny_data_dir, "kpn.py:demo", CHANGES)).wait() == 0
+    return folder
 
+
+def test_killed_runs_end_in_the_same_bits(whole, tmp_path, tiny_data_dir):
+    killed = tmp_path / "killed"
     rng = random.Random(0)
     flags = train_flags(killed, tiny_data_dir, "kpn.py:demo", CHANGES)
     kills = torn = 0
@@ -100,13 +108,12 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, tiny_data_dir):
     ]
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, tiny_data_dir):
-    flags = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ())
-    assert run(*flags).returncode == 0
-    step, before = read_state(tmp_path)
-    again = run(*flags)
+def test_a_finished_run_is_not_trained_again(whole, tmp_path, tiny_data_dir):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    step, before = read_state(workdir)
+    again = run(*train_flags(workdir, tiny_data_dir, "kpn.py:demo", CHANGES))
     assert again.returncode == 0
     assert f"resuming at step {step} of {step}" in again.stdout
-    assert read_state(tmp_path)[0] == step
-    for (name, ours), (_, theirs) in zip(flatten(read_state(tmp_path)[1]), flatten(before)):
+    assert read_state(workdir)[0] == step
+    for (name, ours), (_, theirs) in zip(flatten(read_state(workdir)[1]), flatten(before)):
         np.testing.assert_array_equal(ours, theirs, name)
