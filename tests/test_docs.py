@@ -1,7 +1,12 @@
 """What the documentation points to is there."""
 
 import re
+import shutil
+import subprocess
+import sys
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.commands import REPOSITORY
@@ -15,6 +20,19 @@ def test_relative_links_lead_somewhere(page):
     targets = LINK.findall(page.read_text(encoding="utf-8"))
     broken = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not broken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in REPOSITORY.glob("docs/images/*.py")])
+def test_pictures_are_what_their_scripts_draw(name, tmp_path):
+    script = shutil.copy(REPOSITORY / "docs/images" / f"{name}.py", tmp_path)
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    drawn, shown = (
+        cv2.imread(str(folder / f"{name}.png")) for folder in (tmp_path, REPOSITORY / "docs/images")
+    )
+    # Fonts of another machine may differ by some pixels.
+    assert drawn.shape == shown.shape
+    assert np.mean(np.abs(drawn.astype(int) - shown)) < 1
 
 
 def test_the_pages_are_found():

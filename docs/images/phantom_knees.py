@@ -37,14 +37,14 @@ def draw_film(axes, root: Path, study: str, seed: int) -> None:
     knees = write_study(
         root, num_subjects=1, visits=(0,), seed=seed, study=study, rows=1024, progress=False
     )
-    path = root / knees["source"].iloc[0]
-    radiograph = dicom.read_film(path)
+    source = knees["source"].iloc[0]
+    radiograph = dicom.read_film(root / source)
     height, width = radiograph.pixels.shape
     size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
     low, high = film.intensity_window(radiograph.pixels)
     axes.imshow(radiograph.pixels, cmap="gray", vmin=low, vmax=high, extent=(0, *size_mm, 0))
     for side in "RL":
-        draw_landmarks(axes, read_landmarks(path, side, size_mm))
+        draw_landmarks(axes, read_landmarks(root, source, side, size_mm[0]))
     axes.set_title(f"laid out as {study.upper()}'s", color="white")
     axes.axis("off")
 

@@ -1,7 +1,7 @@
 """What a study holds, before any film is opened; one module a layout finds it (`oai`, `most`)."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -109,6 +109,7 @@ class Inventory:
         dropped: what cannot be used, found on the way.
         notes: counts of other things than knees.
         single_films: likewise of the films that show one knee, which no film of both shows.
+        tell: what a path is called in the set and the account, where parts of it are anybody's.
     """
 
     films: Mapping[tuple[str, int], Sequence[str]]
@@ -117,3 +118,4 @@ class Inventory:
     dropped: Sequence[Dropped] = ()
     notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     single_films: Mapping[KneeVisit, Sequence[str]] = dataclasses.field(default_factory=dict)
+    tell: Callable[[str], str] = str

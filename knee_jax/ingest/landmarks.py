@@ -55,12 +55,14 @@ def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) 
     """
     apart, beside = files(root, source, side)
     path = apart if apart.exists() else beside
-    points = _parse(path)
+    # But for what the film's name gives it, which may be somebody's.
+    name = "*" + SUFFIXES[side]
+    points = _parse(path, name)
     if len(points) != NUM_LANDMARKS:
-        detail = f"{path.name}: {len(points)} points instead of {NUM_LANDMARKS}"
+        detail = f"{name}: {len(points)} points instead of {NUM_LANDMARKS}"
         raise UnusableKnee("landmarks_count", detail)
     if not np.isfinite(points).all():
-        raise UnusableKnee("landmarks_nan", f"{path.name}: a coordinate is not a number")
+        raise UnusableKnee("landmarks_nan", f"{name}: a coordinate is not a number")
     if side == "R":
         points = points * (-1, 1) + (width_mm, 0)
     return points
@@ -144,23 +146,24 @@ def _mean_height(points: np.ndarray, window: range) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _parse(path: pathlib.Path) -> np.ndarray:
+def _parse(path: pathlib.Path, name: str) -> np.ndarray:
+    """Points of a file, which is called by a name in what is wrong with it."""
     try:
         body = _BODY.search(path.read_text())
     except FileNotFoundError as error:
-        raise UnusableKnee("no_landmarks", f"{path.name} is missing") from error
+        raise UnusableKnee("no_landmarks", f"{name} is missing") from error
     except OSError as error:
-        detail = f"{path.name}: {error.strerror or 'cannot be read'}"
+        detail = f"{name}: {error.strerror or 'cannot be read'}"
         raise UnusableKnee("landmarks_unreadable", detail) from error
     except UnicodeDecodeError as error:
-        raise UnusableKnee("landmarks_unreadable", f"{path.name}: no text") from error
+        raise UnusableKnee("landmarks_unreadable", f"{name}: no text") from error
     try:
         rows = [line.split() for line in body[1].strip().splitlines()] if body else []
         points = np.array(rows, dtype=np.float64)
     except ValueError as error:
         # Which may quote the file, where somebody may be named.
-        detail = f"{path.name}: not two numbers a line"
+        detail = f"{name}: not two numbers a line"
         raise UnusableKnee("landmarks_unreadable", detail) from error
     if points.ndim != 2 or points.shape[1] != 2:
-        raise UnusableKnee("landmarks_unreadable", f"{path.name}: no list of 'x y' in braces")
+        raise UnusableKnee("landmarks_unreadable", f"{name}: no list of 'x y' in braces")
     return points

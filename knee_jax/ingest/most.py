@@ -21,7 +21,7 @@ import numpy as np
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest import landmarks, ready_crops, tree
-from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.account import Dropped, mask_dates
 from knee_jax.ingest.headers import DEFAULT_READER, Reader
 from knee_jax.ingest.inventory import (
     SIDES,
@@ -56,6 +56,8 @@ _UNKNOWN_VISIT = -1
 
 # Of a film's path; another word might be a person's name.
 _VIEW = re.compile(r"(PA|AP)\d{0,2}|LAT[LR]?|SKY|FL|FULL")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORDS = {"XRAY", "PA", "AP", "LAT", "LATL", "LATR", "SKY", "FL", "FULL", "DCM"}
 
 
 class _Path(NamedTuple):
@@ -87,7 +89,8 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
     read, unknown = _read_readings(root / "tables", months, rules.rounding, notes)
     read |= _read_replaced(root / "tables", films)
     _compare_enrolment(root / "tables", films, notes)
-    return Inventory(films, read, dropped=[*dropped, *unknown], notes=notes)
+    tell = str if rules.landmarks == "crops" else _tell
+    return Inventory(films, read, dropped=[*dropped, *unknown], notes=notes, tell=tell)
 
 
 def _read_list(tables: pathlib.Path, notes: collections.Counter) -> dict[str, int] | None:
@@ -129,6 +132,18 @@ def _parse(path: str) -> _Path:
     return _Path(subject, _MONTHS[int(digit)], "" if view.isdecimal() else known)
 
 
+def _tell(path: str) -> str:
+    """The path of a subject's film or folder with `*` for dates and words that may be a name.
+
+    Of the study's own folders only the subject's is known for sure.
+    """
+    first, *rest = path.split("/")
+    subject, ending = first[:-5], first[-5:]
+    told = [mask_dates(part) for part in (ending, *rest)]
+    known = [_WORD.sub(lambda w: w[0] if w[0].upper() in _WORDS else "*", part) for part in told]
+    return subject + "/".join(known)
+
+
 def _find_films(
     root: pathlib.Path, listed: dict[str, int] | None, reader: Reader, notes: collections.Counter
 ) -> tuple[dict[tuple[str, int], list[str]], list[Dropped]]:
@@ -147,7 +162,7 @@ def _find_films(
     for folder, words in sorted(listing.unreadable.items()):
         subject = folder.split("/")[0][:-5].upper()
         # Not told of another name, which may be a person's.
-        source = folder if _SUBJECT.fullmatch(subject) else ""
+        source = _tell(folder) if _SUBJECT.fullmatch(subject) else ""
         dropped.append(Dropped("", "", _UNKNOWN_VISIT, source, "unreadable_folder", words))
     wanted = on_disk if listed is None else set(listed)
     for path in sorted(on_disk | wanted):
@@ -173,7 +188,7 @@ def _find_films(
         view = view or _view_in(header.description if header else "")
         if header and header.reason and path in wanted:
             # Its view it does not tell; that a knee may be lost with it, the account must.
-            row = Dropped(subject, "", month, path, header.reason, header.detail)
+            row = Dropped(subject, "", month, _tell(path), header.reason, header.detail)
             uncertain.append(row)
         elif view != VIEW:
             name = f"films_of_view_{view}" if path in wanted else "unlisted_films_of_other_views"
@@ -182,10 +197,14 @@ def _find_films(
             films[subject, month].append(path)
         elif path in wanted:
             detail = f"it is in {LIST}, but not on the disk"
-            dropped += [Dropped(subject, s, month, path, "film_missing", detail) for s in SIDES]
+            dropped += [
+                Dropped(subject, side, month, _tell(path), "film_missing", detail) for side in SIDES
+            ]
         else:
             detail = f"it is on the disk, but not in {LIST}"
-            dropped += [Dropped(subject, s, month, path, "not_listed", detail) for s in SIDES]
+            dropped += [
+                Dropped(subject, side, month, _tell(path), "not_listed", detail) for side in SIDES
+            ]
     if not films:
         layout = "{MOSTID}_XRAY/V{visit}.../PA10/{film}"
         where = "on the disk" if listed is None else f"both in tables/{LIST} and on the disk"

@@ -16,6 +16,7 @@ from knee_jax.ingest import contents, landmarks, tree
 from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.dicom import CONTRADICTS
 from knee_jax.ingest.headers import Header, Reader
+from knee_jax.ingest.series import NUMBERED
 
 LAYOUT = "{month}m/{release}/{subject}/{date}/{barcode}/"
 
@@ -29,7 +30,6 @@ _MONTH = re.compile(r"(\d\d)m")
 # As little else as may be, level by level: another name might be a person's.
 _LEVELS = (r"\d\dm", r"\d[\w.]{0,7}", r"\d{7}", r"(19|20)\d\d([-_.]?\d\d){2}", r"\d+")
 _DEPTH_OF_SUBJECT = 3
-_IMAGE = re.compile(r"\d+(\.dcm)?", re.IGNORECASE)
 _MARKS = tuple(landmarks.SUFFIXES.values())
 _ELSEWHERE = -1
 
@@ -159,7 +159,7 @@ def _image_files(listing: tree.Tree, notes: collections.Counter[str]) -> dict[st
         rest = [name for name in names if not name.endswith(_MARKS)]
         if _depth(folder) < len(_LEVELS):
             notes["files_elsewhere"] += len(rest)
-        elif images := [name for name in rest if _IMAGE.fullmatch(name)]:
+        elif images := [name for name in rest if NUMBERED.fullmatch(name)]:
             notes["other_files"] += len(rest) - len(images)
             found[folder] = images
         else:

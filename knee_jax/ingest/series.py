@@ -25,6 +25,9 @@ from knee_jax.ingest import dicom
 
 MODALITIES = ("MR",)
 
+NUMBERED = re.compile(r"\d+(\.dcm)?", re.IGNORECASE)
+"""What studies call their images; another name may be a person's."""
+
 # Patient axes (left, posterior, superior, as DICOM counts them) of the frame's rows and columns,
 # and of the slices of a right knee.
 _FRAME = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]])
@@ -62,8 +65,12 @@ def read_volume(path: pathlib.Path, side: str | None = None, subject: str | None
 
 
 def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files of a folder in order of their names, without the hidden ones."""
-    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    """The files of a folder in order of their names: if any are `NUMBERED` these, else all.
+
+    Hidden ones are never of them.
+    """
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    return [file for file in files if NUMBERED.fullmatch(file.name)] or files
 
 
 def read_series(

@@ -44,6 +44,7 @@ class FilmFile:
         cohort: name of the study.
         site: clinical site, '' where unknown.
         source: path relative to the study's root.
+        told: what that path is called in the set and the account.
         readings: by side of the knees on it; one that nobody read has grades of -1.
         marks: by side, where the knees are; None: `.pts` files tell.
         check_subject: as `inventory.Rules.check_subject`.
@@ -54,6 +55,7 @@ class FilmFile:
     cohort: str
     site: str
     source: str
+    told: str
     readings: dict[str, Reading]
     marks: Found | None = None
     check_subject: bool = True
@@ -238,11 +240,14 @@ def _plan_films(
             of_marks |= {side: rows.pop(side) for side in sides if side in rows}
         site = inventory.sites.get(subject, "")
         found = None if by_file else of_marks
-        file = FilmFile(subject, visit, cohort, site, source, of_film, found, rules.check_subject)
+        told = inventory.tell(source)
+        file = FilmFile(
+            subject, visit, cohort, site, source, told, of_film, found, rules.check_subject
+        )
         jobs.append(FilmJob(root, file, roi))
-        detail = f"{source} is the film of this visit"
+        detail = f"{told} is the film of this visit"
         repeated += [
-            Dropped(subject, side, visit, repeat, "repeated_film", detail)
+            Dropped(subject, side, visit, inventory.tell(repeat), "repeated_film", detail)
             for repeat in repeats
             for side in sides
         ]
@@ -277,7 +282,7 @@ def _plan_crops(
             side = ready_crops.side_of(source)
             reading = {side: as_wanted(read.pop((subject, side, visit), UNREAD), rules)}
             site = inventory.sites.get(subject, "")
-            file = FilmFile(subject, visit, cohort, site, source, reading)
+            file = FilmFile(subject, visit, cohort, site, source, source, reading)
             jobs.append(CropJob(root, file, roi, rules.crop_spacing_mm))
     return jobs
 
@@ -325,12 +330,12 @@ def _example(
         visit=file.visit,
         cohort=file.cohort,
         site=file.site,
-        source=file.source,
+        source=file.told,
         spacing_mm=roi.spacing_mm,
         keypoints=keypoints,
     )
 
 
 def _drop(file: FilmFile, side: str, trouble: UnusableKnee) -> Dropped:
-    knee = (file.subject, side, file.visit, file.source)
+    knee = (file.subject, side, file.visit, file.told)
     return Dropped(*knee, trouble.reason, trouble.detail)

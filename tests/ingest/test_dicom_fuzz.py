@@ -212,7 +212,11 @@ def fuzz(root, originals, count):
         mirrored = on_film((0.27 * size, 100.0), "R") * (-1, 1) + (size, 0)
         write_points(path.with_name(path.name + "_f.pts"), mirrored)
         jobs.append(
-            FilmJob(root, FilmFile("9000001", 0, "c", "", path.name, READINGS), Roi(pixels=64))
+            FilmJob(
+                root,
+                FilmFile("9000001", 0, "c", "", path.name, path.name, READINGS),
+                Roi(pixels=64),
+            )
         )
     found = []
     for job, knees in zip(jobs, pool.run_in_order(jobs, 2, seconds=20)):
@@ -259,7 +263,7 @@ def test_a_film_that_kills_its_decoder(originals, tmp_path):
     jobs = []
     for number, data in enumerate(films):
         (tmp_path / str(number)).write_bytes(data)
-        file = FilmFile("9000001", 0, "c", "", str(number), READINGS)
+        file = FilmFile("9000001", 0, "c", "", *2 * [str(number)], READINGS)
         jobs.append(FilmJob(tmp_path, file, Roi()))
     killed, (right, left) = pool.run_in_order(jobs, 1, seconds=60)
     assert isinstance(killed, pool.Lost)
@@ -277,6 +281,6 @@ def test_a_header_that_claims_too_much_is_refused_before_its_pixels(originals, t
 def test_a_file_that_swells(originals, tmp_path):
     """Within the memory of a worker it is no film."""
     (tmp_path / "001").write_bytes(bomb(originals[0], None))
-    job = FilmJob(tmp_path, FilmFile("9000001", 0, "c", "", "001", READINGS), Roi())
+    job = FilmJob(tmp_path, FilmFile("9000001", 0, "c", "", "001", "001", READINGS), Roi())
     ((first, second),) = pool.run_in_order([job], 1, seconds=60)
     assert first.reason == second.reason == "too_large"

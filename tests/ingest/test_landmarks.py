@@ -44,13 +44,13 @@ def with_nan(points):
 )
 def test_unusable(make, tmp_path, reason, change):
     make.write_points(tmp_path / "001.pts", change(make.on_film((230.0, 100.0), "L")))
-    with pytest.raises(UnusableKnee, match=r"001\.pts") as caught:
+    with pytest.raises(UnusableKnee, match=r"\*\.pts") as caught:
         read_landmarks(tmp_path, "001", "L", WIDTH)
     assert caught.value.reason == reason
 
 
 def test_missing(tmp_path):
-    with pytest.raises(UnusableKnee, match=r"001_f\.pts") as caught:
+    with pytest.raises(UnusableKnee, match=r"\*_f\.pts is missing") as caught:
         read_landmarks(tmp_path, "001", "R", WIDTH)
     assert caught.value.reason == "no_landmarks"
 
@@ -79,8 +79,8 @@ def test_a_folder_in_a_file_s_place(tmp_path):
     (tmp_path / "001.pts").mkdir()
     with pytest.raises(UnusableKnee) as caught:
         read_landmarks(tmp_path, "001", "L", WIDTH)
-    # Not where the study lies.
-    assert caught.value.detail == "001.pts: Is a directory"
+    # Neither where the study lies nor what the film is called.
+    assert caught.value.detail == "*.pts: Is a directory"
 
 
 class TestPlace:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -116,7 +117,7 @@ def test_a_clean_study(study):
         "films_of_view_LATR": 1,
     }
     knee = kept["M00123", "R", 60]
-    assert knee["source"] == path_of("M00123", 3)
+    assert knee["source"] == "M00123_XRAY/V3_*/PA10/001"
     assert (knee["cohort"], knee["site"], knee["spacing_mm"]) == ("test", "", 2)
     np.testing.assert_allclose(knee["keypoints"][55], (35, 35), atol=1e-5)
 
@@ -272,6 +273,38 @@ class TestList:
         assert len(kept) == 6
         assert not dropped
 
+    def test_words_of_a_path_that_may_be_a_name_are_not_told(self, make, study):
+        """Kept, not in the list, not on the disk, of two films, without landmarks, not to enter."""
+        films = {
+            "kept": "M00123_XRAY/V1_Doe^Jane_20041231/PA10/Jane O'Doe 31Dec2004.DCM",
+            "again": "M00123_XRAY/V1_Doe^Jane_20041231/PA10/Jane.DCM",
+            "bare": "M00123_Jane/V5Roe/PA10/Doe-7.dcm",
+            "unlisted": "MB04567_XRAY/V2Doe/PA10/Doe.dcm",
+            "absent": "MB04567_XRAY/V5/PA10/Doe.dcm",
+        }
+        for name in ("kept", "again", "bare", "unlisted"):
+            film = study / films[name]
+            film.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(study / path_of("M00123", 0), film)
+            if name == "kept":
+                for suffix in (".pts", "_f.pts"):
+                    marks = (study / path_of("M00123", 0)).with_name(f"001{suffix}").read_bytes()
+                    film.with_name(film.name + suffix).write_bytes(marks)
+        add_to_list(study, *(films[name] for name in ("kept", "again", "bare", "absent")))
+        kept, dropped, _ = ingest(study)
+        told = {knee.reason: knee.source for knee in dropped}
+        assert told == {
+            "repeated_film": "M00123_XRAY/V1_*^*_*/PA10/*.DCM",
+            "no_landmarks": "M00123_*/V5*/PA10/*-7.dcm",
+            "not_listed": "MB04567_XRAY/V2*/PA10/*.dcm",
+            "film_missing": "MB04567_XRAY/V5/PA10/*.dcm",
+        }
+        told["kept"] = kept["M00123", "R", 15]["source"]
+        assert told["kept"] == "M00123_XRAY/V1_*^*_*/PA10/* O'* *.DCM"
+        words = [*told.values(), *(knee.detail for knee in dropped)]
+        assert not re.search("doe|roe|jane|2004", " ".join(words), re.IGNORECASE)
+        assert study / films["kept"] in study.glob(told["kept"])
+
     def test_repeats(self, make, study):
         again = "M00123_XRAY/V0_20040109/PA10/001"
         write_film(make, study, again)
@@ -279,7 +312,7 @@ class TestList:
         kept, dropped, notes = ingest(study)
         assert len(kept) == 6
         assert reasons(dropped) == {("M00123", side, 0): "repeated_film" for side in "RL"}
-        assert {knee.source for knee in dropped} == {again}
+        assert {knee.source for knee in dropped} == {"M00123_XRAY/V0_*/PA10/001"}
         assert notes["repeated_lines_of_the_list"] == 2
 
     def test_quoted_paths_and_backslashes(self, study):
@@ -412,7 +445,7 @@ class TestOutcomes:
         write_table(study, "mostoutcomes", self.TEXT + "m00123|.|3|\nMB04567||0|5\n")
         kept, dropped, _ = ingest(study)
         assert reasons(dropped) == {("M00123", "L", 60): "replaced"}
-        assert dropped[0].source == path_of("M00123", 3)
+        assert dropped[0].source == "M00123_XRAY/V3_*/PA10/001"
         assert "replacement by visit 3" in dropped[0].detail
         assert len(kept) == 5
 

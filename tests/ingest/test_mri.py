@@ -107,6 +107,18 @@ def test_the_last_is_that_of_the_latest_time_before_that_of_the_last_path(study)
         shutil.rmtree(again)
 
 
+def test_what_is_no_image_beside_the_slices_costs_no_knee(study):
+    root, _ = study
+    (first, *_), _, _ = plan(root)
+    ((whole,), folder) = first(), root / first.file.source
+    (folder / "Thumbs.db").write_bytes(b"pictures of what lies here")
+    (folder / "Doe_Jane.txt").write_text("a name")
+    jobs, _, notes = plan(root)
+    ((knee,),) = [job() for job in jobs if job.file == first.file]
+    np.testing.assert_array_equal(knee["volume"], whole["volume"])
+    assert notes["other_files"] == 2
+
+
 def test_a_header_of_another_subject_loses_the_knee(study):
     root, _ = study
     jobs, dropped, _ = plan(root)

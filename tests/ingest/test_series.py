@@ -265,6 +265,16 @@ class TestUnusable:
         (folder / ".DS_Store").write_text("hidden files are nobody's slices")
         assert read_volume(folder).voxels.shape == SHAPE
         (folder / "notes.txt").write_text("not a slice\n" * 99)
+        assert read_volume(folder).voxels.shape == SHAPE
+        (folder / "999.DCM").write_text("named as one\n" * 99)
+        assert reason_of(read_volume, folder) == "not_dicom"
+
+    def test_slices_of_other_names(self, make, tmp_path):
+        folder = make.write_series(tmp_path / "series", make.mr_slices(VOXELS, SPACING))
+        for path in folder.iterdir():
+            path.rename(folder / f"slice_{path.name}")
+        assert read_volume(folder).voxels.shape == SHAPE
+        (folder / "notes.txt").write_text("not a slice\n" * 99)
         assert reason_of(read_volume, folder) == "not_dicom"
 
     def test_no_folder(self, tmp_path):
