@@ -29,8 +29,8 @@ TEXTS = {
     VR.DT: "19010203010203",
     VR.AS: "099Y",
     VR.UI: "1.2.3.999666999.1",
-    VR.DS: "987654.25",
-    VR.IS: "987654",
+    VR.DS: "942786.25",
+    VR.IS: "942786",
 }
 NEEDED = {
     "Modality",
@@ -74,7 +74,8 @@ ALWAYS = (
     "ImageComments",
     "StudyInstanceUID",
 )
-NEEDLES = ("planted", "19010203", "010203.99", "099y", "999666999", "987654")
+# Digits out of order: in order they are the grey values of any smooth edge.
+NEEDLES = ("planted", "19010203", "010203.99", "099y", "999666999", "942786")
 
 OF_TIME = ("19010203", "010203.99")
 
@@ -87,7 +88,7 @@ BREAKS = {
     "intercept": {"RescaleIntercept": "PLANTED"},
     "frames": {"NumberOfFrames": "PLANTED"},
     "series": {"SeriesInstanceUID": "1.2.3.999666999.1"},
-    "subject": {"PatientID": "PLANTED 9876543"},
+    "subject": {"PatientID": "PLANTED 9427861"},
 }
 
 
@@ -187,6 +188,30 @@ def test_films(tmp_path):
     assert expected | {"repeated_film"} <= reasons
     # The path still leads to the file.
     for source in pd.read_csv(folder / "index.csv")["source"]:
+        assert len(list(root.glob(source))) == 1
+
+
+def test_paths_of_most(tmp_path):
+    """Whose folders below the subject's may be called anything."""
+    root, data_dir = tmp_path / "study", tmp_path / "data"
+    write_study(root, num_subjects=4, visits=(0,), rows=512, study="most", progress=False)
+    for film in sorted(root.glob("*_XRAY/*/PA10/001*"), reverse=True):
+        film.rename(film.with_name(film.name.replace("001", "Planted 19010203.dcm")))
+    for folder in list(root.glob("*_XRAY/*")):
+        folder.rename(folder.with_name(folder.name.split("_")[0] + "_Planted_Name_31Dec2004"))
+    (bare, *_) = sorted(root.glob("*_XRAY/*/PA10/*_f.pts"))
+    bare.unlink()
+    (root / "tables" / "MOST_names.csv").unlink()
+    flags = ["--dataset=most_xray", f"--manual_dir={root}", f"--data_dir={data_dir}"]
+    done = run("knee_jax.prepare", *flags, "--workers=1")
+    assert_nothing_is_told(done, data_dir, {"31dec2004", "dec2004"})
+    folder = data_dir / "most_xray" / "default" / "1.0.0"
+    lost = pd.read_csv(folder / "quarantine.csv")
+    assert "*_f.pts is missing" in lost["detail"].tolist()
+    index = pd.read_csv(folder / "index.csv")
+    assert len(index) > 2
+    for source in [*index["source"], *lost["source"].dropna()]:
+        assert source.endswith("/V0_*_*_*/PA10/* *.dcm")
         assert len(list(root.glob(source))) == 1
 
 
