@@ -1,6 +1,7 @@
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def tiny_mri_data_dir(data_dir: Path) -> Path:
 
     prepare("phantom_mri/tiny", data_dir, workers=1)
     return data_dir
+
+
+@pytest.fixture(scope="module")
+def few_optimisations() -> Iterator[None]:
+    """Compiles a module's programs with few optimisations, which takes a third of the time off."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

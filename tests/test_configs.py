@@ -37,6 +37,9 @@ SMALL_VOLUMES = {
 SMALL_SIAMESE = SMALL | {"input.size": 299, "data.parts": (2, 1, 1), "data.seed": 2}
 del SMALL_SIAMESE["coherence.components"]
 
+DEEP = {"densenet161", "densenet169", "densenet201", "resnet101", "resnet152"}
+"""Siblings of others, among the long tests."""
+
 NUMBERS_ONLY = {"table5", "grid", *(n for n in siamese_gap.VARIANTS if n.startswith("lambda_"))}
 
 
@@ -79,7 +82,13 @@ def test_every_variant_of_progression_can_be_trained(variant, tmp_path, volumes_
     assert rates == pytest.approx(len(experiment.parts["train"].rows), abs=3)
 
 
-@pytest.mark.parametrize(("name", "variant"), list(every_variant(volumes=False)))
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        pytest.param(*each, marks=pytest.mark.slow if each[1] in DEEP else ())
+        for each in every_variant(volumes=False)
+    ],
+)
 def test_every_variant_can_be_trained(name, variant, tmp_path, tiny_data_dir):
     """Its step can be traced over its own batches; tests/test_main.py runs some to the end."""
     config = importlib.import_module(f"knee_jax.configs.{name}").get_config(variant)

@@ -13,6 +13,8 @@ from knee_jax.data import sampling
 from knee_jax.errors import UserError
 from knee_jax.grades import GRADES, MISSING, labels
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 
 @pytest.fixture
 def set_up(config, tmp_path, tiny_data_dir):

@@ -22,6 +22,8 @@ from knee_jax.models.layers import Conv, Linear, observe
 from knee_jax.models.patches import first_row, side_patches
 from knee_jax.models.slice_sequence import VIEWS
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 
 class Encoder(nn.Module):
     """Two convolutions, each with a ReLU: maps of half the side."""

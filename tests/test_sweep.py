@@ -13,6 +13,8 @@ from knee_jax.experiment import set_up
 from knee_jax.report.sweep import part_table, tidy
 from tests.commands import SMALL, run, train_flags
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 
 def small_config(variant="phantom,resnet18,demo"):
     config = siamese_gap.get_config(variant)

@@ -14,6 +14,8 @@ from knee_jax.errors import UserError
 from knee_jax.experiment import set_up
 from knee_jax.grades import GRADES, NUM_CLASSES
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 
 @pytest.fixture
 def experiment(config, tmp_path, tiny_data_dir):
