@@ -1,4 +1,4 @@
-"""Running the project's commands as a user does, in processes of their own."""
+"""Running the project's commands as a user does, in processes of their own but for `run_here`."""
 
 import contextlib
 import io

@@ -30,9 +30,9 @@ def test_pictures_are_what_their_scripts_draw(name, tmp_path):
     drawn, shown = (
         cv2.imread(str(folder / f"{name}.png")) for folder in (tmp_path, REPOSITORY / "docs/images")
     )
-    # Fonts of another machine may differ by some pixels.
     assert drawn.shape == shown.shape
-    assert np.mean(np.abs(drawn.astype(int) - shown)) < 1
+    # Rounding of another machine; all dots of the landmarks make more.
+    assert np.mean(np.abs(drawn.astype(int) - shown)) < 0.1
 
 
 def test_the_pages_are_found():

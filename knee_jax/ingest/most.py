@@ -57,7 +57,7 @@ _UNKNOWN_VISIT = -1
 # Of a film's path; another word might be a person's name.
 _VIEW = re.compile(r"(PA|AP)\d{0,2}|LAT[LR]?|SKY|FL|FULL")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_WORDS = {"XRAY", "PA", "AP", "LAT", "LATL", "LATR", "SKY", "FL", "FULL", "DCM"}
+_KNOWN_WORD = re.compile(rf"{_VIEW.pattern}|XRAY|DCM", re.IGNORECASE)
 
 
 class _Path(NamedTuple):
@@ -140,7 +140,7 @@ def _tell(path: str) -> str:
     first, *rest = path.split("/")
     subject, ending = first[:-5], first[-5:]
     told = [mask_dates(part) for part in (ending, *rest)]
-    known = [_WORD.sub(lambda w: w[0] if w[0].upper() in _WORDS else "*", part) for part in told]
+    known = [_WORD.sub(lambda w: w[0] if _KNOWN_WORD.fullmatch(w[0]) else "*", p) for p in told]
     return subject + "/".join(known)
 
 

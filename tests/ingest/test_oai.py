@@ -386,6 +386,18 @@ class TestVisits:
         assert ("9000001", "L", "repeated_film") in reasons(dropped)
 
 
+def refuse(monkeypatch, folder):
+    """A folder that is not ours to list."""
+    list_folder = os.scandir
+
+    def scandir(path):
+        if path == folder:
+            raise PermissionError(13, "Permission denied")
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
 class TestTree:
     def test_files_and_folders_beyond_the_layout_are_counted(self, study):
         root, paths = study
@@ -413,14 +425,7 @@ class TestTree:
     def test_a_folder_that_cannot_be_listed(self, study, monkeypatch):
         root, paths = study
         subject = paths[0].parents[2]
-        list_folder = os.scandir
-
-        def scandir(path):
-            if path == subject:
-                raise PermissionError(13, "Permission denied")
-            return list_folder(path)
-
-        monkeypatch.setattr(os, "scandir", scandir)
+        refuse(monkeypatch, subject)
         kept, dropped, _ = ingest(root)
         assert len(kept) == 4
         assert reasons(dropped) == both("9000001", "unreadable_folder")
@@ -436,14 +441,7 @@ class TestTree:
         elsewhere = root / "elsewhere"
         elsewhere.mkdir()
         refused = elsewhere if level is None else [*paths[0].parents][level]
-        list_folder = os.scandir
-
-        def scandir(path):
-            if path == refused:
-                raise PermissionError(13, "Permission denied")
-            return list_folder(path)
-
-        monkeypatch.setattr(os, "scandir", scandir)
+        refuse(monkeypatch, refused)
         if level == 3:
             with pytest.raises(UserError, match=r"no films are here.*1 unreadable_folder"):
                 ingest(root)
