@@ -1,7 +1,10 @@
 # make demo    from a fresh clone to a report: phantom knees made, prepared, graded (CPU, minutes)
 # make test    the fast tests; EXTRAS=test,torch also runs the parity tests against PyTorch
+# make test-all    these and the slow ones: whole runs, kills, several devices, every variant
+# make test-long   studies of many minutes: fuzzing by the thousand, folds side by side
 # make test-beam    those of Apache Beam, which is installed apart, with older libraries of its own
 # make lint    ruff and mypy
+# make dist    wheel and sdist; the wheel alone, in an environment and a folder of its own, runs a demo
 
 PYTHON ?= python3
 EXTRAS ?= test
@@ -9,7 +12,7 @@ BIN := .venv/bin
 comma := ,
 installed = .venv/.installed-$(subst $(comma),-,$(1))
 
-.PHONY: install demo test test-slow test-beam lint benchmark clean
+.PHONY: install demo test test-all test-added test-long test-beam lint dist benchmark clean
 
 install: $(call installed,$(EXTRAS))
 
@@ -17,32 +20,56 @@ install: $(call installed,$(EXTRAS))
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(PYTHON) -m venv .venv
 
-.venv/.installed-%: .venv/bin/python pyproject.toml constraints.txt
+.venv/.installed-%: .venv/bin/python pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(if $(filter none,$*),,[$(subst -,$(comma),$*)])'
 	touch $@
 
 demo: $(call installed,none)
-	$(BIN)/python -m knee_jax.main --config=configs/kpn.py:demo --workdir=runs/demo
+	$(BIN)/knee-jax demo
 
 test: install
 	$(BIN)/python -m pytest
 
-test-slow: install
-	$(BIN)/python -m pytest -m slow
+test-all: install
+	$(BIN)/python -m pytest -m 'not long'
+
+# What test-all adds to test.
+test-added: install
+	$(BIN)/python -m pytest -m 'slow and not long'
+
+test-long: install
+	$(BIN)/python -m pytest -m long
 
 .beam/apache_beam: | $(call installed,$(EXTRAS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target .beam apache-beam==2.77.0
 
 test-beam: install .beam/apache_beam
-	PYTHONPATH=.beam $(BIN)/python -m pytest -m 'slow or not slow' tests/datasets/test_beam.py
+	PYTHONPATH=.beam $(BIN)/python -m pytest -m 'long or not long' tests/datasets/test_beam.py
 
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# A demo of a minute; DEMO= runs that of the README.
+DEMO ?= --config.data.dataset=phantom_xray/tiny --config.epochs=2 --config.input.size=64 \
+	--config.model.width=8 --config.batch_size=8 --config.evaluation.batch_size=8 \
+	--config.evaluation.num_resamples=50
+
+# The wheel is installed apart, without the checkout; what it depends on is taken from .venv.
+dist: $(call installed,dist)
+	rm -rf dist .venv-dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		$$(.venv-dist/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth
+	mkdir .venv-dist/empty
+	cd .venv-dist/empty && ../bin/knee-jax demo $(DEMO)
+	test -s .venv-dist/empty/runs/demo/report/index.html
+
 benchmark: install
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf .venv .beam build *.egg-info .mypy_cache .ruff_cache
+	rm -rf .venv .venv-dist .beam build dist *.egg-info .mypy_cache .ruff_cache

@@ -19,16 +19,16 @@ import numpy as np
 import pandas as pd
 from train_step import hardware, ours
 
-from knee_jax import coherence
-from knee_jax.grades import GRADES, NUM_CLASSES
-from knee_jax.tasks.grading import Grading
+from knee_jax.metrics import grade_coherence
+from knee_jax.targets.grades import GRADES, NUM_CLASSES
+from knee_jax.tasks.grading import Grading, uniform_weights
 
 RESULTS = Path(__file__).parent / "results" / "coherence.csv"
 BATCH = 48
 
 
 def median_seconds(run, rounds: int) -> float:
-    """Median over the rounds, after one that compiles."""
+    """Return the median over the rounds, after one that compiles."""
     seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
@@ -37,17 +37,19 @@ def median_seconds(run, rounds: int) -> float:
     return float(np.median(seconds[1:]))
 
 
-def loss_seconds(mixture: coherence.Mixture | None, grades, rounds: int) -> float:
+def loss_seconds(mixture: grade_coherence.Mixture | None, grades, rounds: int) -> float:
+    """Return the time of the loss of 48 knees, and of its gradient by their logits."""
     rng = np.random.default_rng(0)
-    weights = {g: np.ones(c, np.float32) for g, c in NUM_CLASSES.items()}
+    weights = {g: uniform_weights(range(c)) for g, c in NUM_CLASSES.items()}
     task = Grading(weights, mixture, coherence_weight=float(mixture is not None))
     outputs = {g: rng.normal(size=(BATCH, c)).astype("f4") for g, c in NUM_CLASSES.items()}
-    batch = {"grades": grades[:BATCH], "mask": np.ones(BATCH, bool)}
-    arguments = jax.device_put((task, outputs, batch, jnp.float32(2.0)))
+    labels = {g: grades[:BATCH, i] for i, g in enumerate(GRADES)}
+    mask = np.ones(BATCH, bool)
+    arguments = jax.device_put((task, outputs, labels, mask, jnp.float32(2.0)))
 
     @jax.jit
-    def run(task, outputs, batch, epoch):
-        return jax.value_and_grad(task.loss, has_aux=True)(outputs, batch, epoch)
+    def run(task, outputs, labels, mask, epoch):
+        return jax.value_and_grad(task.loss, has_aux=True)(outputs, labels, mask, epoch, {})
 
     return median_seconds(lambda: jax.block_until_ready(run(*arguments)), rounds)
 
@@ -62,12 +64,12 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
     grades = np.stack([rng.integers(0, NUM_CLASSES[g], 500) for g in GRADES], 1).astype(np.int8)
-    with_s = loss_seconds(coherence.fit(grades), grades, 200)
+    with_s = loss_seconds(grade_coherence.fit(grades), grades, 200)
     without_s = loss_seconds(None, grades, 200)
     image = rng.normal(size=(args.batch, args.size, args.size, 1)).astype("f4")
     keypoints = rng.uniform(0, args.size, (args.batch, 74, 2)).astype("f4")
     labels = rng.integers(0, 4, args.batch).astype(np.int32)
-    step = ours("kpn_resnet50", args.dtype, image, keypoints, labels)
+    step, _ = ours("kpn_resnet50", args.dtype, image, keypoints, labels)
     step_s = median_seconds(step, args.rounds) * BATCH / args.batch
     row = {
         "date": datetime.date.today().isoformat(),

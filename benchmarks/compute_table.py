@@ -56,7 +56,7 @@ ROWS = {
 
 
 def cost(model, shape) -> tuple[int, float]:
-    """Parameters, and multiply-accumulates of one knee forwards; nothing is allocated."""
+    """Return parameters, and multiply-accumulates of one knee forwards; nothing is allocated."""
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     # On the CPU grouped convolutions are computed as dense ones, mostly with zeros.
@@ -67,7 +67,7 @@ def cost(model, shape) -> tuple[int, float]:
 
 
 def milliseconds(model, shape, rounds: int) -> float:
-    """Median time of one knee forwards, in evaluation, with random weights."""
+    """Return the median time of one knee forwards, in evaluation, with random weights."""
     rng = np.random.default_rng(0)
     image = jax.device_put(rng.normal(size=(1, *shape)).astype(np.float32))
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)

@@ -21,8 +21,8 @@ import pandas as pd
 import pydicom
 
 from knee_jax.ingest import pool
-from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.film import Roi
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.study import FilmJob, plan_study
 from knee_jax.phantom.study import write_study
 
@@ -68,17 +68,17 @@ def main() -> None:
 
 
 def measure(root: Path, job: FilmJob) -> dict:
-    """Runs a job; its film's syntax and the seconds it took."""
+    """Run a job; return its film's syntax and the seconds it took."""
     start = time.perf_counter()
     knees = job()
     seconds = time.perf_counter() - start
-    assert not any(isinstance(knee, Dropped) for knee in knees), knees
+    assert not any(isinstance(knee, Exclusion) for knee in knees), knees
     header = pydicom.dcmread(root / knees[0]["source"], stop_before_pixels=True)
     return {"syntax": header.file_meta.TransferSyntaxUID.name, "seconds": seconds}
 
 
 def measure_pool(jobs: list[FilmJob], workers: int) -> dict:
-    """Films a second through worker processes, from the first result on."""
+    """Return the films a second through worker processes, from the first result on."""
     results = pool.run_in_order([functools.partial(in_worker, job) for job in jobs], workers, 120)
     memory = [next(results)]
     start = time.perf_counter()
@@ -94,9 +94,9 @@ def measure_pool(jobs: list[FilmJob], workers: int) -> dict:
 
 
 def in_worker(job: FilmJob) -> int:
-    """Runs a job; the MiB that its process has held at most."""
+    """Run a job; return the most memory that its process has held, MiB."""
     knees = job()
-    assert not any(isinstance(knee, Dropped) for knee in knees), knees
+    assert not any(isinstance(knee, Exclusion) for knee in knees), knees
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 

@@ -3,8 +3,9 @@
     python benchmarks/planted_incoherence.py
 
 Two per cent of a cohort's knees get impossible grades, of three kinds; then the listing is made of
-the contaminated cohort itself. A row a cohort goes to `benchmarks/results/planted_incoherence.csv`:
-the share of the planted knees among the first two per cent of the listing. No image is made.
+the contaminated cohort itself. One row per cohort goes to
+`benchmarks/results/planted_incoherence.csv`: the share of the planted knees among the first two
+per cent of the listing. No image is made.
 """
 
 import sys
@@ -14,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knee_jax import coherence
-from knee_jax.grades import GRADES, MISSING
+from knee_jax.metrics import grade_coherence
 from knee_jax.phantom import severity
+from knee_jax.targets.grades import GRADES, MISSING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.test_coherence import impossible, plant
+from tests.metrics.test_grade_coherence import impossible, plant
 
 RESULTS = Path(__file__).parent / "results" / "planted_incoherence.csv"
 SEEDS = range(6, 12)
@@ -27,12 +28,12 @@ SEEDS = range(6, 12)
 
 
 def misread_kl(grades: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """KL 0 where a grade of 2 or more was read, else KL 4 without any narrowing."""
+    """Plant KL 0 where a grade of 2 or more was read, else KL 4 without any narrowing."""
     return plant(grades, seed)
 
 
 def misread_feature(grades: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A single feature of 3 beside KL 0, or KL 4 beside six zeros."""
+    """Plant a single feature of 3 beside KL 0, or KL 4 beside six zeros."""
     rng, grades = np.random.default_rng(seed), grades.copy()
     flipped = rng.choice(len(grades), round(0.02 * len(grades)), replace=False)
     for row in flipped:
@@ -45,9 +46,11 @@ def misread_feature(grades: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def random_rows(grades: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seven random grades that contradict one another."""
+    """Plant seven random grades that contradict one another."""
     rng, grades = np.random.default_rng(seed), grades.copy()
-    draws = np.stack([rng.integers(0, classes, 50_000) for classes in coherence.CLASSES], axis=1)
+    draws = np.stack(
+        [rng.integers(0, classes, 50_000) for classes in grade_coherence.CLASSES], axis=1
+    )
     flipped = rng.choice(len(grades), round(0.02 * len(grades)), replace=False)
     grades[flipped] = draws[impossible(draws)][: len(flipped)]
     return grades, flipped
@@ -69,7 +72,7 @@ def main() -> None:
         row = {"seed": seed, "knees": len(grades)}
         for kind, function in KINDS.items():
             planted, flipped = function(grades, seed)
-            listing = coherence.list_suspects(pd.DataFrame(planted, columns=list(GRADES)))
+            listing = grade_coherence.list_suspects(pd.DataFrame(planted, columns=list(GRADES)))
             for order in ("incoherence", "log_density"):
                 ranked = listing.sort_values(order, ascending=order == "log_density")
                 found = np.isin(flipped, ranked.head(len(flipped)).index).mean()

@@ -4,13 +4,13 @@
     # on a GPU
     python benchmarks/streaming.py --set=data/phantom_mri/full/1.0.0 --net=transformer --batch=32
 
-The step is a whole one: views (crop, rotation, gamma), a network, the cross-entropy on progression
+The step is a whole one: inputs (crop, rotation, gamma), a network, the cross-entropy on progression
 and Adam. Without a loader it trains on one batch that lies on the device; with one on the batches
-of a shuffled plan, read ahead from the prepared set (`batches.Streamed`); and the loader is timed
-alone. The first batches are not counted, since they compile; take several times as many steps as
-are read ahead (8). `small` is a network that is quick on a CPU, so that the loader has to be;
-`transformer` is that of the paper. Whether the set's files lie in the operating system's memory is
-left to chance, as in training. A row is appended to `benchmarks/results/streaming.csv`.
+of a shuffled sampler, read ahead from the prepared set (`batches.Streamed`); and the loader is
+timed alone. The first batches are not counted, since they compile; take several times as many
+steps as are read ahead (8). `small` is a network that is quick on a CPU, so that the loader has to
+be; `transformer` is that of the paper. Whether the set's files lie in the operating system's memory
+is left to chance, as in training. A row is appended to `benchmarks/results/streaming.csv`.
 """
 
 import argparse
@@ -26,8 +26,9 @@ import optax
 import pandas as pd
 from train_step import hardware
 
-from knee_jax import models, sharding
+from knee_jax import models
 from knee_jax.data import augment, batches, prepared, sampling
+from knee_jax.data.mesh import make_mesh
 
 RESULTS = Path(__file__).parent / "results" / "streaming.csv"
 NETS = {
@@ -39,17 +40,17 @@ WARM = 2
 
 
 def make_step(net: str, dtype: str, size: tuple[int, int, int]):
-    """The state before the first step, and the step: (state, batch) → state."""
+    """Return the state before the first step, and the step: (state, batch) → state."""
     augmentation = augment.VolumeCrop()
-    model = models.create(**NETS[net], grades=("progression",), dtype=jnp.dtype(dtype))
-    image = jnp.zeros((1, *augment.view_shape(augmentation, size, 1)))
+    model = models.create(**NETS[net], targets=("progression",), dtype=jnp.dtype(dtype))
+    image = jnp.zeros((1, *augment.input_shape(augmentation, size, 1)))
     variables = jax.jit(model.init)(jax.random.key(0), image)
     optimiser = optax.adam(1e-4)
 
     def step(state, batch):
         variables, moments, number = state
         key, dropout = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
-        images, _ = augment.views(
+        images, _ = augment.make_inputs(
             batch,
             key,
             size,
@@ -67,9 +68,11 @@ def make_step(net: str, dtype: str, size: tuple[int, int, int]):
                 rngs={"dropout": dropout},
                 mutable=["batch_stats"],
             )
-            known = batch["progression"] >= 0
-            labels = jnp.maximum(batch["progression"], 0)
-            each = optax.softmax_cross_entropy_with_integer_labels(outputs["progression"], labels)
+            labels = batch["labels"]["progression"]
+            known = labels >= 0
+            each = optax.softmax_cross_entropy_with_integer_labels(
+                outputs["progression"], jnp.maximum(labels, 0)
+            )
             return jnp.mean(each, where=known), updates
 
         gradients, updates = jax.grad(loss, has_aux=True)(variables["params"])
@@ -82,7 +85,7 @@ def make_step(net: str, dtype: str, size: tuple[int, int, int]):
 
 
 def knees_per_second(batch_size: int, steps: int, one) -> float:
-    """The rate at which `one()` is done with a batch, after `WARM` times."""
+    """Return the rate at which `one()` is done with a batch, after `WARM` times."""
     for _ in range(WARM):
         one()
     start = time.perf_counter()
@@ -103,13 +106,13 @@ def main() -> None:
     args = parser.parse_args()
 
     busy = round(os.getloadavg()[0], 1)
-    knees = prepared.open_set(args.set)
+    knees = prepared.open_set(args.set, ("progression",))
     # As 176 x 176 x 80 voxels are to 160 x 160 x 64.
     rows, columns, slices = knees.image_shape
     size = tuple(args.size or (rows * 10 // 11, columns * 10 // 11, slices * 4 // 5))
     everyone = np.arange(len(knees.index))
-    plan = sampling.shuffled(everyone, args.batch, seed=0)
-    source = batches.Streamed(knees, sharding.make_mesh())
+    sampler = sampling.shuffled(everyone, args.batch, seed=0)
+    source = batches.Streamed(knees, make_mesh())
     total = range(WARM + args.steps)
     state, step = make_step(args.net, args.dtype, size)
 
@@ -117,11 +120,11 @@ def main() -> None:
         nonlocal state
         state = jax.block_until_ready(step(state, batch))
 
-    stream = source.batches(plan, total, args.workers)
+    stream = source.batches(sampler, total, args.workers)
     loader = knees_per_second(args.batch, args.steps, lambda: jax.block_until_ready(next(stream)))
-    batch = next(source.batches(plan, range(1)))
+    batch = next(source.batches(sampler, range(1)))
     without = knees_per_second(args.batch, args.steps, lambda: train(batch))
-    stream = source.batches(plan, total, args.workers)
+    stream = source.batches(sampler, total, args.workers)
     streamed = knees_per_second(args.batch, args.steps, lambda: train(next(stream)))
     row = {
         "date": datetime.date.today().isoformat(),

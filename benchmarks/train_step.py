@@ -7,7 +7,7 @@
 
 Both train on the same random batch with Adam, turn by turn in one process, so that what else the
 machine does falls on both. `kpn_*` stops after the third stage and reads it at 30 landmarks; the
-reference of `se_*` is timm's; `siamese_gap` reads two side patches and one grade. `--compile` gives
+reference of `se_*` is timm's; `siamese_gap` predicts one target. `--compile` gives
 the reference to `torch.compile`, where that works; the row says whether it did, and how busy the
 machine was before, in processes that wanted to run. On a busy machine the processors' time,
 `..._cpu_s`, is the fairer measure, on one core (`taskset -c 0`) since PyTorch's threads wait for
@@ -34,8 +34,8 @@ import numpy as np
 import optax
 import pandas as pd
 
-from knee_jax import landmarks, models
-from knee_jax.grades import GRADES, NUM_CLASSES
+from knee_jax import landmarks, models, targets
+from knee_jax.targets.grades import GRADES
 
 RESULTS = Path(__file__).parent / "results" / "train_step.csv"
 TIMM = {"se_resnet50": "legacy_seresnet50", "se_resnext50_32x4d": "legacy_seresnext50_32x4d"}
@@ -50,7 +50,7 @@ which both sides use for convolutions by default)."""
 
 
 def ours(net: str, dtype: str, image, keypoints, labels):
-    """Returns a function that trains one step and waits for it, and the step's operations."""
+    """Return a function that trains one step and waits for it, and the step's operations."""
     if net in TIMM:
         model = models.create("senet", arch=net, dtype=dtype)
     elif net == "siamese_gap":
@@ -87,17 +87,17 @@ def ours(net: str, dtype: str, image, keypoints, labels):
 
 
 def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
-    """The same in PyTorch, and whether it is compiled; torchvision's operators are not needed."""
+    """Return the same in PyTorch, and whether it is compiled; without torchvision's operators."""
     import sys
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
-    import torch_reference as reference
-    from torch_reference import torch
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.models import torch_reference as reference
+    from tests.models.torch_reference import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kpn, points = net.startswith("kpn_"), landmarks.PRESETS["joint"]
-    grades = ("kl0_vs_kl2",) if net == "siamese_gap" else GRADES
-    classes = [NUM_CLASSES[grade] for grade in grades]
+    names = ("kl0_vs_kl2",) if net == "siamese_gap" else GRADES
+    classes = [target.num_outputs for target in targets.get_all(names)]
     outputs = sum(classes)
     if net == "siamese_gap":
         trunk = reference.SiameseGAP()
@@ -151,7 +151,7 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
 
 
 def hardware() -> str:
-    """The accelerator's name, or the processor's and its number of cores."""
+    """Return the accelerator's name, or the processor's and its number of cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind

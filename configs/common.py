@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import ml_collections
 
+from knee_jax.config.fields import nearest
 from knee_jax.errors import UserError
 
 Config = ml_collections.ConfigDict
@@ -12,7 +13,7 @@ Config = ml_collections.ConfigDict
 def variant_of(
     config: Config, variant: str, changes: Mapping[str, Callable[[Config], None]]
 ) -> Config:
-    """Applies the named changes, separated by commas; the empty name is the config itself.
+    """Apply the named changes, separated by commas; the empty name is the config itself.
 
     Raises:
         UserError: there is no variant of that name.
@@ -20,15 +21,15 @@ def variant_of(
     for name in variant.split(",") if variant else ():
         if name not in changes:
             raise UserError(
-                f"no variant '{name}' in this config: choose from {', '.join(sorted(changes))}; "
-                "several are separated by commas"
+                f"no variant {name!r} in this config: {nearest(name, sorted(changes))}; several "
+                "are separated by commas"
             )
         changes[name](config)
     return config
 
 
 def paper_row(file: str, variant: str) -> str:
-    """The name that the papers' tables (`knee_jax.papers`) give a variant.
+    """Return the name that the papers' tables (`knee_jax.papers`) give a variant.
 
     At any budget (`demo`), and on the paper's own knees as on others (`oai`).
     """

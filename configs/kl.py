@@ -13,43 +13,37 @@ Variants, after a colon (`configs/kl.py:demo`):
              9 minutes, validation accuracy 0.598 [0.562, 0.637], kappa 0.713 [0.666, 0.756].
 """
 
-import ml_collections
-
-from knee_jax.configs import kpn
-from knee_jax.configs.common import variant_of
+from knee_jax.config import load
+from knee_jax.configs.common import Config, variant_of
 
 
-def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The config of a variant."""
-    config = kpn.get_config("no_cl")
-    config.paper_row = ""
-    config.grades = ("kl",)
-    config.class_weights = "none"
+def get_config(variant: str = "") -> Config:
+    """Return the config of a variant."""
+    config = load.base()
+    config.targets = ("kl",)
     config.data.dataset = "kneekl224"
     config.data.split = "published"
     config.input.size = 224
-    config.augmentation = ml_collections.ConfigDict(
-        {
-            "name": "affine",
-            "translation": 0.04,
-            "rotation": 10.0,
-            "scale": (0.9, 1.1),
-            "gamma": (0.7, 1.4),
-            "brightness": 0.1,
-            "noise": 0.0,
-        }
-    )
-    config.model = ml_collections.ConfigDict(
-        {"name": "resnet", "depth": 34, "width": 64, "pooling": "average", "dropout": 0.0}
+    config.model = load.model("resnet", depth=34)
+    config.augmentation = load.augmentation(
+        "affine",
+        translation=0.04,
+        rotation=10.0,
+        scale=(0.9, 1.1),
+        gamma=(0.7, 1.4),
+        brightness=0.1,
     )
     config.batch_size = 32
     config.epochs = 30
     config.optimizer.learning_rate = 3e-4
+    config.optimizer.weight_decay = 1e-2
     config.optimizer.drop_epochs = (15, 24)
+    config.optimizer.drop_factor = 0.5
+    config.evaluation.batch_size = 48
     return variant_of(config, variant, VARIANTS)
 
 
-def _demo(config: ml_collections.ConfigDict) -> None:
+def _demo(config: Config) -> None:
     config.input.size = 112
     config.model.depth = 18
     config.model.width = 32

@@ -28,10 +28,10 @@ The paper starts from ImageNet: `python -m knee_jax.convert` makes a file from d
 and `--config.init_from` names it. Without a file the weights are random.
 """
 
-import ml_collections
+from typing import Any
 
-from knee_jax.configs import kpn
-from knee_jax.configs.common import paper_row, variant_of
+from knee_jax.config import load
+from knee_jax.configs.common import Config, paper_row, variant_of
 from knee_jax.errors import UserError
 
 _FILMS_ALONE = "the variant xray reads films of kneekl224: leave the variant oai out"
@@ -39,74 +39,49 @@ VOLUMES = {"sagittal": (160, 160, 64), "coronal": (160, 80, 128), "axial": (80, 
 """View → rows, columns and slices that the network reads of OAI's volumes (section 3.1)."""
 
 
-def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The config of a variant."""
-    config = kpn.get_config("no_cl")
+def get_config(variant: str = "") -> Config:
+    """Return the config of a variant."""
+    config = load.base()
     config.paper_row = paper_row("mri_progression.py", variant)
-    for field in ("class_weights", "loss_reduction", "classification_weight", "regression_weight"):
-        del config[field]
-    del config.coherence
-    config.task = "progression"
-    config.grades = ("progression",)
-    config.selection = "average_precision"
-    config.focal_gamma = 2.0
-
+    config.targets = ("progression",)
+    config.task = load.task("progression", focal_gamma=2.0, selection="average_precision")
     config.data.dataset = "phantom_mri/full"
     config.data.split = "site_hold_out"
     config.data.test_site = "D"
     config.data.sampling = "balanced"
-    config.input = ml_collections.ConfigDict({"volume": VOLUMES["sagittal"]})
-    config.augmentation = ml_collections.ConfigDict(
-        {
-            "name": "volume_crop",
-            "view": "sagittal",
-            "aspect": 1.0,
-            "rotation": 15.0,
-            "rotation_probability": 0.5,
-            "gamma": (0.5, 2.0),
-            "gamma_probability": 0.5,
-        }
-    )
-    config.model = _slices()
+    config.input.volume = VOLUMES["sagittal"]
+    config.augmentation = load.augmentation("volume_crop")
+    config.model = load.model("slice_sequence")
     config.batch_size = 32
     config.epochs = 100
-    config.optimizer = ml_collections.ConfigDict(
+    config.optimizer.update(
         {
             "name": "adam",
             "learning_rate": 1e-4,
             "weight_decay": 1e-4,
             "warmup_epochs": 5,
             "warmup_factor": 0.1,
-            "drop_epochs": (),
             "drop_factor": 1.0,
-            "freeze_epochs": 0,
         }
     )
     config.evaluation.batch_size = 32
     return variant_of(config, variant, VARIANTS)
 
 
-def _slices(**changes) -> ml_collections.ConfigDict:
-    fields = {"name": "slice_sequence", "depth": 50, "width": 64, "aggregation": "transformer"}
-    fields |= {"views": "one", "embedding": 2048, "heads": 8, "blocks": 4, "remat": False}
-    return ml_collections.ConfigDict(fields | changes)
-
-
-def _network(batch_size: int, model: ml_collections.ConfigDict):
-    def change(config: ml_collections.ConfigDict) -> None:
-        config.model = model
+def _network(batch_size: int, name: str, **fields: Any):
+    def change(config: Config) -> None:
+        config.model = load.model(name, **fields)
         config.batch_size = config.evaluation.batch_size = batch_size
 
     return change
 
 
 def _volumetric(batch_size: int, arch: str, dropout: float = 0.0):
-    fields = {"name": "volumetric", "arch": arch, "width": 64, "dropout": dropout, "remat": False}
-    return _network(batch_size, ml_collections.ConfigDict(fields))
+    return _network(batch_size, "volumetric", arch=arch, dropout=dropout)
 
 
 def _view(name: str):
-    def change(config: ml_collections.ConfigDict) -> None:
+    def change(config: Config) -> None:
         config.augmentation.view = name
         if _is_oai(config):
             _oai(config)  # Which may stand before the view.
@@ -114,37 +89,25 @@ def _view(name: str):
     return change
 
 
-def _xray(config: ml_collections.ConfigDict) -> None:
+def _xray(config: Config) -> None:
     if _is_oai(config):
         raise UserError(_FILMS_ALONE)
     config.data.dataset = "kneekl224/progression"
     config.data.split = "k_fold"
     config.data.test_site = ""
-    config.input = ml_collections.ConfigDict({"size": 224, "channels": 3, "statistics": "plain"})
-    config.augmentation = ml_collections.ConfigDict(
-        {
-            "name": "affine",
-            "translation": 0.0,
-            "rotation": 15.0,
-            "scale": (1.0, 1.0),
-            "gamma": (0.5, 2.0),
-            "brightness": 0.0,
-            "contrast": 0.0,
-            "noise": 0.0,
-        }
-    )
-    fields = {"name": "resnext", "width": 64, "hidden": 512, "dropout": 0.5}
-    _network(64, ml_collections.ConfigDict(fields))(config)
+    config.input.update({"size": 224, "volume": (), "channels": 3})
+    config.augmentation = load.augmentation("affine", rotation=15.0, gamma=(0.5, 2.0))
+    _network(64, "resnext")(config)
     config.optimizer.learning_rate = 1e-3
     config.optimizer.drop_epochs = (25, 45)
     config.optimizer.drop_factor = 0.1
 
 
-def _scratch(config: ml_collections.ConfigDict) -> None:
+def _scratch(config: Config) -> None:
     config.init_from = ""
 
 
-def _oai(config: ml_collections.ConfigDict) -> None:
+def _oai(config: Config) -> None:
     if config.augmentation.name != "volume_crop":
         raise UserError(_FILMS_ALONE)
     view = config.augmentation.view
@@ -153,18 +116,16 @@ def _oai(config: ml_collections.ConfigDict) -> None:
     config.augmentation.aspect = {"sagittal": 1.0, "coronal": 2.0, "axial": 0.5}[view]
 
 
-def _is_oai(config: ml_collections.ConfigDict) -> bool:
+def _is_oai(config: Config) -> bool:
     return config.data.dataset.startswith("oai_mri/")
 
 
-def _demo(config: ml_collections.ConfigDict) -> None:
+def _demo(config: Config) -> None:
     config.checkpoint_every = 100
     config.optimizer.warmup_epochs = 1
     if config.model.name == "resnext":
         # From random weights and few knees, a small residual network learns more than a ResNeXt.
-        config.model = ml_collections.ConfigDict(
-            {"name": "resnet", "depth": 18, "width": 16, "pooling": "average", "dropout": 0.5}
-        )
+        config.model = load.model("resnet", width=16, dropout=0.5)
         config.input.update({"size": 112, "channels": 1, "statistics": "each"})
         config.augmentation.update({"scale": (0.9, 1.1), "gamma": (0.7, 1.4), "brightness": 0.1})
         config.augmentation.translation = 0.04
@@ -188,12 +149,12 @@ def _demo(config: ml_collections.ConfigDict) -> None:
 
 
 VARIANTS = {
-    "fc": _network(16, _slices(aggregation="linear")),
-    "lstm": _network(32, _slices(aggregation="lstm")),
+    "fc": _network(16, "slice_sequence", aggregation="linear"),
+    "lstm": _network(32, "slice_sequence", aggregation="lstm"),
     "coronal": _view("coronal"),
     "axial": _view("axial"),
-    "shared": _network(8, _slices(views="shared")),
-    "individual": _network(8, _slices(views="individual")),
+    "shared": _network(8, "slice_sequence", views="shared"),
+    "individual": _network(8, "slice_sequence", views="individual"),
     "r2plus1d": _volumetric(32, "r2plus1d_34"),
     "resnext3d": _volumetric(64, "resnext3d_50"),
     "shufflenet3d": _volumetric(64, "shufflenet3d", dropout=0.2),

@@ -28,131 +28,105 @@ and `--config.init_from` names it (for the ensemble `--config.ensemble.se_resnet
 likewise `se_resnext50`). Without a file the weights are random.
 """
 
-import ml_collections
-
-from knee_jax.configs import kpn
-from knee_jax.configs.common import paper_row, variant_of
-from knee_jax.grades import GRADES
+from knee_jax.config import load
+from knee_jax.configs.common import Config, paper_row, variant_of
+from knee_jax.targets.grades import GRADES
 
 NETWORKS = {"se_resnet50": "se_resnet50", "se_resnext50": "se_resnext50_32x4d"}
 """The ensemble: our name → `model.arch`."""
 
 
-def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The config of a variant."""
-    config = kpn.get_config("no_cl")
+def get_config(variant: str = "") -> Config:
+    """Return the config of a variant."""
+    config = load.base()
     config.paper_row = paper_row("oarsi.py", variant)
-    config.class_weights = "none"
-    config.loss_reduction = "mean"  # Over the seven tasks (the published code).
-    config.selection = "loss"  # The lowest on the validation fold.
+    config.targets = GRADES
+    # The mean over the seven tasks, and the lowest validation loss (the published code).
+    config.task = load.task("grading", reduction="mean", selection="loss")
 
-    config.data.test_dataset = "phantom_most/full"
     config.data.dataset = "phantom_xray/full"
+    config.data.test_dataset = "phantom_most/full"
     config.data.partially_labelled = "drop"  # Data Pre-processing: no missing labels.
     config.data.split = "k_fold"  # Stratified, as the text says; "group_k_fold" as in the code.
 
-    config.input = ml_collections.ConfigDict(
-        {"size": 300, "channels": 3, "statistics": "augmented"}
-    )
-    config.augmentation = ml_collections.ConfigDict(
-        {
-            "name": "random_crop",
-            "canvas": 310,
-            "noise_probability": 0.5,
-            "noise_gain": 0.3,
-            "rotation": 10.0,
-            "gamma_probability": 0.5,
-            "gamma": (0.5, 1.5),
-        }
-    )
+    config.input.update({"size": 300, "channels": 3, "statistics": "augmented"})
+    config.augmentation = load.augmentation("random_crop")
     config.model = _senet(NETWORKS["se_resnext50"])
-    config.ensemble = ml_collections.ConfigDict(
-        {
-            name: {"paper_row": f"oarsi.py:{name}", "init_from": "", "model": {"arch": arch}}
-            for name, arch in NETWORKS.items()
-        }
-    )
+    config.ensemble = {
+        name: {"paper_row": f"oarsi.py:{name}", "init_from": "", "model": {"arch": arch}}
+        for name, arch in NETWORKS.items()
+    }
     config.batch_size = 32
     config.epochs = 20
-    config.optimizer = ml_collections.ConfigDict(
+    config.optimizer.update(
         {
             "name": "adam",
             "learning_rate": 1e-2,
             "weight_decay": 1e-4,
             "drop_epochs": (1, 3),
             "drop_factor": 0.1,
-            "freeze_epochs": 1,
+            "freeze_epochs": 1.0,
         }
     )
     config.evaluation.batch_size = 128
     return variant_of(config, variant, VARIANTS)
 
 
-def _senet(arch: str) -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(
-        {
-            "name": "senet",
-            "arch": arch,
-            "width": 64,
-            "blocks": (3, 4, 6, 3),
-            "pooling": "average",
-            "dropout": 0.5,
-        }
-    )
+def _senet(arch: str) -> Config:
+    return load.model("senet", arch=arch, dropout=0.5)
 
 
-def _alone(config: ml_collections.ConfigDict, model: ml_collections.ConfigDict) -> None:
-    config.ensemble = ml_collections.ConfigDict()
+def _alone(config: Config, model: Config) -> None:
+    config.ensemble = {}
     config.model = model
 
 
 def _resnet(depth: int):
-    def change(config: ml_collections.ConfigDict) -> None:
-        model = {"name": "resnet", "depth": depth, "width": 64, "pooling": "average"}
-        _alone(config, ml_collections.ConfigDict(model | {"dropout": 0.5}))
+    def change(config: Config) -> None:
+        _alone(config, load.model("resnet", depth=depth, dropout=0.5))
 
     return change
 
 
-def _se_resnet50(config: ml_collections.ConfigDict) -> None:
+def _se_resnet50(config: Config) -> None:
     _alone(config, _senet(NETWORKS["se_resnet50"]))
 
 
-def _se_resnext50(config: ml_collections.ConfigDict) -> None:
+def _se_resnext50(config: Config) -> None:
     _alone(config, _senet(NETWORKS["se_resnext50"]))
 
 
 def _scratch(network):
-    def change(config: ml_collections.ConfigDict) -> None:
+    def change(config: Config) -> None:
         network(config)
         config.optimizer.learning_rate = 1e-4
         config.optimizer.drop_epochs = (10, 15)
-        config.optimizer.freeze_epochs = 0
+        config.optimizer.freeze_epochs = 0.0
 
     return change
 
 
 def _no_kl(network):
-    def change(config: ml_collections.ConfigDict) -> None:
+    def change(config: Config) -> None:
         network(config)
-        config.grades = GRADES[1:]
+        config.targets = GRADES[1:]
 
     return change
 
 
 def _pooling(name: str):
-    def change(config: ml_collections.ConfigDict) -> None:
+    def change(config: Config) -> None:
         config.model.pooling = name
 
     return change
 
 
-def _text_schedule(config: ml_collections.ConfigDict) -> None:
-    config.optimizer.freeze_epochs = 2
+def _text_schedule(config: Config) -> None:
+    config.optimizer.freeze_epochs = 2.0
     config.optimizer.drop_epochs = (2, 3)
 
 
-def _demo(config: ml_collections.ConfigDict) -> None:
+def _demo(config: Config) -> None:
     config.data.dataset = "phantom_xray/demo"
     config.data.test_dataset = "phantom_most/demo"
     config.input.size = 96
@@ -170,7 +144,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.checkpoint_every = 100
     config.optimizer.learning_rate = 3e-3
     config.optimizer.drop_epochs = (8, 11)
-    config.optimizer.freeze_epochs = 0
+    config.optimizer.freeze_epochs = 0.0
 
 
 VARIANTS = {

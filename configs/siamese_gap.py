@@ -37,11 +37,10 @@ Variants, after a colon; several are separated by commas (`configs/siamese_gap.p
 """
 
 import itertools
+from typing import Any
 
-import ml_collections
-
-from knee_jax.configs import kpn
-from knee_jax.configs.common import paper_row, variant_of
+from knee_jax.config import load
+from knee_jax.configs.common import Config, paper_row, variant_of
 
 RATIOS = {"631": (6, 3, 1), "721": (7, 2, 1), "811": (8, 1, 1)}
 """Lambda: shares of the high-, medium- and low-confidence knees of a class."""
@@ -63,27 +62,12 @@ TABLE_5 = {
 """(Ratio, epsilon) → the weights (alpha, beta, gamma) that the paper found best for them."""
 
 
-def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The config of a variant."""
-    config = kpn.get_config("no_cl")
+def get_config(variant: str = "") -> Config:
+    """Return the config of a variant."""
+    config = load.base()
     config.paper_row = paper_row("siamese_gap.py", variant)
-    for field in ("class_weights", "loss_reduction", "classification_weight", "regression_weight"):
-        del config[field]
-    del config.coherence
-    config.task = "early_detection"
-    config.grades = ("kl0_vs_kl2",)
-    config.selection = "accuracy"
-    config.loss = "hybrid"
-    config.hybrid = ml_collections.ConfigDict(
-        {
-            **_loss("721", 0.15, (0.4, 0.5, 0.1))["hybrid"],
-            "reduction": "mean",
-            "equations": "sensible",
-            "warmup_epochs": 1.0,
-            "initial_confidence": 0.85,
-        }
-    )
-
+    config.targets = ("kl0_vs_kl2",)
+    config.task = load.task("early_detection", **_loss("721", 0.15, (0.4, 0.5, 0.1)))
     config.data.dataset = "kneekl224"
     config.data.split = "ratio"
     config.data.parts = (7, 1, 2)
@@ -91,40 +75,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.input.size = 299
     # "Random brightness, rotation, and gamma correction" without ranges; these are of the code of
     # Tiulpin et al. 2018.
-    config.augmentation = ml_collections.ConfigDict(
-        {
-            "name": "affine",
-            "translation": 0.0,
-            "rotation": 15.0,
-            "scale": (1.0, 1.0),
-            "gamma": (0.5, 3.0),
-            "brightness": 0.3,
-            "contrast": 0.0,
-            "noise": 0.0,
-        }
+    config.augmentation = load.augmentation(
+        "affine", rotation=15.0, gamma=(0.5, 3.0), brightness=0.3
     )
-    config.model = ml_collections.ConfigDict(
-        {
-            "name": "siamese_gap",
-            "width": 32,
-            "attention": True,
-            "positions": (1, 2, 3, 4),
-            "pooling": "average",
-            "combine": "add",
-            "dropout": 0.2,
-        }
-    )
+    config.model = load.model("siamese_gap")
     config.batch_size = 32
     config.epochs = 500
-    config.optimizer = ml_collections.ConfigDict(
-        {
-            "name": "adam",
-            "learning_rate": 1e-3,
-            "weight_decay": 3e-4,
-            "drop_epochs": (),
-            "drop_factor": 1.0,
-            "freeze_epochs": 0,
-        }
+    config.optimizer.update(
+        {"name": "adam", "learning_rate": 1e-3, "weight_decay": 3e-4, "drop_factor": 1.0}
     )
     config.evaluation.batch_size = 256
     config.steps_per_call = 32
@@ -143,13 +101,12 @@ def _row_name(ratio: str, epsilon: float) -> str:
 
 
 def _row_of_table5(ratio: str, epsilon: float, weights: tuple[float, float, float]):
-    return lambda config: config.update(_loss(ratio, epsilon, weights))
+    return lambda config: config.task.update(_loss(ratio, epsilon, weights))
 
 
 def _sweep(variants: dict[str, dict]):
-    def change(config: ml_collections.ConfigDict) -> None:
-        with config.unlocked():
-            config.sweep.variants = ml_collections.ConfigDict(variants)
+    def change(config: Config) -> None:
+        config.sweep.variants = variants
         config.sweep.seeds = 5
 
     return change
@@ -157,7 +114,10 @@ def _sweep(variants: dict[str, dict]):
 
 def _table5() -> dict[str, dict]:
     return {
-        _row_name(*row): _loss(*row, weights) | {"paper_row": f"siamese_gap.py:{_row_name(*row)}"}
+        _row_name(*row): {
+            "task": _loss(*row, weights),
+            "paper_row": f"siamese_gap.py:{_row_name(*row)}",
+        }
         for row, weights in TABLE_5.items()
     }
 
@@ -167,78 +127,76 @@ def _grid() -> dict[str, dict]:
     variants = {}
     for ratio, epsilon, (a, b, c) in itertools.product(RATIOS, (0.05, 0.1, 0.15, 0.2), weights):
         name = f"{_row_name(ratio, epsilon)}_weights_{a}{b}{c}"
-        variants[name] = _loss(ratio, epsilon, (a / 10, b / 10, c / 10))
+        variants[name] = {"task": _loss(ratio, epsilon, (a / 10, b / 10, c / 10))}
     return variants
 
 
-def _cross_entropy(config: ml_collections.ConfigDict) -> None:
-    config.loss = "cross_entropy"
+def _cross_entropy(config: Config) -> None:
+    config.task.loss = "cross_entropy"
 
 
 def _positions(*blocks: int):
-    def change(config: ml_collections.ConfigDict) -> None:
+    def change(config: Config) -> None:
         config.model.positions = blocks
 
     return change
 
 
-def _gmp(config: ml_collections.ConfigDict) -> None:
+def _gmp(config: Config) -> None:
     config.model.pooling = "max"
 
 
-def _network(name: str, **fields):
-    def change(config: ml_collections.ConfigDict) -> None:
-        with config.unlocked():
-            config.model = ml_collections.ConfigDict({"name": name, **fields})
+def _network(name: str, **fields: Any):
+    def change(config: Config) -> None:
+        config.model = load.model(name, **fields)
 
     return change
 
 
-def _no_attention(config: ml_collections.ConfigDict) -> None:
+def _no_attention(config: Config) -> None:
     config.model.attention = False
 
 
-def _concatenation(config: ml_collections.ConfigDict) -> None:
+def _concatenation(config: Config) -> None:
     config.model.combine = "concatenate"
 
 
-def _literal(config: ml_collections.ConfigDict) -> None:
-    config.hybrid.equations = "literal"
+def _literal(config: Config) -> None:
+    config.task.hybrid.equations = "literal"
 
 
-def _five_grades(config: ml_collections.ConfigDict) -> None:
-    config.grades = ("kl",)
+def _five_grades(config: Config) -> None:
+    config.targets = ("kl",)
 
 
-def _deepknee(config: ml_collections.ConfigDict) -> None:
+def _deepknee(config: Config) -> None:
     config.augmentation.contrast = 0.3
     config.augmentation.translation = 7 / 300  # A crop that begins 6 to 20 px from the edge.
 
 
-def _image_split(config: ml_collections.ConfigDict) -> None:
+def _image_split(config: Config) -> None:
     config.data.split = "image_ratio"
 
 
-def _phantom(config: ml_collections.ConfigDict) -> None:
+def _phantom(config: Config) -> None:
     config.data.dataset = "phantom_xray/full"
 
 
-def _demo(config: ml_collections.ConfigDict) -> None:
+def _demo(config: Config) -> None:
     if config.data.dataset != "kneekl224":
         config.data.dataset = "phantom_xray/demo"
     config.model.width = NARROW[config.model.name]
     if config.model.name in ("siamese_gap", "tiulpin2018"):
         # The same thirds of the knee, at seven eighths of the resolution.
         config.input.size = 262
-        with config.unlocked():
-            config.model.patch = 112
+        config.model.patch = 112
     else:
         config.input.size = 150
     # Six epochs instead of 500: less is changed at random, films of unlike exposure are made alike,
     # and the loss asks for confidence only when there is some.
     config.input.statistics = "each"
     config.augmentation.update({"rotation": 5.0, "gamma": (0.8, 1.25), "brightness": 0.0})
-    config.hybrid.warmup_epochs = 4.0
+    config.task.hybrid.warmup_epochs = 4.0
     if "dropout" in config.model:
         config.model.dropout = 0.1
     config.batch_size = 16

@@ -1,4 +1,7 @@
-"""TFDS builders of the prepared sets, one module a data set, found by the module's name."""
+"""TFDS builders of the prepared sets: a module that defines a class `Builder` is a data set.
+
+The module's name is the data set's.
+"""
 
 import importlib
 import pathlib
@@ -10,32 +13,42 @@ from knee_jax.errors import UserError
 if TYPE_CHECKING:
     from knee_jax.datasets.builders import KneeBuilder
 
-_BASES = ("builders", "radiographs", "shards", "volumes")
-
 
 def names() -> list[str]:
-    """Names of the data sets that can be prepared."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in modules if name not in _BASES)
+    """Return the names of the data sets that can be prepared."""
+    return sorted(_builders())
 
 
 def builder(name: str, data_dir: str | pathlib.Path) -> "KneeBuilder":
-    """Finds the builder of a data set.
+    """Find the builder of a data set.
 
     Args:
-        name: the module's name, with a config of it after a slash where it has any
+        name: name of the data set, with a config of it after a slash where it has any
             ('kneekl224', 'phantom_xray/demo').
         data_dir: folder of all prepared sets.
 
     Raises:
         UserError: there is no such data set, or no such config of it.
     """
+    builders = _builders()
     module, _, config = name.partition("/")
-    if module not in names():
-        raise UserError(f"no data set is called {module!r}; there are: {', '.join(names())}")
-    cls = importlib.import_module(f"{__name__}.{module}").Builder
+    if module not in builders:
+        known = ", ".join(sorted(builders))
+        raise UserError(f"no data set is called {module!r}; there are: {known}")
+    cls = builders[module]
     configs = [each.name for each in cls.BUILDER_CONFIGS]
     if config and config not in configs:
         known = ", ".join(configs) or "none"
         raise UserError(f"data set {module} has no config {config!r}; it has: {known}")
     return cls(data_dir=pathlib.Path(data_dir).expanduser(), config=config or None)
+
+
+def _builders() -> dict[str, type["KneeBuilder"]]:
+    """Return the builder of every module that defines one itself, by the module's name."""
+    found = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        cls = vars(module).get("Builder")
+        if cls is not None and cls.__module__ == module.__name__:
+            found[info.name] = cls
+    return found

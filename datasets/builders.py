@@ -1,8 +1,8 @@
-"""What all builders share: the plan, the shards of records, and the account of every knee.
+"""The base of all builders: the plan, the shards of records, and the ingest report.
 
 Records are written shard by shard (`shards`) and not by TFDS: they keep the order of the plan, a
-preparation that was stopped goes on, and nothing passes through TFDS's shuffler, which from 1 GB on
-needs TensorFlow.
+preparation that was stopped resumes, and nothing passes through TFDS's shuffler, which needs
+TensorFlow from 1 GB on.
 """
 
 import abc
@@ -11,7 +11,9 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import shutil
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,39 +22,59 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from knee_jax.datasets.shards import Job, Shard, ShardAccount, cut, make, make_by_beam, read_account
+from knee_jax.datasets.shards import (
+    Job,
+    RecordFormat,
+    Shard,
+    ShardReport,
+    make_shards,
+    read_report,
+    write_shards,
+    write_shards_by_beam,
+)
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.ingest import contact_sheet
-from knee_jax.ingest.account import Account, Dropped, Example
-from knee_jax.ingest.headers import Reader
+from knee_jax.ingest.headers import HeaderLoader
+from knee_jax.ingest.report import Example, Exclusion, IngestReport
+from knee_jax.targets.grades import GRADES
 
 tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
-"""A feature that is an array, stored as its bytes."""
+"""Make a feature of an array, which is stored as its bytes."""
+
+RESERVED_SPLITS = ("all",)
+"""Names to which TFDS gives another meaning: `all` stands for all splits together."""
 
 UNFINISHED = ".partial"
-"""What follows the version in the name of the folder of a set that is not finished."""
+"""Suffix of the folder of a set that is not finished."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is to be read.
+class IngestPlan:
+    """The files to read, and what is known before any of them is read.
 
     Attributes:
-        jobs: per split, in record order.
-        dropped: knees that are known to be unusable before any file is read.
-        notes: counts for the account that are not knees, such as duplicate rows.
-        subjects: columns `knee_jax.ingest.enrolment.COLUMNS`; None where nothing is known of them.
+        jobs: jobs by split, in record order.
+        exclusions: knees that are known to be unusable.
+        notes: counts of other things than knees for the ingest report, such as duplicate rows.
+        subjects: table with the columns `knee_jax.ingest.enrolment.COLUMNS`; None: unknown.
     """
 
     jobs: Mapping[str, Sequence[Job]]
-    dropped: Sequence[Dropped] = ()
+    exclusions: Sequence[Exclusion] = ()
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
     subjects: pd.DataFrame | None = None
 
+    def __post_init__(self):
+        for split in self.jobs:
+            if split in RESERVED_SPLITS or not re.fullmatch(r"\w+", split):
+                raise UserError(
+                    f"a split cannot be called {split!r}: choose a name of letters, digits and "
+                    f"underscores other than {', '.join(RESERVED_SPLITS)}"
+                )
 
-def made_once(folder: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-    """Has a folder of raw files written unless it is there, and there only once it is complete."""
+
+def write_once(folder: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+    """Write a folder of raw files unless it exists; it appears only once it is complete."""
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}{UNFINISHED}")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -61,28 +83,29 @@ def made_once(folder: pathlib.Path, write: Callable[[pathlib.Path], object]) -> 
 
 
 class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
-    """Base of the builders; a subclass names the features of its own and makes the plan.
+    """Base of the builders; a subclass defines its own features and makes the plan.
 
     Attributes:
-        unit: what a job reads, for the progress bar.
-        has_progression: whether the records have the feature `progression`, int8.
-        jobs_per_shard: how many files become one file of records; the more, the more is read again
-            after a stop.
+        unit: unit of the progress bar: what a job reads.
+        label_columns: dtypes of further labels beside the grades, by name; each is a scalar feature
+            of the records and a column of the index after the grades.
+        jobs_per_shard: number of jobs whose records form one shard. After a stop, unfinished shards
+            are read again.
         workers: number of processes; the prepared set does not depend on it.
-        file_timeout: seconds that a job, or to read a header, may take.
-        beam_runner: name of the runner of Apache Beam that makes the shards, None: `workers`.
-        beam_options: its flags.
+        file_timeout: seconds that a job, or reading a header, may take.
+        beam_runner: name of the Apache Beam runner that writes the shards; None: `workers` do.
+        beam_options: flags of that runner.
         manual_dir: the user's folder of raw files, for builders that read one.
-        inventories: folder that keeps what the headers of raw files said, for the next time
-            (`knee_jax.ingest.headers`); None: none does.
-        has_read_manual_dir: whether this one has asked for it.
+        inventories: folder of the cache of raw files' headers (`knee_jax.ingest.headers`); None:
+            headers are not cached.
+        has_read_manual_dir: whether the builder has used `manual_dir`.
     """
 
     unit: str = "film"
-    has_progression: bool = False
+    label_columns: Mapping[str, Any] = types.MappingProxyType({})
     jobs_per_shard: int = 1024
     workers: int = 1
-    file_timeout: float = Reader.file_timeout
+    file_timeout: float = HeaderLoader.file_timeout
     beam_runner: str | None = None
     beam_options: Sequence[str] = ()
     manual_dir: pathlib.Path | None = None
@@ -94,25 +117,25 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
 
     @abc.abstractmethod
     def own_features(self) -> dict[str, Any]:
-        """Features of the records beside grades and identity; those that are pixels first."""
+        """Return the features of the records beside grades, labels and identity, pixels first."""
 
     @abc.abstractmethod
-    def plan(self, work_dir: pathlib.Path) -> Plan:
-        """Says what is to be read.
+    def plan(self, work_dir: pathlib.Path) -> IngestPlan:
+        """Plan which files are read.
 
         Args:
-            work_dir: folder for raw files that are made on the way, removed afterwards; it is there
-                only if an earlier run has made them (`made_once`).
+            work_dir: folder for raw files that the plan itself writes, removed afterwards; it
+                exists only if an earlier run has written them (`write_once`).
 
         Raises:
-            UserError: the raw study cannot be used as a whole.
+            UserError: the raw study cannot be used at all.
         """
 
     def manual_folder(self) -> pathlib.Path:
-        """The folder of raw files that the user has given.
+        """Return the user's folder of raw files.
 
         Raises:
-            UserError: none was given, or it does not exist.
+            UserError: no folder was given, or it does not exist.
         """
         if self.manual_dir is None:
             raise UserError(
@@ -124,9 +147,9 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         self.has_read_manual_dir = True
         return self.manual_dir
 
-    def reader(self) -> Reader:
-        """How the headers of raw files are read."""
-        return Reader(self.inventories, self.workers, self.file_timeout)
+    def header_loader(self) -> HeaderLoader:
+        """Return the loader of the raw files' headers."""
+        return HeaderLoader(self.inventories, self.workers, self.file_timeout)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -139,53 +162,54 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             "site": tfds.features.Text(),
             "source": tfds.features.Text(),
         }
-        if self.has_progression:
-            features["progression"] = tfds.features.Scalar(np.int8)
+        features |= {n: tfds.features.Scalar(dtype) for n, dtype in self.label_columns.items()}
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
 
     def download_and_prepare(self, **options) -> None:
-        """Prepares the set, going on from what an earlier run that was stopped has finished."""
+        """Prepare the set, resuming from the shards that a stopped run has finished."""
         super().download_and_prepare(**options)
-        shutil.rmtree(self._workshop, ignore_errors=True)
+        shutil.rmtree(self._unfinished_dir, ignore_errors=True)
 
     @property
-    def _workshop(self) -> pathlib.Path:
-        """Folder of finished shards and raw files made on the way, beside that of the set."""
+    def _unfinished_dir(self) -> pathlib.Path:
+        """Folder of finished shards and temporary raw files, beside the set's own."""
         return pathlib.Path(self.data_dir).parent / f"{self.version}{UNFINISHED}"
 
     # `self.data_dir` is TFDS's incomplete folder while this runs; it is renamed afterwards.
     def _download_and_prepare(self, dl_manager, download_config=None):
-        plan = self.plan(self._workshop / "raw")
-        self._workshop.mkdir(exist_ok=True)
+        plan = self.plan(self._unfinished_dir / "raw")
+        self._unfinished_dir.mkdir(exist_ok=True)
         shards = {
-            split: cut(self._workshop, split, jobs, self.jobs_per_shard)
+            split: make_shards(self._unfinished_dir, split, jobs, self.jobs_per_shard)
             for split, jobs in plan.jobs.items()
         }
-        self._make([each for of_split in shards.values() for each in of_split])
-        accounts = {split: [self._finished(s) for s in some] for split, some in shards.items()}
-        account = Account(plan.dropped, plan.notes, plan.subjects)
-        for split, of_split in accounts.items():
-            for found in of_split:
-                account.add(split, found.kept, found.dropped, found.notes)
-        self._check_splits(account)
-        account.write(pathlib.Path(self.data_dir))
-        splits = [self._gather(split, shards[split], accounts[split]) for split in shards]
+        self._write_missing([each for of_split in shards.values() for each in of_split])
+        reports = {split: [self._read_finished(s) for s in some] for split, some in shards.items()}
+        report = IngestReport(plan.exclusions, plan.notes, plan.subjects, self.label_columns)
+        for split, of_split in reports.items():
+            for of_shard in of_split:
+                report.add(split, of_shard.kept, of_shard.exclusions, of_shard.notes)
+        self._check_splits(report)
+        report.write(pathlib.Path(self.data_dir))
+        splits = [self._gather(split, shards[split], reports[split]) for split in shards]
         self.info.set_splits(tfds.core.splits.SplitDict(splits))
         folder = pathlib.Path(self.data_dir)
-        contact_sheet.write(folder / contact_sheet.FILE, self._sample(account))
-        shutil.rmtree(self._workshop / "raw", ignore_errors=True)
+        sheet = folder / contact_sheet.FILE
+        contact_sheet.write(sheet, self._sample(report), list(self.label_columns))
+        shutil.rmtree(self._unfinished_dir / "raw", ignore_errors=True)
 
-    def _make(self, shards: list[Shard]) -> None:
-        """Makes those shards that no earlier run has finished."""
-        missing = [shard for shard in shards if read_account(shard) is None]
+    def _write_missing(self, shards: list[Shard]) -> None:
+        """Write the shards that no earlier run has finished."""
+        missing = [shard for shard in shards if read_report(shard) is None]
+        record_format = RecordFormat(self.info.features, tuple(self.label_columns))
         if self.beam_runner:
             options = (self.beam_runner, self.beam_options)
-            make_by_beam(missing, self.info.features, self.file_timeout, *options)
+            write_shards_by_beam(missing, record_format, self.file_timeout, *options)
             return
         total, left = (sum(len(shard.jobs) for shard in some) for some in (shards, missing))
-        making = make(missing, self.info.features, self.workers, self.file_timeout)
+        making = write_shards(missing, record_format, self.workers, self.file_timeout)
         with (
             contextlib.closing(making),
             tqdm(
@@ -199,26 +223,26 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             for _ in making:
                 bar.update()
 
-    def _finished(self, shard: Shard) -> ShardAccount:
-        found = read_account(shard)
-        if found is None:
+    def _read_finished(self, shard: Shard) -> ShardReport:
+        report = read_report(shard)
+        if report is None:
             raise UserError(
                 f"{shard.records}: files changed while they were read; start again, which goes on"
             )
-        return found
+        return report
 
-    def _check_splits(self, account: Account) -> None:
-        """Refuses a split without a knee."""
-        for split, rows in account.kept.items():
+    def _check_splits(self, report: IngestReport) -> None:
+        """Raise UserError if a split has no knee."""
+        for split, rows in report.kept.items():
             if not rows:
-                shutil.rmtree(self._workshop)
-                reasons = ", ".join(f"{n} {why}" for why, n in account.reasons().items())
+                shutil.rmtree(self._unfinished_dir)
+                reasons = ", ".join(f"{n} {why}" for why, n in report.reasons().items())
                 raise UserError(f"no knee of the split {split!r} can be used ({reasons})")
 
     def _gather(
-        self, split: str, shards: Sequence[Shard], accounts: Sequence[ShardAccount]
+        self, split: str, shards: Sequence[Shard], reports: Sequence[ShardReport]
     ) -> tfds.core.SplitInfo:
-        """Brings the records into the set's folder."""
+        """Move the records of a split into the set's folder."""
         template = self._get_filename_template(split_name=split)
         num_bytes = 0
         for index, shard in enumerate(shards):
@@ -231,14 +255,14 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
                 os.replace(shard.records, path)
         return tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[len(account.kept) for account in accounts],
+            shard_lengths=[len(report.kept) for report in reports],
             num_bytes=num_bytes,
             filename_template=template,
         )
 
-    def _sample(self, account: Account) -> Iterator[Example]:
-        """Some of the records, as they are read from the disk."""
-        rows = [row for split in account.kept.values() for row in split]
+    def _sample(self, report: IngestReport) -> Iterator[Example]:
+        """Yield some of the records as read from disk."""
+        rows = [row for split in report.kept.values() for row in split]
         for row in contact_sheet.choose(rows):
             record = self.as_data_source(row["split"])[row["record"]]
             yield {k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()}

@@ -5,20 +5,22 @@ Any subset of the published splits may be present under `manual_dir`. Left knees
 """
 
 import pathlib
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import Plan
+from knee_jax.datasets.builders import IngestPlan
 from knee_jax.datasets.radiographs import RadiographBuilder
-from knee_jax.ingest import crops
+from knee_jax.ingest import crops, progression
 
 
 class Builder(RadiographBuilder):
-    """Published crops with their KL grade; no landmarks, pixel spacing unknown.
+    """Published crops with their KL grade, without landmarks or pixel spacing.
 
-    The config `progression` also has the labels of Panfilov et al. 2022, from the table
-    `progression_labels.csv` in `manual_dir` or beside it; a crop that it does not name has none.
+    The config `progression` adds the labels of Panfilov et al. 2022, from the table
+    `progression_labels.csv` in `manual_dir` or beside it, where that names the knee.
     """
 
     name = "kneekl224"
@@ -29,7 +31,7 @@ class Builder(RadiographBuilder):
             name="progression", description="With progression within 96 months, where known."
         )
     ]
-    image_size = crops.SIZE
+    image_size = crops.KNEEKL224.pixels
 
     def __init__(self, config=None, **kwargs):
         if config is None:
@@ -38,18 +40,18 @@ class Builder(RadiographBuilder):
         super().__init__(config=config, **kwargs)
 
     @property
-    def has_progression(self) -> bool:
-        """Whether the config asks for it."""
-        return self.builder_config is not None
+    def label_columns(self) -> Mapping[str, Any]:
+        """Progression, where the config asks for it."""
+        return {} if self.builder_config is None else {progression.COLUMN: np.int8}
 
-    def plan(self, work_dir: pathlib.Path) -> Plan:
-        """Reads one crop a job, the published splits kept."""
+    def plan(self, work_dir: pathlib.Path) -> IngestPlan:
+        """Plan one job per crop, in the published splits."""
         root = self.manual_folder()
-        splits = crops.find_crops(root)
-        # None of a source that is not in it: a set without progression.
-        known, notes = crops.find_progression(root, splits) if self.has_progression else ({}, {})
+        splits, notes = crops.find_kneekl224(root), {}
+        if self.label_columns:
+            splits, notes = crops.add_progression(root, splits)
         jobs = {
-            split: [crops.CropJob(root, source, known.get(source)) for source in sources]
-            for split, sources in splits.items()
+            split: [crops.CropJob(root, file, crops.KNEEKL224) for file in files]
+            for split, files in splits.items()
         }
-        return Plan(jobs, notes=notes)
+        return IngestPlan(jobs, notes=notes)

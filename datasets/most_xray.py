@@ -1,9 +1,9 @@
 """MOST's bilateral films of the view PA10, from the study's own tree.
 
-Under `manual_dir`: the films, landmarks beside them or in landmarks/, and tables/ for
-`mostv01235xray` and `MOST_names.csv`, the list of films, and where wanted for `mostv0enroll` and
+Under `manual_dir`: the films, landmarks beside them or in landmarks/, and tables/ with
+`mostv01235xray`, the list of films `MOST_names.csv` and, where wanted, `mostv0enroll` and
 `mostoutcomes` (`knee_jax.ingest.most`, `enrolment`). The configs `keypoints`, `boxes` and `crops`
-are as in `oai_xray`; `crops` needs no list.
+are those of `oai_xray`; `crops` needs no list.
 """
 
 import tensorflow_datasets as tfds

@@ -1,8 +1,8 @@
 """Baseline DESS volumes of OAI, from the study's own tree, with progression within 96 months.
 
-Under `manual_dir`: 00m/{release}/{subject}/{date}/{barcode}/ for the series, each a folder of
-slices, and tables/ for the readings of all visits (`kxr_sq_bu00` ... `kxr_sq_bu10`), the enrollees
-and, for the configs that ask for it, `outcomes99`.
+Under `manual_dir`: 00m/{release}/{subject}/{date}/{barcode}/ with the series, each a folder of
+slices, and tables/ with the readings of all visits (`kxr_sq_bu00` ... `kxr_sq_bu10`), the enrollees
+and, for the configs that need it, `outcomes99`.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import Plan
+from knee_jax.datasets.builders import IngestPlan
 from knee_jax.datasets.volumes import VolumeBuilder
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.mri import plan_study
@@ -20,14 +20,14 @@ from knee_jax.ingest.volume import Preparation
 
 @dataclasses.dataclass(kw_only=True)
 class MriConfig(tfds.core.BuilderConfig):
-    """Which images the volumes are made for, and what counts as progression.
+    """The view that the volumes are made for, and the definition of progression.
 
     Attributes:
-        view: of `ingest.volume.FACTORS`.
-        rule: of `ingest.progression.label_progression`.
-        outcomes: whether `outcomes99` tells of replaced joints, beside the readings.
-        with_bmi: of `ingest.mri.plan_study`.
-        check_subject: of `ingest.inventory.Rules`.
+        view: key of `ingest.volume.FACTORS`.
+        rule: rule of `ingest.progression.label_progression`.
+        outcomes: whether replaced joints are read from `outcomes99`, beside the readings.
+        with_bmi: see `ingest.mri.plan_study`.
+        check_subject: see `ingest.inventory.Rules`.
     """
 
     view: str = "sagittal"
@@ -38,7 +38,7 @@ class MriConfig(tfds.core.BuilderConfig):
 
 
 class Builder(VolumeBuilder):
-    """OAI's knees at baseline, as one split `study`; sites are known (`data.splits`)."""
+    """OAI's knees at baseline, in one split `study`; sites are known (`data.splits`)."""
 
     name = "oai_mri"
     VERSION = tfds.core.Version("1.0.0")
@@ -69,21 +69,21 @@ class Builder(VolumeBuilder):
         ),
         MriConfig(
             name="sagittal_outcomes",
-            description="Replaced joints as outcomes99 tells of them, too.",
+            description="With the replaced joints of outcomes99, too.",
             outcomes=True,
         ),
     ]
 
     @property
     def preparation(self) -> Preparation:
-        """That of OAI's DESS series, for the config's view."""
+        """Conversion of OAI's DESS series for the config's view."""
         return Preparation(view=self.builder_config.view)
 
-    def plan(self, work_dir: pathlib.Path) -> Plan:
-        """Reads one series a job."""
+    def plan(self, work_dir: pathlib.Path) -> IngestPlan:
+        """Plan one job per series."""
         config = self.builder_config
         root = self.manual_folder()
-        jobs, dropped, notes = plan_study(
+        jobs, exclusions, notes = plan_study(
             root,
             "OAI",
             self.preparation,
@@ -91,6 +91,6 @@ class Builder(VolumeBuilder):
             outcomes=config.outcomes,
             with_bmi=config.with_bmi,
             check_subject=config.check_subject,
-            reader=self.reader(),
+            loader=self.header_loader(),
         )
-        return Plan({"study": jobs}, dropped, notes, enrolment.read_oai(root / "tables"))
+        return IngestPlan({"study": jobs}, exclusions, notes, enrolment.read_oai(root / "tables"))

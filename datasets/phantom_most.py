@@ -1,8 +1,9 @@
-"""A second phantom cohort, of other machines and in MOST's layout: to test what was trained on one.
+"""A second phantom cohort, of other machines and in MOST's layout, for external tests.
 
-"Train on OAI, test on MOST" (Tiulpin & Saarakkala 2020) with no data at hand.
+"Train on OAI, test on MOST" (Tiulpin & Saarakkala 2020) without any data.
 """
 
+import types
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
@@ -13,12 +14,13 @@ from knee_jax.ingest.inventory import Rules
 
 
 class Builder(phantom_xray.Builder):
-    """As `phantom_xray`, through MOST's tables and list of films; no sites are known."""
+    """Phantom knees read through MOST's tables and list of films; sites are unknown."""
 
     name = "phantom_most"
     study = "most"
     cohort = "phantom_most"
     VERSION = tfds.core.Version("1.0.0")
+    label_columns = types.MappingProxyType({})
     BUILDER_CONFIGS: ClassVar = [
         PhantomConfig(
             name="tiny",

@@ -1,4 +1,4 @@
-"""Digital knees as MR series, from no data at all: the phantom's tree through the ingest."""
+"""Digital knees as MR series, which need no data: the phantom's study tree, ingested."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import Plan, made_once
+from knee_jax.datasets.builders import IngestPlan, write_once
 from knee_jax.datasets.volumes import VolumeBuilder
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.mri import plan_study
@@ -17,12 +17,12 @@ from knee_jax.phantom.mri import write_mri_study
 
 @dataclasses.dataclass(kw_only=True)
 class PhantomConfig(tfds.core.BuilderConfig):
-    """How many series of what size.
+    """Number and size of the series.
 
     Attributes:
-        num_subjects: subjects, each with two knees at baseline.
-        preparation: its shape is that of the series.
-        seed: of the phantom.
+        num_subjects: number of subjects, each with two knees at baseline.
+        preparation: conversion to examples; its shape is that of the series.
+        seed: random seed of the phantom.
     """
 
     num_subjects: int
@@ -31,9 +31,9 @@ class PhantomConfig(tfds.core.BuilderConfig):
 
 
 class Builder(VolumeBuilder):
-    """Phantom knees with progression, KL grade and sites, as one split `study`.
+    """Phantom knees with progression, KL grade and sites, in one split `study`.
 
-    Subject-wise splits are drawn where they are needed (`knee_jax.data.splits`).
+    Subject-wise splits are drawn by the run (`knee_jax.cohort.splits`).
     """
 
     name = "phantom_mri"
@@ -44,7 +44,7 @@ class Builder(VolumeBuilder):
             name="tiny",
             description="24 subjects, 24x24x20 voxels; seconds, for tests.",
             num_subjects=24,
-            # Of so few, this one's sites and folds have knees of every class.
+            # With this seed, the sites and folds of so few knees have every class.
             seed=9,
             preparation=Preparation(shape=(52, 52, 40), border=2),
         ),
@@ -66,11 +66,11 @@ class Builder(VolumeBuilder):
 
     @property
     def preparation(self) -> Preparation:
-        """That of the config."""
+        """The config's own."""
         return self.builder_config.preparation
 
-    def plan(self, work_dir: pathlib.Path) -> Plan:
-        """Writes the phantom's study tree and reads it as a real study's."""
+    def plan(self, work_dir: pathlib.Path) -> IngestPlan:
+        """Write the phantom's study tree, and plan to read it as that of a real study."""
         config = self.builder_config
         write = functools.partial(
             write_mri_study,
@@ -79,6 +79,8 @@ class Builder(VolumeBuilder):
             shape=config.preparation.shape,
             workers=self.workers,
         )
-        made_once(work_dir, write)
-        jobs, dropped, notes = plan_study(work_dir, "phantom", config.preparation)
-        return Plan({"study": jobs}, dropped, notes, enrolment.read_oai(work_dir / "tables"))
+        write_once(work_dir, write)
+        jobs, exclusions, notes = plan_study(work_dir, "phantom", config.preparation)
+        return IngestPlan(
+            {"study": jobs}, exclusions, notes, enrolment.read_oai(work_dir / "tables")
+        )

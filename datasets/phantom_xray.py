@@ -1,27 +1,30 @@
-"""Digital knees on bilateral films, from no data at all: the phantom's tree through the ingest."""
+"""Digital knees on bilateral films, which need no data: the phantom's study tree, ingested."""
 
 import dataclasses
 import functools
 import pathlib
+import types
 from typing import ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import Plan, made_once
+from knee_jax.datasets.builders import IngestPlan, write_once
 from knee_jax.datasets.radiographs import FilmConfig, StudyBuilder
+from knee_jax.ingest import joint_space
 from knee_jax.ingest.film import Roi
 from knee_jax.phantom.study import write_study
 
 
 @dataclasses.dataclass(kw_only=True)
 class PhantomConfig(FilmConfig):
-    """How many films of what size, and what is cut out of them.
+    """Number and size of the films, and their region of interest.
 
     Attributes:
-        num_subjects: subjects, each with two knees.
-        visits: months since baseline.
+        num_subjects: number of subjects, each with two knees.
+        visits: visits in months since baseline.
         rows: height of the films in pixels.
-        seed: of the phantom.
+        seed: random seed of the phantom.
     """
 
     num_subjects: int
@@ -31,12 +34,16 @@ class PhantomConfig(FilmConfig):
 
 
 class Builder(StudyBuilder):
-    """Phantom knees with seven grades, landmarks, sites and visits, as one split `study`."""
+    """Phantom knees as one split `study`.
+
+    They have seven grades, the width of the medial joint space, landmarks, sites and visits.
+    """
 
     name = "phantom_xray"
     study = "oai"
     cohort = "phantom"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    label_columns = types.MappingProxyType({joint_space.COLUMN: np.float32})
     DEFAULT_BUILDER_CONFIG_NAME = "demo"
     BUILDER_CONFIGS: ClassVar = [
         PhantomConfig(
@@ -70,8 +77,8 @@ class Builder(StudyBuilder):
         ),
     ]
 
-    def plan(self, work_dir: pathlib.Path) -> Plan:
-        """Writes the phantom's study tree and reads it as a real study's."""
+    def plan(self, work_dir: pathlib.Path) -> IngestPlan:
+        """Write the phantom's study tree, and plan to read it as that of a real study."""
         config = self.builder_config
         write = functools.partial(
             write_study,
@@ -82,5 +89,5 @@ class Builder(StudyBuilder):
             workers=self.workers,
             study=self.study,
         )
-        made_once(work_dir, write)
+        write_once(work_dir, write)
         return self.plan_tree(work_dir)

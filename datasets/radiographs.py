@@ -1,4 +1,4 @@
-"""What the builders of radiographs share."""
+"""The bases of the builders of radiographs."""
 
 import dataclasses
 import pathlib
@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import KneeBuilder, Plan, tensor
+from knee_jax.datasets.builders import IngestPlan, KneeBuilder, tensor
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.film import Roi
-from knee_jax.ingest.headers import DEFAULT_READER, Reader
+from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
 from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.study import plan_study
 from knee_jax.landmarks import NUM_LANDMARKS
@@ -18,11 +18,11 @@ from knee_jax.landmarks import NUM_LANDMARKS
 
 @dataclasses.dataclass(kw_only=True)
 class FilmConfig(tfds.core.BuilderConfig):
-    """What is cut out of a study's films, and how its tables and files are read.
+    """The region of interest of a study's films, and the rules by which the study is read.
 
     Attributes:
         roi: region of interest of a knee.
-        rules: how tables and files are read.
+        rules: rules for tables and files.
     """
 
     roi: Roi = dataclasses.field(default_factory=Roi)
@@ -38,7 +38,7 @@ class RadiographBuilder(KneeBuilder, skip_registration=True):
         return self.builder_config.roi.pixels
 
     def own_features(self) -> dict[str, Any]:
-        """Pixels, their spacing and landmarks."""
+        """Return the pixels, their spacing and the landmarks."""
         return {
             "image": tensor(shape=(self.image_size, self.image_size), dtype=np.uint8),
             "keypoints": tensor(shape=(NUM_LANDMARKS, 2), dtype=np.float32),
@@ -48,12 +48,12 @@ class RadiographBuilder(KneeBuilder, skip_registration=True):
 
 
 class StudyBuilder(RadiographBuilder, skip_registration=True):
-    """Base of the builders of a study's own tree, as one split `study`.
+    """Base of the builders of a study's own tree, with one split `study`.
 
-    Subject-wise splits are drawn where they are needed (`knee_jax.data.splits`).
+    Subject-wise splits are drawn by the run (`knee_jax.cohort.splits`).
 
     Attributes:
-        study: whose layout the tree has, a key of `knee_jax.ingest.study.LAYOUTS`.
+        study: layout of the tree, a key of `knee_jax.ingest.study.LAYOUTS`.
         cohort: name of the study in the examples.
     """
 
@@ -66,8 +66,8 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
         ),
         FilmConfig(
             name="oarsi",
-            description="Knees of which every sign was read, as in Tiulpin & Saarakkala 2020.",
-            rules=Rules(whole=True),
+            description="Only knees with every sign read, as in Tiulpin & Saarakkala 2020.",
+            rules=Rules(fully_read=True),
         ),
         FilmConfig(
             name="half_even",
@@ -86,12 +86,12 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
         ),
         FilmConfig(
             name="keypoints",
-            description="Landmarks from tables/keypoints.csv, such as KNEEL's 16 a knee.",
+            description="Landmarks from tables/keypoints.csv, such as the 16 of KNEEL.",
             rules=Rules(landmarks="keypoints"),
         ),
         FilmConfig(
             name="boxes",
-            description="Knees from tables/boxes.csv: as they lie on the film, no landmarks.",
+            description="Knees from tables/boxes.csv: as they lie on the film, without landmarks.",
             rules=Rules(landmarks="boxes"),
         ),
         FilmConfig(
@@ -102,15 +102,15 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
         ),
     ]
 
-    def plan(self, work_dir: pathlib.Path) -> Plan:
-        """Reads one film of the user's folder a job."""
-        return self.plan_tree(self.manual_folder(), self.reader())
+    def plan(self, work_dir: pathlib.Path) -> IngestPlan:
+        """Plan one job per film of the user's folder."""
+        return self.plan_tree(self.manual_folder(), self.header_loader())
 
-    def plan_tree(self, root: pathlib.Path, reader: Reader = DEFAULT_READER) -> Plan:
-        """Reads one film of a study tree a job."""
+    def plan_tree(self, root: pathlib.Path, loader: HeaderLoader = DEFAULT_LOADER) -> IngestPlan:
+        """Plan one job per film of a study tree."""
         config = self.builder_config
-        jobs, dropped, notes = plan_study(
-            root, self.cohort, config.roi, self.study, config.rules, reader
+        jobs, exclusions, notes = plan_study(
+            root, self.cohort, config.roi, self.study, config.rules, loader
         )
-        subjects = enrolment.READERS[self.study](root / "tables")
-        return Plan({"study": jobs}, dropped, notes, subjects)
+        subjects = enrolment.LOADERS[self.study](root / "tables")
+        return IngestPlan({"study": jobs}, exclusions, notes, subjects)

@@ -1,7 +1,7 @@
-"""Jobs → shards of a prepared set, the unit in which a preparation resumes and Beam works.
+"""Shards of a prepared set: the unit in which a preparation resumes and Apache Beam works.
 
-A shard is finished when its account lies beside its records. The account bears a fingerprint of all
-that the shard was made from, so that a later run knows whether it may keep it.
+A shard is finished when its report lies beside its records. The report holds a fingerprint of
+everything that the shard was made from, by which a later run decides whether it may keep the shard.
 """
 
 import contextlib
@@ -24,59 +24,72 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from knee_jax.errors import UserError
 from knee_jax.ingest import pool
-from knee_jax.ingest.account import Dropped, Example, Note, index_row, mask_dates, undated
+from knee_jax.ingest.report import Example, Exclusion, Note, index_row, mask_dates, without_dates
 
 
 class Job(Protocol):
-    """Reads one file into its knees; picklable, so that a worker process can run it."""
+    """A picklable function that reads the knees of one file."""
 
-    def __call__(self) -> list[Example | Dropped | Note]:
-        """The knees, each kept or dropped."""
+    def __call__(self) -> list[Example | Exclusion | Note]:
+        """Read the knees, each kept or excluded."""
 
-    def lost(self, reason: str, detail: str) -> list[Example | Dropped | Note]:
-        """The same knees where the job cannot be done."""
+    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion | Note]:
+        """Return the same knees as excluded, where the job cannot be done."""
 
     def paths(self) -> list[pathlib.Path]:
-        """All that the job reads; they need not be there."""
+        """Return all files that the job reads; they need not exist."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFormat:
+    """The contents of a record and of its row of the index.
+
+    Attributes:
+        features: features of the record.
+        label_columns: names of the features that are columns of the index after the grades.
+    """
+
+    features: tfds.features.FeaturesDict
+    label_columns: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Some jobs in a row, and where their results go.
+    """Consecutive jobs, and the file of their records.
 
     Attributes:
-        records: file of the records.
-        jobs: in record order.
+        records: path of the records.
+        jobs: jobs in record order.
     """
 
     records: pathlib.Path
     jobs: Sequence[Job]
 
     @property
-    def account(self) -> pathlib.Path:
-        """File of `ShardAccount`."""
+    def report(self) -> pathlib.Path:
+        """Path of the shard's `ShardReport`."""
         return self.records.with_name(f"{self.records.name}.json")
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardAccount:
-    """What became of the knees of a shard.
+class ShardReport:
+    """The kept and the excluded knees of a shard.
 
     Attributes:
-        fingerprint: of what it was made from.
-        kept: rows of the index (`account.index_row`), in record order.
-        dropped: in the order of the jobs.
-        notes: names of what loses no knee, likewise.
+        fingerprint: fingerprint of the jobs and of the files that they read.
+        kept: rows of the index (`report.index_row`), in record order.
+        exclusions: excluded knees in the order of the jobs.
+        notes: names of notes in the order of the jobs.
     """
 
     fingerprint: str
     kept: list[dict[str, Any]]
-    dropped: list[Dropped]
+    exclusions: list[Exclusion]
     notes: list[str]
 
 
-def cut(folder: pathlib.Path, split: str, jobs: Sequence[Job], size: int) -> list[Shard]:
-    """Cuts the jobs of a split into shards of `size` jobs, the last one smaller."""
+def make_shards(folder: pathlib.Path, split: str, jobs: Sequence[Job], size: int) -> list[Shard]:
+    """Divide the jobs of a split into shards of `size` jobs; the last one may be smaller."""
     starts = range(0, len(jobs), size)
     return [
         Shard(folder / f"{split}-{number:05d}", jobs[start : start + size])
@@ -84,58 +97,61 @@ def cut(folder: pathlib.Path, split: str, jobs: Sequence[Job], size: int) -> lis
     ]
 
 
-def read_account(shard: Shard) -> ShardAccount | None:
-    """The account of a shard that is finished and of which nothing has changed since."""
+def read_report(shard: Shard) -> ShardReport | None:
+    """Read the report of a shard; None unless it is finished and nothing has changed since."""
     try:
-        found = json.loads(shard.account.read_text(encoding="utf-8"))
+        found = json.loads(shard.report.read_text(encoding="utf-8"))
         if found["fingerprint"] != _fingerprint(shard.jobs):
             return None
         if _num_records(shard.records) != len(found["kept"]):
             return None
     except (OSError, ValueError, KeyError):
         return None
-    dropped = [Dropped(**knee) for knee in found["dropped"]]
-    return ShardAccount(found["fingerprint"], found["kept"], dropped, found["notes"])
+    exclusions = [Exclusion(**knee) for knee in found["exclusions"]]
+    return ShardReport(found["fingerprint"], found["kept"], exclusions, found["notes"])
 
 
-def make(
+def write_shards(
     shards: Sequence[Shard],
-    features: tfds.features.FeaturesDict,
+    record_format: RecordFormat,
     workers: int,
     seconds: float,
 ) -> Iterator[int]:
-    """Makes the shards one after the other.
+    """Write the shards one after the other.
 
     Args:
-        shards: to be made.
-        features: of the records.
+        shards: shards to write.
+        record_format: contents of the records.
         workers: number of processes; they read a shard's files while the one before is written.
-        seconds: that a file may take.
+        seconds: time limit of a job.
 
     Yields:
         1 for each job.
     """
     jobs = itertools.chain.from_iterable(shard.jobs for shard in shards)
-    with contextlib.closing(_read(jobs, workers, seconds)) as results:
+    with contextlib.closing(_run(jobs, workers, seconds)) as results:
         for shard in shards:
-            yield from _write(shard, features, itertools.islice(results, len(shard.jobs)))
+            yield from _write_shard(
+                shard, record_format, itertools.islice(results, len(shard.jobs))
+            )
 
 
-def make_by_beam(
+def write_shards_by_beam(
     shards: Sequence[Shard],
-    features: tfds.features.FeaturesDict,
+    record_format: RecordFormat,
     seconds: float,
     runner: str,
     options: Sequence[str] = (),
 ) -> None:
-    """Makes the shards by Apache Beam, each by one process on one of its machines.
+    """Write the shards with Apache Beam, each in one process on one of its machines.
 
     Args:
-        shards: to be made; all machines see their folders and the raw files at the same paths.
-        features: of the records.
-        seconds: that a file may take.
-        runner: its name, such as 'DirectRunner'.
-        options: its flags.
+        shards: shards to write; all machines must see their folders and the raw files at the same
+            paths.
+        record_format: contents of the records.
+        seconds: time limit of a job.
+        runner: name of the runner, such as 'DirectRunner'.
+        options: flags of the runner.
 
     Raises:
         UserError: Apache Beam is not installed.
@@ -151,60 +167,65 @@ def make_by_beam(
             pipeline
             | beam.Create(shards)
             | beam.Reshuffle()
-            | beam.Map(functools.partial(_make_one, features, seconds))
+            | beam.Map(functools.partial(_write_one, record_format, seconds))
         )
 
 
-def _make_one(features: tfds.features.FeaturesDict, seconds: float, shard: Shard) -> None:
-    for _ in make([shard], features, 1, seconds):
+def _write_one(record_format: RecordFormat, seconds: float, shard: Shard) -> None:
+    for _ in write_shards([shard], record_format, 1, seconds):
         pass
 
 
-def _read(
+def _run(
     jobs: Iterable[Job], workers: int, seconds: float
-) -> Iterator[list[Example | Dropped | Note]]:
+) -> Iterator[list[Example | Exclusion | Note]]:
     ahead, jobs = itertools.tee(jobs)
     with contextlib.closing(pool.run_in_order(ahead, workers, seconds)) as results:
         for job, knees in zip(jobs, results):
-            yield job.lost(knees.reason, knees.detail) if isinstance(knees, pool.Lost) else knees
+            yield (
+                job.exclude(knees.reason, knees.detail)
+                if isinstance(knees, pool.Failure)
+                else knees
+            )
 
 
-def _write(
+def _write_shard(
     shard: Shard,
-    features: tfds.features.FeaturesDict,
-    results: Iterable[list[Example | Dropped | Note]],
+    record_format: RecordFormat,
+    results: Iterable[list[Example | Exclusion | Note]],
 ) -> Iterator[int]:
-    """Writes the records and then, as the sign that they are complete, the account; 1 for a job."""
-    # Before anything is read: what changes meanwhile is found to differ.
-    account = ShardAccount(_fingerprint(shard.jobs), [], [], [])
+    """Write the records and then, as a sign that they are complete, the report; yield 1 per job."""
+    # Taken before anything is read, so that a file that changes meanwhile is noticed.
+    report = ShardReport(_fingerprint(shard.jobs), [], [], [])
+    features = record_format.features
     serializer = ExampleSerializer(features.get_serialized_info())
     writer = array_record_module.ArrayRecordWriter(str(shard.records), "group_size:1")
     try:
         for knees in results:
             for knee in knees:
-                if isinstance(knee, Dropped):
-                    account.dropped.append(undated(knee))
+                if isinstance(knee, Exclusion):
+                    report.exclusions.append(without_dates(knee))
                 elif isinstance(knee, Note):
-                    account.notes.append(knee.name)
+                    report.notes.append(knee.name)
                 else:
                     example = knee | {"source": mask_dates(knee["source"])}
-                    account.kept.append(index_row(example))
+                    report.kept.append(index_row(example, record_format.label_columns))
                     record = serializer.serialize_example(features.encode_example(example))
                     writer.write(_sort(record))
             yield 1
     finally:
         writer.close()
-    # A full disk need not have made itself heard.
+    # A full disk does not always raise.
     found = _num_records(shard.records)
-    if found != len(account.kept):
-        raise OSError(f"{shard.records}: {found} records instead of {len(account.kept)}")
-    unfinished = shard.account.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(account)), encoding="utf-8")
-    os.replace(unfinished, shard.account)
+    if found != len(report.kept):
+        raise OSError(f"{shard.records}: {found} records instead of {len(report.kept)}")
+    unfinished = shard.report.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(dataclasses.asdict(report)), encoding="utf-8")
+    os.replace(unfinished, shard.report)
 
 
 def _sort(record: bytes) -> bytes:
-    """The record with its features in one order, which protobuf leaves to chance."""
+    """Return the record with its features in a fixed order, which protobuf does not guarantee."""
     example = tf_example_pb2.Example.FromString(record)
     return example.SerializeToString(deterministic=True)
 
@@ -214,7 +235,7 @@ def _num_records(records: pathlib.Path) -> int:
 
 
 def _fingerprint(jobs: Iterable[Job]) -> str:
-    """Tells whether jobs, or the files that they read, differ from those of an earlier run."""
+    """Return a fingerprint that differs when the jobs, or the files that they read, differ."""
     digest = hashlib.sha256()
     for job in jobs:
         digest.update(pickle.dumps(job))

@@ -1,11 +1,16 @@
 """Knee osteoarthritis from radiographs and MR volumes, in JAX."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from knee_jax.inference.run import Predictor
 
 __version__ = "0.1.0"
 
-# In a clone, `configs` and `datasets` lie beside the package and not in it: so they are found when
-# a command is run there without an editable installation.
-_clone = Path(__file__).resolve().parents[1]
-if (_clone / "pyproject.toml").exists():
-    __path__.append(str(_clone))
+
+def load(run: str | Path) -> "Predictor":
+    """Load a finished run as an object that predicts; see `knee_jax.inference.run.load`."""
+    from knee_jax.inference import run as inference
+
+    return inference.load(run)

@@ -1,10 +1,16 @@
-"""The two kinds of trouble a user's files can cause, and how they are told."""
+"""Errors that a user's files can cause, and the detection of a full disk beneath others."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
     """Something the user can mend: one line that names the thing and the remedy.
 
-    Entry points print it without a traceback and exit with status 1 (`knee_jax.cli.run`).
+    Commands print it without a traceback and exit with status 1 (`knee_jax.cli.run`).
     """
 
 
@@ -12,8 +18,8 @@ class UnusableKnee(Exception):
     """One film, landmark file or image that cannot be used; the others go on.
 
     Attributes:
-        reason: a short fixed name such as `no_spacing`, by which the account counts.
-        detail: what was found, in words, for the row of `quarantine.csv`.
+        reason: a short fixed name such as `no_spacing`, by which the ingest report counts.
+        detail: what was found, in words, for the knee's row among the exclusions.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -24,3 +30,20 @@ class UnusableKnee(Exception):
     def __reduce__(self):
         # Worker processes send it back to the parent, and pickling an exception replays `args`.
         return type(self), (self.reason, self.detail)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and, one after another, what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether the error comes from a full disk, quota or permitted file size."""
+    # ArrayRecord and Orbax turn the system's error into their own and keep only its words.
+    return any(
+        (isinstance(each, OSError) and each.errno in _FULL)
+        or any(os.strerror(code) in str(each) for code in _FULL)
+        for each in causes(error)
+    )

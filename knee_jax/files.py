@@ -1,14 +1,16 @@
-"""Writing files all or nothing: who reads while we write sees the old file or the new one."""
+"""Writing files all or nothing: a reader sees the old file or the new one, never a part of it."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
-def whole(path: Path | str) -> Iterator[Path]:
-    """Gives a path to write to, and puts what was written in the place of `path` at the end.
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """Give a path to write to, and put what was written in the place of `path` at the end.
 
     Where the writing fails, or the process is killed, `path` stays as it was.
     """
@@ -22,6 +24,11 @@ def whole(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Replaces a text file (UTF-8)."""
-    with whole(path) as unfinished:
+    """Replace a text file (UTF-8)."""
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Replace a JSON file."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -30,7 +30,7 @@ PRESETS = types.MappingProxyType(
 
 
 def compartment(index: int) -> tuple[str, ...]:
-    """Names the compartments ('fl', 'fm', 'tl', 'tm') that landmark `index` belongs to.
+    """Name the compartments ('fl', 'fm', 'tl', 'tm') that landmark `index` belongs to.
 
     The split is about the central point of each joint surface, which belongs to both sides.
     """

@@ -46,11 +46,17 @@ def run(*arguments: str | Path, devices: int = 1) -> subprocess.CompletedProcess
     )
 
 
-def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
-    """As `run`, of `knee_jax.main`, but in this process, which spares what that imports."""
-    from knee_jax import main
+def run_here(module: str, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """As `run`, but in this process, which spares what the command imports."""
+    # Their flags must stay when those of the command are forgotten.
+    import grain  # noqa: F401
+    import orbax.checkpoint  # noqa: F401
+    import tensorflow_datasets  # noqa: F401
 
-    words = list(map(str, arguments))
+    from knee_jax import cli
+    from knee_jax.cli.run import run_command
+
+    words, name = list(map(str, arguments)), module.rpartition(".")[2]
     out, err, status = io.StringIO(), io.StringIO(), 0
     with (
         contextlib.chdir(REPOSITORY),
@@ -63,14 +69,17 @@ def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
         # ml_collections loads config files by an old way.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            main.run()
+            if module == "knee_jax":
+                cli.main(words)
+            else:
+                run_command("train" if name == "main" else name, words)
         except SystemExit as ending:
             status = ending.code or 0
     return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def train_flags(workdir: Path, data_dir: Path, config: str, changes: Sequence[str]) -> list[str]:
-    """The flags of `knee_jax.main` for a small run."""
+    """The module and flags of a small run."""
     return [
         "knee_jax.main",
         f"--config=configs/{config}",

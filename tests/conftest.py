@@ -39,7 +39,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_data_dir(data_dir: Path) -> Path:
     """A data_dir with the phantom set `phantom_xray/tiny`."""
-    from knee_jax.prepare import prepare
+    from knee_jax.datasets.prepare import prepare
 
     prepare("phantom_xray/tiny", data_dir)
     return data_dir
@@ -48,7 +48,7 @@ def tiny_data_dir(data_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_mri_data_dir(data_dir: Path) -> Path:
     """A data_dir with the phantom set `phantom_mri/tiny`."""
-    from knee_jax.prepare import prepare
+    from knee_jax.datasets.prepare import prepare
 
     prepare("phantom_mri/tiny", data_dir, workers=1)
     return data_dir
@@ -75,7 +75,7 @@ def config():
     config.model.width = 8
     config.batch_size = 8
     config.evaluation.batch_size = 8
-    config.coherence.components = 3
+    config.task.coherence.components = 3
     return config
 
 

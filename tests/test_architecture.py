@@ -50,31 +50,70 @@ def room(prefix: str) -> set[str]:
     return {m for m in IMPORTS if m == prefix or m.startswith(prefix + ".")}
 
 
+COMMANDS = ("main", "prepare", "reproduce", "convert", "coherence", "readers", "phantom.__main__")
+DOORS = {f"knee_jax.{name}" for name in ("__main__", *COMMANDS)}
+"""What `python -m` runs."""
+
+
 def test_the_walk_sees_the_package():
     assert {"knee_jax.main", "knee_jax.ingest.dicom", "knee_jax.datasets.kneekl224"} <= set(IMPORTS)
     assert importers("jax")
 
 
+def test_every_room_is_a_package_and_so_in_the_wheel():
+    folders = {path.parent for folder in ROOMS.values() for path in folder.rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+ABOVE_THE_RUN = {
+    "knee_jax.evaluation",
+    "knee_jax.experiments",
+    "knee_jax.report",
+    "knee_jax.cli",
+    "knee_jax.training",
+}
+
+
+def rooms(*names: str) -> set[str]:
+    return set().union(*(room(f"knee_jax.{name}") for name in names))
+
+
 @pytest.mark.parametrize(
     ("of", "allowed"),
     [
-        ("knee_jax.train", {"knee_jax.main", "knee_jax.members"}),
-        ("orbax", {"knee_jax.checkpoint"}),
-        ("flax.linen", room("knee_jax.models") | {"knee_jax.experiment"}),
+        ("knee_jax.cli", room("knee_jax.cli") | DOORS),
+        ("knee_jax.training.train", {"knee_jax.cli.train", "knee_jax.training.side_by_side"}),
+        ("knee_jax.training", rooms("training", "evaluation", "experiments", "report", "cli")),
+        ("knee_jax.training.side_by_side", rooms("experiments")),
+        ("knee_jax.inference", rooms("inference", "cli") | {"knee_jax"}),
+        ("orbax", {"knee_jax.workdir.checkpoint"}),
+        (
+            "flax.linen",
+            room("knee_jax.models") | {"knee_jax.training.run", "knee_jax.inference.run"},
+        ),
         ("tensorflow", set()),
         ("torch", {"knee_jax.models.weights"}),
-        ("knee_jax.data", set(IMPORTS) - room("knee_jax.models") - room("knee_jax.ingest")),
-        ("jax", set(IMPORTS) - room("knee_jax.ingest") - room("knee_jax.phantom")),
-        ("knee_jax.phantom", room("knee_jax.phantom") | room("knee_jax.datasets")),
+        ("knee_jax.data", set(IMPORTS) - rooms("models", "ingest", "targets", "metrics", "tasks")),
+        ("knee_jax.cohort", rooms("cohort", "training", "cli")),
+        ("knee_jax.datasets", rooms("datasets", "cohort", "cli") - {"knee_jax.inference"}),
+        ("jax", set(IMPORTS) - rooms("ingest", "phantom", "metrics", "datasets", "configs")),
+        ("knee_jax.phantom", rooms("phantom", "datasets") | {"knee_jax.cli.phantom"}),
+        ("tensorflow_datasets", rooms("datasets") | {"knee_jax.data.prepared"}),
     ],
 )
 def test_only_these_import(of, allowed):
     assert importers(of) <= allowed
 
 
+def test_rooms_below_do_not_know_those_above():
+    for lower in ("targets", "metrics", "models", "tasks", "data", "cohort", "config", "workdir"):
+        for module in rooms(lower):
+            upward = {n for n in IMPORTS[module] for top in ABOVE_THE_RUN if n.startswith(top)}
+            assert not upward, f"{module} imports {sorted(upward)}"
+
+
 def test_ingest_and_phantom_run_without_jax():
     modules = sorted(room("knee_jax.ingest") | room("knee_jax.phantom"))
-    modules.remove("knee_jax.phantom.__main__")
     code = f"import sys, {', '.join(modules)}; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
@@ -83,7 +122,7 @@ def test_tensorflow_is_not_installed():
     assert importlib.util.find_spec("tensorflow") is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_path_imports_tensorflow(tmp_path):
     """A planted package tells whether anything, TFDS and Orbax included, tries to import it."""
     trap, marker = tmp_path / "trap" / "tensorflow", tmp_path / "imported"

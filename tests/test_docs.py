@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from knee_jax.config import reference
 from tests.commands import REPOSITORY
 
 PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
@@ -22,7 +23,7 @@ def test_relative_links_lead_somewhere(page):
     assert not broken
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [path.stem for path in REPOSITORY.glob("docs/images/*.py")])
 def test_pictures_are_what_their_scripts_draw(name, tmp_path):
     script = shutil.copy(REPOSITORY / "docs/images" / f"{name}.py", tmp_path)
@@ -33,6 +34,12 @@ def test_pictures_are_what_their_scripts_draw(name, tmp_path):
     assert drawn.shape == shown.shape
     # Rounding of another machine; all dots of the landmarks make more.
     assert np.mean(np.abs(drawn.astype(int) - shown)) < 0.1
+
+
+def test_the_reference_of_the_config_is_what_the_code_says():
+    """Made again by `knee-jax train --help-config > docs/reference/config.md`."""
+    page = (REPOSITORY / "docs/reference/config.md").read_text(encoding="utf-8")
+    assert page == reference.render() + "\n"
 
 
 def test_the_pages_are_found():

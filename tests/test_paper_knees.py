@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.papers import knees
+from knee_jax.targets.grades import GRADES
 
 
 def printed(dataset):

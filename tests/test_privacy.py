@@ -1,4 +1,4 @@
-"""What a study's files say of a person reaches neither a prepared set nor what a command prints."""
+"""Personal data in a study's files reach neither a prepared set nor the output of a command."""
 
 import os
 import warnings
@@ -10,7 +10,7 @@ from array_record.python import array_record_module
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.valuerep import VR
 
-from knee_jax.ingest.account import mask_dates
+from knee_jax.ingest.report import mask_dates
 from knee_jax.phantom.mri import write_mri_study
 from knee_jax.phantom.study import write_study
 from tests.commands import run
@@ -49,7 +49,7 @@ NEEDED = {
     "Laterality",
     "ImageLaterality",
 }
-"""What the ingest reads; it is planted in the broken files."""
+"""Elements that the ingest reads; they are planted in the broken files only."""
 
 ALWAYS = (
     "PatientName",
@@ -126,21 +126,21 @@ def words_of_png(data: bytes) -> bytes:
     return b"".join(chunks)
 
 
-def assert_nothing_is_told(done, data_dir, dates):
+def assert_nothing_is_leaked(done, data_dir, dates):
     assert done.returncode == 0, done.stderr[-3000:]
-    told = {"what is printed": (done.stdout + done.stderr).encode()}
+    texts = {"output": (done.stdout + done.stderr).encode()}
     for path in data_dir.rglob("*"):
         if path.is_file():
-            told[str(path.relative_to(data_dir))] = path.read_bytes()
+            texts[str(path.relative_to(data_dir))] = path.read_bytes()
         if path.suffix == ".png":
             # Compressed pixels alone, in which a short word may turn up by chance.
-            told[str(path.relative_to(data_dir))] = words_of_png(path.read_bytes())
+            texts[str(path.relative_to(data_dir))] = words_of_png(path.read_bytes())
         if ".array_record" in path.name:
             # They are compressed.
             records = array_record_module.ArrayRecordReader(str(path)).read_all()
-            told[f"records of {path.name}"] = b"".join(records)
-    assert any(name.startswith("records of") for name in told)
-    for name, data in told.items():
+            texts[f"records of {path.name}"] = b"".join(records)
+    assert any(name.startswith("records of") for name in texts)
+    for name, data in texts.items():
         needles = {*NEEDLES, *dates}
         if name.startswith("inventories/"):
             # Which of two images was taken later is asked every time; that is no prepared set.
@@ -180,9 +180,9 @@ def test_films(tmp_path):
     write(again / "001", pydicom.dcmread(films[-1]))
     flags = ["--dataset=oai_xray", f"--manual_dir={root}", f"--data_dir={data_dir}"]
     done = run("knee_jax.prepare", *flags, "--workers=1")
-    assert_nothing_is_told(done, data_dir, {*dates, "19991231"})
-    folder = data_dir / "oai_xray" / "default" / "1.0.0"
-    reasons = set(pd.read_csv(folder / "quarantine.csv")["reason"])
+    assert_nothing_is_leaked(done, data_dir, {*dates, "19991231"})
+    folder = data_dir / "oai_xray" / "default" / "1.1.0"
+    reasons = set(pd.read_csv(folder / "exclusions.csv")["reason"])
     expected = {"wrong_modality", "unknown_polarity", "bad_spacing", "corrupt_header"}
     expected |= {"subject_contradicts"}
     assert expected | {"repeated_film"} <= reasons
@@ -204,9 +204,9 @@ def test_paths_of_most(tmp_path):
     (root / "tables" / "MOST_names.csv").unlink()
     flags = ["--dataset=most_xray", f"--manual_dir={root}", f"--data_dir={data_dir}"]
     done = run("knee_jax.prepare", *flags, "--workers=1")
-    assert_nothing_is_told(done, data_dir, {"31dec2004", "dec2004"})
+    assert_nothing_is_leaked(done, data_dir, {"31dec2004", "dec2004"})
     folder = data_dir / "most_xray" / "default" / "1.0.0"
-    lost = pd.read_csv(folder / "quarantine.csv")
+    lost = pd.read_csv(folder / "exclusions.csv")
     assert "*_f.pts is missing" in lost["detail"].tolist()
     index = pd.read_csv(folder / "index.csv")
     assert len(index) > 2
@@ -228,19 +228,19 @@ def test_series(tmp_path, monkeypatch):
             broken = breaks[number] if last and number < len(breaks) else {}
             write(path, planted(pydicom.dcmread(path), **broken))
     (tmp_path / "small_volumes.py").write_text(
-        "from knee_jax import prepare\n"
+        "from knee_jax.cli.run import run_command\n"
         "from knee_jax.datasets import oai_mri\n"
         "from knee_jax.ingest.volume import Preparation\n"
         "oai_mri.Preparation = lambda view: Preparation((32, 32, 16), 0, view)\n"
         "if __name__ == '__main__':\n"
-        "    prepare.run()\n"
+        "    run_command('prepare')\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     flags = ["--dataset=oai_mri", f"--manual_dir={root}", f"--data_dir={data_dir}"]
     done = run("small_volumes", *flags, "--workers=1")
-    assert_nothing_is_told(done, data_dir, dates_in(root))
+    assert_nothing_is_leaked(done, data_dir, dates_in(root))
     folder = data_dir / "oai_mri" / "sagittal" / "1.0.0"
-    reasons = set(pd.read_csv(folder / "quarantine.csv")["reason"])
+    reasons = set(pd.read_csv(folder / "exclusions.csv")["reason"])
     assert {"wrong_modality", "unknown_polarity", "corrupt_header", "mixed_series"} <= reasons
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from knee_jax.data.prepared import open_set
+from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest import dicom, film
 from knee_jax.ingest.landmarks import read_landmarks
 from knee_jax.landmarks import FEMUR, TIBIA
 from knee_jax.phantom.study import write_study
-from knee_jax.prepare import prepare
 
 COLOURS = ((FEMUR, "#E69F00"), (TIBIA, "#56B4E9"))
 COHORTS = (("oai", "phantom_xray/tiny", 4), ("most", "phantom_most/tiny", 0))

@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from knee_jax.config import fields
+from knee_jax.config.fields import option
+from knee_jax.config.schema import Input
 from knee_jax.data import geometry
-from knee_jax.data.checks import Range, check_number, check_positive_range
-from knee_jax.data.volumes import VolumeCrop
+from knee_jax.data.volumes import Range, VolumeCrop
 from knee_jax.errors import UserError
 
 Size = Any
@@ -34,44 +36,43 @@ volume, (int, int, int)."""
 class Affine:
     """Ranges of the random changes; every default means no change.
 
-    The evaluation view is the ROI resized to the network's input.
-
-    Attributes:
-        translation: largest shift along each axis, as a fraction of the image's size.
-        rotation: largest angle either way, degrees.
-        scale: lowest and highest magnification.
-        gamma: lowest and highest exponent of intensities in [0, 1].
-        brightness: largest relative change of intensities, either way.
-        contrast: largest relative change of the deviations from the image's mean, either way. With
-            it intensities saturate at 0 and 1, as those of an 8-bit image do, after the change of
-            brightness and again after that of contrast; without it they do not.
-        noise: standard deviation of added Gaussian noise, in units of full scale.
+    The evaluation input is the ROI resized to the network's input.
     """
 
     name: ClassVar[str] = "affine"
     reads: ClassVar[str] = "image"
     intensities: ClassVar[tuple[float, float] | None] = None
 
-    translation: float = 0.0
-    rotation: float = 0.0
-    scale: Range = (1.0, 1.0)
-    gamma: Range = (1.0, 1.0)
-    brightness: float = 0.0
-    contrast: float = 0.0
-    noise: float = 0.0
+    translation: float = option(
+        0.0, "Largest shift along each axis, as a fraction of the image's size.", low=0, high=1
+    )
+    rotation: float = option(0.0, "Largest angle either way, degrees.", low=0, high=180)
+    scale: Range = option((1.0, 1.0), "Lowest and highest magnification.", above=0, increasing=True)
+    gamma: Range = option(
+        (1.0, 1.0),
+        "Lowest and highest exponent of intensities in [0, 1].",
+        above=0,
+        increasing=True,
+    )
+    brightness: float = option(
+        0.0, "Largest relative change of intensities, either way.", low=0, high=1
+    )
+    contrast: float = option(
+        0.0,
+        "Largest relative change of the differences from the image's mean, either way. With it "
+        "intensities saturate at 0 and 1 after the change of brightness and again after that of "
+        "contrast, as those of an 8-bit image do.",
+        low=0,
+        high=1,
+    )
+    noise: float = option(
+        0.0, "Standard deviation of added Gaussian noise, in units of full scale.", low=0, high=1
+    )
 
-    def __post_init__(self):
-        for field in ("translation", "rotation", "noise"):
-            check_number(field, getattr(self, field), 0)
-        for field in ("brightness", "contrast"):
-            check_number(field, getattr(self, field), 0, 1)
-        for field in ("scale", "gamma"):
-            check_positive_range(field, getattr(self, field))
-
-    def training_view(
+    def training_input(
         self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
-        """One knee with random changes; see `views` for what comes in and out."""
+        """One knee with random changes; see `make_inputs` for what comes in and out."""
         side = image.shape[0]
         shift, turn, zoom, bend, light, grain, tone = jax.random.split(key, 7)
         matrix = geometry.affine(
@@ -95,7 +96,7 @@ class Affine:
             pixels = pixels + self.noise * jax.random.normal(grain, pixels.shape)
         return pixels, geometry.map_points(matrix, keypoints)
 
-    def evaluation_view(
+    def evaluation_input(
         self, image: jax.Array, keypoints: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
         """One knee without random changes."""
@@ -112,44 +113,42 @@ class RandomCrop:
     Their text leaves the rotation out and says nothing of how the noise is made; this is what
     their code did with SOLT 0.1.7: the ROI is resized to a canvas, noise is blended in, the canvas
     grows to hold its rotated content (black corners), a crop is taken anywhere in it, and gamma is
-    applied through a table of 256 entries. The evaluation view is the canvas' central crop.
+    applied through a table of 256 entries. The evaluation input is the canvas' central crop.
 
     Intensities are whole numbers from 0 to 255 after each of these steps, as theirs were. Sampling
     positions are exact, where OpenCV rounds them to 1/32 px; and the rotation is about the
     canvas' centre, where SOLT is up to a pixel off it.
-
-    Attributes:
-        canvas: side of the canvas, pixels; the crop is of the size of the network's input, 300
-            in the paper. Another size needs another canvas, or the crop would show less of the
-            knee.
-        noise_probability: of blending noise in.
-        noise_gain: highest share g in (1 - g) image + g noise, the lowest being 0. The noise is a
-            standard normal image stretched to 0..255, so that the image also greys.
-        rotation: largest angle either way, degrees.
-        gamma_probability: of a change of gamma.
-        gamma: lowest and highest gamma; the exponent of intensities in [0, 1] is its inverse.
     """
 
     name: ClassVar[str] = "random_crop"
     reads: ClassVar[str] = "image"
     intensities: ClassVar[tuple[float, float] | None] = None
 
-    canvas: int = 310
-    noise_probability: float = 0.5
-    noise_gain: float = 0.3
-    rotation: float = 10.0
-    gamma_probability: float = 0.5
-    gamma: Range = (0.5, 1.5)
-
-    def __post_init__(self):
-        check_number("noise_probability", self.noise_probability, 0, 1)
-        check_number("noise_gain", self.noise_gain, 0, 1)
-        check_number("rotation", self.rotation, 0, 90, "degrees")
-        check_number("gamma_probability", self.gamma_probability, 0, 1)
-        check_positive_range("gamma", self.gamma)
+    canvas: int = option(
+        310,
+        "Side of the canvas, pixels; the crop is of the size of the network's input, 300 in the "
+        "paper. Another size needs another canvas, or the crop would show less of the knee.",
+        low=1,
+    )
+    noise_probability: float = option(0.5, "Probability of blending noise in.", low=0, high=1)
+    noise_gain: float = option(
+        0.3,
+        "Highest share g in (1 - g) image + g noise, the lowest being 0. The noise is a standard "
+        "normal image stretched to 0..255, so that the image also greys.",
+        low=0,
+        high=1,
+    )
+    rotation: float = option(10.0, "Largest angle either way, degrees.", low=0, high=90)
+    gamma_probability: float = option(0.5, "Probability of a change of gamma.", low=0, high=1)
+    gamma: Range = option(
+        (0.5, 1.5),
+        "Lowest and highest gamma; the exponent of intensities in [0, 1] is its inverse.",
+        above=0,
+        increasing=True,
+    )
 
     def check_size(self, size: int) -> None:
-        """Raises UserError for a canvas that no crop of `size` pixels can be made of.
+        """Raise UserError for a canvas that no crop of `size` pixels can be made of.
 
         A canvas of more than twice its crop was meant for another size of the input.
         """
@@ -159,10 +158,10 @@ class RandomCrop:
                 f"{2 * size}, once to twice config.input.size"
             )
 
-    def training_view(
+    def training_input(
         self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
-        """One knee with random changes; see `views` for what comes in and out."""
+        """One knee with random changes; see `make_inputs` for what comes in and out."""
         pixels, keypoints = self._on_canvas(image, keypoints)
         grain, draws = jax.random.split(key)
         noisy, gain, turn, x, y, bent, gamma = jax.random.uniform(draws, (7,))
@@ -187,7 +186,7 @@ class RandomCrop:
             pixels = jnp.where(bent < self.gamma_probability, changed, pixels)
         return jnp.moveaxis(pixels, 0, -1) / 255, geometry.map_points(matrix, keypoints)
 
-    def evaluation_view(
+    def evaluation_input(
         self, image: jax.Array, keypoints: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
         """One knee without random changes."""
@@ -211,41 +210,39 @@ _BY_NAME: Mapping[str, type[Augmentation]] = {
 }
 
 
-def make(config: Mapping[str, Any], size: Size) -> Augmentation:
-    """The augmentation that a config describes.
+def all_kinds() -> Mapping[str, type[Augmentation]]:
+    """Return every augmentation by its name."""
+    return _BY_NAME
 
-    Args:
-        config: `config.augmentation`: its `name`, and fields of that augmentation to change.
-        size: of the network's input.
+
+def find(name: str) -> type[Augmentation]:
+    """Return the augmentation of a name; its `option` fields are what a config may set.
 
     Raises:
-        UserError: an unknown name or field, a value without meaning, or an augmentation of films
-            for volumes, or of volumes for films.
+        UserError: There is none.
     """
-    # A config that was read from a file has lists.
-    fields: dict[str, Any] = {
-        field: tuple(value) if isinstance(value, list) else value for field, value in config.items()
-    }
-    name = fields.pop("name", None)
     if name not in _BY_NAME:
-        raise UserError(f"config.augmentation.name = {name!r}: choose {' or '.join(_BY_NAME)}")
-    kind = _BY_NAME[name]
-    known = [field.name for field in dataclasses.fields(kind)]
-    for field in fields:
-        if field not in known:
-            raise UserError(
-                f"config.augmentation.{field}: '{name}' has no such field, only {', '.join(known)}"
-            )
-    augmentation = kind(**fields)
-    if isinstance(size, int) != (augmentation.reads == "image"):
-        wanted = "size, the side of films" if isinstance(size, int) else "volume"
+        raise UserError(f"config.augmentation.name = {name!r}: {fields.nearest(name, _BY_NAME)}")
+    return _BY_NAME[name]
+
+
+def size_of(inputs: Input) -> Size:
+    """Return the size of a network's input: the side of films, or the shape of volumes."""
+    return inputs.volume or inputs.size
+
+
+def check_input(augmentation: Augmentation, inputs: Input) -> None:
+    """Raise UserError where an augmentation makes no inputs of the size that is asked for."""
+    if bool(inputs.volume) != (augmentation.reads == "volume"):
+        wanted = "a volume" if inputs.volume else "no volume, but films"
         raise UserError(
-            f"config.augmentation.name = '{name}' makes views of {augmentation.reads}s, and "
+            f"config.augmentation.name = '{augmentation.name}' reads {augmentation.reads}s, and "
             f"config.input has {wanted}: change one of them"
         )
-    if not isinstance(augmentation, Affine):
-        augmentation.check_size(size)
-    return augmentation
+    if inputs.volume and inputs.channels != 1:
+        raise UserError("config.input.channels = 3: volumes have 1")
+    if isinstance(augmentation, RandomCrop):
+        augmentation.check_size(inputs.size)
 
 
 def check_fit(
@@ -255,18 +252,18 @@ def check_fit(
     shape: tuple[int, ...],
     spacing_mm: tuple[float, ...],
 ) -> None:
-    """Raises UserError where no view of `size` can be made of the knees of a prepared set.
+    """Raise UserError where no input of `size` can be made of the knees of a prepared set.
 
     Args:
-        augmentation: that makes the views.
-        size: of the network's input.
+        augmentation: that makes the inputs.
+        size: Side of the network's input, pixels.
         pixels: 'image' or 'volume', what the set has.
-        shape: of it.
-        spacing_mm: of a volume's rows, columns and slices; of films it is not looked at.
+        shape: Shape of a knee of the set.
+        spacing_mm: Spacing of a volume's rows, columns and slices; ignored for films.
     """
     if augmentation.reads != pixels:
         raise UserError(
-            f"config.augmentation.name = '{augmentation.name}' makes views of "
+            f"config.augmentation.name = '{augmentation.name}' makes inputs of "
             f"{augmentation.reads}s, and the set has {pixels}s: choose another set or augmentation"
         )
     if not isinstance(size, int) and not all(map(operator.le, size, shape)):
@@ -283,14 +280,14 @@ def check_fit(
             )
 
 
-def view_shape(augmentation: Augmentation, size: Size, channels: int) -> tuple[int, ...]:
-    """Shape of one view: [size, size, channels], or slices, rows, columns and channels."""
+def input_shape(augmentation: Augmentation, size: Size, channels: int) -> tuple[int, ...]:
+    """Return the shape of one input, channels last; of a volume slices, rows and columns first."""
     if isinstance(augmentation, VolumeCrop):
-        return augmentation.view_shape(size, channels)
+        return augmentation.input_shape(size, channels)
     return (size, size, channels)
 
 
-def views(
+def make_inputs(
     batch: Mapping[str, jax.Array],
     key: jax.Array,
     size: Size,
@@ -300,13 +297,13 @@ def views(
     train: bool,
     channels: int,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """A batch as the network sees it.
+    """Make the input of a network from a batch.
 
     Args:
         batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2], pixels of it; or
             `volume` uint8 [batch, rows, columns, slices].
         key: random key of the step, the same on every device; without use in evaluation.
-        size: of the network's input.
+        size: Side of the network's input, pixels.
         statistics: mean and standard deviation of the training set's intensities in [0, 1],
             float scalars.
         augmentation: the ranges to draw from.
@@ -322,12 +319,12 @@ def views(
     pixels = batch[augmentation.reads]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(pixels)))
 
-    def view(pixels: jax.Array, keypoints: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+    def one(pixels: jax.Array, keypoints: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         if train:
-            return augmentation.training_view(pixels, keypoints, key, size, channels)
-        return augmentation.evaluation_view(pixels, keypoints, size, channels)
+            return augmentation.training_input(pixels, keypoints, key, size, channels)
+        return augmentation.evaluation_input(pixels, keypoints, size, channels)
 
-    images, keypoints = jax.vmap(view)(pixels, batch.get("keypoints"), keys)
+    images, keypoints = jax.vmap(one)(pixels, batch.get("keypoints"), keys)
     mean, deviation = statistics
     return (images - mean) / deviation, keypoints
 

@@ -5,17 +5,16 @@ A batch is a dict of global device arrays:
     keypoints: float32 [batch, 74, 2], x and y in pixels, the first pixel's centre at 0.5; of films
     keypoints_valid: bool [batch]; of films
     volume: uint8 [batch, rows, columns, slices], of MR series
-    grades: int8 [batch, 7], -1 missing
-    progression: int8 [batch], -1 missing, as in every knee of a set without such labels
+    labels: {target: [batch]}, of the run's targets, missing where a knee has none
     row: int32 [batch], the knee's row in the index, -1 where the batch is filled up
     mask: bool [batch], False where the batch is filled up
 
-A plan of several steps, or of several members (`sampling.Plan`), gives each array leading axes.
+Samplers of several steps, or of several runs (`sampling.Sampler`), give each array leading axes.
 """
 
 import os
 from collections.abc import Generator
-from typing import Protocol
+from typing import Any, Protocol
 
 import grain
 import jax
@@ -23,21 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from knee_jax import sharding
+from knee_jax.data import mesh as meshes
 from knee_jax.data.prepared import PreparedSet
-from knee_jax.data.sampling import PADDING, Plan
+from knee_jax.data.sampling import PADDING, Sampler
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 
 
 class Source(Protocol):
-    """Makes the batches of a plan."""
+    """Makes the batches of a sampler."""
 
-    def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
+    def batches(self, sampler: Sampler, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order.
 
         Args:
-            plan: step → rows.
+            sampler: Step → rows.
             steps: which batches.
             workers: processes that read from disk; 0 reads in threads of this process, and starts
                 faster. The batches do not depend on it.
@@ -49,27 +48,27 @@ class Resident:
 
     Args:
         prepared: the set.
-        rows: int64 [n], every row that a plan may ask for.
-        mesh: where to put them.
+        rows: int64 [n], every row that a sampler may ask for.
+        mesh: Mesh to put them on.
     """
 
     def __init__(self, prepared: PreparedSet, rows: np.ndarray, mesh: Mesh):
         self._rows, self._mesh = np.unique(rows), mesh
-        self._knees = sharding.place(prepared.load(self._rows), sharding.replicated(mesh))
+        self._knees = meshes.place(prepared.load(self._rows), meshes.replicated(mesh))
 
-    def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
+    def batches(self, sampler: Sampler, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
-        batch_sharding = sharding.batches(self._mesh, plan(steps.start).ndim)
+        batch_sharding = meshes.batches(self._mesh, sampler(steps.start).ndim)
         gather = jax.jit(_gather, out_shardings=batch_sharding)
         for step in steps:
-            local = _local(plan(step))
+            local = _local(sampler(step))
             slot = np.searchsorted(self._rows, np.where(local == PADDING, self._rows[0], local))
             chosen = {"row": local.astype(np.int32), "slot": slot.astype(np.int32)}
-            yield gather(self._knees, sharding.to_global(chosen, batch_sharding))
+            yield gather(self._knees, meshes.to_global(chosen, batch_sharding))
 
 
 def _gather(knees: Batch, chosen: Batch) -> Batch:
-    batch = {name: jnp.take(array, chosen["slot"], axis=0) for name, array in knees.items()}
+    batch = jax.tree.map(lambda array: jnp.take(array, chosen["slot"], axis=0), knees)
     return batch | {"row": chosen["row"], "mask": chosen["row"] != PADDING}
 
 
@@ -78,19 +77,19 @@ class Streamed:
 
     Args:
         prepared: the set.
-        mesh: where batches go.
+        mesh: Mesh that batches go to.
     """
 
     def __init__(self, prepared: PreparedSet, mesh: Mesh):
         self._prepared, self._mesh = prepared, mesh
 
-    def batches(self, plan: Plan, steps: range, workers: int = 0) -> Generator[Batch]:
+    def batches(self, sampler: Sampler, steps: range, workers: int = 0) -> Generator[Batch]:
         """The batches of `steps`, in order."""
         prepared = self._prepared
-        batch_sharding = sharding.batches(self._mesh, plan(steps.start).ndim)
+        batch_sharding = meshes.batches(self._mesh, sampler(steps.start).ndim)
         stream = (
             grain.MapDataset.range(steps.start, steps.stop)
-            .map(lambda step: prepared.load_batch(_local(plan(step))))
+            .map(lambda step: prepared.load_batch(_local(sampler(step))))
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
         )
         if workers:
@@ -98,20 +97,20 @@ class Streamed:
         iterator = iter(stream)
         try:
             for local in iterator:
-                yield sharding.to_global(local, batch_sharding)
+                yield meshes.to_global(local, batch_sharding)
         finally:
             iterator.close()
 
 
 def _local(rows: np.ndarray) -> np.ndarray:
-    """The part of a plan's rows, [..., batch], that this process loads."""
-    return rows[..., sharding.local_slice(rows.shape[-1])]
+    """Return the part of a sampler's rows, [..., batch], that this process loads."""
+    return rows[..., meshes.local_slice(rows.shape[-1])]
 
 
 def make_source(prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, mode: str) -> Source:
     """The source a config names: 'resident', 'streamed', or 'auto', which takes what fits."""
     fits = len(rows) * prepared.bytes_per_knee < _device_memory() / 4
-    if mode == "resident" or (mode == "auto" and sharding.agreed(fits)):
+    if mode == "resident" or (mode == "auto" and meshes.agreed(fits)):
         return Resident(prepared, rows, mesh)
     return Streamed(prepared, mesh)
 

@@ -39,9 +39,9 @@ def rotation(angle: jax.Array, height: int, width: int, aspect: float = 1.0) -> 
     """The map from output to input coordinates of a rotation about the image's centre.
 
     Args:
-        angle: of the content, radians, positive from x towards y (clockwise as seen).
-        height: of the image, pixels.
-        width: of the image, pixels.
+        angle: Rotation of the content, radians, positive from x towards y (clockwise as seen).
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
         aspect: width of a pixel over its height.
 
     Returns:
@@ -81,7 +81,7 @@ def rotated_crop(angle: jax.Array, offset: jax.Array, canvas: int, size: int) ->
 
 
 def map_points(matrix: jax.Array, points: jax.Array) -> jax.Array:
-    """Carries keypoints [..., 2] from input to output coordinates, through the inverse map."""
+    """Carry keypoints [..., 2] from input to output coordinates, through the inverse map."""
     (a, b), (c, d) = matrix[:, :2]
     x, y = jnp.moveaxis(points - matrix[:, 2], -1, 0)
     return jnp.stack([d * x - b * y, a * y - c * x], axis=-1) / (a * d - b * c)
@@ -119,7 +119,7 @@ def resample(image: jax.Array, matrix: jax.Array, size: int | tuple[int, int]) -
 
 
 def mean_pool(image: jax.Array, factor: int) -> jax.Array:
-    """Shrinks [height, width] by a whole factor through block means; a remainder is an error."""
+    """Shrink [height, width] by a whole factor through block means; a remainder is an error."""
     height, width = image.shape
     blocks = image.reshape(height // factor, factor, width // factor, factor)
     return blocks.mean(axis=(1, 3))

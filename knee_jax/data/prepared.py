@@ -10,9 +10,9 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from etils import epath
 
+from knee_jax import targets
 from knee_jax.data.sampling import PADDING
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, OWN, labels
 
 PIXELS = ("image", "volume")
 
@@ -22,14 +22,16 @@ class PreparedSet:
     """A set made by `knee_jax.prepare`.
 
     Attributes:
-        path: the folder of the set (`<data_dir>/<name>[/<config>]/<version>`).
-        index: one row a knee and visit, in record order: `split`, `record` (position in the TFDS
-            split), identity, `spacing_mm`, `keypoints_valid`, the seven grades and, in some sets,
-            `progression`.
+        path: Folder of the set (`<data_dir>/<name>[/<config>]/<version>`).
+        index: One row per knee and visit, in record order: `split`, `record` (position in the TFDS
+            split), identity, `spacing_mm`, `keypoints_valid`, and the label columns: the seven
+            grades and, in some sets, others.
+        targets: Names of the targets whose labels are loaded with the knees.
     """
 
     path: epath.Path
     index: pd.DataFrame
+    targets: tuple[str, ...] = ()
 
     @functools.cached_property
     def _builder(self) -> tfds.core.DatasetBuilder:
@@ -42,7 +44,7 @@ class PreparedSet:
 
     @functools.cached_property
     def pixels(self) -> str:
-        """Which array the pixels of a knee are: 'image' or 'volume'."""
+        """Return the name of the array of pixels: 'image' or 'volume'."""
         return next(name for name in PIXELS if name in self._builder.info.features)
 
     @functools.cached_property
@@ -61,16 +63,16 @@ class PreparedSet:
         """Memory that a knee takes on a device, nearly all of it pixels."""
         return int(np.prod(self.image_shape)) + 1024
 
-    def load(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads knees: their grades from the index, the rest from the records.
+    def load(self, rows: np.ndarray) -> dict[str, Any]:
+        """Read knees: their labels from the index, the rest from the records.
 
         Args:
             rows: int64 [n], rows of the index.
 
         Returns:
-            grades int8 [n, 7], progression int8 [n], which is missing everywhere in a set without
-            it; and of films image uint8 [n, height, width], keypoints float32 [n, 74, 2] and
-            keypoints_valid bool [n], of MR series volume uint8 [n, rows, columns, slices].
+            `labels`, target → [n]; and of films image uint8 [n, height, width], keypoints float32
+            [n, 74, 2] and keypoints_valid bool [n], of MR series volume uint8
+            [n, rows, columns, slices].
         """
         where = self.index.iloc[rows]
         knees = [
@@ -81,15 +83,13 @@ class PreparedSet:
             for name in ("volume", "image", "keypoints", "keypoints_valid")
             if name in self._builder.info.features
         }
-        return arrays | {
-            "grades": where[list(GRADES)].to_numpy(np.int8),
-            "progression": labels(where, "progression"),
-        }
+        return arrays | {"labels": {t.name: t.labels(where) for t in targets.get_all(self.targets)}}
 
-    def hide_grades(self, rows: np.ndarray) -> "PreparedSet":
-        """The same set with all labels missing in `rows`, as if nobody had read those knees."""
+    def hide_labels(self, rows: np.ndarray) -> "PreparedSet":
+        """Return the same set with all labels missing in `rows`, as if those knees were unread."""
         index = self.index.copy()
-        index.loc[index.index[rows], [name for name in (*GRADES, *OWN) if name in index]] = MISSING
+        for column, missing in _label_columns(index).items():
+            index.loc[index.index[rows], column] = missing
         return dataclasses.replace(self, index=index)
 
     def find(self, table: pd.DataFrame) -> np.ndarray:
@@ -101,23 +101,34 @@ class PreparedSet:
             raise KeyError(f"{(rows < 0).sum()} knees are not in {self.path}")
         return rows
 
-    def partially_labelled(self, rows: np.ndarray, grades: Sequence[str] = GRADES) -> np.ndarray:
-        """Which of `rows` have some of the grades, but not all; bool [n]."""
-        known = self.index.iloc[rows][list(grades)].to_numpy() != MISSING
-        return known.any(axis=1) & ~known.all(axis=1)
+    def partially_labelled(self, rows: np.ndarray) -> np.ndarray:
+        """Return which of `rows` were read for some of the targets, but not for all; bool [n]."""
+        knees = self.index.iloc[rows]
+        read = np.stack([target.is_read(knees) for target in targets.get_all(self.targets)])
+        return np.asarray(read.any(axis=0) & ~read.all(axis=0))
 
-    def load_batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """As `load`, for rows [..., batch] that may be `PADDING`; adds `row` int32, `mask` bool."""
+    def load_batch(self, rows: np.ndarray) -> dict[str, Any]:
+        """Load rows [..., batch] that may be `PADDING`; adds `row` int32 and `mask` bool."""
         mask = rows != PADDING
         knees = self.load(np.where(mask, rows, 0).ravel())
-        shaped = {
-            name: array.reshape(*rows.shape, *array.shape[1:]) for name, array in knees.items()
-        }
-        return shaped | {"row": rows.astype(np.int32), "mask": mask}
+
+        def shaped(arrays: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: shaped(array)
+                if isinstance(array, dict)
+                else array.reshape(*rows.shape, *array.shape[1:])
+                for name, array in arrays.items()
+            }
+
+        return shaped(knees) | {"row": rows.astype(np.int32), "mask": mask}
 
 
-def open_set(path: epath.PathLike) -> PreparedSet:
-    """Opens the prepared set in folder `path`; its index tells of the subjects what is known.
+def open_set(path: epath.PathLike, names: Sequence[str] = ()) -> PreparedSet:
+    """Open the prepared set in folder `path`; its index holds what is known of the subjects.
+
+    Args:
+        path: The folder.
+        names: Targets whose labels are loaded with the knees.
 
     Raises:
         UserError: `path` holds no whole prepared set.
@@ -137,5 +148,14 @@ def open_set(path: epath.PathLike) -> PreparedSet:
             people, dtype={"subject": str, "sex": str}, keep_default_na=False, na_values=numbers
         )
         index = index.merge(described[["subject", "sex", *numbers]], how="left", on="subject")
-    whole = {name: np.int8 for name in (*GRADES, *OWN) if name in index}
-    return PreparedSet(file.parent, index.astype(whole))
+    missing = _label_columns(index)
+    for column in missing:
+        index[column] = pd.to_numeric(index[column], errors="coerce")
+    types = {t.source: t.dtype for t in targets.all_targets().values() if t.source in missing}
+    return PreparedSet(file.parent, index.astype(types), tuple(names))
+
+
+def _label_columns(index: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns of labels that an index has, each with its missing value."""
+    known = targets.all_targets().values()
+    return {target.source: target.missing for target in known if target.source in index}

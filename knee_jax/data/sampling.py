@@ -1,24 +1,25 @@
 """Which knees make up a batch: pure functions of (seed, step), so nothing needs to be saved.
 
-A *plan* maps a step to the global batch's rows of the prepared set's index, int64 [batch]; a row of
-`PADDING` stands for no knee. Every process evaluates the same plan and loads its own part. The plan
-of several steps at a time maps the number of a call to rows [steps, batch], that of members to rows
-[members, steps, batch].
+A *sampler* maps a step to the global batch's rows of the prepared set's index, int64 [batch]; a row
+of `PADDING` stands for no knee. Every process evaluates the same sampler and loads its own part.
+The sampler of several steps at a time maps the number of a call to rows [steps, batch], that of
+several runs to rows [runs, steps, batch].
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from knee_jax.config.schema import FOLDED, Data
 from knee_jax.errors import UserError
-from knee_jax.grades import MISSING
+from knee_jax.targets.kinds import MISSING
 
-Plan = Callable[[int], np.ndarray]
+Sampler = Callable[[int], np.ndarray]
 
 PADDING = -1
 
 
-def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Plan:
+def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Sampler:
     """Endless passes over `rows`, each in a new order; a batch may straddle two passes.
 
     Of labelled and unlabelled rows together, it draws both in their natural ratio.
@@ -33,7 +34,7 @@ def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Plan:
 
 def mixed(
     labelled: np.ndarray, unlabelled: np.ndarray, batch_size: int, num_unlabelled: int, seed: int
-) -> Plan:
+) -> Sampler:
     """Batches with a fixed number of unlabelled knees; passes over either kind as in `shuffled`.
 
     The unlabelled ones are spread evenly: any two devices that share a batch have the same number
@@ -66,16 +67,16 @@ def mixed(
     if num_unlabelled:
         parts.append((is_unlabelled, _shuffled_passes(unlabelled, num_unlabelled, (seed, 1))))
 
-    def plan(step: int) -> np.ndarray:
+    def sampler(step: int) -> np.ndarray:
         batch = np.empty(batch_size, np.int64)
         for where, part in parts:
             batch[where] = part(step)
         return batch
 
-    return plan
+    return sampler
 
 
-def oversampled(rows: np.ndarray, classes: np.ndarray, batch_size: int, seed: int) -> Plan:
+def oversampled(rows: np.ndarray, classes: np.ndarray, batch_size: int, seed: int) -> Sampler:
     """Endless passes in which every class is as frequent as the most frequent one.
 
     A pass has every knee once, and of the rarer classes bootstrap draws besides, anew in each
@@ -112,7 +113,7 @@ def _extra_draws(classes: np.ndarray) -> dict[int, int]:
     return {int(c): int(counts.max() - count) for c, count in zip(known, counts)}
 
 
-def weighted(rows: np.ndarray, weights: np.ndarray, batch_size: int, seed: int) -> Plan:
+def weighted(rows: np.ndarray, weights: np.ndarray, batch_size: int, seed: int) -> Sampler:
     """Independent draws with replacement, in proportion to weights.
 
     Args:
@@ -143,7 +144,7 @@ def inverse_frequency(classes: np.ndarray) -> np.ndarray:
     return weights[inverse]
 
 
-def _shuffled_passes(rows: np.ndarray, batch_size: int, seeds: tuple[int, ...]) -> Plan:
+def _shuffled_passes(rows: np.ndarray, batch_size: int, seeds: tuple[int, ...]) -> Sampler:
     rows = np.asarray(rows, np.int64)
 
     def one_pass(number: int) -> np.ndarray:
@@ -152,7 +153,7 @@ def _shuffled_passes(rows: np.ndarray, batch_size: int, seeds: tuple[int, ...]) 
     return _passes(one_pass, len(rows), batch_size)
 
 
-def _passes(one_pass: Callable[[int], np.ndarray], length: int, batch_size: int) -> Plan:
+def _passes(one_pass: Callable[[int], np.ndarray], length: int, batch_size: int) -> Sampler:
     """Passes laid end to end, and cut into batches.
 
     Args:
@@ -161,7 +162,7 @@ def _passes(one_pass: Callable[[int], np.ndarray], length: int, batch_size: int)
         batch_size: knees in a global batch.
     """
 
-    def plan(step: int) -> np.ndarray:
+    def sampler(step: int) -> np.ndarray:
         positions = step * batch_size + np.arange(batch_size)
         batch = np.empty(batch_size, np.int64)
         for number in np.unique(positions // length):
@@ -169,36 +170,90 @@ def _passes(one_pass: Callable[[int], np.ndarray], length: int, batch_size: int)
             batch[inside] = one_pass(int(number))[positions[inside] % length]
         return batch
 
-    return plan
+    return sampler
 
 
-def in_order(rows: np.ndarray, batch_size: int) -> Plan:
+def in_order(rows: np.ndarray, batch_size: int) -> Sampler:
     """One pass over `rows`, each exactly once; the last batch is filled up with `PADDING`."""
     rows = np.asarray(rows, np.int64)
 
-    def plan(step: int) -> np.ndarray:
+    def sampler(step: int) -> np.ndarray:
         batch = rows[step * batch_size : (step + 1) * batch_size]
         return np.pad(batch, (0, batch_size - len(batch)), constant_values=PADDING)
 
-    return plan
+    return sampler
 
 
-def in_calls(plan: Plan, calls: Sequence[range]) -> Plan:
-    """The plan of several steps at a time; shorter calls are filled up with `PADDING`.
+def in_calls(sampler: Sampler, calls: Sequence[range]) -> Sampler:
+    """Sample several steps at a time; shorter calls are filled up with `PADDING`.
 
     Args:
-        plan: of single steps.
-        calls: the steps of each call.
+        sampler: Sampler of single steps.
+        calls: Steps of each call.
     """
     longest = max(map(len, calls), default=1)
 
-    def plan_of_call(number: int) -> np.ndarray:
-        rows = np.stack([plan(step) for step in calls[number]])
+    def sampler_of_calls(number: int) -> np.ndarray:
+        rows = np.stack([sampler(step) for step in calls[number]])
         return np.pad(rows, ((0, longest - len(rows)), (0, 0)), constant_values=PADDING)
 
-    return plan_of_call
+    return sampler_of_calls
 
 
 def num_batches(num_rows: int, batch_size: int) -> int:
     """Batches that `in_order` needs for `num_rows` knees."""
     return -(-num_rows // batch_size)
+
+
+def make(
+    data: Data,
+    batch_size: int,
+    seed: int,
+    train: np.ndarray,
+    unlabelled: np.ndarray,
+    validation: np.ndarray,
+    classes_of: Callable[[np.ndarray], np.ndarray],
+) -> tuple[Sampler, float]:
+    """Make the sampler of training batches that a config describes.
+
+    The folds of a cross-validation differ by a few knees. Their epochs are made equally long, so
+    that they can be trained side by side and by one compiled step.
+
+    Args:
+        data: The part `data` of a config.
+        batch_size: Knees in a global batch.
+        seed: Random seed of the draws.
+        train: int64 [n], rows of labelled training knees.
+        unlabelled: int64 [m], rows of unlabelled ones.
+        validation: int64 [k], rows of validation knees.
+        classes_of: Rows → classes, for sampling by class.
+
+    Returns:
+        The sampler, and how many knees make an epoch.
+    """
+
+    def length(rows: np.ndarray) -> int:
+        oversampled_too = data.sampling == "oversampled"
+        return oversampled_length(classes_of(rows)) if oversampled_too else len(rows)
+
+    if data.sampling != "shuffled" and len(unlabelled):
+        raise UserError(
+            f"config.data.sampling = '{data.sampling}' knows no class of unlabelled knees: set "
+            "config.data.unlabelled = 'none'"
+        )
+    natural = data.unlabelled == "natural" or not len(unlabelled)
+    if data.sampling == "balanced":
+        weights = inverse_frequency(classes_of(train))
+        sampler = weighted(train, weights, batch_size, seed)
+    elif data.sampling == "oversampled":
+        sampler = oversampled(train, classes_of(train), batch_size, seed)
+    elif natural:
+        sampler = shuffled(np.union1d(train, unlabelled), batch_size, seed)
+    else:
+        number = round(data.unlabelled_share * batch_size)
+        sampler = mixed(train, unlabelled, batch_size, number, seed)
+        return sampler, len(train) * batch_size / (batch_size - number)
+    if data.split in FOLDED and data.label_fraction == 1.0 and not len(unlabelled):
+        together = np.concatenate([train, validation])
+        return sampler, round(length(together) * (data.num_folds - 1) / data.num_folds)
+    return sampler, length(train) + len(unlabelled)

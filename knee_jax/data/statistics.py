@@ -4,13 +4,20 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from knee_jax.data.prepared import PreparedSet
-from knee_jax.grades import NUM_CLASSES, labels
-from knee_jax.workdir import write_json
+from knee_jax import targets
+from knee_jax.files import write_json
+from knee_jax.targets.kinds import Classes
+
+if TYPE_CHECKING:
+    from knee_jax.data.prepared import PreparedSet
+
+FILE = "statistics.json"
+"""Name of the file in a run's folder."""
 
 SAMPLE = 500
 """Knees that the intensity statistics are estimated from: their spread is then under 1 %."""
@@ -18,30 +25,29 @@ SAMPLE = 500
 CHUNK = 50
 """Knees that are looked at together."""
 
-Views = Callable[[Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array | None]]
-"""(batch, random key) → images in [0, 1], not normalised, and keypoints: `augment.views` with all
-else given."""
+RawInputs = Callable[[Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array | None]]
+"""(batch, random key) → images in [0, 1], not normalised, and keypoints."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Facts about the training knees.
+    """Intensities and prevalences of the training knees.
 
     Attributes:
-        mean: of intensities in [0, 1].
-        deviation: standard deviation of intensities in [0, 1].
-        counts: grade, or other target, → knees of each class.
+        mean: Mean of intensities in [0, 1].
+        std: Standard deviation of intensities in [0, 1].
+        counts: Class target → knees of each class.
     """
 
     mean: float
-    deviation: float
+    std: float
     counts: dict[str, list[int]]
 
 
 def measure(
-    prepared: PreparedSet,
+    prepared: "PreparedSet",
     rows: np.ndarray,
-    views: Views | None = None,
+    raw_inputs: RawInputs | None = None,
     intensities: tuple[float, float] | None = None,
 ) -> Statistics:
     """Statistics of the training rows; intensities from `SAMPLE` of them, evenly spaced.
@@ -49,30 +55,32 @@ def measure(
     Args:
         prepared: the set.
         rows: int64 [n], the training rows. A grade that is missing, or hidden, is in no class.
-        views: takes the intensities from what the network sees in training, with the augmentation
-            on: mean over batches of the batches' means and of their standard deviations (what the
-            code of Tiulpin & Saarakkala 2020 does). None: from the pixels of the ROIs.
+        raw_inputs: Takes the intensities from what the network sees in training, with the
+            augmentation on: mean over batches of the batches' means and of their standard
+            deviations (what the code of Tiulpin & Saarakkala 2020 does). None: from the pixels of
+            the ROIs.
         intensities: their mean and standard deviation where they need not be measured.
     """
     if intensities is not None:
-        mean, deviation = intensities
-    elif views is None:
-        mean, deviation = _of_pixels(prepared, rows)
+        mean, std = intensities
+    elif raw_inputs is None:
+        mean, std = _of_pixels(prepared, rows)
     else:
-        mean, deviation = _of_views(prepared, rows, views)
+        mean, std = _of_inputs(prepared, rows, raw_inputs)
     index = prepared.index.iloc[rows]
     counts = {
-        target: [int((labels(index, target) == c).sum()) for c in range(classes)]
-        for target, classes in NUM_CLASSES.items()
+        target.name: [int((target.labels(index) == c).sum()) for c in range(target.num_outputs)]
+        for target in targets.get_all(prepared.targets)
+        if isinstance(target, Classes)
     }
-    return Statistics(mean, deviation, counts)
+    return Statistics(mean, std, counts)
 
 
 def _evenly(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, number).astype(int)]
 
 
-def _of_pixels(prepared: PreparedSet, rows: np.ndarray) -> tuple[float, float]:
+def _of_pixels(prepared: "PreparedSet", rows: np.ndarray) -> tuple[float, float]:
     sample = _evenly(rows, min(SAMPLE, len(rows)))
     total = squares = pixels = 0
     for chunk in np.array_split(sample, -(-len(sample) // CHUNK)):
@@ -86,7 +94,9 @@ def _of_pixels(prepared: PreparedSet, rows: np.ndarray) -> tuple[float, float]:
     return float(mean), float(np.sqrt(squares / pixels - mean**2))
 
 
-def _of_views(prepared: PreparedSet, rows: np.ndarray, views: Views) -> tuple[float, float]:
+def _of_inputs(
+    prepared: "PreparedSet", rows: np.ndarray, raw_inputs: RawInputs
+) -> tuple[float, float]:
     number = min(SAMPLE, len(rows))
     # Batches of one size, since another would be compiled anew; and mixed, as in training.
     size = min(CHUNK, number)
@@ -95,7 +105,7 @@ def _of_views(prepared: PreparedSet, rows: np.ndarray, views: Views) -> tuple[fl
 
     @jax.jit
     def moments(batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, _ = views(batch, key)
+        images, _ = raw_inputs(batch, key)
         return images.mean(), images.std()
 
     found = []
@@ -103,16 +113,16 @@ def _of_views(prepared: PreparedSet, rows: np.ndarray, views: Views) -> tuple[fl
         knees = prepared.load(chosen)
         batch = {name: knees[name] for name in ("image", "keypoints")}
         found.append(moments(batch, jax.random.fold_in(jax.random.key(0), step)))
-    mean, deviation = np.array(jax.device_get(found), np.float64).mean(axis=0)
-    return float(mean), float(deviation)
+    mean, std = np.array(jax.device_get(found), np.float64).mean(axis=0)
+    return float(mean), float(std)
 
 
 def save(statistics: Statistics, path: Path) -> None:
-    """Writes the statistics as JSON, all or nothing; the first process does it."""
+    """Write the statistics as JSON, all or nothing; the first process does it."""
     if jax.process_index() == 0:
         write_json(path, dataclasses.asdict(statistics))
 
 
 def load(path: Path) -> Statistics:
-    """Reads what `save` wrote."""
+    """Read what `save` wrote."""
     return Statistics(**json.loads(path.read_text(encoding="utf-8")))

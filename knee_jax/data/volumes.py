@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from knee_jax.config.fields import option
 from knee_jax.data import geometry
-from knee_jax.data.checks import Range, check_number, check_positive_range
-from knee_jax.errors import UserError
+
+Range = tuple[float, float]
+"""Lowest and highest value of a uniform draw."""
 
 Shape = tuple[int, int, int]
 """Rows, columns and slices of the knee's frame (`ingest.series`)."""
@@ -31,17 +33,8 @@ class VolumeCrop:
 
     A crop lies anywhere in the volume, each of its positions being as likely as another, and its
     intensities are stretched to [0, 1]; it is rotated in the sagittal plane, whatever the view, by
-    one angle for all slices (bilinear, black corners); and gamma is changed. The evaluation view is
-    the central crop.
-
-    Attributes:
-        view: how the images lie that the network reads: a key of `VIEWS`.
-        aspect: distance of the volume's columns over that of its rows. OAI's sets have 1 for
-            sagittal images, 2 for coronal and 0.5 for axial ones.
-        rotation: largest angle either way, degrees.
-        rotation_probability: of a rotation.
-        gamma: lowest and highest gamma; the exponent of intensities in [0, 1] is its inverse.
-        gamma_probability: of a change of gamma.
+    one angle for all slices (bilinear, black corners); and gamma is changed. The evaluation input
+    is the central crop.
     """
 
     name: ClassVar[str] = "volume_crop"
@@ -49,48 +42,43 @@ class VolumeCrop:
     intensities: ClassVar[tuple[float, float] | None] = (0.257, 0.235)
     """Mean and standard deviation of OAI's crops, by which the published code normalises."""
 
-    view: str = "sagittal"
-    aspect: float = 1.0
-    rotation: float = 15.0
-    rotation_probability: float = 0.5
-    gamma: Range = (0.5, 2.0)
-    gamma_probability: float = 0.5
+    view: str = option("sagittal", "Plane of the images that the network reads.", choices=VIEWS)
+    aspect: float = option(
+        1.0,
+        "Distance of the volume's columns over that of its rows. OAI's sets have 1 for sagittal "
+        "images, 2 for coronal and 0.5 for axial ones.",
+        low=0.1,
+        high=10,
+    )
+    rotation: float = option(15.0, "Largest angle either way, degrees.", low=0, high=90)
+    rotation_probability: float = option(0.5, "Probability of a rotation.", low=0, high=1)
+    gamma: Range = option(
+        (0.5, 2.0),
+        "Lowest and highest gamma; the exponent of intensities in [0, 1] is its inverse.",
+        above=0,
+        increasing=True,
+    )
+    gamma_probability: float = option(0.5, "Probability of a change of gamma.", low=0, high=1)
 
-    def __post_init__(self):
-        if self.view not in VIEWS:
-            raise UserError(f"config.augmentation.view = {self.view!r}: choose {', '.join(VIEWS)}")
-        check_number("aspect", self.aspect, 0.1, 10)
-        check_number("rotation", self.rotation, 0, 90, "degrees")
-        check_number("rotation_probability", self.rotation_probability, 0, 1)
-        check_number("gamma_probability", self.gamma_probability, 0, 1)
-        check_positive_range("gamma", self.gamma)
-
-    def check_size(self, size: Shape) -> None:
-        """Raises UserError for a size that is not three whole numbers."""
-        if len(size) != 3 or not all(isinstance(side, int) and side > 0 for side in size):
-            raise UserError(
-                f"config.input.volume = {size}: whole numbers of rows, columns and slices"
-            )
-
-    def view_shape(self, size: Shape, channels: int) -> tuple[int, ...]:
+    def input_shape(self, size: Shape, channels: int) -> tuple[int, ...]:
         """Slices, rows, columns and channels of a crop of `size`."""
         axes = VIEWS[self.view]
         return (*(size[axis] for axis in axes), channels)
 
-    def training_view(
+    def training_input(
         self, volume: jax.Array, keypoints: None, key: jax.Array, size: Shape, channels: int
     ) -> tuple[jax.Array, None]:
         """One knee with random changes.
 
         Args:
             volume: uint8 [rows, columns, slices].
-            keypoints: of films; a volume has none.
-            key: of this knee.
-            size: of the crop.
-            channels: of the result, the grey being repeated.
+            keypoints: Landmarks of films; None for a volume.
+            key: Random key of this knee.
+            size: Shape of the crop, voxels.
+            channels: Channels of the result, the grey being repeated.
 
         Returns:
-            Intensities from 0 to 1, float32 of `view_shape`; and None.
+            Intensities from 0 to 1, float32 of `input_shape`; and None.
         """
         place, draws = jax.random.split(key)
         room = jnp.array(volume.shape) - jnp.array(size) + 1
@@ -106,7 +94,7 @@ class VolumeCrop:
             voxels = jnp.where(bent < self.gamma_probability, changed, voxels)
         return self._arrange(voxels, channels), None
 
-    def evaluation_view(
+    def evaluation_input(
         self, volume: jax.Array, keypoints: None, size: Shape, channels: int
     ) -> tuple[jax.Array, None]:
         """One knee without random changes."""
@@ -126,7 +114,7 @@ class VolumeCrop:
 
 
 def rotate(volume: jax.Array, angle: jax.Array, aspect: float = 1.0) -> jax.Array:
-    """Rotates all slices of a volume about their centre by one angle; bilinear, zero outside.
+    """Rotate all slices of a volume about their centre by one angle; bilinear, zero outside.
 
     Args:
         volume: float [rows, columns, slices].

@@ -1,4 +1,4 @@
-"""A picture of some prepared knees, so that a glance tells whether all look like right knees."""
+"""A picture of some prepared knees, to check at a glance that all look like right knees."""
 
 import collections
 import hashlib
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest.account import PROGRESSION, Example
+from knee_jax.ingest.report import Example
 from knee_jax.landmarks import compartment
+from knee_jax.targets.grades import GRADES, MISSING
 
 FILE = "contact_sheet.png"
 NUM_KNEES = 48
 
 _COLUMNS, _TILE, _CAPTION, _GAP = 8, 200, 34, 4
-# As OpenCV has colours: blue, green, red.
+# In OpenCV's order: blue, green, red.
 _WHITE, _ORANGE, _BLUE = (255, 255, 255), (0, 165, 255), (255, 165, 0)
 _FILMS = (
     "All should look like right knees: the femur above, the fibula and the lateral landmarks "
@@ -26,21 +26,20 @@ _VOLUMES = (
     "All should look like right knees: the femur above; the patella at the left of the sagittal "
     "slice, lateral at the left of the coronal one."
 )
-_OUTCOMES = ("no progression", "fast", "slow")
 
 
 def choose(rows: Sequence[dict], number: int = NUM_KNEES) -> list[dict]:
-    """Chooses knees from all over a set: one of each subject, then a second, and so on.
+    """Choose knees from all over a set: one of each subject, then a second of each, and so on.
 
-    Subjects, and the knees of each, stand in the order of a hash, so that the choice is scattered,
-    and hardly moves when knees are added.
+    Subjects, and the knees of each, are ordered by a hash, so that the choice is scattered and
+    hardly changes when knees are added.
 
     Args:
-        rows: of `Account.kept`, of all splits.
-        number: how many knees.
+        rows: rows of `IngestReport.kept`, of all splits.
+        number: number of knees.
 
     Returns:
-        Rows of right knees, then of left ones.
+        The rows of right knees, then those of left ones.
     """
     rank: collections.Counter[str] = collections.Counter()
     ranked = []
@@ -55,17 +54,18 @@ def _hash(*parts: str | int) -> bytes:
     return hashlib.sha256("/".join(map(str, parts)).encode()).digest()
 
 
-def write(path: pathlib.Path, knees: Iterable[Example]) -> None:
-    """Draws knees with their landmarks, subject, side, visit and labels.
+def write(path: pathlib.Path, knees: Iterable[Example], label_columns: Sequence[str] = ()) -> None:
+    """Draw knees with their landmarks, subject, side, visit and labels.
 
     Args:
-        path: of a PNG.
+        path: path of the PNG.
         knees: radiograph or volume examples, at least one; of a volume the middle sagittal slice
-            is drawn, and beside it the middle coronal one.
+            is drawn, and the middle coronal one beside it.
+        label_columns: names of their further labels.
     """
     tiles, words = [], ""
     for knee in knees:
-        tiles.append(_tile(knee))
+        tiles.append(_tile(knee, label_columns))
         words = _FILMS if "image" in knee else _VOLUMES
     blank = np.zeros_like(tiles[0])
     tiles += [blank] * (-len(tiles) % _COLUMNS)
@@ -78,8 +78,8 @@ def write(path: pathlib.Path, knees: Iterable[Example]) -> None:
     path.write_bytes(data.tobytes())
 
 
-def _tile(knee: Example) -> np.ndarray:
-    """Picture and caption of one knee, uint8 [height, width, 3]."""
+def _tile(knee: Example, label_columns: Sequence[str]) -> np.ndarray:
+    """Draw picture and caption of one knee, uint8 [height, width, 3]."""
     picture = knee["image"] if "image" in knee else _middle(knee["volume"])
     height, width = picture.shape[:2]
     scale = _TILE / max(height, width)
@@ -96,31 +96,30 @@ def _tile(knee: Example) -> np.ndarray:
     tile[top : top + size[1], left : left + size[0]] = inner
     caption = tile[_TILE : _TILE + _CAPTION, :_TILE]
     _write_line(caption, f"{knee['subject']} {knee['side']} {knee['visit']}m", 12, 0.42)
-    _write_line(caption, _labels(knee), 28, 0.36)
+    _write_line(caption, _labels(knee, label_columns), 28, 0.36)
     return tile
 
 
 def _middle(volume: np.ndarray) -> np.ndarray:
-    """Middle slices of a volume [rows, columns, slices], brightened: sagittal, and coronal."""
+    """Return the middle sagittal and coronal slices of a volume, side by side and brightened."""
     _, columns, slices = volume.shape
     both = np.hstack([volume[:, :, slices // 2], volume[:, columns // 2, :]])
     white = max(float(np.percentile(both, 99)), 1.0)
     return np.rint((both * (255 / white)).clip(0, 255)).astype(np.uint8)
 
 
-def _labels(knee: Example) -> str:
-    """Grades in one short line, '-' where missing."""
+def _labels(knee: Example, label_columns: Sequence[str]) -> str:
+    """Write the grades ('-' where missing) and the known further labels in one short line."""
     grades = dict(zip(GRADES, ("-" if g == MISSING else str(g) for g in knee["grades"])))
     line = f"KL {grades.pop('kl')}"
     if set(grades.values()) != {"-"}:
         line += "  " + " ".join(f"{name}{grade}" for name, grade in grades.items())
-    if PROGRESSION in knee and knee[PROGRESSION] >= 0:
-        line += f"  {_OUTCOMES[knee[PROGRESSION]]}"
-    return line
+    known = [name for name in label_columns if knee[name] >= 0]
+    return "  ".join([line, *(f"{name} {knee[name]:.3g}" for name in known)])
 
 
 def _write_line(picture: np.ndarray, text: str, baseline: int, scale: float) -> None:
-    # A view of a larger array is no array to OpenCV.
+    # OpenCV cannot draw on a view of a larger array.
     own = np.ascontiguousarray(picture)
     cv2.putText(own, text, (2, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, _WHITE)
     picture[:] = own

@@ -1,8 +1,8 @@
-"""A table of a study's images that a user has → what their headers would have told.
+"""Tables of contents of a study's images, which can stand in for the images' headers.
 
 OAI's own contents.csv (since withdrawn) has ParticipantID, Folder, StudyDate and SeriesDescription;
 public lists of the films that were read, such as OAI_summary.csv, have ID, Folder, StudyDate and
-Visit, and hold nothing but the bilateral films. Folder is {release}/{subject}/{date}/{barcode}.
+Visit, and list the bilateral films only. Folder is {release}/{subject}/{date}/{barcode}.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from knee_jax.errors import UserError
 from knee_jax.ingest.headers import Header
 
 FILES = ("contents*.csv", "oai_summary.csv")
-"""Names of such tables in any case, under tables/."""
+"""Names of such tables under tables/, in upper or lower case."""
 
 BILATERAL = "Bilateral PA Fixed Flexion Knee"
 """SeriesDescription of OAI's bilateral films."""
@@ -24,25 +24,25 @@ BILATERAL = "Bilateral PA Fixed Flexion Knee"
 SUBJECT = re.compile(r"\d{7}")
 """A subject id of OAI."""
 
+# First number of a release → month.
 _MONTHS = {0: 0, 1: 12, 2: 18, 3: 24, 4: 30, 5: 36, 6: 48, 8: 72, 10: 96}
-# By the first number of a release.
 _DATES = ("%Y%m%d", "%Y-%m-%d", "%m/%d/%Y", "%d%b%Y")
 
 
 def read_contents(tables: pathlib.Path) -> dict[str, Header]:
-    """Reads all such tables of a folder.
+    """Read all tables of contents in a folder.
 
     Returns:
-        By folder, {month}m/{release}/{subject}/{date}/{barcode}; none where there is no table. The
-        modality is not told. Of several rows of a folder the first one that describes it counts.
+        Headers by folder, {month}m/{release}/{subject}/{date}/{barcode}; empty without a table. The
+        modality is unknown. Of several rows of a folder the first one with a description counts.
 
     Raises:
-        UserError: a table cannot be read, lacks a column, or a row's folder is none of OAI's, its
-            date none, or its subject or visit another than its folder's.
+        UserError: a table cannot be read or lacks a column, a row's folder is not OAI's, its date
+            is not a date, or its subject or visit is not that of its folder.
     """
-    found: dict[str, Header] = {}
+    headers: dict[str, Header] = {}
     if not tables.is_dir():
-        return found
+        return headers
     paths = [path for path in sorted(tables.iterdir()) if _is_contents(path)]
     for path in paths:
         table = _read(path)
@@ -50,13 +50,13 @@ def read_contents(tables: pathlib.Path) -> dict[str, Header]:
         for row, (below, visit, subject, description, date) in zip(
             rows.index, rows.to_numpy().tolist()
         ):
-            # Not quoted: in the wrong place may stand anything, a name too.
+            # The cells are not quoted: misplaced, they may hold anything, even a name.
             where = f"{path}, row {row + 1}"
             folder = _folder(where, below, visit, subject)
             if description:
                 header = Header(description=description, taken=_iso_date(where, date))
-                found.setdefault(folder, header)
-    return found
+                headers.setdefault(folder, header)
+    return headers
 
 
 def _is_contents(path: pathlib.Path) -> bool:
@@ -65,13 +65,13 @@ def _is_contents(path: pathlib.Path) -> bool:
 
 
 def _read(path: pathlib.Path) -> pd.DataFrame:
-    """Columns folder, visit, subject, description and date, as text."""
+    """Read the columns folder, visit, subject, description and date, as text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="latin-1")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a table with commas: {error}") from error
     table.columns = table.columns.str.strip().str.lower()
-    # A list of readings has the knees' sides, and no descriptions.
+    # A list of readings has visits, and no descriptions.
     wanted = ["folder", "studydate"]
     wanted.append("visit" if "klg" in table else "seriesdescription")
     missing = [name for name in wanted if name not in table]
@@ -90,33 +90,33 @@ def _read(path: pathlib.Path) -> pd.DataFrame:
 
 
 def _folder(where: str, folder: str, visit: str, subject: str) -> str:
-    """A row's folder with its month, which the release tells, or else the visit."""
+    """Return a row's folder below that of its month, known from the release or else the visit."""
     release, *rest = folder.split("/")
     month = month_of(release)
-    told = int(visit[:2]) if re.fullmatch(r"\d\dm", visit) else None
-    if len(rest) != 3 or not SUBJECT.fullmatch(rest[0]) or (month is None and told is None):
+    of_visit = int(visit[:2]) if re.fullmatch(r"\d\dm", visit) else None
+    if len(rest) != 3 or not SUBJECT.fullmatch(rest[0]) or (month is None and of_visit is None):
         raise UserError(
             f"{where}: the folder is not {{release}}/{{subject}}/{{date}}/{{barcode}} of a release "
             "such as 0.C.2; correct or remove the row"
         )
-    if (visit and told is None) or (None not in (month, told) and month != told):
+    if (visit and of_visit is None) or (None not in (month, of_visit) and month != of_visit):
         raise UserError(
             f"{where}: the visit is not that of its folder's release, as 12m is of 1.C.2; correct "
             "or remove the row"
         )
     if subject and subject != rest[0]:
         raise UserError(f"{where}: another subject than its folder's; correct or remove the row")
-    return f"{told if month is None else month:02d}m/{folder}"
+    return f"{of_visit if month is None else month:02d}m/{folder}"
 
 
 def month_of(release: str) -> int | None:
-    """Months since baseline of the visit whose images a release of OAI holds; None: unknown."""
+    """Return the month of the visit whose images a release of OAI holds; None: unknown."""
     number = release.partition(".")[0]
     return _MONTHS.get(int(number)) if number.isdecimal() else None
 
 
 def _iso_date(where: str, text: str) -> str:
-    """A date as headers tell it, 20041231, so that dates can be compared."""
+    """Return a date in the form of DICOM headers, 20041231, so that dates can be compared."""
     for form in _DATES:
         with contextlib.suppress(ValueError):
             return datetime.datetime.strptime(text, form).strftime("%Y%m%d")

@@ -1,31 +1,219 @@
-"""Ready crops in the published layout of `kneekl224`: {split}/{KL grade}/{subject}{L|R}.png.
+"""Ready crops of single knees, as PNG files: two layouts on disk, read in one way.
 
-Chen P. "Knee Osteoarthritis Severity Grading Dataset", Mendeley Data V1, 2018,
-doi:10.17632/56rmx5bjcr.1: OAI baseline, 224x224 pixels, left knees not mirrored, spacing unknown.
+`kneekl224`, a published data set: {split}/{KL grade}/{subject}{L|R}.png, OAI's baseline, 224x224
+pixels of unknown spacing (Chen P. "Knee Osteoarthritis Severity Grading Dataset", Mendeley Data V1,
+2018, doi:10.17632/56rmx5bjcr.1).
+
+A study's own: crops/{subject}_{month}_{L|R}.png under the study's root, in place of films. It is
+the layout of `MOST_OAI_FULL_0_2`, which the Oulu code bases share: 8-bit grey, pixels of 0.2 mm,
+700x700 about the middle of the tibial plateau, both studies in one folder. The month has two
+digits. A crop that was turned on a larger canvas is cut to its middle. (Facts from those code
+bases; the folder itself was never published.)
+
+In both layouts the files show left knees as imaged; reading mirrors them.
 """
 
+import collections
 import dataclasses
+import math
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
+from typing import Protocol
 
+import cv2
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.grades import GRADES, MISSING
 from knee_jax.ingest import png, progression
-from knee_jax.ingest.account import Dropped, Example, example
+from knee_jax.ingest.film import Roi
+from knee_jax.ingest.inventory import UNREAD, Reading
+from knee_jax.ingest.report import Example, Exclusion, Label, example
+from knee_jax.targets.grades import GRADES
+
+
+class Region(Protocol):
+    """The part of a crop that becomes the image of an example."""
+
+    @property
+    def spacing_mm(self) -> float:
+        """Pixel size of the result, NaN where unknown."""
+
+    def cut(self, crop: np.ndarray) -> np.ndarray:
+        """Make the image of an example, uint8 [height, width], of a grey crop.
+
+        Raises:
+            UnusableKnee: the crop is unsuitable.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeCrop:
+    """A crop as it is, which must have a known size.
+
+    Attributes:
+        pixels: height and width.
+    """
+
+    pixels: int
+    spacing_mm: float = math.nan
+
+    def cut(self, crop: np.ndarray) -> np.ndarray:
+        """Check size and depth.
+
+        Raises:
+            UnusableKnee: wrong_size.
+        """
+        if crop.shape != (self.pixels, self.pixels) or crop.dtype != np.uint8:
+            found = f"{crop.shape[1]}x{crop.shape[0]} {crop.dtype}"
+            wanted = f"{self.pixels}x{self.pixels} uint8"
+            raise UnusableKnee("wrong_size", f"{found} instead of {wanted}")
+        return crop
+
+
+@dataclasses.dataclass(frozen=True)
+class MiddleOfCrop:
+    """The region of interest about the middle of a crop, its tilt left as it is.
+
+    Attributes:
+        crop_spacing_mm: pixel size of the crop.
+        roi: size of the region, and its pixels in the result.
+    """
+
+    crop_spacing_mm: float
+    roi: Roi
+
+    @property
+    def spacing_mm(self) -> float:
+        """Pixel size of the result."""
+        return self.roi.spacing_mm
+
+    def cut(self, crop: np.ndarray) -> np.ndarray:
+        """Average over the areas of the result's pixels.
+
+        Raises:
+            UnusableKnee: wrong_depth, or wrong_size (too small for the region of interest).
+        """
+        if crop.dtype != np.uint8:
+            raise UnusableKnee("wrong_depth", f"{8 * crop.itemsize} bits instead of 8")
+        size = round(self.roi.size_mm / self.crop_spacing_mm)
+        height, width = crop.shape
+        if min(height, width) < size:
+            found = f"{width}x{height} pixels of {self.crop_spacing_mm} mm"
+            raise UnusableKnee("wrong_size", f"{found}; {size}x{size} are needed")
+        top, left = (height - size) // 2, (width - size) // 2
+        middle = crop[top : top + size, left : left + size]
+        pixels = (self.roi.pixels, self.roi.pixels)
+        return cv2.resize(middle, pixels, interpolation=cv2.INTER_AREA)
+
+
+def read_crop(path: pathlib.Path, side: str, region: Region) -> np.ndarray:
+    """Read the image of one knee, looking like a right knee.
+
+    Args:
+        path: path of the crop.
+        side: 'L' or 'R'; a left knee is mirrored.
+        region: part of the crop that becomes the image.
+
+    Returns:
+        uint8 [height, width].
+
+    Raises:
+        UnusableKnee: a reason of `png.read_grey` or of the region.
+    """
+    image = region.cut(png.read_grey(path))
+    return image if side == "R" else image[:, ::-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class CropFile:
+    """One ready crop, and what is known of its knee.
+
+    Attributes:
+        subject: the study's subject id, '' where the file's name does not give it.
+        side: 'L' or 'R' as imaged, '' where the file's name does not give it.
+        visit: months since baseline.
+        cohort: name of the study.
+        source: path relative to the root.
+        site: clinical site, '' where unknown.
+        reading: the knee's grades, or the reason for which it is unusable.
+        labels: further labels by the name of their column.
+    """
+
+    subject: str
+    side: str
+    visit: int
+    cohort: str
+    source: str
+    site: str = ""
+    reading: Reading = UNREAD
+    labels: Mapping[str, Label] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropJob:
+    """A job that reads one crop: a list of one example, or of one excluded knee.
+
+    Attributes:
+        root: folder that the crop's path is relative to.
+        file: the crop.
+        region: part of the crop that becomes the image.
+    """
+
+    root: pathlib.Path
+    file: CropFile
+    region: Region
+
+    def __call__(self) -> list[Example | Exclusion]:
+        """Read the crop."""
+        file = self.file
+        if file.reading.unusable:
+            return self.exclude(file.reading.unusable, file.reading.detail)
+        try:
+            image = read_crop(self.root / file.source, file.side, self.region)
+        except UnusableKnee as error:
+            return self.exclude(error.reason, error.detail)
+        return [
+            example(
+                image,
+                file.reading.grades,
+                subject=file.subject,
+                side=file.side,
+                visit=file.visit,
+                cohort=file.cohort,
+                site=file.site,
+                source=file.source,
+                spacing_mm=self.region.spacing_mm,
+                labels=file.labels,
+            )
+        ]
+
+    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion]:
+        """Return the knee as excluded."""
+        file = self.file
+        return [Exclusion(file.subject, file.side, file.visit, file.source, reason, detail)]
+
+    def paths(self) -> list[pathlib.Path]:
+        """Return all that is read."""
+        return [self.root / self.file.source]
+
+
+# The layout of kneekl224.
 
 SPLITS = ("train", "val", "test")
 """Not `auto_test`, which holds knees of the test part again, cropped by a detector."""
 
-SIZE = 224
-LABELS = "progression_labels.csv"
-_NAME = re.compile(r"(?P<kl>[0-4])/(?P<subject>\d+)(?P<side>[LR])\.png")
+KNEEKL224 = WholeCrop(224)
+PROGRESSION_TABLE = "progression_labels.csv"
+
+_KNEEKL224_NAME = re.compile(r"[^/]+/(?P<kl>[0-4])/(?P<subject>\d+)(?P<side>[LR])\.png")
+_UNKNOWN_NAME = Reading(
+    UNREAD.grades, "unknown_name", "the path is not {split}/{0..4}/{subject}{L|R}.png"
+)
 
 
-def find_crops(root: pathlib.Path) -> dict[str, list[pathlib.PurePosixPath]]:
-    """Lists the files of every split that is present, by sorted path relative to `root`.
+def find_kneekl224(root: pathlib.Path) -> dict[str, list[CropFile]]:
+    """List the crops of every published split that is present, by sorted path.
 
     Raises:
         UserError: no split is present, or a split's folder holds no file.
@@ -36,117 +224,140 @@ def find_crops(root: pathlib.Path) -> dict[str, list[pathlib.PurePosixPath]]:
             f"{root}: none of the folders {', '.join(SPLITS)} is here; "
             "give the unpacked download (doi:10.17632/56rmx5bjcr.1) with --manual_dir"
         )
-    splits = {split: _files(root, split) for split in folders}
-    for split, files in splits.items():
-        if not files:
+    splits = {split: _visible_files(root, split) for split in folders}
+    for split, sources in splits.items():
+        if not sources:
             raise UserError(f"{root / split}: no files in this split; fill or remove the folder")
-    return splits
+    return {
+        split: [_kneekl224_file(str(source)) for source in sources]
+        for split, sources in splits.items()
+    }
 
 
-def _files(root: pathlib.Path, split: str) -> list[pathlib.PurePosixPath]:
+def _visible_files(root: pathlib.Path, split: str) -> list[pathlib.PurePosixPath]:
     found = (path.relative_to(root) for path in (root / split).rglob("*") if path.is_file())
     visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
     return sorted(pathlib.PurePosixPath(path.as_posix()) for path in visible)
 
 
-def find_progression(
-    root: pathlib.Path, splits: Mapping[str, Iterable[pathlib.PurePosixPath]]
-) -> tuple[dict[pathlib.PurePosixPath, int], dict[str, int]]:
-    """Joins the crops with the published labels of progression (`progression.read_labels`).
+def _kneekl224_file(source: str) -> CropFile:
+    name = _KNEEKL224_NAME.fullmatch(source)
+    if name is None:
+        return CropFile("", "", 0, "OAI", source, reading=_UNKNOWN_NAME)
+    grades = UNREAD.grades.copy()
+    grades[GRADES.index("kl")] = int(name["kl"])
+    return CropFile(name["subject"], name["side"], 0, "OAI", source, reading=Reading(grades))
+
+
+def add_progression(
+    root: pathlib.Path, splits: Mapping[str, Sequence[CropFile]]
+) -> tuple[dict[str, list[CropFile]], dict[str, int]]:
+    """Join crops with the published labels of progression (`progression.read_labels`).
 
     Args:
         root: folder of the crops; the table is there, or beside it.
-        splits: of `find_crops`.
+        splits: crops of `find_kneekl224`.
 
     Returns:
-        Progression of every crop, -1 where the table does not name it; and counts for the account.
+        The crops with progression, -1 where the table does not name the knee; and counts for the
+        ingest report.
 
     Raises:
         UserError: no table, one that cannot be used, or one of other knees: its KL differs.
     """
-    path = next((p for p in (root / LABELS, root.parent / LABELS) if p.is_file()), None)
+    places = (root / PROGRESSION_TABLE, root.parent / PROGRESSION_TABLE)
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError(
-            f"{root}: {LABELS} is neither here nor beside this folder; copy it here, or prepare "
-            "kneekl224 without progression"
+            f"{root}: {PROGRESSION_TABLE} is neither here nor beside this folder; copy it here, or "
+            "prepare kneekl224 without progression"
         )
-    labels, found = progression.read_labels(path), {}
-    unused = set(labels)
-    for source in (source for sources in splits.values() for source in sources):
-        found[source] = progression.UNKNOWN
-        name = _match(source)
-        if name is None or (knee := (name["subject"], name["side"])) not in labels:
+    table = progression.read_labels(path)
+    named: dict[str, int] = {}
+    unused = set(table)
+    for file in (file for files in splits.values() for file in files):
+        knee = (file.subject, file.side)
+        if knee not in table:
             continue
-        kl, found[source] = labels[knee]
+        kl, named[file.source] = table[knee]
         unused.discard(knee)
-        if kl != int(name["kl"]):
+        if kl != file.reading.grades[GRADES.index("kl")]:
             raise UserError(
-                f"{path}: KL {kl} of {' '.join(knee)} is not that of {source}; the table must be "
-                "of these knees"
+                f"{path}: KL {kl} of {' '.join(knee)} is not that of {file.source}; the table must "
+                "be of these knees"
             )
+    labelled = {
+        split: [
+            dataclasses.replace(
+                file,
+                labels={progression.COLUMN: np.int8(named.get(file.source, progression.UNKNOWN))},
+            )
+            for file in files
+        ]
+        for split, files in splits.items()
+    }
     notes = {
-        "crops_without_progression": sum(v == progression.UNKNOWN for v in found.values()),
+        "crops_without_progression": sum(map(len, splits.values())) - len(named),
         "labels_without_a_crop": len(unused),
     }
-    return found, notes
+    return labelled, notes
 
 
-def _match(source: pathlib.PurePosixPath) -> re.Match[str] | None:
-    return _NAME.fullmatch("/".join(source.parts[1:]))
+# The layout of a study.
+
+FOLDER = "crops"
+
+_STUDY_NAME = re.compile(r"(?P<subject>[A-Za-z0-9]+)_(?P<month>\d\d)_(?P<side>[LR])\.png")
 
 
-@dataclasses.dataclass(frozen=True)
-class CropJob:
-    """Reads one crop: a list of the one example, or of the one dropped knee.
+def find_crops_of_study(
+    root: pathlib.Path,
+    subjects: re.Pattern[str],
+    months: Container[int],
+    notes: collections.Counter[str],
+) -> tuple[dict[tuple[str, int], list[str]], list[Exclusion]]:
+    """List the crops of one study.
 
-    Attributes:
-        root: folder of the crops.
-        source: path relative to it.
-        progression: of `account.example`.
+    Args:
+        root: the study's folder.
+        subjects: pattern of the study's ids.
+        months: visits that the study has.
+        notes: where `crops_of_another_study` and `files_of_other_names` are counted.
+
+    Returns:
+        Paths relative to `root` by (subject, month), sorted; and those of visits that the study has
+        not: visit_unknown.
+
+    Raises:
+        UserError: no crop of this study is there.
     """
-
-    root: pathlib.Path
-    source: pathlib.PurePosixPath
-    progression: int | None = None
-
-    def __call__(self) -> list[Example | Dropped]:
-        """Reads the file."""
-        name = _match(self.source)
-        if name is None:
-            return self.lost("unknown_name", "the path is not {split}/{0..4}/{subject}{L|R}.png")
-        try:
-            image = _read_png(self.root / self.source)
-        except UnusableKnee as trouble:
-            return self.lost(trouble.reason, trouble.detail)
-        grades = np.full(len(GRADES), MISSING, np.int8)
-        grades[GRADES.index("kl")] = int(name["kl"])
-        return [
-            example(
-                image if name["side"] == "R" else image[:, ::-1],
-                grades,
-                subject=name["subject"],
-                side=name["side"],
-                visit=0,
-                cohort="OAI",
-                source=str(self.source),
-                progression=self.progression,
-            )
-        ]
-
-    def lost(self, reason: str, detail: str) -> list[Example | Dropped]:
-        """The knee, where it cannot be had."""
-        name = _match(self.source)
-        subject, side = (name["subject"], name["side"]) if name else ("", "")
-        return [Dropped(subject, side, 0, str(self.source), reason, detail)]
-
-    def paths(self) -> list[pathlib.Path]:
-        """All that is read."""
-        return [self.root / self.source]
+    found: dict[tuple[str, int], list[str]] = collections.defaultdict(list)
+    exclusions = []
+    notes["crops_of_another_study"] = notes["files_of_other_names"] = 0
+    for path in sorted((root / FOLDER).glob("*")):
+        source = path.relative_to(root).as_posix()
+        if path.name.startswith("."):
+            continue
+        if not (name := _STUDY_NAME.fullmatch(path.name)):
+            # Not quoted, since it may be a person's name; its knee, if any, has no crop.
+            notes["files_of_other_names"] += 1
+            continue
+        subject, month = name["subject"].upper(), int(name["month"])
+        if not subjects.fullmatch(subject):
+            notes["crops_of_another_study"] += 1
+        elif month not in months:
+            detail = f"the study has no visit at month {month}"
+            exclusions.append(Exclusion(subject, name["side"], -1, source, "visit_unknown", detail))
+        else:
+            found[subject, month].append(source)
+    if not found:
+        raise UserError(
+            f"{root / FOLDER}: no crops of this study are here; they should be called "
+            "{subject}_{month}_{L|R}.png"
+        )
+    return found, exclusions
 
 
-def _read_png(path: pathlib.Path) -> np.ndarray:
-    image = png.read_grey(path)
-    if image.shape != (SIZE, SIZE) or image.dtype != np.uint8:
-        found = f"{image.shape[1]}x{image.shape[0]} {image.dtype}"
-        raise UnusableKnee("wrong_size", f"{found} instead of {SIZE}x{SIZE} uint8")
-    return image
+def side_of(source: str) -> str:
+    """Return 'L' or 'R' of a path of `find_crops_of_study`."""
+    return pathlib.PurePosixPath(source).stem[-1]

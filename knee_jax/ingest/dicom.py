@@ -1,6 +1,6 @@
-"""DICOM of any transfer syntax pydicom can decode → grey values, and a film's spacing.
+"""Grey values, and a film's spacing, of DICOM files in any transfer syntax that pydicom decodes.
 
-The steps are public, since a slice of an MR series goes through them too (`volume`).
+The steps are public, since slices of MR series go through them too (`series`).
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from knee_jax.errors import UnusableKnee
 MODALITIES = ("CR", "DX", "RG")
 """Computed, digital and digitised radiography."""
 
-# What it cannot decode becomes a row of quarantine.csv; its log would be a page of tracebacks each.
+# Files that it cannot decode become rows of exclusions.csv; each would log a page of tracebacks.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _SPACING_RANGE = (0.02, 1.0)
 _POLARITIES = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _MOST_PIXELS = 2**26
-"""Four times those of the largest film, of 43 cm in 0.1 mm."""
+"""Four times the pixels of the largest film, of 43 cm in 0.1 mm."""
 
 
 CONTRADICTS = "its header names another subject than its path"
@@ -44,8 +44,8 @@ class Film:
     Attributes:
         pixels: integer or float [H, W]; bone is brighter than air.
         spacing_mm: pixel width and height (x, y) in mm.
-        contradictions: what the header says against a bilateral film, seen from the front and
-            upright; `header_mirrored`, `header_upside_down`, `header_one_sided`.
+        contradictions: contradictions in the header to a bilateral film, seen from the front and
+            upright: `header_mirrored`, `header_upside_down`, `header_one_sided`.
     """
 
     pixels: np.ndarray
@@ -54,27 +54,27 @@ class Film:
 
 
 def read_film(path: pathlib.Path, subject: str | None = None) -> Film:
-    """Reads one film.
+    """Read one film.
 
     The grey values pass the modality LUT or rescale, then a VOI LUT table or sigmoid where the
     file has one. A *linear* VOI window is not applied: it would only stretch and clip, and the
-    percentiles of `film.intensity_window` set that window for every film alike, as in the published
-    pipeline (Tiulpin's, which reads the stored values). MONOCHROME1 is inverted (max - value).
+    percentiles of `film.intensity_window` set that window in the same way for every film, as in the
+    published pipeline (Tiulpin's, which reads the stored values). MONOCHROME1 is inverted (max -
+    value).
 
     The spacing is ImagerPixelSpacing, else PixelSpacing; rows and columns may differ.
 
     Args:
-        path: of the file.
-        subject: of whom the film is; None: of anybody.
+        path: path of the file.
+        subject: id of the film's subject; None: not checked.
 
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, not_dicom, wrong_modality,
             colour_image, multi_frame, unknown_polarity, empty_image, corrupt_header, no_spacing,
             bad_spacing, too_large, no_decoder, truncated_pixels, corrupt_pixels or
-            subject_contradicts. Its detail quotes no text of the file, in which the patient may be
-            named.
+            subject_contradicts. Its detail quotes no text of the file, which may name the patient.
     """
-    # pydicom warns of every blemish it can live with; what it cannot live with it raises.
+    # pydicom warns of every flaw that it tolerates, and raises the others.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = read_header(path)
@@ -86,13 +86,13 @@ def read_film(path: pathlib.Path, subject: str | None = None) -> Film:
 
 
 def _contradictions(header: pydicom.Dataset) -> Iterator[str]:
-    """Names what a header tells about a film's orientation, where it tells something else."""
+    """Yield the names of the header's contradictions to the expected orientation."""
     try:
         directions = [str(each)[:1].upper() for each in value(header, "PatientOrientation") or ()]
         side = value(header, "ImageLaterality") or value(header, "Laterality", "")
     except UnusableKnee:
-        return  # Nobody needs these elements; what is broken tells nothing.
-    # Which way along a row, and down a column, in the patient: left and foot.
+        return  # These elements are not needed; broken ones are ignored.
+    # Directions in the patient along a row and down a column; expected: left and foot.
     if directions[:1] == ["R"]:
         yield "header_mirrored"
     if directions[1:2] == ["H"]:
@@ -102,11 +102,11 @@ def _contradictions(header: pydicom.Dataset) -> Iterator[str]:
 
 
 def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> pydicom.Dataset:
-    """Reads a file, its pixels not yet decoded.
+    """Read a file without decoding its pixels.
 
     Args:
-        path: of the file.
-        keywords: the elements to be read, and the file no further than to its pixels; None: all.
+        path: path of the file.
+        keywords: elements to read, from the part of the file before its pixels; None: everything.
 
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, too_large or not_dicom.
@@ -130,13 +130,13 @@ def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> py
     if header is None:
         raise UnusableKnee("empty_file", "zero bytes")
     if not len(header) and not keywords:
-        # Where a compressed image breaks off, pydicom drops the header along with it.
+        # If a compressed image breaks off, pydicom discards the header, too.
         raise UnusableKnee("truncated_file", "the file ends before its data do")
     return header
 
 
 def check_image(header: pydicom.Dataset, modalities: Sequence[str]) -> None:
-    """Checks that a file holds one grey image of one of the modalities.
+    """Check that a file holds one grey image of one of the modalities.
 
     Raises:
         UnusableKnee: wrong_modality, colour_image, multi_frame, empty_image, too_large,
@@ -144,16 +144,16 @@ def check_image(header: pydicom.Dataset, modalities: Sequence[str]) -> None:
     """
     modality = value(header, "Modality") or "none"
     if modality not in modalities:
-        # Another one is told if it looks like one: two letters.
+        # Another value is reported only if it looks like a modality: two letters.
         found = modality if re.fullmatch("[A-Z]{2}|none", str(modality)) else "another"
         raise UnusableKnee("wrong_modality", f"{found}, not {'/'.join(modalities)}")
-    samples = whole(header, "SamplesPerPixel", 1)
+    samples = integer(header, "SamplesPerPixel", 1)
     if samples != 1:
         raise UnusableKnee("colour_image", f"{samples} channels instead of 1")
-    frames = whole(header, "NumberOfFrames", 1)
+    frames = integer(header, "NumberOfFrames", 1)
     if frames != 1:
         raise UnusableKnee("multi_frame", f"{frames} frames instead of 1")
-    rows, columns = whole(header, "Rows", 0), whole(header, "Columns", 0)
+    rows, columns = integer(header, "Rows", 0), integer(header, "Columns", 0)
     length = len(value(header, "PixelData") or b"")
     if rows < 1 or columns < 1 or not length:
         raise UnusableKnee("empty_image", f"{rows} rows, {columns} columns, {length} bytes")
@@ -166,7 +166,7 @@ def check_image(header: pydicom.Dataset, modalities: Sequence[str]) -> None:
 
 
 def check_subject(header: pydicom.Dataset, subject: str | None) -> None:
-    """Checks that a file names no other subject; None: any may be named.
+    """Check that a file has no other subject's id; None: not checked.
 
     Raises:
         UnusableKnee: subject_contradicts.
@@ -179,7 +179,7 @@ def check_subject(header: pydicom.Dataset, subject: str | None) -> None:
 
 
 def ids_like(subject: str, text: str) -> list[str]:
-    """The ids in a text, upper case, that are as a subject's: of OAI or MOST, of as many digits."""
+    """Return the ids in a text, in upper case, of the same study and length as the subject's."""
     form = _SUBJECT_ID.fullmatch(subject.upper())
     if not form:
         return []
@@ -190,20 +190,20 @@ def ids_like(subject: str, text: str) -> list[str]:
 
 
 def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:
-    """The value of one element, `default` where it is absent.
+    """Return the value of one element, `default` where it is absent.
 
     Raises:
         UnusableKnee: corrupt_header.
     """
-    # pydicom parses values when they are asked for, so that a broken one is met here.
+    # pydicom parses values on access, so that a broken one raises here.
     try:
         return header.get(keyword, default)
     except Exception as error:
         raise UnusableKnee("corrupt_header", f"{keyword}: {kind(error)}") from error
 
 
-def whole(header: pydicom.Dataset, keyword: str, default: int) -> int:
-    """The value of one element that is a whole number, `default` where it is absent or empty.
+def integer(header: pydicom.Dataset, keyword: str, default: int) -> int:
+    """Return the integer value of one element, `default` where it is absent or empty.
 
     Raises:
         UnusableKnee: corrupt_header.
@@ -233,7 +233,7 @@ def _spacing(header: pydicom.Dataset) -> tuple[float, float]:
 
 
 def decode(header: pydicom.Dataset) -> np.ndarray:
-    """The stored values of one image, integer [rows, columns].
+    """Decode the stored values of one image, integer [rows, columns].
 
     Raises:
         UnusableKnee: too_large, no_decoder, truncated_pixels or corrupt_pixels.
@@ -245,17 +245,17 @@ def decode(header: pydicom.Dataset) -> np.ndarray:
     except NotImplementedError as error:
         raise UnusableKnee("no_decoder", words(error)) from error
     except Exception as error:
-        # Every decoder has errors of its own kind.
+        # Every decoder raises its own kinds of errors.
         length = len(value(header, "PixelData"))
-        bits = whole(header, "BitsAllocated", 0)
-        expected = whole(header, "Rows", 0) * whole(header, "Columns", 0) * bits // 8
+        bits = integer(header, "BitsAllocated", 0)
+        expected = integer(header, "Rows", 0) * integer(header, "Columns", 0) * bits // 8
         if _is_native(header) and length < expected:
             found = f"{length} of {expected} bytes"
             raise UnusableKnee("truncated_pixels", found) from error
         reason = "no_decoder" if "does not support" in str(error) else "corrupt_pixels"
         raise UnusableKnee(reason, words(error)) from error
     if stored.shape != (header.Rows, header.Columns) or stored.dtype.kind not in "iu":
-        # Of floats, which DICOM keeps elsewhere, or packed bits.
+        # Floats, which DICOM stores in another element, or packed bits.
         raise UnusableKnee("corrupt_pixels", f"they are {stored.dtype} {stored.shape}")
     return stored
 
@@ -266,7 +266,7 @@ def _is_native(header: pydicom.Dataset) -> bool:
 
 
 def rescale(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """Stored values through the modality LUT or rescale, untouched where that changes nothing.
+    """Apply the modality LUT or rescale to stored values, if it changes them.
 
     Raises:
         UnusableKnee: corrupt_header.
@@ -289,11 +289,11 @@ def _grey_values(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def invert(values: np.ndarray) -> np.ndarray:
-    """Maximum - value, of the same kind but unsigned where it is integer."""
+    """Return maximum - value, of the same type but unsigned where it is an integer."""
     inverted = values.max() - values
     if inverted.dtype.kind != "i":
         return inverted
-    # Of signed values up to twice what such a one can hold: it has wrapped around, as unsigned not.
+    # The result may exceed the range of the signed type; its bits are right as unsigned.
     return inverted.view(f"u{inverted.dtype.itemsize}")
 
 
@@ -303,7 +303,7 @@ def _applied(
     try:
         found = table(values, header)
     except Exception as error:
-        # pydicom trusts what is in the header.
+        # pydicom trusts the header.
         raise UnusableKnee("corrupt_header", f"{what}: {kind(error)}") from error
     if not np.isfinite(found).all():
         raise UnusableKnee("corrupt_header", f"{what} gives no numbers")
@@ -311,11 +311,11 @@ def _applied(
 
 
 def kind(error: Exception) -> str:
-    """An error without its words, which may quote what is in the file."""
+    """Return the type of an error without its message, which may quote the file."""
     return type(error).__name__
 
 
 def words(error: Exception) -> str:
-    """An error as one line, not too long for a table, without what it quotes."""
+    """Return an error as one short line, without quotations."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "…", " ".join(str(error).split()))
     return f"{kind(error)}: {text}"[:300]

@@ -1,7 +1,7 @@
-"""Who takes part in a study, as known at enrolment: site, sex, race, age and body mass index.
+"""The subjects of a study at enrolment: site, sex, race, age and body mass index.
 
-OAI tells it in `enrollees` and `allclinical00`; the NIMH Data Archive in `oai_enrollee01` and
-`oai_oarisk01`; MOST in `mostv0enroll`, without a site or race.
+OAI's tables are `enrollees` and `allclinical00`, or `oai_enrollee01` and `oai_oarisk01` of the NIMH
+Data Archive. MOST's is `mostv0enroll`, which has neither site nor race.
 """
 
 import math
@@ -21,20 +21,20 @@ from knee_jax.ingest.tables import (
 )
 
 COLUMNS = ("subject", "site", "sex", "race", "age", "bmi")
-"""Of the table of subjects: '' or NaN where unknown; `sex` is M or F, `age` in years, `bmi` in
-kg/m²."""
+"""Columns of the table of subjects, '' or NaN where unknown; `sex` is M or F, `age` in years, `bmi`
+in kg/m²."""
 
 ENROLLEES = ("enrollees", "oai_enrollee01")
-"""OAI's table in the study's own release, and in the archive's."""
+"""OAI's table of subjects in the study's own release, and in the archive's."""
 
 CLINICAL = ("allclinical00", "oai_oarisk01")
-"""OAI's tables of the first visit that tell the body mass index, likewise."""
+"""OAI's table of the first visit with the body mass index, in the same two releases."""
 
 MOST_ENROLMENT = "mostv0enroll"
 
 _SEXES = {"1": "M", "2": "F"}
 _SEXES_OF_ARCHIVE = {"M": "M", "F": "F", "O": "", "NR": ""}
-# The Oulu code bases take 1 for male in both studies; of women they say neither 0 nor 2.
+# The Oulu code bases take 1 for male in both studies; they do not name the code of women.
 _SEXES_OF_MOST = {"1": "M", "0": "F", "2": "F"}
 _RACES = {
     "0": "Other Non-white",
@@ -45,17 +45,17 @@ _RACES = {
 
 
 def read_oai(folder: pathlib.Path) -> pd.DataFrame:
-    """Reads OAI's subjects; age and body mass index are unknown where their table is not there.
+    """Read OAI's subjects; age and body mass index are unknown where their table is missing.
 
     Args:
-        folder: where the tables lie.
+        folder: folder of the tables.
 
     Returns:
-        `COLUMNS`, a row a subject, in the order of the table.
+        Table with `COLUMNS`, one row per subject, in the order of the file.
 
     Raises:
-        UserError: no table of enrollees, tables of two releases, a column is missing, a value is
-            none of its column's, or a subject has two different rows.
+        UserError: no table of enrollees, tables of two releases, a column is missing, a value does
+            not belong to its column, or a subject has two different rows.
     """
     people = _read_enrollees(find_table(folder, *ENROLLEES))
     if not any(look_for_table(folder, name) for name in CLINICAL):
@@ -65,26 +65,26 @@ def read_oai(folder: pathlib.Path) -> pd.DataFrame:
         table = read_table(path, ["SUBJECTKEY", "VISIT", "BMI"])
         table = table[table["VISIT"].str.strip().str.upper() == "V00"]
         bmi = numbers(table["BMI"], path)
-        # The archive's dictionary has negative codes for what was not measured.
-        found = pd.DataFrame({"subject": _subjects(table), "bmi": bmi.where(bmi > 0)})
+        # The archive's dictionary has negative codes for missing values.
+        measured = pd.DataFrame({"subject": _subjects(table), "bmi": bmi.where(bmi > 0)})
     else:
         table = read_table(path, ["ID", "V00AGE", "P01BMI"])
-        found = pd.DataFrame(
+        measured = pd.DataFrame(
             {
                 "subject": _subjects(table),
                 "age": numbers(table["V00AGE"], path),
                 "bmi": numbers(table["P01BMI"], path),
             }
         )
-    people = people.drop(columns=found.columns.drop("subject"))
-    return people.merge(_once(found, path), how="left", on="subject")[list(COLUMNS)]
+    people = people.drop(columns=measured.columns.drop("subject"))
+    return people.merge(_one_row_each(measured, path), how="left", on="subject")[list(COLUMNS)]
 
 
 def read_sites(folder: pathlib.Path) -> dict[str, str]:
-    """Reads the clinical site (A to E) of OAI's subjects.
+    """Read the clinical site (A to E) of OAI's subjects.
 
     Raises:
-        UserError: no table of enrollees, those of two releases, or a column is missing.
+        UserError: no table of enrollees, tables of two releases, or a column is missing.
     """
     path = find_table(folder, *ENROLLEES)
     subject, site = ("SUBJECTKEY", "SITE") if _is_archive(path) else ("ID", "V00SITE")
@@ -93,16 +93,16 @@ def read_sites(folder: pathlib.Path) -> dict[str, str]:
 
 
 def read_most(folder: pathlib.Path) -> pd.DataFrame:
-    """Reads MOST's subjects; nobody where their table is not there.
+    """Read MOST's subjects; the table is empty where the file is missing.
 
     Args:
-        folder: where the tables lie.
+        folder: folder of the tables.
 
     Returns:
-        `COLUMNS`, a row a subject, in the order of the table.
+        Table with `COLUMNS`, one row per subject, in the order of the file.
 
     Raises:
-        UserError: a column is missing, a value is none of its column's, or a subject has two
+        UserError: a column is missing, a value does not belong to its column, or a subject has two
             different rows.
     """
     if not (path := look_for_table(folder, MOST_ENROLMENT)):
@@ -114,11 +114,11 @@ def read_most(folder: pathlib.Path) -> pd.DataFrame:
         "age": numbers(table["AGE"], path),
         "bmi": numbers(table["V0BMI"], path),
     }
-    return _once(_table(people), path)
+    return _one_row_each(_table(people), path)
 
 
-READERS = {"oai": read_oai, "most": read_most}
-"""By study, a key of `knee_jax.ingest.study.LAYOUTS`."""
+LOADERS = {"oai": read_oai, "most": read_most}
+"""Functions that read the subjects, by study (a key of `knee_jax.ingest.study.LAYOUTS`)."""
 
 
 def _read_enrollees(path: pathlib.Path) -> pd.DataFrame:
@@ -137,7 +137,7 @@ def _read_enrollees(path: pathlib.Path) -> pd.DataFrame:
             "sex": named(table["P02SEX"], _SEXES, path),
             "race": named(table["P02RACE"], _RACES, path),
         }
-    return _once(_table({"subject": _subjects(table)} | people), path)
+    return _one_row_each(_table({"subject": _subjects(table)} | people), path)
 
 
 def _is_archive(path: pathlib.Path) -> bool:
@@ -145,21 +145,21 @@ def _is_archive(path: pathlib.Path) -> bool:
 
 
 def _subjects(table: pd.DataFrame) -> pd.Series:
-    """The study's ids, by which the films go; the archive has keys of its own beside them."""
+    """Return the study's ids, which the films have; the archive has its own keys beside them."""
     names = ("ID", "SRC_SUBJECT_ID", "SUBJECTKEY")
     return identifiers(table[next(name for name in names if name in table)])
 
 
 def _table(people: dict) -> pd.DataFrame:
-    """With all columns; those that are not there are unknown."""
+    """Return the table with all columns, those that are not given as unknown."""
     unknown = {name: math.nan if name in ("age", "bmi") else "" for name in COLUMNS}
     return pd.DataFrame(people).assign(
         **{name: value for name, value in unknown.items() if name not in people}
     )[list(COLUMNS)]
 
 
-def _once(people: pd.DataFrame, path: pathlib.Path) -> pd.DataFrame:
-    """A row a subject."""
+def _one_row_each(people: pd.DataFrame, path: pathlib.Path) -> pd.DataFrame:
+    """Reduce the table to one row per subject."""
     people = people.drop_duplicates()
     again = people["subject"].duplicated()
     if again.any():

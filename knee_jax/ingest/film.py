@@ -1,4 +1,4 @@
-"""Film and landmarks → the region of interest of one knee, looking like a right knee.
+"""The region of interest of one knee, looking like a right knee, from film and landmarks.
 
 Tiulpin's pipeline (KNEEL, DeepKnee, and the preprocessing of papers 000 and 001): clip at the
 percentiles 5 and 99 of the whole film, a square of 140 mm about the middle of the tibial plateau,
@@ -21,12 +21,12 @@ PERCENTILES = (5, 99)
 
 @dataclasses.dataclass(frozen=True)
 class Roi:
-    """What is cut out.
+    """A square region of interest.
 
     Attributes:
         size_mm: side of the square.
         pixels: its side in pixels of the result.
-        level_plateau: rotate so that the line from landmark 47 to 63 is horizontal.
+        level_plateau: whether to rotate the line from landmark 47 to 63 to the horizontal.
     """
 
     size_mm: float = 140.0
@@ -35,14 +35,14 @@ class Roi:
 
     @property
     def spacing_mm(self) -> float:
-        """Size of a pixel of the result."""
+        """Pixel size of the result."""
         return self.size_mm / self.pixels
 
 
-def cut(
+def cut_roi(
     film: Film, window: tuple[float, float], landmarks_mm: np.ndarray, side: str, roi: Roi
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts one knee out of its film.
+    """Cut one knee out of its film.
 
     Args:
         film: the radiograph.
@@ -50,7 +50,7 @@ def cut(
         landmarks_mm: float [74, 2], (x, y) on the film, from its upper left corner; NaN where
             unknown.
         side: 'L' or 'R'.
-        roi: what to cut out.
+        roi: region of interest.
 
     Returns:
         The image, uint8 [pixels, pixels], black beyond the film; and the landmarks in it, float64
@@ -64,10 +64,10 @@ def cut(
 
 
 def intensity_window(pixels: np.ndarray) -> tuple[float, float]:
-    """Percentiles 5 and 99 of the whole film, as published.
+    """Return the percentiles 5 and 99 of the whole film, as published.
 
     Raises:
-        UnusableKnee: flat_image, where the two are equal.
+        UnusableKnee: flat_image, if the two are equal.
     """
     low, high = np.percentile(pixels, PERCENTILES)
     if not low < high:
@@ -76,13 +76,13 @@ def intensity_window(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
-    """Finds the affine map from pixels of the ROI to millimetres on the film.
+    """Compute the affine map from pixels of the ROI to millimetres on the film.
 
     Args:
         landmarks_mm: float [74, 2], (x, y) on the film. Where the ends of the plateau are unknown
             (NaN), it is not made level.
         side: 'L' or 'R'; a left knee is mirrored.
-        roi: what to cut out.
+        roi: region of interest.
 
     Returns:
         Float64 [2, 3] for columns (x, y, 1), x and y with half-pixel centres.
@@ -99,14 +99,14 @@ def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
 def _resample(
     pixels: np.ndarray, window: tuple[float, float], matrix: np.ndarray, size: int
 ) -> np.ndarray:
-    """Averages the film over the area of every ROI pixel.
+    """Average the film over the area of every ROI pixel.
 
-    Every pixel of the ROI is sampled as k x k bilinear points, finer than the film's own pixels,
-    and they are averaged: without that, shrinking 0.15 to 0.4 mm would fold its noise into it.
+    Every pixel of the ROI is the mean of k x k bilinear samples, finer than the film's own pixels:
+    without that, shrinking from 0.15 to 0.4 mm would alias the noise.
     """
     k = math.ceil(np.linalg.norm(matrix[:, :2], axis=1).max()) + 1
     low, high = window
-    # Of the film, only the part that the ROI touches.
+    # Only the part of the film that the ROI touches.
     corners = matrix @ np.array([[0, size, size, 0], [0, 0, size, size], [1, 1, 1, 1]])
     height, width = pixels.shape
     left, top = np.clip(np.floor(corners.min(axis=1)) - 2, 0, (width, height)).astype(int)

@@ -1,4 +1,4 @@
-"""From the knees that a study tells of to those in the prepared set: lost where, and why."""
+"""The flow of knees from the study to the prepared set: how many are excluded where, and why."""
 
 from collections.abc import Mapping
 
@@ -103,30 +103,30 @@ STAGES = {
         "wrong_half",
     ),
 }
-"""What is asked of a knee, in this order → the reasons for which it fails."""
+"""The requirements on a knee, in order → the reasons for which it fails them."""
 
-COLUMNS = ("stage", "reason", "dropped", "left")
+COLUMNS = ("stage", "reason", "excluded", "left")
 
 _STAGE_OF = {reason: stage for stage, reasons in STAGES.items() for reason in reasons}
 
 
-def flow(kept: int, dropped: Mapping[str, int]) -> pd.DataFrame:
-    """Follows the knees through the stages.
+def flow(kept: int, excluded: Mapping[str, int]) -> pd.DataFrame:
+    """Count the knees through the stages.
 
     Args:
         kept: knees in the set.
-        dropped: the others by reason.
+        excluded: number of the others by reason.
 
     Returns:
-        A row for all knees that were seen, one for each reason that occurred and one for each
-        stage: `stage`, `reason` ('' in the latter), `dropped` (for the reason, or in the stage),
-        `left` (after it). The last row's `left` is `kept`.
+        One row for all knees, one per reason that occurred and one per stage: `stage`, `reason` (''
+        for a stage), `excluded` (for the reason, or in the stage), `left` (after it). The last
+        row's `left` is `kept`.
     """
-    left = kept + sum(dropped.values())
+    left = kept + sum(excluded.values())
     rows: list[tuple[str, str, int, int]] = [("in the tables or on an image", "", 0, left)]
     by_stage: dict[str, dict[str, int]] = {stage: {} for stage in STAGES}
-    for reason, count in dropped.items():
-        # That a reason is of no stage must not cost a preparation of hours.
+    for reason, count in excluded.items():
+        # A reason without a stage must not end a preparation of hours.
         by_stage[_STAGE_OF.get(reason, IMAGE)][reason] = count
     for stage, reasons in by_stage.items():
         for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
@@ -137,13 +137,13 @@ def flow(kept: int, dropped: Mapping[str, int]) -> pd.DataFrame:
 
 
 def text(table: pd.DataFrame) -> str:
-    """The flow for people: how many are left at each stage, and below it who is not."""
+    """Lay out the flow as text: the knees left at each stage, and the reasons of the others."""
     lines = []
     for stage, rows in table.groupby("stage", sort=False):
         total = rows[rows["reason"] == ""].iloc[0]
         lines.append(f"{stage:<44}{total['left']:>10,}")
         lines += [
-            f"    without {row['dropped']:>8,}  {row['reason']}"
+            f"    without {row['excluded']:>8,}  {row['reason']}"
             for row in rows[rows["reason"] != ""].to_dict("records")
         ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""What DICOM files say of themselves, read once: many at a time, kept in a file for the next time.
+"""Headers of DICOM files, read in parallel and cached in a file.
 
-The file holds no more than is needed here: neither names nor dates but that of the image itself,
-which tells repeated images apart.
+The cache holds no more than is needed: no names, and no date but that of the image itself, which
+distinguishes repeated images.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ KEYWORDS = (
     "SeriesTime",
 )
 ANOTHER = "another"
-"""Stands for a subject id that is not in the file's path, and is not kept."""
+"""Placeholder of a subject id that is not in the file's path; the id itself is not cached."""
 
 _CHUNK = 128
 _VERSION = 2
@@ -43,16 +43,16 @@ _VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What one file says of itself, '' where it does not.
+    """The header of one file; elements that it lacks are ''.
 
     Attributes:
-        modality: such as CR, DX or MR.
+        modality: modality, such as CR, DX or MR.
         description: SeriesDescription.
-        side: 'L' or 'R', of Laterality or ImageLaterality.
-        subject: PatientID as the file's path has it, or `ANOTHER`; '' also where it is no id.
+        side: 'L' or 'R', from Laterality or ImageLaterality.
+        subject: PatientID as in the file's path, or `ANOTHER`; '' also where it is not an id.
         taken: date and time of the series, else of the study, as text that sorts by time.
-        reason: why it cannot be read, one of `dicom.read_header`'s.
-        detail: that reason in words.
+        reason: reason of `dicom.read_header` for which the file cannot be read.
+        detail: description of that reason.
     """
 
     modality: str = ""
@@ -65,13 +65,13 @@ class Header:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
-    """How headers are read; what is read does not depend on it.
+class HeaderLoader:
+    """A loader of headers, whose result does not depend on its attributes.
 
     Attributes:
-        cache: folder of the files that keep headers, one a study's folder; None: none is kept.
+        cache: folder of the caches, one file per study folder; None: headers are not cached.
         workers: number of processes.
-        file_timeout: seconds that a file may take.
+        file_timeout: time limit of a file in seconds.
     """
 
     cache: pathlib.Path | None = None
@@ -79,22 +79,22 @@ class Reader:
     file_timeout: float = 120
 
     def read(self, root: pathlib.Path, paths: Sequence[str]) -> dict[str, Header]:
-        """Reads the headers of files, those that the cache does not know.
+        """Read the headers of files from the cache, or else from the files.
 
-        What is known of a file counts as long as its size and its time of change are the same. What
-        cannot be read is not kept, so that a mended disk or permission is seen at once. A killed
-        walk keeps what it has read.
+        A cached header is valid as long as the file's size and modification time are the same.
+        Unreadable files are not cached, so that a mended disk or permission is noticed at once. A
+        killed process leaves what it has read in the cache.
 
         Args:
             root: the study's folder.
-            paths: of the files, relative to it.
+            paths: paths of the files relative to `root`.
 
         Returns:
-            By path, in the order of `paths`.
+            Headers by path, in the order of `paths`.
         """
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(_open(self.cache, root)) if self.cache else None
-            known = _load(file) if file else {}
+            file = stack.enter_context(_open_cache(self.cache, root)) if self.cache else None
+            known = _load_cache(file) if file else {}
             stamps = {path: _stamp(root / path) for path in paths}
             new = [p for p in paths if p not in known or known[p][0] != stamps[p]]
             fresh: dict[str, Header] = {}
@@ -110,12 +110,12 @@ class Reader:
             for chunk, headers in _read_all(root, new, self.workers, self.file_timeout):
                 fresh |= zip(chunk, headers)
                 if file:
-                    _keep(file, ((path, stamps[path], fresh[path]) for path in chunk))
+                    _append(file, ((path, stamps[path], fresh[path]) for path in chunk))
                 bar.update(len(chunk))
         return {path: fresh[path] if path in fresh else known[path][1] for path in paths}
 
 
-DEFAULT_READER = Reader()
+DEFAULT_LOADER = HeaderLoader()
 
 
 def _read_all(
@@ -123,23 +123,23 @@ def _read_all(
 ) -> Iterator[tuple[list[str], list[Header]]]:
     chunks = [list(chunk) for chunk in _batched(paths)]
     jobs = [functools.partial(_read_chunk, root, chunk) for chunk in chunks]
-    # To start a process costs as much as hundreds of headers.
+    # Starting a process costs as much as reading hundreds of headers.
     workers = max(1, min(workers, len(chunks) // 2))
     with contextlib.closing(pool.run_in_order(jobs, workers, seconds)) as results:
-        for chunk, found in zip(chunks, results):
-            if isinstance(found, pool.Lost):
-                found = _one_by_one(root, chunk, seconds)
-            yield chunk, found
+        for chunk, result in zip(chunks, results):
+            if isinstance(result, pool.Failure):
+                result = _one_by_one(root, chunk, seconds)
+            yield chunk, result
 
 
 def _one_by_one(root: pathlib.Path, paths: list[str], seconds: float) -> list[Header]:
-    """The headers of a chunk with a file that cannot be read in time, or stops the process."""
+    """Read the headers of a chunk with a file that takes too long or crashes the process."""
     jobs = [functools.partial(_read_chunk, root, [path]) for path in paths]
     return [
-        Header(reason=found.reason, detail=found.detail)
-        if isinstance(found, pool.Lost)
-        else found[0]
-        for found in pool.run_in_order(jobs, 1, seconds)
+        Header(reason=result.reason, detail=result.detail)
+        if isinstance(result, pool.Failure)
+        else result[0]
+        for result in pool.run_in_order(jobs, 1, seconds)
     ]
 
 
@@ -160,12 +160,12 @@ def _read(root: pathlib.Path, path: str) -> Header:
         modality, description, laterality, of_image, subject, *times = (
             " ".join(str(dicom.value(header, keyword) or "").split()) for keyword in KEYWORDS
         )
-    except UnusableKnee as trouble:
-        return Header(reason=trouble.reason, detail=trouble.detail)
+    except UnusableKnee as error:
+        return Header(reason=error.reason, detail=error.detail)
     study_date, study_time, series_date, series_time = times
     side = (laterality or of_image).upper()
     return Header(
-        # It may hold anything, a name too.
+        # The element may hold anything, even a name.
         modality if re.fullmatch("[A-Z]{2}", modality) else "",
         description,
         side if side in ("L", "R") else "",
@@ -175,25 +175,25 @@ def _read(root: pathlib.Path, path: str) -> Header:
 
 
 def _in_path(subject: str, path: str) -> str:
-    """The part of a PatientID that is a word of the path; `ANOTHER` of another id, '' of none."""
+    """Return the id in a PatientID if the path has it, `ANOTHER` if not, '' if there is none."""
     words = re.findall(r"[A-Z0-9]+", path.upper())
     ids = [each for word in words for each in dicom.ids_like(word, subject)]
     return next((each for each in ids if each in words), ANOTHER if ids else "")
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:
-    """Size and time of change of a file."""
+    """Return size and modification time of a file, -1 where it cannot be found."""
     try:
         status = os.stat(path)
     except OSError:
-        # To be told by whoever opens it.
+        # Reported when the file is opened.
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
-def _open(cache: pathlib.Path, root: pathlib.Path) -> Iterator[TextIO]:
-    """Opens the file of a study's folder; of several processes at once one goes first."""
+def _open_cache(cache: pathlib.Path, root: pathlib.Path) -> Iterator[TextIO]:
+    """Open the cache of a study's folder, locked against other processes."""
     cache.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     with (cache / f"{name}.jsonl").open("a+", encoding="utf-8") as file:
@@ -201,24 +201,24 @@ def _open(cache: pathlib.Path, root: pathlib.Path) -> Iterator[TextIO]:
         yield file
 
 
-def _load(file: TextIO) -> dict[str, tuple[tuple[int, int], Header]]:
-    """What the file knows by path, the later line before the earlier."""
+def _load_cache(file: TextIO) -> dict[str, tuple[tuple[int, int], Header]]:
+    """Return stamps and headers of a cache by path; later lines replace earlier ones."""
     file.seek(0)
     first, *lines = file.read().split("\n")
     if first != _first_line():
         lines = []
     known = {}
-    whole = []
+    intact = []
     for line in lines:
-        # Of a killed walk the last line may be torn.
+        # A killed process may leave a torn last line.
         with contextlib.suppress(ValueError, TypeError):
             path, size, changed, *values = json.loads(line)
             known[path] = ((size, changed), Header(*values))
-            whole.append(line)
-    if first != _first_line() or [*whole, ""] != lines:
+            intact.append(line)
+    if first != _first_line() or [*intact, ""] != lines:
         file.seek(0)
         file.truncate()
-        file.writelines(f"{line}\n" for line in [_first_line(), *whole])
+        file.writelines(f"{line}\n" for line in [_first_line(), *intact])
         file.flush()
     return known
 
@@ -228,7 +228,7 @@ def _first_line() -> str:
     return json.dumps(["knee_jax headers", _VERSION, pydicom.__version__, *names])
 
 
-def _keep(file: TextIO, read: Iterator[tuple[str, tuple[int, int], Header]]) -> None:
+def _append(file: TextIO, read: Iterator[tuple[str, tuple[int, int], Header]]) -> None:
     rows = ([path, *stamp, *dataclasses.astuple(h)] for path, stamp, h in read if not h.reason)
     file.write("".join(f"{json.dumps(row)}\n" for row in rows))
     file.flush()

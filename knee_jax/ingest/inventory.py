@@ -1,15 +1,15 @@
-"""What a study holds, before any film is opened; one module a layout finds it (`oai`, `most`)."""
+"""The inventory of a study, taken before any film is opened by its layout (`oai`, `most`)."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.report import Exclusion
+from knee_jax.targets.grades import GRADES, MISSING
 
 SIDES = ("R", "L")
-"""As they lie on the film, from its left to its right."""
+"""In the order of the film, from its left to its right."""
 
 KneeVisit = tuple[str, str, int]
 """Subject, side, months since baseline."""
@@ -17,26 +17,27 @@ KneeVisit = tuple[str, str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How a study's tables and files are read where a researcher may decide otherwise.
+    """Rules for reading a study's tables and files, where a researcher may decide otherwise.
 
     Attributes:
-        rounding: what becomes of grades with decimals, see `readings.round_grades`.
+        rounding: rounding of grades with decimals, see `readings.round_grades`.
         projects: OAI's reading projects that count, the preferred first.
-        order: of several rows of a knee, which one counts: by 'projects', or the first in the
-            'file', as in the published code; see `readings.read_readings`.
-        whole: drop knees of which not every sign was read, as Tiulpin & Saarakkala 2020 did: of
-            OAI sclerosis and attrition beside the seven grades.
-        landmarks: where knees are on their films: 'bonefinder' (`landmarks`), 'keypoints' or
-            'boxes' (`landmark_tables`); or 'crops', ready ones and no films (`ready_crops`).
+        order: choice among several rows of a knee: by 'projects', or the first in the 'file', as in
+            the published code; see `readings.read_readings`.
+        fully_read: whether to exclude knees with an unread sign, as Tiulpin & Saarakkala 2020 did.
+            OAI's signs include sclerosis and attrition beside the seven grades.
+        landmarks: source of the knees' positions on their films: 'bonefinder' (`landmarks`),
+            'keypoints' or 'boxes' (`landmark_tables`); or 'crops', ready crops in place of films
+            (`crops`).
         crop_spacing_mm: pixel size of ready crops.
-        check_subject: whether a file is dropped whose header names another subject than its path,
-            by an id of the study's form; not where ids were replaced.
+        check_subject: whether to exclude a file whose header has another subject id, of the study's
+            form, than its path; False where ids were replaced.
     """
 
     rounding: str = "floor"
     projects: tuple[int, ...] = (15, 37, 42)
     order: str = "projects"
-    whole: bool = False
+    fully_read: bool = False
     landmarks: str = "bonefinder"
     crop_spacing_mm: float = 0.2
     check_subject: bool = True
@@ -47,51 +48,51 @@ DEFAULT_RULES = Rules()
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What the readers found in one knee.
+    """The readers' grades of one knee.
 
     Attributes:
         grades: int8 [7] in the order of `GRADES`, -1 where missing.
-        unusable: reason for which the knee is dropped, '' where it is none.
-        detail: that reason in words.
-        whole: whether every sign was read that the study's readers look for.
-        barcode: of the film that was read, '' where the table does not tell.
+        unusable: reason for which the knee is excluded, '' where there is none.
+        detail: description of that reason.
+        fully_read: whether every sign was read that the study's readers look for.
+        barcode: barcode of the film that was read, '' where unknown.
     """
 
     grades: np.ndarray
     unusable: str = ""
     detail: str = ""
-    whole: bool = False
+    fully_read: bool = False
     barcode: str = ""
 
 
 UNREAD = Reading(np.full(len(GRADES), MISSING, np.int8))
-"""Of a knee that nobody read."""
+"""The reading of a knee that was not read."""
 
 
-def lose_uncertain(rows: Iterable[Dropped], known: Iterable[KneeVisit]) -> list[Dropped]:
-    """Finds which knees are lost with images that cannot be used.
+def exclude_uncertain(rows: Iterable[Exclusion], known: Iterable[KneeVisit]) -> list[Exclusion]:
+    """Find the knees that are excluded with unusable images.
 
     Args:
-        rows: one an image; without a side, where it may show both knees.
-        known: knees that have other images, or are lost already.
+        rows: one row per image, without a side where it may show both knees.
+        known: knees that have other images, or are excluded already.
 
     Returns:
-        For each image its knees that are not known, each knee once; or a row without a side, where
-        they all are.
+        For each image its knees that are not known, each knee once; a row without a side if all of
+        them are known.
     """
-    seen = set(known)
-    lost: list[Dropped] = []
+    known_knees = set(known)
+    exclusions: list[Exclusion] = []
     for row in rows:
         knees = [dataclasses.replace(row, side=side) for side in row.side or SIDES]
-        new = [knee for knee in knees if (knee.subject, knee.side, knee.visit) not in seen]
-        seen |= {(knee.subject, knee.side, knee.visit) for knee in new}
-        lost += new or [dataclasses.replace(row, side="")]
-    return lost
+        new = [knee for knee in knees if (knee.subject, knee.side, knee.visit) not in known_knees]
+        known_knees |= {(knee.subject, knee.side, knee.visit) for knee in new}
+        exclusions += new or [dataclasses.replace(row, side="")]
+    return exclusions
 
 
-def as_wanted(reading: Reading, rules: Rules) -> Reading:
-    """A reading, unusable as `not_wholly_read` where the rules want whole ones and it is none."""
-    if not rules.whole or reading.whole or reading.unusable:
+def apply_rules(reading: Reading, rules: Rules) -> Reading:
+    """Return the reading, unusable as `not_wholly_read` where the rules demand every sign."""
+    if not rules.fully_read or reading.fully_read or reading.unusable:
         return reading
     detail = "not every sign was read, which the rules ask for"
     return dataclasses.replace(reading, unusable="not_wholly_read", detail=detail)
@@ -102,20 +103,22 @@ class Inventory:
     """Films and readings of a study.
 
     Attributes:
-        films: of both knees, paths relative to the study's root by (subject, month); the first one
-            is read. Of ready crops all are read, one a knee.
-        readings: of the knees that somebody read.
+        films: films of both knees by (subject, month), as paths relative to the study's root; the
+            first one is read. Of ready crops all are read, one per knee.
+        readings: readings of the knees that were read.
         sites: clinical site by subject, where known.
-        dropped: what cannot be used, found on the way.
+        exclusions: knees that cannot be used.
         notes: counts of other things than knees.
-        single_films: likewise of the films that show one knee, which no film of both shows.
-        tell: what a path is called in the set and the account, where parts of it are anybody's.
+        single_films: films that show one knee, where no film shows both.
+        labels: further labels, by the name of their column and then by knee and visit.
+        mask_path: function that masks the parts of a path that may name a person.
     """
 
     films: Mapping[tuple[str, int], Sequence[str]]
     readings: Mapping[KneeVisit, Reading]
     sites: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    dropped: Sequence[Dropped] = ()
+    exclusions: Sequence[Exclusion] = ()
     notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     single_films: Mapping[KneeVisit, Sequence[str]] = dataclasses.field(default_factory=dict)
-    tell: Callable[[str], str] = str
+    labels: Mapping[str, Mapping[KneeVisit, float]] = dataclasses.field(default_factory=dict)
+    mask_path: Callable[[str], str] = str

@@ -1,7 +1,7 @@
-"""Tables of where knees are on their films: keypoints, or bounding boxes.
+"""Tables of the knees' positions on their films: keypoints, or bounding boxes.
 
-`tables/keypoints.csv` or `tables/boxes.csv` under the study's root, comma-separated, a row a knee.
-Its columns, beside others that are left alone:
+`tables/keypoints.csv` or `tables/boxes.csv` under the study's root are comma-separated, with one
+row per knee. Their columns, beside others that are ignored:
 
     side                      L or R, the patient's
     source                    the film's path relative to the root; or, instead of it,
@@ -22,8 +22,8 @@ the upper left corner of the film as it is, where a right knee is at its left. T
 KNEEL code publishes (`subject_id, side, kl, tibia, femur, bbox, center`; OAI's baseline) is read as
 `keypoints.csv` too.
 
-A table tells of a knee what it tells; the other landmarks are NaN. A box tells landmark 55 only,
-and its knee is not turned.
+Landmarks that a table does not have are NaN. A box gives landmark 55 only, and its knee is not
+turned.
 """
 
 import csv
@@ -54,13 +54,13 @@ _KNEEL_SPACING_MM, _KNEEL_PADDING = 0.3, 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Marks:
-    """Where one knee is on its film.
+class KneeLocation:
+    """The position of one knee on its film.
 
     Attributes:
         points: float64 [74, 2], (x, y) from the film's upper left corner, NaN where unknown.
         size: width and height of the box, None where there is none.
-        unit: of both, 'mm' or 'px' of the film.
+        unit: unit of both, 'mm' or 'px' of the film.
     """
 
     points: np.ndarray
@@ -68,7 +68,7 @@ class Marks:
     unit: str
 
     def on_film(self, spacing_mm: tuple[float, float]) -> np.ndarray:
-        """The points in mm.
+        """Return the points in mm.
 
         Args:
             spacing_mm: pixel width and height of the film.
@@ -89,20 +89,20 @@ class Marks:
 FilmKey = str | tuple[str, int]
 """Path relative to the study's root, or subject and months since baseline."""
 
-Found = dict[str, Marks | UnusableKnee]
-"""By side: where the knee is, or what is wrong with its row."""
+KneeLocations = dict[str, KneeLocation | UnusableKnee]
+"""Side → position of the knee, or the problem of its row."""
 
 
-def read_marks(root: pathlib.Path, kind: str) -> dict[FilmKey, Found]:
-    """Reads the table of a study.
+def read_locations(root: pathlib.Path, kind: str) -> dict[FilmKey, KneeLocations]:
+    """Read the table of a study.
 
     Args:
         root: the study's folder.
         kind: 'keypoints' or 'boxes'.
 
     Returns:
-        What the table tells of the knees of every film that it names; landmarks_count,
-        landmarks_unreadable or landmarks_nan where it tells nothing that can be used.
+        Positions of the knees of every film in the table; landmarks_count, landmarks_unreadable or
+        landmarks_nan in place of one that cannot be used.
 
     Raises:
         UserError: no table, a column is missing, a row names no film or side, or two rows name the
@@ -110,12 +110,12 @@ def read_marks(root: pathlib.Path, kind: str) -> dict[FilmKey, Found]:
     """
     path = root / "tables" / f"{kind}.csv"
     lines: dict[tuple[FilmKey, str], int] = {}
-    table: dict[FilmKey, Found] = {}
+    table: dict[FilmKey, KneeLocations] = {}
     rows = csv.DictReader(_lines(path))
     columns = [name.strip() for name in rows.fieldnames or ()]
     rows.fieldnames = columns
     name_film = _film_key(columns, path)
-    read_row = _row_reader(kind, columns, path)
+    parse_row = _row_parser(kind, columns, path)
     for row in _rows(rows, path):
         where = f"{path}, line {rows.line_num}"
         side = row["side"].upper()
@@ -130,10 +130,10 @@ def read_marks(root: pathlib.Path, kind: str) -> dict[FilmKey, Found]:
             )
         lines[film, side] = rows.line_num
         try:
-            found: Marks | UnusableKnee = read_row(row)
-        except UnusableKnee as trouble:
-            detail = f"{path.name}, line {rows.line_num}: {trouble.detail}"
-            found = UnusableKnee(trouble.reason, detail)
+            found: KneeLocation | UnusableKnee = parse_row(row)
+        except UnusableKnee as error:
+            detail = f"{path.name}, line {rows.line_num}: {error.detail}"
+            found = UnusableKnee(error.reason, detail)
         table.setdefault(film, {})[side] = found
     return table
 
@@ -151,7 +151,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def _rows(rows: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:
-    """Rows with blanks about the cells cut off."""
+    """Yield the rows with the blanks around their cells removed."""
     for row in rows:
         if None in row or None in row.values():
             raise UserError(
@@ -162,7 +162,7 @@ def _rows(rows: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:
 
 
 def _film_key(columns: list[str], path: pathlib.Path) -> Callable[[dict[str, str], str], FilmKey]:
-    """Says how a row names its film."""
+    """Return the function that reads the film's key from a row."""
     if "source" in columns:
         return lambda row, where: row["source"].replace("\\", "/").removeprefix("./")
     if _is_kneel(columns):
@@ -177,16 +177,16 @@ def _subject_and_visit(row: dict[str, str], where: str) -> FilmKey:
     return row["subject"], int(row["visit"])
 
 
-def _row_reader(
+def _row_parser(
     kind: str, columns: list[str], path: pathlib.Path
-) -> Callable[[dict[str, str]], Marks]:
-    """Says how a row tells where its knee is."""
+) -> Callable[[dict[str, str]], KneeLocation]:
+    """Return the function that reads the knee's position from a row."""
     if kind == "keypoints" and _is_kneel(columns):
-        return _read_kneel
+        return _parse_kneel
     names = {"keypoints": _POINTS, "boxes": ("centre_x", "centre_y", "width", "height")}[kind]
     unit = next((u for u in _UNITS if f"{next(iter(names))}_{u}" in columns), "mm")
     _check_columns(["side", *(f"{name}_{unit}" for name in names)], columns, path)
-    read = {"keypoints": _read_keypoints, "boxes": _read_box}[kind]
+    read = {"keypoints": _parse_keypoints, "boxes": _parse_box}[kind]
     return lambda row: read([row[f"{name}_{unit}"] for name in names], unit)
 
 
@@ -197,12 +197,12 @@ def _is_kneel(columns: list[str]) -> bool:
 def _check_columns(names, columns: list[str], path: pathlib.Path) -> None:
     if missing := [name for name in names if name not in columns]:
         raise UserError(
-            f"{path}: the column {missing[0]} is missing; knee_jax/ingest/landmark_tables.py tells "
-            "what the columns are"
+            f"{path}: the column {missing[0]} is missing; see "
+            "knee_jax/ingest/landmark_tables.py for the columns"
         )
 
 
-def _read_keypoints(cells: list[str], unit: str) -> Marks:
+def _parse_keypoints(cells: list[str], unit: str) -> KneeLocation:
     points = np.full((NUM_LANDMARKS, 2), np.nan)
     for (bone, choices), cell in zip(_POINTS.items(), cells):
         values = _numbers(cell.split(","))
@@ -212,27 +212,27 @@ def _read_keypoints(cells: list[str], unit: str) -> Marks:
             detail = f"{len(values)} numbers instead of {known} of the {bone}"
             raise UnusableKnee("landmarks_count", detail)
         points[list(indices)] = values.reshape(-1, 2)
-    return Marks(points, None, unit)
+    return KneeLocation(points, None, unit)
 
 
-def _read_kneel(row: dict[str, str]) -> Marks:
-    marks = _read_keypoints([row["tibia"], row["femur"]], "mm")
+def _parse_kneel(row: dict[str, str]) -> KneeLocation:
+    location = _parse_keypoints([row["tibia"], row["femur"]], "mm")
     box = _numbers(row["bbox"].split(","))
     if len(box) != 4:
         raise UnusableKnee("landmarks_count", f"{len(box)} numbers instead of 4 of the bbox")
-    in_crop = marks.points
+    in_crop = location.points
     if row["side"].upper() == "L":
         in_crop = in_crop * (-1, 1) + (box[2] - box[0], 0)
     return dataclasses.replace(
-        marks, points=(in_crop + box[:2] - _KNEEL_PADDING) * _KNEEL_SPACING_MM
+        location, points=(in_crop + box[:2] - _KNEEL_PADDING) * _KNEEL_SPACING_MM
     )
 
 
-def _read_box(cells: list[str], unit: str) -> Marks:
+def _parse_box(cells: list[str], unit: str) -> KneeLocation:
     x, y, width, height = _numbers(cells)
     points = np.full((NUM_LANDMARKS, 2), np.nan)
     points[PLATEAU_CENTRE] = x, y
-    return Marks(points, (width, height), unit)
+    return KneeLocation(points, (width, height), unit)
 
 
 def _numbers(cells: list[str]) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Where a knee is on its film: BoneFinder's `.pts` files, and checks of points from any source.
+"""The knees' positions on their films: BoneFinder's `.pts` files, and checks of any points.
 
-Two files a film: `001.pts` holds the left knee on the film as it is, `001_f.pts` the right knee on
-the mirrored film. Coordinates are millimetres from the film's corner. (Facts from Tiulpin's
-preprocessing module; `knee_jax.landmarks` has the scheme of the points.) They lie beside the film,
-or in a folder `landmarks` under the study's root, in the folders that the film has under the root;
-where both are there, the latter count. `landmark_tables` reads tables of points instead.
+A film has two files: `001.pts` holds the left knee on the film as it is, `001_f.pts` the right knee
+on the mirrored film. Coordinates are millimetres from the film's corner. (Facts from Tiulpin's
+preprocessing module; `knee_jax.landmarks` has the scheme of the points.) The files lie beside the
+film, or at the film's path in the folder `landmarks` under the study's root; if they are in both
+places, the latter count. `landmark_tables` reads tables of points instead.
 """
 
 import pathlib
@@ -17,17 +17,17 @@ from knee_jax.errors import UnusableKnee
 from knee_jax.landmarks import CONDYLES, NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE
 
 SUFFIXES = {"L": ".pts", "R": "_f.pts"}
-"""What follows the film's name in the name of its landmark file, by side."""
+"""Suffix of a landmark file, which follows the film's name, by side."""
 
 FOLDER = "landmarks"
-"""Under the study's root, for landmark files apart from the films."""
+"""Folder under the study's root for landmark files apart from the films."""
 
 _PLATEAU_RANGE_MM = (40.0, 130.0)
 _BODY = re.compile(r"\{(.*)\}", re.DOTALL)
 
 
 def files(root: pathlib.Path, source: str, side: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Where the landmarks of a knee may lie: apart from the film, and beside it.
+    """Return both paths that a knee's landmark file may have: apart from the film, and beside it.
 
     Args:
         root: the study's folder.
@@ -39,13 +39,13 @@ def files(root: pathlib.Path, source: str, side: str) -> tuple[pathlib.Path, pat
 
 
 def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) -> np.ndarray:
-    """Reads the landmarks of one knee.
+    """Read the landmarks of one knee.
 
     Args:
         root: the study's folder.
         source: path of the radiograph relative to it.
         side: 'L' or 'R'.
-        width_mm: of the film.
+        width_mm: width of the film.
 
     Returns:
         Float64 [74, 2], (x, y) in mm from the film's upper left corner, on the film as it is.
@@ -55,7 +55,7 @@ def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) 
     """
     apart, beside = files(root, source, side)
     path = apart if apart.exists() else beside
-    # But for what the film's name gives it, which may be somebody's.
+    # Without the film's name, which may be a person's.
     name = "*" + SUFFIXES[side]
     points = _parse(path, name)
     if len(points) != NUM_LANDMARKS:
@@ -69,7 +69,7 @@ def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) 
 
 
 def check_place(points: np.ndarray, size_mm: tuple[float, float]) -> None:
-    """Checks that the points of one knee lie on the film and are as far apart as those of a knee.
+    """Check that the points of one knee lie on the film and are as far apart as those of a knee.
 
     Args:
         points: float [74, 2], (x, y) in mm on the film, NaN where unknown.
@@ -92,21 +92,21 @@ def check_place(points: np.ndarray, size_mm: tuple[float, float]) -> None:
 def check_orientation(
     points: Mapping[str, np.ndarray], width_mm: float | None
 ) -> dict[str, UnusableKnee]:
-    """Checks that the knees of a film stand upright, each in its half and turned right.
+    """Check that the knees of a film are upright, not mirrored, and each in its own half.
 
-    The right knee is in the film's left half, as seen from the front, so that a knee's lateral side
+    As seen from the front, the right knee is in the film's left half, so that a knee's lateral side
     is the film's outer one.
 
     Args:
         points: by side, of one knee or both, float [74, 2], (x, y) in mm on the film as it is; NaN
             where unknown, but not all.
-        width_mm: of a film of both knees; None: of one alone, which has no half of its own.
+        width_mm: width of a film of both knees; None: the film shows one knee, without halves.
 
     Returns:
-        What is wrong, by side: upside_down (the femur is below the tibia), sides_swapped (both
-        knees are in the other's half), same_half (both knees are in one half, so that one of them,
-        nobody knows which, is not where it should be), wrong_half (the only knee is in the other's
-        half), landmarks_reversed (lateral and medial are swapped).
+        Problems by side: upside_down (the femur is below the tibia), sides_swapped (each knee is in
+        the other's half), same_half (both knees are in one half, so that one of them, it is unknown
+        which, is misplaced), wrong_half (the only knee is in the other's half), landmarks_reversed
+        (lateral and medial are swapped).
     """
     wrong = {
         side: UnusableKnee("upside_down", "the femur is below the tibia")
@@ -136,18 +136,18 @@ def check_orientation(
 
 _NAMES = {"R": "right", "L": "left"}
 _HALVES = {"R": "left", "L": "right"}
-"""Where on the film the patient's right and left are."""
+"""Halves of the film in which the patient's right and left knees are."""
 
 
 def _mean_height(points: np.ndarray, window: range) -> float:
-    """Mean y of those points of a window that are known, downwards; NaN where none is."""
+    """Return the mean y (downwards) of the known points of a window, NaN where there are none."""
     y = points[window, 1]
     known = y[np.isfinite(y)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 def _parse(path: pathlib.Path, name: str) -> np.ndarray:
-    """Points of a file, which is called by a name in what is wrong with it."""
+    """Read the points of a file; `name` stands for it in error details."""
     try:
         body = _BODY.search(path.read_text())
     except FileNotFoundError as error:
@@ -161,7 +161,7 @@ def _parse(path: pathlib.Path, name: str) -> np.ndarray:
         rows = [line.split() for line in body[1].strip().splitlines()] if body else []
         points = np.array(rows, dtype=np.float64)
     except ValueError as error:
-        # Which may quote the file, where somebody may be named.
+        # The error's own text may quote the file, which may hold a name.
         detail = f"{name}: not two numbers a line"
         raise UnusableKnee("landmarks_unreadable", detail) from error
     if points.ndim != 2 or points.shape[1] != 2:

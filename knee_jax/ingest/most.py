@@ -1,12 +1,13 @@
-"""A study tree laid out as MOST's → its inventory.
+"""The inventory of a study tree laid out as MOST's.
 
-tables/ holds `mostv01235xray`, a row a subject with columns such as V0XRKL (visit, leg, grade), and
-`MOST_names.csv`, without a header a path a line: its first part less five characters is the MOSTID,
-the second character of its second part the visit, its last part but one the view, or a number where
-only the header's SeriesDescription has the view. Only the view PA10 is read, of several of a visit
-the first by path. The films lie under the study's root at these paths. Without that list all films
-under the root count. If it is there, `mostoutcomes` tells which joints had been replaced, and
-`mostv{visit}enroll` by V{visit}PA of whom a film was taken. (Facts from the Oulu code bases.)
+tables/ holds `mostv01235xray`, with one row per subject and columns such as V0XRKL (visit, leg,
+grade), and `MOST_names.csv`, with one path per line and no header. A path's first part less five
+characters is the MOSTID, the second character of its second part the visit, and its last part but
+one the view, or a number where only the header's SeriesDescription has the view. Only the view PA10
+is read, of several of a visit the first by path. The films lie under the study's root at these
+paths. Without the list all films under the root count. Two tables are optional: `mostoutcomes`
+lists the replaced joints, and `mostv{visit}enroll` has in V{visit}PA whether a film was taken.
+(Facts from the Oulu code bases.)
 """
 
 import collections
@@ -19,10 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest import landmarks, ready_crops, tree
-from knee_jax.ingest.account import Dropped, mask_dates
-from knee_jax.ingest.headers import DEFAULT_READER, Reader
+from knee_jax.ingest import crops, landmarks, tree
+from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
 from knee_jax.ingest.inventory import (
     SIDES,
     UNREAD,
@@ -30,9 +29,10 @@ from knee_jax.ingest.inventory import (
     KneeVisit,
     Reading,
     Rules,
-    lose_uncertain,
+    exclude_uncertain,
 )
 from knee_jax.ingest.readings import round_grades
+from knee_jax.ingest.report import Exclusion, mask_dates
 from knee_jax.ingest.tables import (
     BYTE_ORDER_MARK,
     find_table,
@@ -41,6 +41,7 @@ from knee_jax.ingest.tables import (
     numbers,
     read_table,
 )
+from knee_jax.targets.grades import GRADES, MISSING
 
 VISITS = {0: 0, 15: 1, 30: 2, 60: 3, 84: 5}
 """Month of a visit → its number in column names and paths."""
@@ -54,47 +55,51 @@ _UNREADABLE, _NOT_READ = 8, 9
 _UNKNOWN_VISIT = -1
 
 
-# Of a film's path; another word might be a person's name.
+# Known words of a film's path; any other word might be a person's name.
 _VIEW = re.compile(r"(PA|AP)\d{0,2}|LAT[LR]?|SKY|FL|FULL")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _KNOWN_WORD = re.compile(rf"{_VIEW.pattern}|XRAY|DCM", re.IGNORECASE)
 
 
 class _Path(NamedTuple):
-    """What a film's path tells; the view is '' where it has a number instead."""
+    """The parts of a film's path; the view is '' where it has a number instead."""
 
     subject: str
     month: int
     view: str
 
 
-def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_READER) -> Inventory:
-    """Finds films, or ready crops of them, and readings; the study's tables tell no site.
+def take_inventory(
+    root: pathlib.Path, rules: Rules, loader: HeaderLoader = DEFAULT_LOADER
+) -> Inventory:
+    """Find films, or ready crops of them, and readings; the study's tables have no sites.
 
     Args:
         root: the study's folder.
-        rules: how the table is read; of its decimals such as 1.9, see `readings.round_grades`.
-        reader: of the headers of films whose path tells no view.
+        rules: rules for the table; see `readings.round_grades` for its decimals such as 1.9.
+        loader: loader of the headers of films whose path has no view.
 
     Raises:
         UserError: no film of the view PA10, no table, or it lacks a column.
     """
     notes: collections.Counter[str] = collections.Counter()
     if rules.landmarks == "crops":
-        films, dropped = ready_crops.find_crops(root, _SUBJECT, VISITS, notes)
+        films, exclusions = crops.find_crops_of_study(root, _SUBJECT, VISITS, notes)
     else:
         listed = _read_list(root / "tables", notes)
-        films, dropped = _find_films(root, listed, reader, notes)
+        films, exclusions = _find_films(root, listed, loader, notes)
     months = sorted({month for _, month in films})
     read, unknown = _read_readings(root / "tables", months, rules.rounding, notes)
     read |= _read_replaced(root / "tables", films)
     _compare_enrolment(root / "tables", films, notes)
-    tell = str if rules.landmarks == "crops" else _tell
-    return Inventory(films, read, dropped=[*dropped, *unknown], notes=notes, tell=tell)
+    mask_path = str if rules.landmarks == "crops" else _mask_names
+    return Inventory(
+        films, read, exclusions=[*exclusions, *unknown], notes=notes, mask_path=mask_path
+    )
 
 
 def _read_list(tables: pathlib.Path, notes: collections.Counter) -> dict[str, int] | None:
-    """Paths of the list → first line of each; None where there is no list, which is counted."""
+    """Read the list: path → first line of it; None where there is no list, which is counted."""
     found = [path for path in tables.glob("*") if path.name.lower() == LIST.lower()]
     notes["lists_of_films_missing"] = int(not found)
     if not found:
@@ -107,12 +112,12 @@ def _read_list(tables: pathlib.Path, notes: collections.Counter) -> dict[str, in
         if path:
             first.setdefault(path, line)
     notes["repeated_lines_of_the_list"] = sum(map(bool, cells)) - len(first)
-    # It has no header; a name of a column, should there be one, is no path.
+    # The list has no header; if one was added, it is not a path.
     return {path: line for path, line in first.items() if line > 1 or "/" in path}
 
 
 def _parse(path: str) -> _Path:
-    """Takes a path apart.
+    """Parse the path of a film.
 
     Raises:
         ValueError: it does not follow the pattern.
@@ -132,54 +137,57 @@ def _parse(path: str) -> _Path:
     return _Path(subject, _MONTHS[int(digit)], "" if view.isdecimal() else known)
 
 
-def _tell(path: str) -> str:
-    """The path of a subject's film or folder with `*` for dates and words that may be a name.
+def _mask_names(path: str) -> str:
+    """Replace dates and words that may be a name in a film's or folder's path by `*`.
 
-    Of the study's own folders only the subject's is known for sure.
+    Of the study's own folders only the form of the subject's is certain.
     """
     first, *rest = path.split("/")
     subject, ending = first[:-5], first[-5:]
-    told = [mask_dates(part) for part in (ending, *rest)]
-    known = [_WORD.sub(lambda w: w[0] if _KNOWN_WORD.fullmatch(w[0]) else "*", p) for p in told]
-    return subject + "/".join(known)
+    parts = [mask_dates(part) for part in (ending, *rest)]
+    masked = [_WORD.sub(lambda w: w[0] if _KNOWN_WORD.fullmatch(w[0]) else "*", p) for p in parts]
+    return subject + "/".join(masked)
 
 
 def _find_films(
-    root: pathlib.Path, listed: dict[str, int] | None, reader: Reader, notes: collections.Counter
-) -> tuple[dict[tuple[str, int], list[str]], list[Dropped]]:
-    """Compares the list with the disk.
+    root: pathlib.Path,
+    listed: dict[str, int] | None,
+    loader: HeaderLoader,
+    notes: collections.Counter,
+) -> tuple[dict[tuple[str, int], list[str]], list[Exclusion]]:
+    """Compare the list with the disk.
 
     Returns:
-        Paths of the films that are in both, by (subject, month) and sorted; and the knees of the
-        others: `path_unknown`, `film_missing`, `not_listed`, and the reason of a header that cannot
-        be read where only it tells the view; and `unreadable_folder`.
+        Sorted paths of the films that are in both, by (subject, month); and the knees of the
+        others: `path_unknown`, `film_missing`, `not_listed`, `unreadable_folder`, and the reason of
+        an unreadable header where only that has the view.
     """
     listing = tree.walk(root, lambda folder: folder != "tables")
     notes.update(listing.notes)
     on_disk = _on_disk(listing)
     known: dict[str, _Path] = {}
-    dropped = []
+    exclusions = []
     for folder, words in sorted(listing.unreadable.items()):
         subject = folder.split("/")[0][:-5].upper()
-        # Not told of another name, which may be a person's.
-        source = _tell(folder) if _SUBJECT.fullmatch(subject) else ""
-        dropped.append(Dropped("", "", _UNKNOWN_VISIT, source, "unreadable_folder", words))
+        # Another name is not reported, since it may be a person's.
+        source = _mask_names(folder) if _SUBJECT.fullmatch(subject) else ""
+        exclusions.append(Exclusion("", "", _UNKNOWN_VISIT, source, "unreadable_folder", words))
     wanted = on_disk if listed is None else set(listed)
     for path in sorted(on_disk | wanted):
         try:
             known[path] = _parse(path)
         except ValueError as error:
             if listed is not None and path in wanted:
-                # Not quoted: it may hold anything, a name too.
+                # The line is not quoted: it may hold anything, even a name.
                 source, detail = f"tables/{LIST}", f"line {listed[path]}: {error}"
-                dropped += [
-                    Dropped("", side, _UNKNOWN_VISIT, source, "path_unknown", detail)
+                exclusions += [
+                    Exclusion("", side, _UNKNOWN_VISIT, source, "path_unknown", detail)
                     for side in SIDES
                 ]
             else:
                 notes["other_files"] += 1
-    untold = [path for path, parts in known.items() if not parts.view and path in on_disk]
-    headers = reader.read(root, untold) if untold else {}
+    without_view = [path for path, parts in known.items() if not parts.view and path in on_disk]
+    headers = loader.read(root, without_view) if without_view else {}
 
     films = collections.defaultdict(list)
     uncertain = []
@@ -187,8 +195,8 @@ def _find_films(
         header = headers.get(path)
         view = view or _view_in(header.description if header else "")
         if header and header.reason and path in wanted:
-            # Its view it does not tell; that a knee may be lost with it, the account must.
-            row = Dropped(subject, "", month, _tell(path), header.reason, header.detail)
+            # Its view is unknown, but the report must list the knees that may be lost with it.
+            row = Exclusion(subject, "", month, _mask_names(path), header.reason, header.detail)
             uncertain.append(row)
         elif view != VIEW:
             name = f"films_of_view_{view}" if path in wanted else "unlisted_films_of_other_views"
@@ -197,13 +205,15 @@ def _find_films(
             films[subject, month].append(path)
         elif path in wanted:
             detail = f"it is in {LIST}, but not on the disk"
-            dropped += [
-                Dropped(subject, side, month, _tell(path), "film_missing", detail) for side in SIDES
+            exclusions += [
+                Exclusion(subject, side, month, _mask_names(path), "film_missing", detail)
+                for side in SIDES
             ]
         else:
             detail = f"it is on the disk, but not in {LIST}"
-            dropped += [
-                Dropped(subject, side, month, _tell(path), "not_listed", detail) for side in SIDES
+            exclusions += [
+                Exclusion(subject, side, month, _mask_names(path), "not_listed", detail)
+                for side in SIDES
             ]
     if not films:
         layout = "{MOSTID}_XRAY/V{visit}.../PA10/{film}"
@@ -211,39 +221,39 @@ def _find_films(
         raise UserError(
             f"{root}: no film of the view {VIEW} is {where}; they should lie as {layout}"
         )
-    told = {(subject, side, month) for subject, month in films for side in SIDES}
-    told |= {(knee.subject, knee.side, knee.visit) for knee in dropped}
-    return films, [*dropped, *lose_uncertain(uncertain, told)]
+    covered = {(subject, side, month) for subject, month in films for side in SIDES}
+    covered |= {(knee.subject, knee.side, knee.visit) for knee in exclusions}
+    return films, [*exclusions, *exclude_uncertain(uncertain, covered)]
 
 
 def _view_in(description: str) -> str:
-    """The view that a film's description names, such as PA10."""
+    """Return the view in a film's description, such as PA10."""
     found = re.search(r"PA[ _-]*(05|10|15)", description.upper())
     return f"PA{found[1]}" if found else "unknown"
 
 
 def _on_disk(listing: tree.Tree) -> set[str]:
-    """All files but the tables and the landmarks."""
-    marks = tuple(landmarks.SUFFIXES.values())
+    """Return all files but the tables and the landmarks."""
+    suffixes = tuple(landmarks.SUFFIXES.values())
     return {
         f"{folder}/{name}" if folder else name
         for folder, names in listing.files.items()
         for name in names
-        if not name.endswith(marks)
+        if not name.endswith(suffixes)
     }
 
 
 def _read_readings(
     tables: pathlib.Path, months: list[int], rounding: str, notes: collections.Counter
-) -> tuple[dict[KneeVisit, Reading], list[Dropped]]:
-    """Readings of all visits whose columns are there, and rows that are of nobody.
+) -> tuple[dict[KneeVisit, Reading], list[Exclusion]]:
+    """Read the grades of all visits that have columns; also return the rows of unknown subjects.
 
     Code 8 as KL is a prosthesis or a film that could not be read; code 8 of another grade, 9 and
-    blank are missing. A knee of which all is missing has no reading.
+    blank are missing. A knee without any grade has no reading.
 
     Args:
         tables: folder of the table.
-        months: visits that have films, whose columns must be there.
+        months: visits with films, whose columns must be there.
         rounding: see `readings.round_grades`.
         notes: where `duplicate_readings` (further rows of a subject) and `grades_out_of_range` are
             counted.
@@ -253,8 +263,8 @@ def _read_readings(
     table = read_table(path, ["MOSTID", *needed])
     subjects = identifiers(table["MOSTID"]).str.upper()
     known = subjects.str.fullmatch(_SUBJECT)
-    dropped = [
-        Dropped("", side, _UNKNOWN_VISIT, f"tables/{path.name}", "subject_unknown", detail)
+    exclusions = [
+        Exclusion("", side, _UNKNOWN_VISIT, f"tables/{path.name}", "subject_unknown", detail)
         for detail in (
             f"row {row + 1}: its MOSTID is not M and a number" for row in subjects[~known].index
         )
@@ -279,13 +289,13 @@ def _read_readings(
                 for subject, reading in zip(subjects, found)
                 if reading.unusable or (reading.grades != MISSING).any()
             }
-    return read, dropped
+    return read, exclusions
 
 
 def _read_replaced(
     tables: pathlib.Path, films: Mapping[tuple[str, int], list[str]]
 ) -> dict[KneeVisit, Reading]:
-    """Filmed knees whose joint had been replaced by that visit, as the outcomes tell."""
+    """Find the filmed knees whose joint had been replaced by that visit, from the outcomes."""
     if not (path := look_for_table(tables, OUTCOMES)):
         return {}
     columns = {side: f"V99E{side}KRINDEX" for side in SIDES}
@@ -295,7 +305,7 @@ def _read_replaced(
     for side, column in columns.items():
         number_of = dict(zip(subjects, numbers(table[column], path)))
         for subject, month in films:
-            # The published code takes 0 for none, as it does blanks.
+            # In the published code both 0 and a blank mean none.
             if 0 < (number := number_of.get(subject, 0)) <= VISITS[month]:
                 detail = f"{path.name} tells of its replacement by visit {number:g}"
                 found[subject, side, month] = Reading(UNREAD.grades, "replaced", detail)
@@ -307,7 +317,7 @@ def _compare_enrolment(
     films: Mapping[tuple[str, int], list[str]],
     notes: collections.Counter,
 ) -> None:
-    """Counts films of whom the enrolment has none, and the reverse, of the visits with films."""
+    """Count films that the enrolment does not have, and the reverse, of the visits with films."""
     for month in sorted({month for _, month in films}):
         number = VISITS[month]
         if not (path := look_for_table(tables, f"mostv{number}enroll")):
@@ -325,7 +335,7 @@ def _columns(month: int, side: str) -> list[str]:
 
 
 def _readings(values: np.ndarray, rounding: str, notes: collections.Counter) -> list[Reading]:
-    """Readings of the knees of one visit and side.
+    """Make the readings of the knees of one visit and side.
 
     Args:
         values: float [subjects, 7] as in the table, NaN where blank.
@@ -340,6 +350,6 @@ def _readings(values: np.ndarray, rounding: str, notes: collections.Counter) -> 
     return [
         Reading(row, "prosthesis_or_unreadable", detail)
         if lost
-        else Reading(row, whole=bool((row != MISSING).all()))
+        else Reading(row, fully_read=bool((row != MISSING).all()))
         for row, lost in zip(grades, unreadable)
     ]

@@ -1,7 +1,7 @@
-"""A tree of MR series laid out as OAI's → jobs, one a knee, and an account of every knee.
+"""Jobs, one per knee, and exclusions of a tree of MR series laid out as OAI's.
 
-`oai_images` says how series lie, and tables/ holds the readings of every visit (`readings`), the
-enrollees and, if replacements are asked for, `outcomes99`.
+`oai_images` describes how series lie. tables/ holds the readings of every visit (`readings`), the
+enrollees and, if replacements are wanted, `outcomes99`.
 """
 
 import collections
@@ -10,11 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from knee_jax.errors import UserError
-from knee_jax.grades import MISSING
 from knee_jax.ingest import enrolment, progression, readings, volume
-from knee_jax.ingest.account import Dropped
-from knee_jax.ingest.headers import DEFAULT_READER, Reader
-from knee_jax.ingest.inventory import lose_uncertain
+from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
+from knee_jax.ingest.inventory import exclude_uncertain
 from knee_jax.ingest.oai_images import (
     LAYOUT,
     NOT_ON_DISK,
@@ -24,6 +22,8 @@ from knee_jax.ingest.oai_images import (
     find_images,
     sources,
 )
+from knee_jax.ingest.report import Exclusion
+from knee_jax.targets.grades import MISSING
 
 _UNREAD = (progression.UNKNOWN, MISSING, "unread")
 
@@ -34,41 +34,41 @@ def plan_study(
     preparation: volume.Preparation,
     *,
     rule: str = "coded",
-    seen: str = "subject",
+    follow_up: str = "subject",
     visits: Sequence[int] = progression.VISITS,
     outcomes: bool = False,
     with_bmi: bool = False,
     check_subject: bool = True,
-    reader: Reader = DEFAULT_READER,
-) -> tuple[list[volume.VolumeJob], list[Dropped], dict[str, int]]:
-    """Joins baseline series, progression and sites, and says what is to be read.
+    loader: HeaderLoader = DEFAULT_LOADER,
+) -> tuple[list[volume.VolumeJob], list[Exclusion], dict[str, int]]:
+    """Join baseline series, progression and sites into jobs.
 
     Args:
         root: the study's folder.
         cohort: name of the study.
-        preparation: how volumes become examples.
-        rule: of `progression.label_progression`.
-        seen: of `progression.label_progression`.
+        preparation: conversion of volumes to examples.
+        rule: see `progression.label_progression`.
+        follow_up: see `progression.label_progression`.
         visits: months whose readings count; series of the first one are read.
-        outcomes: whether the table `outcomes99` tells of replacements beside the readings.
-        with_bmi: drop knees of subjects whose body mass index is unknown, as Panfilov et al. 2022
-            did (section 3.1).
-        check_subject: as `inventory.Rules.check_subject`.
-        reader: of headers.
+        outcomes: whether replacements are read from the table `outcomes99`, beside the readings.
+        with_bmi: whether to exclude knees of subjects with an unknown body mass index, as Panfilov
+            et al. 2022 did (section 3.1).
+        check_subject: see `inventory.Rules.check_subject`.
+        loader: loader of headers.
 
     Returns:
-        Jobs in the order of subject and side, each of which reads one knee; the knees that have no
-        series or no label; and counts of other things than knees.
+        Jobs in the order of subject and side, each of which reads one knee; the knees without a
+        series or a label; and counts of other things than knees.
 
     Raises:
         UserError: no series, a visit without its table, or a table lacks a column.
     """
     baseline = visits[0]
-    images, dropped, notes = find_images(root, reader, [baseline])
-    found, lost = _choose_series(images, check_subject, notes)
+    images, exclusions, notes = find_images(root, loader, [baseline])
+    found, unusable = _choose_series(images, check_subject, notes)
     if not found:
-        _refuse_none(root, baseline, [*dropped, *lost])
-    dropped += lost
+        _refuse_none(root, baseline, [*exclusions, *unusable])
+    exclusions += unusable
     tables = root / "tables"
     sites = enrolment.read_sites(tables)
     people = enrolment.read_oai(tables).dropna(subset="bmi") if with_bmi else None
@@ -76,15 +76,15 @@ def plan_study(
     notes["subjects_unknown_to_enrolment"] = len({subject for subject, _ in found} - set(sites))
     read, counts = readings.read_readings(tables, visits)
     notes.update(counts)
-    labels, account = progression.label_progression(
+    labels, counts_of_labels = progression.label_progression(
         progression.tidy(read),
         replacements=progression.read_replacements(tables) if outcomes else None,
         rule=rule,
         visits=visits,
-        seen=seen,
+        follow_up=follow_up,
     )
     rows_apart = ("replacements_after_the_last_visit", "replacements_of_other_knees")
-    notes.update({name: account[name] for name in rows_apart})
+    notes.update({name: counts_of_labels[name] for name in rows_apart})
     columns = ("subject", "side", "progression", "kl", "reason")
     label_of = {
         (subject, side): (value, kl, reason)
@@ -100,7 +100,7 @@ def plan_study(
         if not reason and known is not None and subject not in known:
             reason, detail = "no_bmi", "the body mass index is not known"
         if reason:
-            dropped.append(Dropped(subject, side, baseline, source, reason, detail))
+            exclusions.append(Exclusion(subject, side, baseline, source, reason, detail))
             continue
         file = volume.VolumeFile(
             subject=subject,
@@ -114,41 +114,41 @@ def plan_study(
             check_subject=check_subject,
         )
         jobs.append(volume.VolumeJob(root, file, preparation))
-    # A knee whose series is already accounted for is not lost a second time.
-    known_lost = {(knee.subject, knee.side) for knee in dropped}
-    dropped += [
-        Dropped(subject, side, baseline, "", "no_series", "readings without an MR series")
-        for subject, side in sorted(label_of.keys() - known_lost)
+    # A knee whose series is excluded already is not excluded a second time.
+    known_exclusions = {(knee.subject, knee.side) for knee in exclusions}
+    exclusions += [
+        Exclusion(subject, side, baseline, "", "no_series", "readings without an MR series")
+        for subject, side in sorted(label_of.keys() - known_exclusions)
     ]
-    return jobs, dropped, dict(notes)
+    return jobs, exclusions, dict(notes)
 
 
-def _refuse_none(root: pathlib.Path, baseline: int, lost: Sequence[Dropped]) -> NoReturn:
-    """Tells why there is no series."""
-    reasons = collections.Counter(each.reason for each in lost)
-    seen = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+def _refuse_none(root: pathlib.Path, baseline: int, exclusions: Sequence[Exclusion]) -> NoReturn:
+    """Raise UserError with the reasons for which there is no series."""
+    reasons = collections.Counter(each.reason for each in exclusions)
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     remedy = f"they should lie as {LAYOUT}"
     if set(reasons) == {"subject_contradicts"}:
         remedy = "if ids in headers were replaced, prepare oai_mri/sagittal_replaced_ids"
     names = " or ".join(SERIES)
     raise UserError(
-        f"{root}: no series {names} of month {baseline} can be used (lost: {seen or 'none'}); "
+        f"{root}: no series {names} of month {baseline} can be used (lost: {counts or 'none'}); "
         f"{remedy}"
     )
 
 
 def _choose_series(
     images: Iterable[Image], check_subject: bool, notes: collections.Counter[str]
-) -> tuple[dict[tuple[str, str], str], list[Dropped]]:
-    """Finds the MR series that are read, among the images of one visit.
+) -> tuple[dict[tuple[str, str], str], list[Exclusion]]:
+    """Choose the MR series that are read, among the images of one visit.
 
     Returns:
-        Their folders by (subject, side); and what is lost: `subject_contradicts`,
-        `visit_contradicts`, `not_on_disk`, `unreadable_folder`, `repeated_series`, and reasons of
-        files that cannot be read, of series of which none can.
+        Their folders by (subject, side); and the exclusions: `subject_contradicts`,
+        `visit_contradicts`, `not_on_disk`, `unreadable_folder`, `repeated_series`, and the reasons
+        of unreadable files, for series without a readable one.
     """
     of_knees: dict[tuple[str, str], list[Image]] = collections.defaultdict(list)
-    dropped: list[Dropped] = []
+    exclusions: list[Exclusion] = []
     uncertain = []
     notes["films"] = notes["other_series"] = 0
     for image in images:
@@ -156,24 +156,24 @@ def _choose_series(
         side = SERIES.get(header.description.upper())
         reason, detail = image.contradicts(check_subject)
         if header.reason == UNREADABLE_FOLDER:
-            uncertain.append(image.lost("", header.reason, header.detail))
+            uncertain.append(image.exclude("", header.reason, header.detail))
         elif not image.is_series:
             notes["films"] += 1
         elif header.reason and (side or header.reason != NOT_ON_DISK):
-            uncertain.append(image.lost(side or "", header.reason, header.detail))
+            uncertain.append(image.exclude(side or "", header.reason, header.detail))
         elif not side:
             notes["other_series"] += 1
         elif reason:
-            uncertain.append(image.lost(side, reason, detail))
+            uncertain.append(image.exclude(side, reason, detail))
         else:
             of_knees[image.subject, side].append(image)
     found = {}
     for (subject, side), of_knee in of_knees.items():
         found[subject, side], *earlier = sources(of_knee)
         detail = f"{found[subject, side]} was taken later, and counts"
-        dropped += [
-            Dropped(subject, side, of_knee[0].month, source, "repeated_series", detail)
+        exclusions += [
+            Exclusion(subject, side, of_knee[0].month, source, "repeated_series", detail)
             for source in earlier
         ]
     known = {(subject, side, of[0].month) for (subject, side), of in of_knees.items()}
-    return found, [*dropped, *lose_uncertain(uncertain, known)]
+    return found, [*exclusions, *exclude_uncertain(uncertain, known)]

@@ -1,13 +1,13 @@
-"""A study tree laid out as OAI's → its films, their readings and the subjects' sites.
+"""The inventory of a study tree laid out as OAI's: films, their readings and the subjects' sites.
 
-`oai_images` says how images lie. tables/ holds the readings of every visit (`readings`), the
-enrollees and, if a user has put them there, what else is known of them (`enrolment`) and the
-outcomes (`progression`).
+`oai_images` describes how images lie. tables/ holds the readings of every visit (`readings`), the
+enrollees and, if a user has put them there, further facts on the subjects (`enrolment`), the
+outcomes (`progression`) and joint space widths (`joint_space`).
 
 The films of interest are PA views of the flexed knees, of both or of one ("Bilateral PA Fixed
-Flexion Knee", "PA Fixed Flexion Right Knee"). Of several of one visit that counts whose barcode the
-table of readings has, else the last one taken (`oai_images`). A film of both knees counts before
-those of one.
+Flexion Knee", "PA Fixed Flexion Right Knee"). Of several films of one visit, the one whose barcode
+is in the table of readings counts, else the last one taken (`oai_images`). A film of both knees
+counts before films of one.
 """
 
 import collections
@@ -17,10 +17,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from knee_jax.errors import UserError
-from knee_jax.grades import MISSING
-from knee_jax.ingest import contents, enrolment, progression, readings, ready_crops
-from knee_jax.ingest.account import Dropped
-from knee_jax.ingest.headers import DEFAULT_READER, Reader
+from knee_jax.ingest import contents, crops, enrolment, joint_space, progression, readings
+from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
 from knee_jax.ingest.inventory import (
     SIDES,
     UNREAD,
@@ -28,7 +26,7 @@ from knee_jax.ingest.inventory import (
     KneeVisit,
     Reading,
     Rules,
-    lose_uncertain,
+    exclude_uncertain,
 )
 from knee_jax.ingest.oai_images import (
     LAYOUT,
@@ -38,9 +36,11 @@ from knee_jax.ingest.oai_images import (
     find_images,
     sources,
 )
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.tables import look_for_table
+from knee_jax.targets.grades import MISSING
 
-# What a description may say in an account; other words of it might name somebody.
+# Words of a description that may appear in the report; others might be a person's name.
 _VIEWS = re.compile(
     "ankle|ap|bilateral|chest|elbow|foot|full|hands?|hip|knees?|lateral|left|limb|lumbar|oblique|pa|"
     "patella|pelvis|right|shoulder|skyline|spine|standing|wrist"
@@ -49,29 +49,31 @@ _LONG_BARCODE = 6
 _NO_SIDE = "neither its description nor its laterality tells the side, or they contradict"
 
 
-def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_READER) -> Inventory:
-    """Finds films, or ready crops of them, readings and sites.
+def take_inventory(
+    root: pathlib.Path, rules: Rules, loader: HeaderLoader = DEFAULT_LOADER
+) -> Inventory:
+    """Find films, or ready crops of them, readings and sites.
 
     Args:
         root: the study's folder.
-        rules: how tables and files are read.
-        reader: of headers.
+        rules: rules for tables and files.
+        loader: loader of headers.
 
     Raises:
         UserError: no films, a visit with films but without its table, or a table lacks a column.
     """
     if rules.landmarks == "crops":
         notes: collections.Counter[str] = collections.Counter()
-        films, dropped = ready_crops.find_crops(root, contents.SUBJECT, range(100), notes)
+        films, exclusions = crops.find_crops_of_study(root, contents.SUBJECT, range(100), notes)
         single_films: dict[KneeVisit, list[str]] = {}
     else:
-        films, single_films, dropped, notes = _find_films(root, rules, reader)
+        films, single_films, exclusions, notes = _find_films(root, rules, loader)
     tables = root / "tables"
     sites = enrolment.read_sites(tables)
     filmed = {(subject, side, month) for subject, month in films for side in SIDES}
     filmed |= single_films.keys()
     notes["subjects_unknown_to_enrolment"] = len({subject for subject, *_ in filmed} - set(sites))
-    # Nobody read the films of months 18 and 30; they are kept, and can be learnt from unlabelled.
+    # The films of months 18 and 30 were never read; they are kept as unlabelled knees.
     notes["films_of_visits_without_readings"] = sum(
         month not in readings.VISITS
         for _, month in {(subject, month) for subject, _, month in filmed}
@@ -89,23 +91,26 @@ def take_inventory(root: pathlib.Path, rules: Rules, reader: Reader = DEFAULT_RE
             knee: _read_first(of, [knee], read, notes) for knee, of in single_films.items()
         }
     read |= _read_replaced(tables, filmed, read)
-    return Inventory(films, read, sites, dropped, notes, single_films)
+    widths, counts = joint_space.read_widths(tables)
+    notes.update(counts)
+    labels = {joint_space.COLUMN: widths}
+    return Inventory(films, read, sites, exclusions, notes, single_films, labels)
 
 
 def _find_films(
-    root: pathlib.Path, rules: Rules, reader: Reader
+    root: pathlib.Path, rules: Rules, loader: HeaderLoader
 ) -> tuple[
     dict[tuple[str, int], list[str]],
     dict[KneeVisit, list[str]],
-    list[Dropped],
+    list[Exclusion],
     collections.Counter[str],
 ]:
-    """Films of both knees, films of one, what is lost on the way, and counts."""
-    images, dropped, notes = find_images(root, reader)
-    films, single_films, lost = _choose_films(images, rules.check_subject, notes)
+    """Find films of both knees, films of one, exclusions, and counts."""
+    images, exclusions, notes = find_images(root, loader)
+    films, single_films, unusable = _choose_films(images, rules.check_subject, notes)
     if not films and not single_films:
-        reasons = collections.Counter(each.reason for each in [*dropped, *lost])
-        seen = ", ".join(f"{count} {name}" for name, count in (notes + reasons).items())
+        reasons = collections.Counter(each.reason for each in [*exclusions, *unusable])
+        counts = ", ".join(f"{count} {name}" for name, count in (notes + reasons).items())
         if set(reasons) == {"subject_contradicts"}:
             raise UserError(
                 f"{root}: the headers of all films name other subjects than their folders do; if "
@@ -114,26 +119,26 @@ def _find_films(
         raise UserError(
             f"{root}: no films are here; they should lie as {LAYOUT}001, a subject's name being "
             f"seven digits, and their headers call them {contents.BILATERAL!r} (seen: "
-            f"{seen or 'nothing'})"
+            f"{counts or 'nothing'})"
         )
-    return films, single_films, [*dropped, *lost], notes
+    return films, single_films, [*exclusions, *unusable], notes
 
 
 def _choose_films(
     images: Iterable[Image], check_subject: bool, notes: collections.Counter[str]
-) -> tuple[dict[tuple[str, int], list[str]], dict[KneeVisit, list[str]], list[Dropped]]:
-    """Finds the films of interest.
+) -> tuple[dict[tuple[str, int], list[str]], dict[KneeVisit, list[str]], list[Exclusion]]:
+    """Choose the films of interest.
 
     Returns:
-        Films of both knees by (subject, month), and those of one by (subject, side, month), the one
-        that counts first; and what is lost: `subject_contradicts`, `visit_contradicts`, `no_side`,
-        `not_on_disk`, `unreadable_folder`, `repeated_film`, and the reasons of films whose header
-        cannot be read.
+        Films of both knees by (subject, month), and those of one by (subject, side, month), each
+        with the one that counts first; and the exclusions: `subject_contradicts`,
+        `visit_contradicts`, `no_side`, `not_on_disk`, `unreadable_folder`, `repeated_film`, and the
+        reasons of unreadable headers.
     """
     of_visits: dict[tuple[str, int], list[Image]] = collections.defaultdict(list)
     of_knees: dict[KneeVisit, list[Image]] = collections.defaultdict(list)
     uncertain = []
-    dropped: list[Dropped] = []
+    exclusions: list[Exclusion] = []
     notes["mr_series"] = notes["films_without_description"] = 0
     for image in images:
         header = image.header
@@ -143,18 +148,18 @@ def _choose_films(
         if image.is_series:
             notes["mr_series"] += 1
         elif header.reason and header.reason != NOT_ON_DISK:
-            # What it shows, it does not tell.
-            uncertain.append(image.lost("", header.reason, header.detail))
+            # It is unknown which knees it shows.
+            uncertain.append(image.exclude("", header.reason, header.detail))
         elif not sides:
             words = re.findall(r"[a-z]+", header.description.lower())
-            told = [word for word in words if _VIEWS.fullmatch(word)]
-            notes["_".join(["other_films", *(told or ["unknown"])])] += 1
+            view = [word for word in words if _VIEWS.fullmatch(word)]
+            notes["_".join(["other_films", *(view or ["unknown"])])] += 1
         elif header.reason:
-            uncertain.append(image.lost(side, header.reason, header.detail))
+            uncertain.append(image.exclude(side, header.reason, header.detail))
         elif reason:
-            uncertain.append(image.lost(side, reason, detail))
+            uncertain.append(image.exclude(side, reason, detail))
         elif sides == "?":
-            uncertain.append(image.lost("", "no_side", _NO_SIDE))
+            uncertain.append(image.exclude("", "no_side", _NO_SIDE))
         else:
             notes["films_without_description"] += not header.description
             if len(sides) == len(SIDES):
@@ -166,11 +171,15 @@ def _choose_films(
     for (subject, side, month), of_knee in of_knees.items():
         if (subject, month) in films:
             detail = f"{films[subject, month][0]} shows both knees"
-            dropped += [image.lost(side, "repeated_film", detail) for image in of_knee]
+            exclusions += [image.exclude(side, "repeated_film", detail) for image in of_knee]
         else:
             single_films[subject, side, month] = sources(of_knee)
     known = {(subject, side, month) for subject, month in films for side in SIDES}
-    return films, single_films, [*dropped, *lose_uncertain(uncertain, known | {*single_films})]
+    return (
+        films,
+        single_films,
+        [*exclusions, *exclude_uncertain(uncertain, known | {*single_films})],
+    )
 
 
 def _read_first(
@@ -179,11 +188,11 @@ def _read_first(
     read: Mapping[KneeVisit, Reading],
     notes: collections.Counter[str],
 ) -> list[str]:
-    """Films of some knees, in front one that the readers had before them.
+    """Move a film that the readers read to the front of the films of some knees.
 
     Args:
-        films: that which would count else first.
-        knees: on each of them.
+        films: films, the one that counts otherwise first.
+        knees: knees on each of them.
         read: readings.
         notes: where `readings_of_another_film` than the first are counted.
     """
@@ -195,13 +204,14 @@ def _read_first(
 
 
 def _is_of(reading: Reading, film: str) -> bool:
-    """Whether a reading's barcode is that of a film.
+    """Return whether a reading's barcode is that of a film.
 
-    Tables and folders pad it with zeros apart, and some tables put the study's number in front.
+    Tables and folders pad it with different numbers of zeros, and some tables prefix the study's
+    number.
     """
-    told, found = reading.barcode.lstrip("0"), film.split("/")[4].lstrip("0")
-    long = min(len(told), len(found)) >= _LONG_BARCODE
-    return bool(told) and (told == found or (long and told.endswith(found)))
+    read, found = reading.barcode.lstrip("0"), film.split("/")[4].lstrip("0")
+    long = min(len(read), len(found)) >= _LONG_BARCODE
+    return bool(read) and (read == found or (long and read.endswith(found)))
 
 
 def _read_replaced(
@@ -209,7 +219,7 @@ def _read_replaced(
     filmed: Iterable[KneeVisit],
     read: Mapping[KneeVisit, Reading],
 ) -> dict[KneeVisit, Reading]:
-    """Filmed knees without a grade whose joint had been replaced by that visit, if outcomes tell.
+    """Find filmed knees without a grade whose joint, by the outcomes, had been replaced by then.
 
     In the archive's tables the readers' own code of it, .P, is blank.
     """

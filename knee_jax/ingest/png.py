@@ -1,4 +1,4 @@
-"""PNG files → grey values."""
+"""Grey values of PNG files."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from knee_jax.errors import UnusableKnee
 
 
 def read_grey(path: pathlib.Path) -> np.ndarray:
-    """Reads an image of one channel, [H, W], with the depth that the file has.
+    """Read an image of one channel, [height, width], with the depth of the file.
 
     Raises:
         UnusableKnee: unreadable, empty_file, not_an_image or colour_image.

@@ -1,8 +1,8 @@
-"""Runs jobs in worker processes, results in the order of the jobs.
+"""A pool of worker processes that returns results in the order of the jobs.
 
-A job that takes too long, or whose process dies, is lost alone: its worker is replaced and the
-others go on. Process pools of the standard library do not do that: their workers share the fate of
-the first that dies, and none can be stopped.
+A job that takes too long, or whose process dies, fails alone: its worker is replaced and the others
+go on. The process pools of the standard library cannot do that: all their workers end with the
+first that dies, and none can be stopped.
 """
 
 import collections
@@ -28,16 +28,16 @@ T = TypeVar("T")
 _AHEAD = 8
 _PRELOADED = ["__main__", "knee_jax.ingest.study", "knee_jax.ingest.volume"]
 _SPARE_MEMORY = 3 * 2**28
-"""Bytes that a worker may take beyond what it has at its start."""
+"""Bytes of memory that a worker may use beyond those at its start."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Lost:
-    """What a job gives that did not come to its end.
+class Failure:
+    """The result of a job that did not finish.
 
     Attributes:
         reason: timed_out, crashed_reader or out_of_memory.
-        detail: that reason in words.
+        detail: description of that reason.
     """
 
     reason: str
@@ -46,121 +46,121 @@ class Lost:
 
 def run_in_order(
     jobs: Iterable[Callable[[], T]], workers: int, seconds: float | None = None
-) -> Generator[T | Lost, None, None]:
-    """Yields the result of every job, in order; at most a few jobs a worker run ahead.
+) -> Generator[T | Failure, None, None]:
+    """Yield the result of every job, in order; only a few jobs per worker run ahead.
 
-    What a job raises is raised here. A job whose process dies is tried once more, since the system
-    may have killed the wrong one; one that takes too long is not.
+    An exception of a job is raised here. A job whose process dies is tried once more, since the
+    system may have killed the wrong process; one that takes too long is not.
 
     Args:
-        jobs: picklable functions without arguments, whose results can be pickled too.
+        jobs: picklable functions without arguments and with picklable results.
         workers: number of processes.
-        seconds: that a job may take, None: as long as it likes.
+        seconds: time limit of a job, None: no limit.
 
     Raises:
         RuntimeError: a worker cannot be started.
     """
-    pending: collections.deque[concurrent.futures.Future[T | Lost]] = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[T | Failure]] = collections.deque()
     remaining = iter(jobs)
-    # A thread for each process waits for it.
+    # Each process has a thread that waits for it.
     threads = concurrent.futures.ThreadPoolExecutor(workers)
-    crew = _Crew(workers, seconds)
+    processes = _Workers(workers, seconds)
     try:
         for job in itertools.islice(remaining, _AHEAD * workers):
-            pending.append(threads.submit(crew.run, job))
+            pending.append(threads.submit(processes.run, job))
         while pending:
             yield pending.popleft().result()
             for job in itertools.islice(remaining, 1):
-                pending.append(threads.submit(crew.run, job))
+                pending.append(threads.submit(processes.run, job))
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
-        crew.dismiss()
+        processes.stop_all()
         threads.shutdown()
 
 
-class _Crew:
-    """Worker processes, each of which does one job at a time; started when they are needed."""
+class _Workers:
+    """Worker processes that do one job at a time, started when they are needed."""
 
     def __init__(self, workers: int, seconds: float | None):
         self._seconds = seconds
         self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         for _ in range(workers):
             self._idle.put(None)
-        self._hired: set[_Worker] = set()
-        self._dismissed = False
+        self._running: set[_Worker] = set()
+        self._stopped = False
         self._lock = threading.Lock()
 
-    def run(self, job: Callable[[], T]) -> T | Lost:
-        """Has a job done by an idle worker, to be called by as many threads as there are."""
+    def run(self, job: Callable[[], T]) -> T | Failure:
+        """Run a job in an idle worker; called by as many threads as there are workers."""
         worker = self._idle.get()
         try:
             for _ in range(2):
-                worker = worker or self._hire()
+                worker = worker or self._start()
                 try:
                     succeeded, result = worker.do(job, self._seconds)
-                except (TimeoutError, EOFError, ConnectionError) as trouble:
-                    self._fire(worker)
+                except (TimeoutError, EOFError, ConnectionError) as error:
+                    self._stop(worker)
                     worker = None
-                    if isinstance(trouble, TimeoutError):
-                        return Lost("timed_out", f"not read within {self._seconds:g} seconds")
+                    if isinstance(error, TimeoutError):
+                        return Failure("timed_out", f"not read within {self._seconds:g} seconds")
                     continue
                 if not succeeded:
                     raise result
                 return result
-            return Lost("crashed_reader", "the process that read it died, twice")
+            return Failure("crashed_reader", "the process that read it died, twice")
         finally:
             self._idle.put(worker)
 
-    def _hire(self) -> "_Worker":
+    def _start(self) -> "_Worker":
         with self._lock:
-            if self._dismissed:
-                raise RuntimeError("no job is wanted any more")
+            if self._stopped:
+                raise RuntimeError("the pool has been stopped")
             worker = _Worker()
-            self._hired.add(worker)
+            self._running.add(worker)
         try:
             worker.connection.recv()
         except (EOFError, ConnectionError) as error:
-            self._fire(worker)
+            self._stop(worker)
             raise RuntimeError("a worker process could not be started") from error
         return worker
 
-    def _fire(self, worker: "_Worker") -> None:
+    def _stop(self, worker: "_Worker") -> None:
         with self._lock:
-            self._hired.discard(worker)
+            self._running.discard(worker)
         worker.stop()
 
-    def dismiss(self) -> None:
-        """Stops all workers, whatever they do."""
+    def stop_all(self) -> None:
+        """Stop all workers, busy or not."""
         with self._lock:
-            self._dismissed = True
-            hired = list(self._hired)
-        for worker in hired:
+            self._stopped = True
+            running = list(self._running)
+        for worker in running:
             worker.process.kill()
-        for worker in hired:
+        for worker in running:
             worker.process.join()
 
 
 class _Worker:
-    """One process and the line to it."""
+    """One process and the connection to it."""
 
     def __init__(self):
-        # Not fork: the caller may hold JAX's threads. The server loads what workers need but once.
+        # Not fork: the caller may hold JAX's threads. The server loads the modules only once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far_end,), daemon=True)
         self.process.start()
-        theirs.close()
+        far_end.close()
 
     def do(self, job: Callable[[], Any], seconds: float | None) -> tuple[bool, Any]:
-        """Whether the job came to its end, and its result or what it raised.
+        """Run a job; return whether it succeeded, and its result or its exception.
 
         Raises:
-            TimeoutError: it takes longer.
+            TimeoutError: the job takes longer than the limit.
             EOFError, ConnectionError: the process died.
         """
         self.connection.send(job)
-        self.connection.recv()  # It has the job, and has loaded the modules that this needs.
+        self.connection.recv()  # The job has arrived, and the modules it needs are loaded.
         if not self.connection.poll(seconds):
             raise TimeoutError
         return self.connection.recv()
@@ -175,7 +175,7 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
-    # Decoders write there what they find in broken files, names of patients included.
+    # Decoders print parts of broken files, which may hold names of patients.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
@@ -196,17 +196,17 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _attempt(job: Callable[[], T]) -> tuple[bool, T | Lost | Exception]:
+def _attempt(job: Callable[[], T]) -> tuple[bool, T | Failure | Exception]:
     try:
         return True, job()
     except MemoryError:
-        return True, Lost("out_of_memory", f"more than {_SPARE_MEMORY >> 20} MiB are needed")
+        return True, Failure("out_of_memory", f"more than {_SPARE_MEMORY >> 20} MiB are needed")
     except Exception as error:
         return False, error
 
 
 def _limit_memory() -> None:
-    # One file that swells must not have the system kill this process's neighbours.
+    # One file that swells in memory must not make the system kill other processes.
     status = pathlib.Path("/proc/self/status")
     if status.exists():
         import resource
@@ -219,7 +219,7 @@ def _limit_memory() -> None:
 
 
 def _die_with_parent() -> None:
-    # A parent that is killed cannot stop its workers, and one may be busy for long.
+    # A killed parent cannot stop its workers, and one may be busy for long.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""KL readings over the visits → whether and how soon a knee's osteoarthritis progresses.
+"""Whether and how soon a knee's osteoarthritis progresses, from its KL readings over the visits.
 
 The target of Panfilov et al. 2022, section 2.2, who took it from Tiulpin et al. 2019 ("Multimodal
 machine learning-based knee osteoarthritis progression prediction"). Their text puts 72 months into
@@ -12,19 +12,23 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.errors import UserError
-from knee_jax.grades import MISSING
-from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.inventory import KneeVisit, Reading
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.tables import find_table, identifiers, numbers, read_table
+from knee_jax.targets.grades import MISSING
 
 VISITS = (0, 12, 24, 36, 72, 96)
-"""Months whose readings count; the first is the baseline. The published code leaves out 48."""
+"""Months who readings count; the first is the baseline. The published code leaves out 48."""
 
 FAST_UNTIL = 60
 """Month up to which a progression is fast."""
 
+COLUMN = "progression"
+"""Name of the label."""
+
 NONE, FAST, SLOW, UNKNOWN = 0, 1, 2, -1
-"""Values of `progression`."""
+"""Its values."""
+
 
 REASONS = {
     "no_baseline": "no reading of the baseline visit",
@@ -33,17 +37,17 @@ REASONS = {
     "baseline_kl4": "KL is 4 at baseline: the grade cannot grow",
     "lost_to_follow_up": "no progression was seen, and the last visit was missed",
 }
-"""Why a knee has no label, in the order in which they are asked."""
+"""Reasons for which a knee has no label, in the order in which they are checked."""
 
 OUTCOMES = ("outcomes99", "oai_outcome01")
 """OAI's table of outcomes in the study's own release, and in the NIMH Data Archive's."""
 
 RULES = ("coded", "published")
-SEEN = ("subject", "knee")
+FOLLOW_UPS = ("subject", "knee")
 
 _KNEE = ["subject", "side"]
 _COLUMNS = [*_KNEE, "visit", "kl", "prosthesis"]
-# OAI's visits by their number in `outcomes99`: those of odd months were telephone calls.
+# Number of a visit in `outcomes99` → month. Visits of odd months were telephone calls.
 _MONTHS = {1: 12, 2: 18, 3: 24, 4: 30, 5: 36, 6: 48, 7: 60, 8: 72, 9: 84, 10: 96, 11: 108}
 
 
@@ -54,37 +58,37 @@ def label_progression(
     rule: str = "coded",
     visits: Sequence[int] = VISITS,
     fast_until: int = FAST_UNTIL,
-    seen: str = "subject",
+    follow_up: str = "subject",
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Labels every knee by the first visit at which it was worse than at baseline.
+    """Label every knee by the first visit at which it was worse than at baseline.
 
-    Worse is a higher KL grade, but for 1 after 0, or a joint that has been replaced. A knee that
-    never was worse has not progressed if it was seen at the last visit; else nobody knows.
+    Worse is a higher KL grade, except 1 after 0, or a joint that has been replaced. A knee that was
+    never worse has not progressed if it was seen at the last visit; else its label is unknown.
 
     Args:
         readings: columns `subject`, `side`, `visit` (months), `kl` (int, -1 missing) and
             `prosthesis` (bool); of several rows of a knee and visit the first one counts.
         replacements: columns `subject`, `side`, `visit` (month by which the joint had been
-            replaced, not necessarily one of `visits`), as `read_replacements` gives them.
-        rule: 'coded': a replacement is what a code or `replacements` says, and a reading that is
-            missing for another reason does not count as a visit. 'published': every missing
-            reading after baseline is a replacement, as in the published code (43 of its 4,928
-            knees progressed so), and a row without a reading is a visit all the same.
-        visits: months whose readings count, ascending; the first is the baseline.
+            replaced, not necessarily one of `visits`), as returned by `read_replacements`.
+        rule: 'coded': replacements are those of a code or of `replacements`, and a reading that is
+            missing for another reason does not count as a visit. 'published': every missing reading
+            after baseline is a replacement, as in the published code (43 of its 4,928 knees
+            progressed in this way), and a row without a reading counts as a visit.
+        visits: months who readings count, ascending; the first is the baseline.
         fast_until: month up to which a progression is fast.
-        seen: who must have been seen at the last visit if there was no progression: the 'subject'
-            (either knee, as published) or the very 'knee'.
+        follow_up: who must have been seen at the last visit if there was no progression: the
+            'subject' (either knee, as published) or the same 'knee'.
 
     Returns:
-        A row a knee, in order of subject and side: `subject`, `side`, `kl` (at baseline, -1
-        missing), `progression` (0 none, 1 fast, 2 slow, -1 dropped), `month` (of the progression,
+        One row per knee, in order of subject and side: `subject`, `side`, `kl` (at baseline, -1
+        missing), `progression` (0 none, 1 fast, 2 slow, -1 excluded), `month` (of the progression,
         -1 where there is none), `reason` (key of `REASONS`, '' where the knee has a label). And an
-        account: knees by label and by reason, and rows that played no part.
+        counts of knees by label and by reason, and of rows that were not used.
 
     Raises:
         UserError: a column is missing, a KL grade is beyond the scale, or an argument is unknown.
     """
-    _check(readings, replacements, rule, visits, seen)
+    _check(readings, replacements, rule, visits, follow_up)
     published = rule == "published"
     baseline, last = visits[0], visits[-1]
     of_visits = readings[readings["visit"].isin(visits)]
@@ -102,11 +106,11 @@ def label_progression(
     replaced = replacements[replacements["visit"].between(baseline, last, inclusive="right")]
     events = pd.concat([later.loc[grown | gone, [*_KNEE, "visit"]], replaced])
     at_last = rows[(rows["visit"] == last) & (known | published)]
-    whose = ["subject"] if seen == "subject" else _KNEE
+    who = ["subject"] if follow_up == "subject" else _KNEE
 
     knees = readings[_KNEE].drop_duplicates().sort_values(_KNEE).merge(first, how="left", on=_KNEE)
     month = _lookup(events.groupby(_KNEE)["visit"].min(), knees, _KNEE)
-    was_seen = _is_in(knees, at_last, whose)
+    was_seen = _is_in(knees, at_last, who)
     replaced_before = _is_in(knees, replacements[replacements["visit"] <= baseline], _KNEE)
     progressed = month.notna()
     reason = np.select(
@@ -128,7 +132,7 @@ def label_progression(
         month=month.where(labelled).fillna(-1).astype("int16"),
         reason=reason,
     )
-    account = {
+    counts = {
         "knees": len(table),
         **{name: int((table["progression"] == value).sum()) for name, value in _NAMES.items()},
         **{name: int((reason == name).sum()) for name in REASONS},
@@ -137,19 +141,19 @@ def label_progression(
         "replacements_after_the_last_visit": int((replacements["visit"] > last).sum()),
         "replacements_of_other_knees": int((~_is_in(replacements, knees, _KNEE)).sum()),
     }
-    return table, account
+    return table, counts
 
 
 _NAMES = {"none": NONE, "fast": FAST, "slow": SLOW}
 
 
 def _lookup(values: pd.Series, rows: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """The value of each row's keys, NaN where there is none."""
+    """Return the value of each row's keys, NaN where there is none."""
     return rows[keys].merge(values.rename("value"), how="left", on=keys)["value"].astype("float64")
 
 
 def _is_in(rows: pd.DataFrame, others: pd.DataFrame, keys: list[str]) -> np.ndarray:
-    """Whether the keys of each row stand in a row of the others."""
+    """Return for each row whether its keys are in a row of the others."""
     return pd.MultiIndex.from_frame(rows[keys]).isin(pd.MultiIndex.from_frame(others[keys]))
 
 
@@ -158,9 +162,9 @@ def _check(
     replacements: pd.DataFrame | None,
     rule: str,
     visits: Sequence[int],
-    seen: str,
+    follow_up: str,
 ) -> None:
-    for name, value, choices in (("rule", rule, RULES), ("seen", seen, SEEN)):
+    for name, value, choices in (("rule", rule, RULES), ("follow_up", follow_up, FOLLOW_UPS)):
         if value not in choices:
             raise UserError(f"progression: {name} = '{value}': choose {' or '.join(choices)}")
     if len(visits) < 2 or any(np.diff(visits) <= 0):
@@ -178,7 +182,7 @@ def _check(
 
 
 def tidy(readings: Mapping[KneeVisit, Reading]) -> pd.DataFrame:
-    """The readings of an inventory as the table that `label_progression` reads."""
+    """Return the readings of an inventory as the table that `label_progression` takes."""
     rows = [
         (*knee, int(reading.grades[0]), reading.unusable == "prosthesis")
         for knee, reading in readings.items()
@@ -188,13 +192,13 @@ def tidy(readings: Mapping[KneeVisit, Reading]) -> pd.DataFrame:
 
 
 def read_replacements(folder: Path) -> pd.DataFrame:
-    """Reads from OAI's table of `OUTCOMES` at which visit a replaced joint was first reported.
+    """Read the visit at which each replaced joint was first reported from OAI's `OUTCOMES`.
 
     Args:
-        folder: where the tables lie.
+        folder: folder of the tables.
 
     Returns:
-        Columns `subject`, `side`, `visit` (months), a row a replaced joint.
+        Columns `subject`, `side`, `visit` (months), one row per replaced joint.
 
     Raises:
         UserError: no table, or a column or the number of a visit is not OAI's.
@@ -204,7 +208,7 @@ def read_replacements(folder: Path) -> pd.DataFrame:
     if path.name.lower().startswith("oai_"):
         columns, subject = {"L": "LKVSRP", "R": "RKVSRP"}, "SRC_SUBJECT_ID"
     table = read_table(path, [subject, *columns.values()])
-    found = []
+    of_sides = []
     for side, column in columns.items():
         visit = numbers(table[column], path).dropna()
         month = visit.map(_MONTHS)
@@ -212,15 +216,15 @@ def read_replacements(folder: Path) -> pd.DataFrame:
             number = visit[month.isna()].iloc[0]
             raise UserError(f"{path}: {column} holds {number:g}, not a visit's number 1..11")
         who = identifiers(table[subject])[visit.index]
-        found.append(pd.DataFrame({"subject": who, "side": side, "visit": month.astype(int)}))
-    return pd.concat(found).sort_values(_KNEE, ignore_index=True)
+        of_sides.append(pd.DataFrame({"subject": who, "side": side, "visit": month.astype(int)}))
+    return pd.concat(of_sides).sort_values(_KNEE, ignore_index=True)
 
 
 def read_labels(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
-    """Reads labels as Panfilov et al. 2022 published them: `ID, Side, KL, Progressor`.
+    """Read labels as published by Panfilov et al. 2022: `ID, Side, KL, Progressor`.
 
     Args:
-        path: of the table; other columns are left alone.
+        path: path of the table; other columns are ignored.
 
     Returns:
         (subject, side) → KL at baseline, and progression.
@@ -251,15 +255,15 @@ def read_labels(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
     return dict(zip(zip(subject, side), zip(kl.tolist(), progression.tolist())))
 
 
-def dropped(labels: pd.DataFrame, visit: int = VISITS[0]) -> list[Dropped]:
-    """The knees without a label, for the account of a prepared set.
+def exclusions(labels: pd.DataFrame, visit: int = VISITS[0]) -> list[Exclusion]:
+    """Return the knees without a label as exclusions.
 
     Args:
-        labels: of `label_progression`.
+        labels: table of `label_progression`.
         visit: month of the baseline.
     """
     return [
-        Dropped(subject, side, visit, "", reason, REASONS[reason])
+        Exclusion(subject, side, visit, "", reason, REASONS[reason])
         for subject, side, reason in labels[[*_KNEE, "reason"]].itertuples(index=False)
         if reason
     ]

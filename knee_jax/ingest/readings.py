@@ -1,7 +1,7 @@
-"""Semi-quantitative readings of OAI's films → seven grades a knee and visit.
+"""Seven grades per knee and visit, from the semi-quantitative readings of OAI's films.
 
-A row of a table is a subject, a side and a reading project. The study's own release has a table a
-visit, `kxr_sq_bu*`, as SAS file or as text; the NIMH Data Archive has one of all visits,
+A table has one row per subject, side and reading project. The study's own release has one table per
+visit, `kxr_sq_bu*`, as SAS file or as text; the NIMH Data Archive has one table of all visits,
 `oai_kxrsemiquant01`, whose columns have no visit in their names. Facts on columns and codes: the
 Oulu code bases, the public OAI_summary.csv, and public code that reads the archive's tables.
 """
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 from knee_jax.ingest.inventory import DEFAULT_RULES, UNREAD, KneeVisit, Reading, Rules
 from knee_jax.ingest.tables import (
     check_columns,
@@ -26,23 +25,26 @@ from knee_jax.ingest.tables import (
     numbers,
     read_table,
 )
+from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
 VISITS = {0: "00", 12: "01", 24: "03", 36: "05", 48: "06", 72: "08", 96: "10"}
-"""Month of a visit → its code in file and column names. No film of other months was read."""
+"""Month of a visit → its code in file and column names. Films of other months were not read."""
 
 ARCHIVE = "oai_kxrsemiquant01"
 """The table of the NIMH Data Archive."""
 
 CODES = {"P": "prosthesis", "T": "poor_film", "A": "not_expected", "M": "missing"}
-"""SAS's special missing values in OAI, and what they stand for."""
+"""SAS's special missing values in OAI → their meaning."""
 
 OTHER_SIGNS = ("scfl", "scfm", "sctl", "sctm", "attl", "attm")
-"""What the same readers looked for beside the seven grades: sclerosis and attrition."""
+"""Signs that the same readers graded beside the seven grades: sclerosis and attrition."""
 
 ORDERS = ("projects", "file")
-"""What decides between several rows of a knee, see `Rules.order`."""
+"""Choices among several rows of a knee, see `Rules.order`."""
 
-_SIDES = {1: "R", 2: "L"}
+SIDES = {1: "R", 2: "L"}
+"""Code of a side in OAI's tables → side."""
+
 _PROSTHESIS = ("prosthesis", "read as .P: the joint has been replaced")
 _KNEE = ["subject", "side"]
 
@@ -51,11 +53,11 @@ class _Table(NamedTuple):
     """The readings of one visit.
 
     Attributes:
-        path: of the file.
-        rows: as `read_table` gives them.
+        path: path of the file.
+        rows: rows as returned by `read_table`.
         subject: name of the column of ids.
-        columns: grade, or one of `OTHER_SIGNS` if they are asked for → name of its column.
-        barcode: name of the column that tells which film was read; it need not be there.
+        columns: grade, or one of `OTHER_SIGNS` if they are wanted → name of its column.
+        barcode: name of the column of the film's barcode, which may be missing.
     """
 
     path: pathlib.Path
@@ -68,20 +70,20 @@ class _Table(NamedTuple):
 def read_readings(
     folder: pathlib.Path, visits: Sequence[int], rules: Rules = DEFAULT_RULES
 ) -> tuple[dict[KneeVisit, Reading], dict[str, int]]:
-    """Reads what was read of all visits whose table is there.
+    """Read the grades of all visits that have a table.
 
-    Only rows of the projects of the rules count; a knee of which they leave nothing has the
-    unusable reading `other_project`. Project 15 read months 0 to 48 only; months 72 and 96 were
-    read by the projects 37 and 42. Of several rows of a knee that with a KL grade counts before one
-    without, then the project in the order of the rules, then the first in the file; by the order
-    'file', which the published code has, the first alone. Where the rules want whole readings, a
+    Only rows of the projects in the rules count; a knee without such a row has the unusable reading
+    `other_project`. Project 15 read months 0 to 48 only; months 72 and 96 were read by the projects
+    37 and 42. Of several rows of a knee, one with a KL grade counts before one without, then the
+    project that comes first in the rules, then the first row in the file. With the order 'file', as
+    in the published code, the first row in the file counts. Where the rules demand every sign, a
     row with all of them counts before one without. Grades are never mixed across rows.
 
     Args:
-        folder: where the tables lie.
-        visits: months since baseline whose table must be there, but for those of which no film was
-            read.
-        rules: which projects and rows count, and what becomes of decimals.
+        folder: folder of the tables.
+        visits: months since baseline whose table must be there; months whose films were never read
+            are ignored.
+        rules: rules for projects, rows and decimals.
 
     Returns:
         The reading of every knee in the tables, and counts of rows: `duplicate_readings` (of the
@@ -89,7 +91,7 @@ def read_readings(
         `readings_of_project_{n}_left_out`, `readings_of_another_version` (than most rows of their
         table), `readings_of_unknown_visits` (of the archive's table: none of `VISITS`); of knees:
         `readings_coded_{code}` (some grade has that value of `CODES`), `unread_{code}` and
-        `unread_blank` (no grade is there; what stands for KL); and `grades_out_of_range` (values
+        `unread_blank` (no grade is there; by the value of KL); and `grades_out_of_range` (values
         such as 8 or 9, which become missing).
 
     Raises:
@@ -100,19 +102,19 @@ def read_readings(
         raise UserError(f"readings: order = {rules.order!r}: choose {' or '.join(ORDERS)}")
     read: dict[KneeVisit, Reading] = {}
     notes: collections.Counter[str] = collections.Counter()
-    signs = (*GRADES, *OTHER_SIGNS) if rules.whole else GRADES
+    signs = (*GRADES, *OTHER_SIGNS) if rules.fully_read else GRADES
     for visit, table in _tables(folder, [v for v in visits if v in VISITS], signs, notes):
         rows, values = _parse(table, notes)
         grades, out_of_range = round_grades(values[:, : len(GRADES)], rules.rounding)
         notes["grades_out_of_range"] += out_of_range
-        whole = (grades != MISSING).all(axis=1) & ~np.isnan(values).any(axis=1)
-        lacking = ~whole if rules.whole else grades[:, 0] == MISSING
+        complete = (grades != MISSING).all(axis=1) & ~np.isnan(values).any(axis=1)
+        lacking = ~complete if rules.fully_read else grades[:, 0] == MISSING
         chosen = _choose(rows, lacking, rules, notes)
         columns = ("subject", "side", "project", "code", "barcode")
         for row, subject, side, project, code, barcode in zip(
             chosen.index, *(chosen[c] for c in columns)
         ):
-            reading = Reading(grades[row], whole=bool(whole[row]), barcode=barcode)
+            reading = Reading(grades[row], fully_read=bool(complete[row]), barcode=barcode)
             if project not in rules.projects:
                 detail = f"read by project {project:g} alone, which the rules leave out"
                 reading = Reading(UNREAD.grades, "other_project", detail)
@@ -145,7 +147,7 @@ def _tables(
 
 
 def _of_visit(path: pathlib.Path, code: str, signs: Sequence[str]) -> _Table:
-    """The study's own table of one visit."""
+    """Read the study's own table of one visit."""
     rows = read_table(path, ["ID", "SIDE", "READPRJ"])
     columns = {sign: f"V{code}XR{sign.upper()}" for sign in signs}
     others = rows.columns[rows.columns.str.fullmatch(r"V\d\dXRKL")]
@@ -164,7 +166,7 @@ def _of_archive(
     signs: Sequence[str],
     notes: collections.Counter,
 ) -> Iterator[tuple[int, _Table]]:
-    """The visits in the archive's table of all, whose films go by the study's subject ids."""
+    """Yield the visits in the archive's table of all, by the study's subject ids."""
     columns = {sign: f"XR{sign.upper()}" for sign in signs}
     table = read_table(path, ["SUBJECTKEY", "VISIT", "SIDE", "READPRJ", *columns.values()])
     subject = next(name for name in ("SRC_SUBJECT_ID", "SUBJECTKEY") if name in table)
@@ -180,9 +182,9 @@ def _of_archive(
 
 
 def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows as subject, side, project, code (what stands for KL), codes (of all grades); values."""
+    """Return rows of subject, side, project, code (of KL), codes (of all grades); and values."""
     path, rows = table.path, table.rows
-    side = numbers(rows["SIDE"], path).map(_SIDES)
+    side = numbers(rows["SIDE"], path).map(SIDES)
     if side.isna().any():
         line = side.index[side.isna()][0] + 1
         raise UserError(f"{path}: SIDE of row {line} is neither 1 (right) nor 2 (left)")
@@ -208,13 +210,13 @@ def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.
 def _choose(
     rows: pd.DataFrame, lacking: np.ndarray, rules: Rules, notes: collections.Counter
 ) -> pd.DataFrame:
-    """One row a knee; those of projects that the rules leave out where it has no other.
+    """Choose one row per knee, of a project that the rules leave out only if it has no other.
 
     Args:
-        rows: of `_parse`.
-        lacking: bool [rows], those that count after others of their knee.
-        rules: which projects count.
-        notes: where rows are counted that another one stands for.
+        rows: rows of `_parse`.
+        lacking: bool [rows], whether a row counts after others of its knee.
+        rules: rules with the projects that count.
+        notes: where rows that are not chosen are counted.
     """
     listed = rows["project"].isin(rules.projects)
     left_out = rows[~listed]
@@ -230,17 +232,17 @@ def _choose(
     again = int(ranked.duplicated([*_KNEE, "project"]).sum())
     notes["duplicate_readings"] += again
     notes["other_projects"] += len(ranked) - len(chosen) - again
-    of_nobody = pd.concat([chosen, left_out]).drop_duplicates(_KNEE)[len(chosen) :]
-    return pd.concat([chosen, of_nobody])
+    of_other_projects = pd.concat([chosen, left_out]).drop_duplicates(_KNEE)[len(chosen) :]
+    return pd.concat([chosen, of_other_projects])
 
 
 def round_grades(values: np.ndarray, rounding: str = "floor") -> tuple[np.ndarray, int]:
-    """Makes whole grades of readings.
+    """Round readings to whole grades.
 
-    A decimal says that a knee changed within its grade: JSN 1.5 has not reached grade 2. So it is
-    cut off ('floor', and so counts Table 1 of Tiulpin & Saarakkala 2020). The published training
-    code rounds half to even ('half_even': 0.5 → 0, 1.5 → 2, 2.5 → 2), which splits such knees
-    between the grades.
+    A decimal means that a knee changed within its grade: JSN 1.5 has not reached grade 2. So it is
+    cut off ('floor', as in the counts of Table 1 of Tiulpin & Saarakkala 2020). The published
+    training code rounds half to even ('half_even': 0.5 → 0, 1.5 → 2, 2.5 → 2), which divides such
+    knees between the grades.
 
     Args:
         values: float [rows, 7] in the order of `GRADES`, NaN where missing.
@@ -249,6 +251,6 @@ def round_grades(values: np.ndarray, rounding: str = "floor") -> tuple[np.ndarra
     Returns:
         int8 [rows, 7], -1 where missing or beyond the scale; and how many were beyond it.
     """
-    whole = {"floor": np.floor, "half_even": np.rint}[rounding](values)
-    beyond = (whole < 0) | (whole >= [NUM_CLASSES[grade] for grade in GRADES])
-    return np.where(beyond | np.isnan(whole), MISSING, whole).astype(np.int8), int(beyond.sum())
+    rounded = {"floor": np.floor, "half_even": np.rint}[rounding](values)
+    beyond = (rounded < 0) | (rounded >= [NUM_CLASSES[grade] for grade in GRADES])
+    return np.where(beyond | np.isnan(rounded), MISSING, rounded).astype(np.int8), int(beyond.sum())

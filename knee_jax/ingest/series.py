@@ -1,9 +1,9 @@
-"""MR series → one volume, in one frame for every knee: DICOM slices or NIfTI.
+"""Volumes of MR series, DICOM slices or NIfTI, in the same frame for every knee.
 
 The frame is [row, column, slice]: rows run from superior to inferior, columns from anterior to
 posterior, slices from lateral to medial. So every volume looks like a right knee, and left knees
 are mirrored along the slices. These are the arrays of Panfilov et al. 2022, whose code calls the
-axes inferior, posterior, right and mirrors the right knees: to be mirrored is relative.
+axes inferior, posterior, right and mirrors the right knees, which is the same.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from knee_jax.ingest import dicom
 MODALITIES = ("MR",)
 
 NUMBERED = re.compile(r"\d+(\.dcm)?", re.IGNORECASE)
-"""What studies call their images; another name may be a person's."""
+"""Names of the studies' images; another name may be a person's."""
 
 # Patient axes (left, posterior, superior, as DICOM counts them) of the frame's rows and columns,
 # and of the slices of a right knee.
 _FRAME = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]])
 _SPACING_RANGE = (0.05, 10.0)
-# Positions in files are rounded; gaps that differ by more than this part are not.
+# Rounded positions make gaps differ by less than this part.
 _TOLERANCE = 0.1
 _SAME_PLACE_MM = 0.01
 _SIDES = {"LEFT": "L", "RIGHT": "R", "L": "L", "R": "R"}
@@ -44,7 +44,7 @@ class Volume:
 
     Attributes:
         voxels: integer or float [rows, columns, slices].
-        spacing_mm: distances of rows, of columns and of slices.
+        spacing_mm: distances of rows, columns and slices.
         side: 'L' or 'R' as imaged.
     """
 
@@ -54,7 +54,7 @@ class Volume:
 
 
 def read_volume(path: pathlib.Path, side: str | None = None, subject: str | None = None) -> Volume:
-    """Reads a folder of DICOM slices or a NIfTI file; see `read_series` and `read_nifti`."""
+    """Read a folder of DICOM slices or a NIfTI file; see `read_series` and `read_nifti`."""
     if path.name.endswith((".nii", ".nii.gz")):
         return read_nifti(path, side)
     try:
@@ -65,9 +65,9 @@ def read_volume(path: pathlib.Path, side: str | None = None, subject: str | None
 
 
 def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files of a folder in order of their names: if any are `NUMBERED` these, else all.
+    """Return the files of a folder in order of their names: the `NUMBERED` ones, if any, else all.
 
-    Hidden ones are never of them.
+    Hidden files are left out.
     """
     files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
     return [file for file in files if NUMBERED.fullmatch(file.name)] or files
@@ -76,18 +76,18 @@ def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def read_series(
     files: Iterable[pathlib.Path], side: str | None = None, subject: str | None = None
 ) -> Volume:
-    """Reads the slices of one sagittal series, in whatever order.
+    """Read the slices of one sagittal series, in any order.
 
     They are sorted along their common normal by ImagePositionPatient; numbers in file names and
-    headers play no part. Values pass each slice's modality LUT or rescale. Windows and VOI tables
-    are not applied, since they are made for looking, one slice at a time. MONOCHROME1 is inverted
-    (the volume's maximum - value).
+    headers are ignored. Values pass each slice's modality LUT or rescale. Windows and VOI tables
+    are not applied, since they are meant for viewing single slices. MONOCHROME1 is inverted (the
+    volume's maximum - value).
 
     Args:
-        files: one a slice.
-        side: 'L' or 'R', None: as the series tells, by the word LEFT or RIGHT in SeriesDescription
-            (SAG_3D_DESS_LEFT), else by Laterality.
-        subject: of whom the slices are; None: anybody.
+        files: files, one per slice.
+        side: 'L' or 'R'; None: from the word LEFT or RIGHT in SeriesDescription (SAG_3D_DESS_LEFT),
+            else from Laterality.
+        subject: id of the subject of the slices; None: not checked.
 
     Raises:
         UnusableKnee: what `dicom` raises of a file; too_few_slices, mixed_series, mixed_sizes,
@@ -115,15 +115,15 @@ def read_series(
     if order is None or order[2] != 2:
         normal = ", ".join(f"{value:.2f}" for value in first.normal)
         raise UnusableKnee("not_sagittal", f"the slices' normal is ({normal}) to the patient")
-    return _orient(voxels, directions, spacing_mm, order, _settle(side, first.side))
+    return _orient(voxels, directions, spacing_mm, order, _agreed_side(side, first.side))
 
 
 def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
-    """Reads a volume from NIfTI, by its affine map; needs the extra `nifti`.
+    """Read a volume from NIfTI, by its affine map; needs the extra `nifti`.
 
     Args:
-        path: of a .nii or .nii.gz file.
-        side: 'L' or 'R', None: as the words LEFT or RIGHT in the path tell.
+        path: path of a .nii or .nii.gz file.
+        side: 'L' or 'R'; None: from the word LEFT or RIGHT in the path.
 
     Raises:
         UserError: nibabel is not installed.
@@ -136,7 +136,7 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
 
     try:
         image: Any = nibabel.load(path)
-        # Its scaling, if any, is applied here.
+        # This applies the scaling, if any.
         voxels = np.asanyarray(image.dataobj)
     except (
         nibabel.filebasedimages.ImageFileError,
@@ -160,14 +160,14 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
     order = _match(steps / lengths)
     if order is None:
         raise UnusableKnee("oblique", "its axes lie between those of the patient")
-    told = _side_in(" ".join(path.parts[-3:]))
+    described = _side_in(" ".join(path.parts[-3:]))
     native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    return _orient(native, steps / lengths, spacing_mm, order, _settle(side, told))
+    return _orient(native, steps / lengths, spacing_mm, order, _agreed_side(side, described))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
-    """One file of a series; vectors as DICOM counts them: to the left, to the back, upwards."""
+    """One file of a series; vectors in DICOM's axes: to the left, to the back, upwards."""
 
     header: pydicom.Dataset
     name: str
@@ -190,8 +190,8 @@ class _Slice:
                 raise UnusableKnee("no_spacing", "no PixelSpacing")
             rows, columns = _vector(header, "PixelSpacing", 2, "bad_spacing").tolist()
             _check_spacing((rows, columns))
-        except UnusableKnee as trouble:
-            raise _in_file(path.name, trouble) from trouble
+        except UnusableKnee as error:
+            raise _in_file(path.name, error) from error
         return cls(header, path.name, position, right, down, (rows, columns))
 
     @property
@@ -217,15 +217,15 @@ class _Slice:
     def pixels(self) -> np.ndarray:
         try:
             values = dicom.rescale(self.header, dicom.decode(self.header))
-        except UnusableKnee as trouble:
-            raise _in_file(self.name, trouble) from trouble
-        # Half the memory of the float64 that a rescale makes; and the machine's own byte order.
+        except UnusableKnee as error:
+            raise _in_file(self.name, error) from error
+        # Half the memory of a rescale's float64, and the machine's own byte order.
         wanted = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
         return values.astype(wanted, copy=False)
 
 
-def _in_file(name: str, trouble: UnusableKnee) -> UnusableKnee:
-    return UnusableKnee(trouble.reason, f"{name}: {trouble.detail}")
+def _in_file(name: str, error: UnusableKnee) -> UnusableKnee:
+    return UnusableKnee(error.reason, f"{name}: {error.detail}")
 
 
 def _vector(
@@ -247,7 +247,7 @@ def _check_spacing(spacing_mm: Sequence[float]) -> None:
 
 
 def _check_alike(slices: Sequence[_Slice]) -> None:
-    """Checks that all slices are of one series and lie parallel."""
+    """Check that all slices are of one series and parallel."""
     first = slices[0]
     for each in slices[1:]:
         for keyword, reason in (
@@ -258,7 +258,7 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
         ):
             a, b = (dicom.value(one.header, keyword) for one in (first, each))
             if a != b:
-                # Not what they are: a UID leads to a patient.
+                # The values are not quoted: a UID can identify a patient.
                 detail = f"{keyword} differs in {first.name} and {each.name}"
                 raise UnusableKnee(reason, detail)
         if not np.allclose(first.spacing_mm, each.spacing_mm, rtol=1e-3):
@@ -272,7 +272,7 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
 
 
 def _check_positions(slices: Sequence[_Slice]) -> float:
-    """Checks that sorted slices follow each other at one distance; returns it in mm."""
+    """Check that sorted slices are evenly spaced; return their distance in mm."""
     gaps = np.diff([each.along for each in slices])
     names = [f"{a.name} and {b.name}" for a, b in itertools.pairwise(slices)]
     same = np.flatnonzero(gaps < _SAME_PLACE_MM)
@@ -284,8 +284,8 @@ def _check_positions(slices: Sequence[_Slice]) -> float:
     steps = gaps / usual
     wrong = np.flatnonzero(np.abs(steps - 1) > _TOLERANCE)
     if len(wrong):
-        whole = np.abs(steps / np.rint(steps).clip(1) - 1) <= _TOLERANCE
-        reason = "missing_slices" if whole.all() else "unequal_spacing"
+        multiples = np.abs(steps / np.rint(steps).clip(1) - 1) <= _TOLERANCE
+        reason = "missing_slices" if multiples.all() else "unequal_spacing"
         detail = f"{gaps[wrong[0]]:.3g} mm between {names[wrong[0]]}, not {usual:.3g} as elsewhere"
         raise UnusableKnee(reason, detail)
     shifts = np.diff([each.position for each in slices], axis=0)
@@ -297,7 +297,7 @@ def _check_positions(slices: Sequence[_Slice]) -> float:
 
 
 def _match(directions: np.ndarray) -> tuple[int, ...] | None:
-    """Which axis of the array runs most along each axis of the frame; None where that is unclear.
+    """Return for each axis of the frame the array axis nearest to it; None where ambiguous.
 
     Args:
         directions: unit vectors [3 patient axes, 3 array axes].
@@ -313,13 +313,13 @@ def _orient(
     order: tuple[int, ...],
     side: str,
 ) -> Volume:
-    """Turns a volume by right angles into the frame, and mirrors left knees.
+    """Rotate a volume by right angles into the frame, and mirror left knees.
 
     Args:
         voxels: [3 array axes].
         directions: unit vectors of those axes, [3 patient axes, 3 array axes].
-        spacing_mm: along those axes.
-        order: of `_match`.
+        spacing_mm: spacing along those axes.
+        order: result of `_match`.
         side: 'L' or 'R'.
     """
     along = (_FRAME @ directions)[range(3), order]
@@ -332,15 +332,20 @@ def _orient(
 
 
 def _side_in(text: str) -> str | None:
-    """The side whose name stands in a text as a word, None where none or both do."""
+    """Return the side whose name is a word of a text, None if neither or both are."""
     found = set(re.findall(r"(?<![A-Z])(LEFT|RIGHT)(?![A-Z])", text.upper()))
     return _SIDES[found.pop()] if len(found) == 1 else None
 
 
-def _settle(given: str | None, told: str | None) -> str:
-    if given and told and given != told:
-        raise UnusableKnee("side_mismatch", f"the series says {told}, not {given}")
-    side = given or told
+def _agreed_side(given: str | None, described: str | None) -> str:
+    """Return the given or described side.
+
+    Raises:
+        UnusableKnee: side_mismatch, or no_side.
+    """
+    if given and described and given != described:
+        raise UnusableKnee("side_mismatch", f"the series says {described}, not {given}")
+    side = given or described
     if side is None:
         raise UnusableKnee("no_side", "neither LEFT nor RIGHT is in its description")
     return side

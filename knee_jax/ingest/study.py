@@ -1,24 +1,24 @@
-"""A study tree → jobs, one a film, and an account of every knee in it.
+"""Jobs, one per film, and exclusions of a study tree.
 
-Where films and readings lie, the layout's module knows (`oai`, `most`); where a knee is on its
-film, `landmarks` and `landmark_tables`. Where the rules say so, ready crops stand for films
-(`ready_crops`).
+The layout's module (`oai`, `most`) finds films and readings; `landmarks` and `landmark_tables` read
+the knees' positions on their films. By the rules, ready crops may take the place of films
+(`crops`).
 
-A film of one knee has the landmark file that this knee has beside a film of both: `.pts` of the
-left one, `_f.pts` of the right one on the mirrored film.
+A film of one knee has the same landmark file for it as a film of both: `.pts` for a left knee,
+`_f.pts` for a right one on the mirrored film.
 """
 
 import collections
 import dataclasses
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest import dicom, film, landmarks, most, oai, ready_crops
-from knee_jax.ingest.account import Dropped, Example, Note, example
-from knee_jax.ingest.headers import DEFAULT_READER, Reader
+from knee_jax.ingest import crops, dicom, film, landmarks, most, oai
+from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
 from knee_jax.ingest.inventory import (
     DEFAULT_RULES,
     SIDES,
@@ -27,16 +27,17 @@ from knee_jax.ingest.inventory import (
     KneeVisit,
     Reading,
     Rules,
-    as_wanted,
+    apply_rules,
 )
-from knee_jax.ingest.landmark_tables import Found, read_marks
+from knee_jax.ingest.landmark_tables import KneeLocations, read_locations
+from knee_jax.ingest.report import Example, Exclusion, Note, example
 
 LAYOUTS = {"oai": oai.take_inventory, "most": most.take_inventory}
 
 
 @dataclasses.dataclass(frozen=True)
 class FilmFile:
-    """One film of the study, of both knees or of one, or the ready crop of one knee.
+    """One film of the study, of both knees or of one.
 
     Attributes:
         subject: the study's subject id.
@@ -44,10 +45,11 @@ class FilmFile:
         cohort: name of the study.
         site: clinical site, '' where unknown.
         source: path relative to the study's root.
-        told: what that path is called in the set and the account.
-        readings: by side of the knees on it; one that nobody read has grades of -1.
-        marks: by side, where the knees are; None: `.pts` files tell.
-        check_subject: as `inventory.Rules.check_subject`.
+        masked_source: that path in the set and the report, without possible names.
+        readings: readings of the knees on it, by side; an unread knee has grades of -1.
+        labels: further labels of the knees, by side and then by the name of their column.
+        locations: positions of the knees, by side; None: they are in `.pts` files.
+        check_subject: see `inventory.Rules.check_subject`.
     """
 
     subject: str
@@ -55,91 +57,58 @@ class FilmFile:
     cohort: str
     site: str
     source: str
-    told: str
+    masked_source: str
     readings: dict[str, Reading]
-    marks: Found | None = None
+    labels: dict[str, dict[str, np.float32]] = dataclasses.field(default_factory=dict)
+    locations: KneeLocations | None = None
     check_subject: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class FilmJob:
-    """Reads the knees of one film, the patient's right one first; each is kept or dropped.
+    """A job that reads the knees of one film, the right one first; each is kept or excluded.
 
     Attributes:
         root: the study's folder.
         file: the film.
-        roi: what to cut out of it.
+        roi: region of interest of each knee.
     """
 
     root: pathlib.Path
     file: FilmFile
     roi: film.Roi
 
-    def __call__(self) -> list[Example | Dropped | Note]:
-        """Reads the film."""
+    def __call__(self) -> list[Example | Exclusion | Note]:
+        """Read the film."""
         try:
             subject = self.file.subject if self.file.check_subject else None
             radiograph = dicom.read_film(self.root / self.file.source, subject)
             window = film.intensity_window(radiograph.pixels)
-        except UnusableKnee as trouble:
-            return self.lost(trouble.reason, trouble.detail)
+        except UnusableKnee as error:
+            return self.exclude(error.reason, error.detail)
         located = _locate(self.root, self.file, radiograph)
-        knees: list[Example | Dropped | Note] = []
+        knees: list[Example | Exclusion | Note] = []
         for side in self.file.readings:
             points = located[side]
             if isinstance(points, UnusableKnee):
-                knees.append(_drop(self.file, side, points))
+                knees.append(_exclude(self.file, side, points))
             else:
-                image, keypoints = film.cut(radiograph, window, points, side, self.roi)
+                image, keypoints = film.cut_roi(radiograph, window, points, side, self.roi)
                 knees.append(_example(self.file, side, image, self.roi, keypoints))
         return knees + [Note(name) for name in radiograph.contradictions]
 
-    def lost(self, reason: str, detail: str) -> list[Example | Dropped | Note]:
-        """The knees of a film of which none can be had."""
-        return [_drop(self.file, side, UnusableKnee(reason, detail)) for side in self.file.readings]
+    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion | Note]:
+        """Return all knees of the film as excluded."""
+        return [
+            _exclude(self.file, side, UnusableKnee(reason, detail)) for side in self.file.readings
+        ]
 
     def paths(self) -> list[pathlib.Path]:
-        """All that is read: the film, and the files of landmarks."""
-        marks = [landmarks.files(self.root, self.file.source, side) for side in self.file.readings]
-        return [self.root / self.file.source, *(path for of_side in marks for path in of_side)]
-
-
-@dataclasses.dataclass(frozen=True)
-class CropJob:
-    """Reads the knee of one ready crop, which is kept or dropped.
-
-    Attributes:
-        root: the study's folder.
-        file: the crop, with the reading of its knee.
-        roi: what is wanted of it.
-        spacing_mm: its pixel size.
-    """
-
-    root: pathlib.Path
-    file: FilmFile
-    roi: film.Roi
-    spacing_mm: float
-
-    def __call__(self) -> list[Example | Dropped | Note]:
-        """Reads the crop."""
-        ((side, reading),) = self.file.readings.items()
-        try:
-            if reading.unusable:
-                raise UnusableKnee(reading.unusable, reading.detail)
-            path = self.root / self.file.source
-            image = ready_crops.read_crop(path, side, self.spacing_mm, self.roi)
-        except UnusableKnee as trouble:
-            return self.lost(trouble.reason, trouble.detail)
-        return [_example(self.file, side, image, self.roi)]
-
-    def lost(self, reason: str, detail: str) -> list[Example | Dropped | Note]:
-        """The knee of a crop that cannot be had."""
-        (side,) = self.file.readings
-        return [_drop(self.file, side, UnusableKnee(reason, detail))]
-
-    def paths(self) -> list[pathlib.Path]:
-        """All that is read: the crop."""
-        return [self.root / self.file.source]
+        """Return all that is read: the film, and the landmark files."""
+        locations = [
+            landmarks.files(self.root, self.file.source, side) for side in self.file.readings
+        ]
+        return [self.root / self.file.source, *(path for of_side in locations for path in of_side)]
 
 
 def plan_study(
@@ -148,28 +117,28 @@ def plan_study(
     roi: film.Roi,
     layout: str = "oai",
     rules: Rules = DEFAULT_RULES,
-    reader: Reader = DEFAULT_READER,
-) -> tuple[Sequence[FilmJob | CropJob], list[Dropped], dict[str, int]]:
-    """Joins films, readings and sites, and says what is to be read.
+    loader: HeaderLoader = DEFAULT_LOADER,
+) -> tuple[Sequence[FilmJob | crops.CropJob], list[Exclusion], dict[str, int]]:
+    """Join films, readings and sites into jobs.
 
     Args:
         root: the study's folder.
         cohort: name of the study.
-        roi: what to cut out of the films.
-        layout: how the study lies on disk, a key of `LAYOUTS`.
-        rules: how tables and files are read.
-        reader: of headers.
+        roi: region of interest of each knee.
+        layout: layout of the study on disk, a key of `LAYOUTS`.
+        rules: rules for tables and files.
+        loader: loader of headers.
 
     Returns:
         Jobs in the order of subject and visit, each of which reads the knees of one film or one
-        ready crop; the knees that have no film or crop of their own; and counts of other things
-        than knees.
+        ready crop; the knees without a film or crop of their own; and counts of other things than
+        knees.
 
     Raises:
         UserError: no films, no readings of a visit with films, no subject with both, or a table
             cannot be used.
     """
-    inventory = LAYOUTS[layout](root, rules, reader)
+    inventory = LAYOUTS[layout](root, rules, loader)
     read = dict(inventory.readings)
     notes = collections.Counter(
         {
@@ -178,29 +147,29 @@ def plan_study(
             **inventory.notes,
         }
     )
-    dropped = list(inventory.dropped)
-    jobs: Sequence[FilmJob | CropJob]
+    exclusions = list(inventory.exclusions)
+    jobs: Sequence[FilmJob | crops.CropJob]
     if rules.landmarks == "crops":
         jobs = _plan_crops(root, cohort, roi, inventory, read, rules)
         reason, detail = "no_crop", "a reading without a crop"
     else:
         jobs, repeated = _plan_films(root, cohort, roi, inventory, read, rules, notes)
-        dropped += repeated
+        exclusions += repeated
         reason, detail = "no_film", "a reading without a film"
-    # A knee whose film is already accounted for is not lost a second time.
-    known = {(knee.subject, knee.side, knee.visit) for knee in inventory.dropped}
-    dropped += [
-        Dropped(subject, side, visit, "", reason, detail)
+    # A knee whose film is excluded already is not excluded a second time.
+    known = {(knee.subject, knee.side, knee.visit) for knee in inventory.exclusions}
+    exclusions += [
+        Exclusion(subject, side, visit, "", reason, detail)
         for subject, side, visit in sorted(set(read) - known)
     ]
-    return jobs, dropped, dict(notes)
+    return jobs, exclusions, dict(notes)
 
 
 def _num_unread(root: pathlib.Path, inventory: Inventory) -> int:
-    """How many subjects have films and no reading.
+    """Count the subjects that have films and no reading.
 
     Raises:
-        UserError: all; ids of films and of readings are of two kinds.
+        UserError: all of them; the ids of films and of readings are of two kinds.
     """
     subjects = {subject for subject, _, _ in inventory.readings}
     filmed = {subject for subject, _ in inventory.films}
@@ -221,43 +190,65 @@ def _plan_films(
     read: dict[KneeVisit, Reading],
     rules: Rules,
     notes: collections.Counter[str],
-) -> tuple[list[FilmJob], list[Dropped]]:
-    """Takes the readings of the filmed knees out of `read`.
+) -> tuple[list[FilmJob], list[Exclusion]]:
+    """Make jobs of the films, removing the readings of their knees from `read`.
 
     Returns:
         Jobs; and the knees of films beyond the first one of a visit.
     """
     by_file = rules.landmarks == "bonefinder"
-    marked = {} if by_file else read_marks(root, rules.landmarks)
+    located = {} if by_file else read_locations(root, rules.landmarks)
     jobs, repeated = [], []
     for subject, visit, sides, (source, *repeats) in _films(inventory):
         of_film = {
-            side: as_wanted(read.pop((subject, side, visit), UNREAD), rules) for side in sides
+            side: apply_rules(read.pop((subject, side, visit), UNREAD), rules) for side in sides
         }
-        of_marks: Found = {}
+        of_sides: KneeLocations = {}
         for name in (source, (subject, visit)):
-            rows = marked.get(name, {})
-            of_marks |= {side: rows.pop(side) for side in sides if side in rows}
+            rows = located.get(name, {})
+            of_sides |= {side: rows.pop(side) for side in sides if side in rows}
         site = inventory.sites.get(subject, "")
-        found = None if by_file else of_marks
-        told = inventory.tell(source)
+        found = None if by_file else of_sides
+        masked_source = inventory.mask_path(source)
         file = FilmFile(
-            subject, visit, cohort, site, source, told, of_film, found, rules.check_subject
+            subject,
+            visit,
+            cohort,
+            site,
+            source,
+            masked_source,
+            of_film,
+            _labels(inventory, subject, sides, visit),
+            found,
+            rules.check_subject,
         )
         jobs.append(FilmJob(root, file, roi))
-        detail = f"{told} is the film of this visit"
+        detail = f"{masked_source} is the film of this visit"
         repeated += [
-            Dropped(subject, side, visit, inventory.tell(repeat), "repeated_film", detail)
+            Exclusion(subject, side, visit, inventory.mask_path(repeat), "repeated_film", detail)
             for repeat in repeats
             for side in sides
         ]
     if not by_file:
-        notes["rows_of_landmarks_without_a_film"] = sum(map(len, marked.values()))
+        notes["rows_of_landmarks_without_a_film"] = sum(map(len, located.values()))
     return jobs, repeated
 
 
+def _labels(
+    inventory: Inventory, subject: str, sides: Iterable[str], visit: int
+) -> dict[str, dict[str, np.float32]]:
+    """Return the further labels of some knees of a subject, by side."""
+    return {
+        side: {
+            name: np.float32(of_knees.get((subject, side, visit), math.nan))
+            for name, of_knees in inventory.labels.items()
+        }
+        for side in sides
+    }
+
+
 def _films(inventory: Inventory) -> list[tuple[str, int, Sequence[str], Sequence[str]]]:
-    """Subject, visit, sides of the knees, and films that show them: of both, and of one each."""
+    """List subject, visit, sides of the knees, and the films that show them."""
     both = [(subject, visit, SIDES, films) for (subject, visit), films in inventory.films.items()]
     single = [
         (subject, visit, (side,), films)
@@ -273,24 +264,32 @@ def _plan_crops(
     inventory: Inventory,
     read: dict[KneeVisit, Reading],
     rules: Rules,
-) -> list[CropJob]:
-    """Takes the readings of the knees that have a crop out of `read`."""
+) -> list[crops.CropJob]:
+    """Make jobs of the ready crops, removing the readings of their knees from `read`."""
+    region = crops.MiddleOfCrop(rules.crop_spacing_mm, roi)
     jobs = []
     for (subject, visit), sources in sorted(inventory.films.items()):
         # As on a film, the right knee first.
         for source in sorted(sources, reverse=True):
-            side = ready_crops.side_of(source)
-            reading = {side: as_wanted(read.pop((subject, side, visit), UNREAD), rules)}
-            site = inventory.sites.get(subject, "")
-            file = FilmFile(subject, visit, cohort, site, source, source, reading)
-            jobs.append(CropJob(root, file, roi, rules.crop_spacing_mm))
+            side = crops.side_of(source)
+            file = crops.CropFile(
+                subject,
+                side,
+                visit,
+                cohort,
+                source,
+                site=inventory.sites.get(subject, ""),
+                reading=apply_rules(read.pop((subject, side, visit), UNREAD), rules),
+                labels=_labels(inventory, subject, side, visit)[side],
+            )
+            jobs.append(crops.CropJob(root, file, region))
     return jobs
 
 
 def _locate(
     root: pathlib.Path, file: FilmFile, radiograph: dicom.Film
 ) -> dict[str, np.ndarray | UnusableKnee]:
-    """Landmarks [74, 2] on the film in mm, or what is wrong with the knee, by side."""
+    """Return by side the landmarks [74, 2] on the film in mm, or the knee's problem."""
     height, width = radiograph.pixels.shape
     size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
     points, wrong = {}, {}
@@ -298,19 +297,19 @@ def _locate(
         try:
             if reading.unusable:
                 raise UnusableKnee(reading.unusable, reading.detail)
-            if file.marks is None:
+            if file.locations is None:
                 knee = landmarks.read_landmarks(root, file.source, side, size_mm[0])
             else:
-                knee = _marked(file.marks, side, radiograph.spacing_mm)
+                knee = _in_mm(file.locations, side, radiograph.spacing_mm)
             landmarks.check_place(knee, size_mm)
             points[side] = knee
-        except UnusableKnee as trouble:
-            wrong[side] = trouble
+        except UnusableKnee as error:
+            wrong[side] = error
     width_mm = size_mm[0] if len(file.readings) == len(SIDES) else None
     return points | wrong | landmarks.check_orientation(points, width_mm)
 
 
-def _marked(found: Found, side: str, spacing_mm: tuple[float, float]) -> np.ndarray:
+def _in_mm(found: KneeLocations, side: str, spacing_mm: tuple[float, float]) -> np.ndarray:
     knee = found.get(side)
     if knee is None:
         raise UnusableKnee("no_landmarks", "the table of landmarks does not name this knee")
@@ -320,7 +319,7 @@ def _marked(found: Found, side: str, spacing_mm: tuple[float, float]) -> np.ndar
 
 
 def _example(
-    file: FilmFile, side: str, image: np.ndarray, roi: film.Roi, keypoints: np.ndarray | None = None
+    file: FilmFile, side: str, image: np.ndarray, roi: film.Roi, keypoints: np.ndarray
 ) -> Example:
     return example(
         image,
@@ -330,12 +329,13 @@ def _example(
         visit=file.visit,
         cohort=file.cohort,
         site=file.site,
-        source=file.told,
+        source=file.masked_source,
         spacing_mm=roi.spacing_mm,
         keypoints=keypoints,
+        labels=file.labels.get(side),
     )
 
 
-def _drop(file: FilmFile, side: str, trouble: UnusableKnee) -> Dropped:
-    knee = (file.subject, side, file.visit, file.told)
-    return Dropped(*knee, trouble.reason, trouble.detail)
+def _exclude(file: FilmFile, side: str, error: UnusableKnee) -> Exclusion:
+    knee = (file.subject, side, file.visit, file.masked_source)
+    return Exclusion(*knee, error.reason, error.detail)

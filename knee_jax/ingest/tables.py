@@ -1,4 +1,4 @@
-"""The studies' tables on disk → columns of text, codes and numbers.
+"""Columns of text, codes and numbers, from the studies' tables on disk.
 
 Three kinds: SAS files, their twins as text separated by '|', and the tab-separated tables of the
 NIMH Data Archive, whose second line describes the columns.
@@ -18,10 +18,10 @@ from knee_jax.errors import UserError
 from knee_jax.ingest import tree
 
 SUFFIXES = ("sas7bdat", "txt", "csv")
-"""Of a table's file; where a table is there twice, the first of them is read."""
+"""Suffixes of a table's file, in order of preference."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("latin-1")
-"""What UTF-8 of spreadsheets begins with, where it is read as Latin-1."""
+"""First characters of a spreadsheet's UTF-8 text, read as Latin-1."""
 
 # Blank, SAS's '.', or a special missing code: .P prosthesis, .T poor image, .A not expected.
 _MISSING = re.compile(r"\.?[A-Z]?")
@@ -29,11 +29,11 @@ _WEB_PAGE = (b"<!doctype", b"<html")
 
 
 def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Finds a table in a folder or below it, in whatever case; None where there is none.
+    """Find a table in a folder or below it, in upper or lower case; None where there is none.
 
     Args:
-        folder: where the tables lie.
-        name: of the file without its suffix, in lower case.
+        folder: folder of the tables.
+        name: name of the file without its suffix, in lower case.
 
     Raises:
         UserError: two files of the same kind have this name.
@@ -51,16 +51,16 @@ def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def find_table(folder: pathlib.Path, *names: str) -> pathlib.Path:
-    """Finds the table that has one of several names.
+    """Find the table that has one of several names.
 
     The first name is that of the study's own release, another one that of the archive's text file.
 
     Args:
-        folder: where the tables lie, in it or below it.
-        names: of the file without its suffix, in lower case.
+        folder: folder of the tables, which may lie below it.
+        names: names of the file without its suffix, in lower case.
 
     Raises:
-        UserError: none is there, or those of two releases are.
+        UserError: there is none, or there are tables of two releases.
     """
     found = [path for name in names if (path := look_for_table(folder, name))]
     if len(found) > 1:
@@ -74,12 +74,12 @@ def find_table(folder: pathlib.Path, *names: str) -> pathlib.Path:
 
 
 def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Reads a table as it is, with upper-case column names.
+    """Read a table unchanged but for upper-case column names.
 
     Args:
-        path: a SAS file, or text that is separated by tabs, by '|' or, if its header has neither,
-            by commas.
-        columns: upper-case names of the columns that must be there.
+        path: path of a SAS file, or of text separated by tabs, by '|' or, if its header has
+            neither, by commas.
+        columns: upper-case names of the required columns.
 
     Raises:
         UserError: the file cannot be read as a table, has no rows, or lacks a column.
@@ -111,7 +111,7 @@ def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def check_columns(table: pd.DataFrame, path: pathlib.Path, columns: Iterable[str]) -> None:
-    """Checks that the columns are there.
+    """Check that the columns are there.
 
     Raises:
         UserError: one is missing.
@@ -136,7 +136,9 @@ def _read_text(path: pathlib.Path) -> pd.DataFrame:
 
 
 def _check_width(path: pathlib.Path, separator: str) -> None:
-    """Checks that no row breaks off, as the last one of half a copy: pandas takes that for blanks.
+    """Check that no row breaks off, as the last one of an incomplete copy may.
+
+    Pandas would fill such a row with blanks.
 
     Raises:
         UserError: a row has fewer cells than the header and the first row.
@@ -151,12 +153,12 @@ def _check_width(path: pathlib.Path, separator: str) -> None:
 
 
 def identifiers(column: pd.Series) -> pd.Series:
-    """Subject ids as text; SAS stores them as text or as numbers."""
+    """Return subject ids as text; SAS stores them as text or as numbers."""
     return column.astype(str).str.strip().str.removesuffix(".0")
 
 
 def codes(column: pd.Series) -> pd.Series:
-    """What stands before the colon of coded values: '1: Right' → '1', '.P: Prosthetic' → 'P'."""
+    """Return the codes before the colon of values: '1: Right' → '1', '.P: Prosthetic' → 'P'."""
     # Value by value: columns of grades have many rows and few values.
     text = column.astype("string").fillna("").astype(object)
     return text.map({value: _code(value) for value in text.unique()}).astype(object)
@@ -167,28 +169,28 @@ def _code(value: str) -> str:
     return code.removeprefix(".") if _MISSING.fullmatch(code) else code
 
 
-def _is_missing(column: pd.Series) -> pd.Series:
-    """Whether each of a column's codes stands for no value."""
+def is_missing(column: pd.Series) -> pd.Series:
+    """Return for each of a column's codes (of `codes`) whether it stands for no value."""
     return column.isin([code for code in column.unique() if _MISSING.fullmatch(code)])
 
 
 def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
-    """Values of a column as floats, NaN where it is blank or holds a missing code.
+    """Return the values of a column as floats, NaN where it is blank or holds a missing code.
 
     Args:
-        column: as `read_table` gives it.
-        path: of the table, for the message.
+        column: column of `read_table`.
+        path: path of the table, for the message.
 
     Raises:
         UserError: a value is neither a number nor a code.
     """
     text = codes(column)
-    missing = _is_missing(text)
+    missing = is_missing(text)
     numbers = pd.to_numeric(text.mask(missing), errors="coerce").astype("float64")
     wrong = numbers.isna() & ~missing
     if wrong.any():
         row = column.index[wrong][0]
-        # Not quoted: in the wrong place may stand anything, a name too.
+        # The cell is not quoted: misplaced, it may hold anything, even a name.
         raise UserError(
             f"{path}: row {row + 1} of column {column.name} holds neither a number nor a code; use "
             "the study's own table"
@@ -197,18 +199,18 @@ def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
 
 
 def named(column: pd.Series, names: Mapping[str, str], path: pathlib.Path) -> pd.Series:
-    """The names of a column's codes, '' where it is blank or holds a missing code.
+    """Return the names of a column's codes, '' where it is blank or holds a missing code.
 
     Args:
-        column: as `read_table` gives it.
+        column: column of `read_table`.
         names: code → name.
-        path: of the table, for the message.
+        path: path of the table, for the message.
 
     Raises:
         UserError: a code has no name.
     """
     text = codes(column).astype(str).str.removesuffix(".0")
-    strange = ~text.isin(list(names)) & ~_is_missing(text)
+    strange = ~text.isin(list(names)) & ~is_missing(text)
     if strange.any():
         row = column.index[strange][0]
         raise UserError(

@@ -1,4 +1,4 @@
-"""The files of a study's folder, by name alone: nothing is opened."""
+"""The files in a study's folder, by name alone: no file is opened."""
 
 import dataclasses
 import os
@@ -10,13 +10,13 @@ from knee_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """What lies in a folder and below it; paths are relative to it, with slashes.
+    """The files in a folder and below it; paths are relative to it, with slashes.
 
     Attributes:
         files: names of the files by folder, both sorted; a folder without files has none.
-        unreadable: folders that could not be listed, with the system's words.
-        notes: counts of `folders_linked_twice` (links to folders that were already seen, such as
-            those that lead back) and `special_files` (pipes, devices).
+        unreadable: folders that could not be listed → message of the system.
+        notes: counts of `folders_linked_twice` (links to folders that were already listed, such as
+            links to a parent) and `special_files` (pipes, devices).
     """
 
     files: dict[str, list[str]]
@@ -29,55 +29,55 @@ def walk(
     enters: Callable[[str], bool] = lambda _: True,
     first: Callable[[str], bool] = lambda _: False,
 ) -> Tree:
-    """Lists a folder and all below it, in the order of names, whatever the file system's order.
+    """List a folder and all below it, in the order of names, whatever the file system's order.
 
-    Links are followed, since large studies are spread over several disks; of several ways to one
-    folder that of the first name counts, those asked for first and real folders before links.
-    Hidden files and folders are left out, and a link to nothing counts as a file, for whoever opens
-    it to tell.
+    Links are followed, since large studies are spread over several disks. Of several paths to one
+    folder the first by name counts, after those preferred by `first` and real folders before links.
+    Hidden files and folders are left out. A broken link counts as a file, so that opening it is
+    reported.
 
     Args:
         root: the folder.
-        enters: whether to list a folder, by its path.
-        first: whether to list a folder before others that lie beside it, by its path.
+        enters: function of a folder's path: whether to list it.
+        first: function of a folder's path: whether to list it before its siblings.
 
     Raises:
         UserError: the folder itself cannot be listed.
     """
-    found = Tree({}, {}, {"folders_linked_twice": 0, "special_files": 0})
-    seen: set[tuple[int, int]] = set()
-    # The last one comes next.
+    tree = Tree({}, {}, {"folders_linked_twice": 0, "special_files": 0})
+    listed: set[tuple[int, int]] = set()
+    # A stack: the last one comes next.
     pending = [""]
     while pending:
         folder = pending.pop()
         try:
             status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:
-                found.notes["folders_linked_twice"] += 1
+            if (status.st_dev, status.st_ino) in listed:
+                tree.notes["folders_linked_twice"] += 1
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            listed.add((status.st_dev, status.st_ino))
             with os.scandir(root / folder) as entries:
                 shown = sorted(
                     (entry for entry in entries if not entry.name.startswith(".")),
                     key=lambda entry: (entry.is_symlink(), entry.name),
                 )
         except OSError as error:
-            found.unreadable[folder] = error.strerror or str(error)
+            tree.unreadable[folder] = error.strerror or str(error)
             continue
-        folders, files = _sort_out(shown, found.notes)
-        found.files[folder] = sorted(files)
+        folders, files = _sort_out(shown, tree.notes)
+        tree.files[folder] = sorted(files)
         below = [f"{folder}/{name}" if folder else name for name in folders]
         below.sort(key=lambda path: not first(path))
         pending += [path for path in reversed(below) if enters(path)]
-    if "" in found.unreadable:
-        raise UserError(f"{root}: cannot be listed ({found.unreadable['']}); correct manual_dir")
-    return dataclasses.replace(found, files=dict(sorted(found.files.items())))
+    if "" in tree.unreadable:
+        raise UserError(f"{root}: cannot be listed ({tree.unreadable['']}); correct manual_dir")
+    return dataclasses.replace(tree, files=dict(sorted(tree.files.items())))
 
 
 def _sort_out(
     entries: Sequence[os.DirEntry[str]], notes: dict[str, int]
 ) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files among entries."""
+    """Return the names of the folders and of the files among entries."""
     folders, files = [], []
     for entry in entries:
         if entry.is_dir():

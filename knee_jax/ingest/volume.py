@@ -1,4 +1,4 @@
-"""An MR volume → the voxels of an example: 8 bits, border cut off, shrunk for one view.
+"""The voxels of an example, from an MR volume: 8 bits, border cut off, shrunk for one view.
 
 After Panfilov et al. 2022, section 3.1, and their code. They shrink crops of 320x320x128 in the
 training loop; here the whole volume is shrunk once, and cropped then, by half the number of voxels.
@@ -10,17 +10,18 @@ import pathlib
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.grades import GRADES, MISSING
-from knee_jax.ingest.account import Dropped, Example
+from knee_jax.ingest import progression
+from knee_jax.ingest.report import Example, Exclusion
 from knee_jax.ingest.series import Volume, read_volume, slice_files
+from knee_jax.targets.grades import GRADES, MISSING
 
 PERCENTILES = (0, 99.9)
-"""Of a volume; intensities beyond them are clipped."""
+"""Percentiles of a volume beyond which intensities are clipped."""
 
 _LARGEST = 2**30
 
 FACTORS = {"sagittal": (2, 2, 2), "coronal": (2, 4, 1), "axial": (4, 2, 1)}
-"""View → by how much rows, columns and slices shrink, so that its images have square pixels.
+"""View → factors by which rows, columns and slices shrink, so that its images have square pixels.
 
 Panfilov et al. 2022, section 3.1: the same number of voxels in all three.
 """
@@ -28,10 +29,10 @@ Panfilov et al. 2022, section 3.1: the same number of voxels in all three.
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How a volume becomes an example; the values are those of OAI's DESS series.
+    """The conversion of a volume to an example; the defaults are those of OAI's DESS series.
 
     Attributes:
-        shape: rows, columns and slices that the series must have.
+        shape: required rows, columns and slices of the series.
         border: voxels cut off each side of rows and columns.
         view: key of `FACTORS`.
         intensity: rule of `quantise`.
@@ -64,7 +65,7 @@ class VolumeFile:
         source: path relative to the study's root: a folder of slices or a NIfTI file.
         progression: 0 none, 1 fast, 2 slow (`ingest.progression`), -1 where unknown.
         kl: KL grade at that visit, -1 where unknown.
-        check_subject: as `inventory.Rules.check_subject`.
+        check_subject: see `inventory.Rules.check_subject`.
     """
 
     subject: str
@@ -80,7 +81,7 @@ class VolumeFile:
 
 @dataclasses.dataclass(frozen=True)
 class VolumeJob:
-    """Reads one knee: a list of the one volume example, or of the one dropped knee.
+    """A job that reads one knee: a list of one volume example, or of one excluded knee.
 
     The example has `volume` uint8 [rows, columns, slices], `progression` int8, `grades` int8 [7] of
     which KL is the only one that is not missing, `spacing_mm` float32 [3] of that volume, and the
@@ -89,29 +90,29 @@ class VolumeJob:
     Attributes:
         root: the study's folder.
         file: the series.
-        preparation: how it becomes an example.
+        preparation: conversion to an example.
     """
 
     root: pathlib.Path
     file: VolumeFile
     preparation: Preparation
 
-    def __call__(self) -> list[Example | Dropped]:
-        """Reads the series."""
+    def __call__(self) -> list[Example | Exclusion]:
+        """Read the series."""
         file = self.file
         try:
             subject = file.subject if file.check_subject else None
             volume = read_volume(self.root / file.source, file.side, subject)
             prepared = prepare(volume, self.preparation)
-        except UnusableKnee as trouble:
-            return self.lost(trouble.reason, trouble.detail)
+        except UnusableKnee as error:
+            return self.exclude(error.reason, error.detail)
         spacing_mm = np.multiply(volume.spacing_mm, FACTORS[self.preparation.view])
         grades = np.full(len(GRADES), MISSING, np.int8)
         grades[GRADES.index("kl")] = file.kl
         return [
             {
                 "volume": prepared,
-                "progression": np.int8(file.progression),
+                progression.COLUMN: np.int8(file.progression),
                 "grades": grades,
                 "subject": file.subject,
                 "side": file.side,
@@ -123,22 +124,22 @@ class VolumeJob:
             }
         ]
 
-    def lost(self, reason: str, detail: str) -> list[Example | Dropped]:
-        """The knee, where it cannot be had."""
+    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion]:
+        """Return the knee as excluded."""
         knee = (self.file.subject, self.file.side, self.file.visit, self.file.source)
-        return [Dropped(*knee, reason, detail)]
+        return [Exclusion(*knee, reason, detail)]
 
     def paths(self) -> list[pathlib.Path]:
-        """All that is read: the slices, and the folder that tells which there are."""
+        """Return all that is read: the folder, and the slices in it."""
         path = self.root / self.file.source
         return [path, *(slice_files(path) if path.is_dir() else ())]
 
 
 def prepare(volume: Volume, preparation: Preparation) -> np.ndarray:
-    """Makes the voxels of an example: 8 bits, border cut off, shrunk; uint8 of `result_shape`.
+    """Make the voxels of an example: 8 bits, border cut off, shrunk; uint8 of `result_shape`.
 
     Raises:
-        UnusableKnee: wrong_shape, or what `quantise` raises.
+        UnusableKnee: wrong_shape, or a reason of `quantise`.
     """
     if volume.voxels.shape != preparation.shape:
         found, wanted = ("x".join(map(str, s)) for s in (volume.voxels.shape, preparation.shape))
@@ -150,13 +151,13 @@ def prepare(volume: Volume, preparation: Preparation) -> np.ndarray:
 
 
 def quantise(voxels: np.ndarray, rule: str = "shift") -> np.ndarray:
-    """Brings intensities to 8 bits.
+    """Reduce intensities to 8 bits.
 
-    'shift' is what Panfilov et al. 2022 did with OAI, and holds for its scanners only: the last
-    three bits are dropped, and what lies beyond the percentiles 0 and 99.9 is clipped. 'scale'
-    makes the percentiles 0 and 99.9 of the volume 0 and 255, whatever the scanner's range, and
-    uses all 256 levels. Networks see the same but for rounding, since every volume is stretched
-    to its own minimum and maximum before them.
+    'shift' is the method of Panfilov et al. 2022 for OAI, and suits its scanners only: the last
+    three bits are removed, and intensities beyond the percentiles 0 and 99.9 are clipped. 'scale'
+    maps the percentiles 0 and 99.9 of the volume to 0 and 255, whatever the scanner's range, and
+    uses all 256 levels. Networks see the same but for rounding, since every volume is stretched to
+    its own minimum and maximum before them.
 
     Args:
         voxels: integer or float, any shape.
@@ -180,11 +181,11 @@ def quantise(voxels: np.ndarray, rule: str = "shift") -> np.ndarray:
         return np.rint(scaled).clip(0, 255).astype(np.uint8)
     if voxels.min() < 0:
         raise UnusableKnee("negative_values", f"the least is {voxels.min()}: use the rule 'scale'")
-    whole = voxels
+    integers = voxels
     if voxels.dtype.kind not in "iu":
-        # What an integer cannot hold would become negative; it is far beyond 8 bits as it is.
-        whole = np.rint(voxels.clip(max=_LARGEST)).astype(np.int32)
-    shifted = whole >> 3
+        # Larger values would overflow; the limit is far beyond 8 bits.
+        integers = np.rint(voxels.clip(max=_LARGEST)).astype(np.int32)
+    shifted = integers >> 3
     low, high = _percentiles(shifted)
     if high > 255:
         detail = f"the 99.9 percentile is {high:g} after the shift: use the rule 'scale'"
@@ -200,10 +201,10 @@ def _percentiles(voxels: np.ndarray) -> tuple[float, float]:
 
 
 def shrink(voxels: np.ndarray, view: str) -> np.ndarray:
-    """Shrinks a volume as trilinear resampling without smoothing does (`align_corners=False`).
+    """Shrink a volume like trilinear resampling without smoothing (`align_corners=False`).
 
-    By 2, its samples fall midway between two voxels, by 4 midway between the inner two of four; so
-    it is a mean of two voxels along each axis that shrinks.
+    By a factor of 2, samples fall midway between two voxels, by 4 midway between the inner two of
+    four; so the result is a mean of two voxels along each axis that shrinks.
 
     Args:
         voxels: [rows, columns, slices], each a multiple of the view's factor.

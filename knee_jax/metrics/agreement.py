@@ -12,7 +12,7 @@ Array = np.ndarray
 
 
 def pair_indicators(truth: Array, prediction: Array, num_classes: int) -> Array:
-    """Marks which cell of the confusion matrix each knee falls into.
+    """Mark which cell of the confusion matrix each knee falls into.
 
     Args:
         truth: int [n], 0 to num_classes - 1.
@@ -103,10 +103,10 @@ def rmse(confusion: Array) -> Array:
 
 
 def dichotomise(confusion: Array, lowest: int) -> Array:
-    """Makes two classes of C, negative and positive: [..., C, C] -> [..., 2, 2].
+    """Make two classes of C, negative and positive: [..., C, C] -> [..., 2, 2].
 
     Args:
-        confusion: of the C classes.
+        confusion: Confusion matrix of the C classes.
         lowest: the lowest class that is positive, 1 to C - 1.
     """
     for axis in (-2, -1):

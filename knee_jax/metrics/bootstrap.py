@@ -43,14 +43,14 @@ def describe(num_resamples: int = 1000, seed: int = 0, scheme: str = "subject") 
 def resample_counts(
     scheme: str, subjects: Array, classes: Array, num_resamples: int, seed: int
 ) -> Iterator[Array]:
-    """Draws resamples by the named scheme.
+    """Draw resamples by the named scheme.
 
     Args:
         scheme: a key of `SCHEMES`.
         subjects: [n], who each row belongs to.
         classes: [n], the true class of each row.
         num_resamples: how many resamples in all.
-        seed: of the draws.
+        seed: Seed of the draws.
 
     Returns:
         Chunks int64 [r, n], together num_resamples rows.
@@ -66,12 +66,12 @@ def resample_counts(
 
 
 def cluster_counts(clusters: Array, num_resamples: int, seed: int) -> Iterator[Array]:
-    """Resamples whole clusters with replacement: as many clusters as there are.
+    """Resample whole clusters with replacement: as many clusters as there are.
 
     Args:
         clusters: [n], the cluster (subject) of each row.
         num_resamples: how many resamples in all.
-        seed: of the draws.
+        seed: Seed of the draws.
 
     Yields:
         int64 [r, n]: how often each row occurs; rows of one cluster occur equally often.
@@ -83,12 +83,12 @@ def cluster_counts(clusters: Array, num_resamples: int, seed: int) -> Iterator[A
 
 
 def stratified_counts(strata: Array, num_resamples: int, seed: int) -> Iterator[Array]:
-    """Resamples rows with replacement within each stratum, whose size stays as it is.
+    """Resample rows with replacement within each stratum, whose size stays as it is.
 
     Args:
         strata: [n], the stratum (true class) of each row.
         num_resamples: how many resamples in all.
-        seed: of the draws.
+        seed: Seed of the draws.
 
     Yields:
         int64 [r, n]: how often each row occurs.
@@ -106,7 +106,7 @@ def stratified_counts(strata: Array, num_resamples: int, seed: int) -> Iterator[
 def replicate(
     statistics: Callable[[Array], dict[str, Array]], counts: Iterator[Array]
 ) -> dict[str, Array]:
-    """Evaluates statistics of weighted samples on every resample.
+    """Evaluate statistics of weighted samples on every resample.
 
     Args:
         statistics: weights [r, n] -> {name: [r]}.
@@ -138,7 +138,7 @@ def deviation(replicates: Array) -> float:
 
 
 def _draw(rng: np.random.Generator, size: int, num: int) -> Array:
-    """How often each of `num` units occurs among `num` draws: int64 [size, num]."""
+    """Return how often each of `num` units is drawn in `num` draws: int64 [size, num]."""
     picks = rng.integers(num, size=(size, num)) + num * np.arange(size)[:, None]
     return np.bincount(picks.ravel(), minlength=size * num).reshape(size, num)
 

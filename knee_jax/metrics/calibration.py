@@ -31,7 +31,7 @@ class Reliability(NamedTuple):
 def reliability(
     scores: Array, outcomes: Array, weights: Array | None = None, num_bins: int = NUM_BINS
 ) -> Reliability:
-    """Compares scores with outcomes in bins of equal width over 0 to 1.
+    """Compare scores with outcomes in bins of equal width over 0 to 1.
 
     Args:
         scores: [n], 0 to 1, the probability of the outcome. A score on the edge of two bins is in

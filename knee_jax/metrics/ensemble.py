@@ -1,5 +1,6 @@
 """Predictions of several models or folds as one: predictions tables in, a predictions table out."""
 
+import functools
 import logging
 from collections.abc import Hashable, Sequence
 
@@ -7,13 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from knee_jax import targets
 from knee_jax.errors import UserError
-from knee_jax.metrics.predictions import (
-    IDENTITY,
-    check_predictions,
-    grades_in,
-    probability_columns,
-)
+from knee_jax.metrics.predictions import IDENTITY, check_predictions, targets_in
 
 Array = np.ndarray
 
@@ -42,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def average(tables: Sequence[pd.DataFrame], by: str = "probabilities") -> pd.DataFrame:
-    """Averages the predictions of several models or folds for the same knees.
+    """Average the predictions of several models or folds for the same knees.
 
     Rows are matched by cohort, subject, side and visit, and come in the order of the first table.
     The predicted grade is the most probable class of the average.
@@ -65,12 +62,11 @@ def average(tables: Sequence[pd.DataFrame], by: str = "probabilities") -> pd.Dat
         raise UserError("an ensemble needs at least one predictions table")
     members = [_aligned(tables[0], table, number) for number, table in enumerate(tables, start=1)]
     averaged = members[0].copy()
-    for grade in grades_in(averaged):
-        columns = probability_columns(grade)
+    for target in targets.get_all(targets_in(averaged)):
+        columns = target.output_columns()
         stack = np.stack([member[columns].to_numpy(np.float64) for member in members])
-        probabilities = _mean(stack, by)
-        averaged[columns] = probabilities
-        averaged[f"{grade}_pred"] = probabilities.argmax(1)
+        for column, averages in target.average(stack, functools.partial(_mean, by=by)).items():
+            averaged[column] = averages
     for column in _extra_columns(averaged):
         values = [member[column] for member in members if column in member]
         agree = all(value.equals(values[0]) for value in values)
@@ -96,10 +92,10 @@ def _aligned(first: pd.DataFrame, table: pd.DataFrame, number: int) -> pd.DataFr
     """The table's rows in the order of the first table's, with a plain index."""
     name = f"table {number} of the ensemble"
     check_predictions(table, name)
-    if grades_in(table) != grades_in(first):
+    if targets_in(table) != targets_in(first):
         raise UserError(
-            f"{name} has the grades {', '.join(grades_in(table))}, table 1 "
-            f"{', '.join(grades_in(first))}: only like tables can be averaged"
+            f"{name} has the targets {', '.join(targets_in(table))}, table 1 "
+            f"{', '.join(targets_in(first))}: only like tables can be averaged"
         )
     wanted, present = _knees(first), _knees(table)
     alone = present.symmetric_difference(wanted)
@@ -109,12 +105,13 @@ def _aligned(first: pd.DataFrame, table: pd.DataFrame, number: int) -> pd.DataFr
             f"only, such as {_words(alone[0])}"
         )
     table = table.iloc[present.get_indexer(wanted)].reset_index(drop=True)
-    for grade in grades_in(first):
-        truth = first[grade].to_numpy(np.int64)
-        wrong = np.flatnonzero(table[grade].to_numpy(np.int64) != truth)
+    for target in targets_in(first):
+        # Of a continuous target a label may be missing, which equals nothing.
+        truth, other = (each[target].to_numpy(np.float64) for each in (first, table))
+        wrong = np.flatnonzero((other != truth) & ~(np.isnan(other) & np.isnan(truth)))
         if wrong.size:
             raise UserError(
-                f"{name} has another true {grade} than table 1 for {wrong.size} knees, such as "
+                f"{name} has another true {target} than table 1 for {wrong.size} knees, such as "
                 f"{_words(wanted[wrong[0]])}: the tables are of different readings"
             )
     return table
@@ -132,12 +129,12 @@ def _knees(table: pd.DataFrame) -> pd.MultiIndex:
 
 def _extra_columns(table: pd.DataFrame) -> list[str]:
     known = set(IDENTITY)
-    for grade in grades_in(table):
-        known |= {grade, f"{grade}_pred", *probability_columns(grade)}
+    for target in targets.get_all(targets_in(table)):
+        known |= set(target.columns())
     return [column for column in table.columns if column not in known]
 
 
 def _joined(values: Sequence[pd.Series]) -> pd.Series:
-    """What the members say of each row, each answer once, joined by `+`."""
+    """Join the members' values of each row with `+`, each value once."""
     rows = zip(*(value.astype(str) for value in values), strict=True)
     return pd.Series(["+".join(dict.fromkeys(row)) for row in rows], values[0].index)

@@ -1,11 +1,11 @@
 """The predictions table: what its columns are, and the check that they hold what they should.
 
 One row for each knee and visit. Columns: `subject, side, visit` (any other identity, such as
-`cohort, site, split, model, fold`, may follow), then for each grade or other target g (of
-`knee_jax.grades.TARGETS`) that was predicted: `g` (the true class, -1 where there is none),
-`g_pred` (the predicted class), `g_p0 ... g_p{C-1}` (the probabilities of its classes). Columns of
-other names are kept; `metrics.subgroups` looks at `DESCRIPTION`, nobody else at any. Software other
-than this project's can write it as well.
+`cohort, site, split, model, fold`, may follow), then those of each target t that was predicted
+(`knee_jax.targets`). Of classes: `t` (the true class, -1 where there is none), `t_pred` (the
+predicted class) and `t_p0 ... t_p{C-1}` (the probabilities). Of a continuous value: `t` (empty
+where there is none) and `t_pred`. Columns of other names are kept; only `metrics.subgroups` looks
+at any of them, those of `DESCRIPTION`. Software other than this project's can write it as well.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.files import write_text
-from knee_jax.grades import MISSING, NUM_CLASSES, OWN, TARGETS, labels
+from knee_jax.targets.kinds import Binary, Ordinal
 
 IDENTITY = ("subject", "side", "visit")
 
@@ -27,41 +28,35 @@ The KL grade read at the visit of the image, where it is no prediction of the ta
 a target begins with; `M` or `F`; years; kg/m².
 """
 
-_SUM_TOLERANCE = 1e-3
 
-
-def probability_columns(grade: str) -> list[str]:
-    """Names of the columns with the probabilities of a grade's classes, in order."""
-    return [f"{grade}_p{c}" for c in range(NUM_CLASSES[grade])]
-
-
-def make_table(knees: pd.DataFrame, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The predictions table of some knees.
+def make_table(knees: pd.DataFrame, decoded: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Make the predictions table of some knees.
 
     Args:
-        knees: rows of a prepared set's index.
-        probabilities: grade or other target → [n, classes].
+        knees: Rows of a prepared set's index.
+        decoded: Target → decoded outputs [n, ...], such as class probabilities.
     """
     columns = {name: knees[name].to_numpy() for name in (*IDENTITY, "cohort", "site")}
     known = {name: name for name in DESCRIPTION if name in knees}
-    if "kl" in knees and any(target in OWN for target in probabilities):
+    if "kl" in knees and not all(isinstance(targets.get(t), Ordinal | Binary) for t in decoded):
+        # What a target that is made of no grade begins with.
         known = {"kl_baseline": "kl"} | known
     columns |= {name: knees[column].to_numpy() for name, column in known.items()}
-    for target, values in probabilities.items():
-        columns[target] = labels(knees, target)
-        columns[f"{target}_pred"] = values.argmax(axis=1)
-        columns |= dict(zip(probability_columns(target), values.T, strict=True))
+    for name, outputs in decoded.items():
+        target = targets.get(name)
+        columns[name] = target.labels(knees)
+        columns |= target.predictions(outputs)
     return pd.DataFrame(columns)
 
 
-def grades_in(table: pd.DataFrame) -> list[str]:
-    """The grades and other targets that the table speaks of, in the usual order."""
+def targets_in(table: pd.DataFrame) -> list[str]:
+    """Return the targets that a table speaks of, in the usual order."""
     columns = set(table.columns)
-    return [g for g in TARGETS if columns & {g, f"{g}_pred", *probability_columns(g)}]
+    return [name for name, t in targets.all_targets().items() if columns & set(t.columns())]
 
 
 def subjects_of(table: pd.DataFrame) -> np.ndarray:
-    """Who each row belongs to, str [n]: cohort and subject, since cohorts may share numbers."""
+    """Return each row's cohort and subject, str [n]: cohorts may share numbers of subjects."""
     subjects = table["subject"].astype(str)
     if "cohort" in table.columns:
         subjects = table["cohort"].astype(str) + "/" + subjects
@@ -84,12 +79,12 @@ def first_visit(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_predictions(path: Path | str, table: pd.DataFrame) -> None:
-    """Writes a predictions table as CSV, all or nothing; numbers with six digits."""
+    """Write a predictions table as CSV, all or nothing; numbers with six digits."""
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 
 def read_predictions(path: Path | str) -> pd.DataFrame:
-    """Reads and checks a predictions table.
+    """Read and checks a predictions table.
 
     Raises:
         UserError: The file is missing, is not a CSV table, or fails `check_predictions`.
@@ -106,7 +101,7 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
 
 
 def check_predictions(table: pd.DataFrame, name: str = "predictions") -> None:
-    """Checks that a predictions table is complete and consistent.
+    """Check that a predictions table is complete and consistent.
 
     Args:
         table: the predictions table.
@@ -119,19 +114,25 @@ def check_predictions(table: pd.DataFrame, name: str = "predictions") -> None:
     """
     if table.empty:
         raise UserError(f"{name}: has no rows; nothing can be scored")
-    grades = grades_in(table)
-    if not grades:
-        raise UserError(f"{name}: has no grade; expected columns such as kl, kl_pred, kl_p0")
-    needed = list(IDENTITY)
-    for grade in grades:
-        needed += [grade, f"{grade}_pred", *probability_columns(grade)]
+    names = targets_in(table)
+    if not names:
+        raise UserError(f"{name}: has no target; expected columns such as kl, kl_pred, kl_p0")
+    found = targets.get_all(names)
+    needed = [*IDENTITY, *(column for target in found for column in target.columns())]
     if absent := [column for column in needed if column not in table.columns]:
         raise UserError(f"{name}: lacks the column {', '.join(absent)}")
     for column in IDENTITY:
         _refuse(table[column].isna().to_numpy(), name, column, "is empty")
     _check_unique(table, name)
-    for grade in grades:
-        _check_grade(table, grade, name)
+    for target in found:
+        for fault in target.faults(table):
+            _refuse(
+                fault.wrong,
+                name,
+                fault.column,
+                fault.problem,
+                table if fault.shows_value else None,
+            )
 
 
 def _check_unique(table: pd.DataFrame, name: str) -> None:
@@ -143,20 +144,6 @@ def _check_unique(table: pd.DataFrame, name: str) -> None:
             f"{name}: row {int(repeated.argmax()) + 1} repeats the knee subject {knee['subject']}, "
             f"side {knee['side']}, visit {knee['visit']}; every knee and visit counts once"
         )
-
-
-def _check_grade(table: pd.DataFrame, grade: str, name: str) -> None:
-    classes = range(NUM_CLASSES[grade])
-    for column, allowed in ((grade, (MISSING, *classes)), (f"{grade}_pred", tuple(classes))):
-        wrong = ~_numbers(table[column]).isin(allowed).to_numpy()
-        _refuse(wrong, name, column, f"is not one of {', '.join(map(str, allowed))}", table)
-    columns = probability_columns(grade)
-    for column in columns:
-        wrong = ~_numbers(table[column]).between(0.0, 1.0).to_numpy()
-        _refuse(wrong, name, column, "is not a probability", table)
-    totals = table[columns].sum(axis=1).to_numpy(np.float64)
-    wrong = np.abs(totals - 1.0) > _SUM_TOLERANCE
-    _refuse(wrong, name, f"{columns[0]} to {columns[-1]}", "do not sum to 1")
 
 
 def _numbers(column: pd.Series) -> pd.Series:

@@ -17,19 +17,21 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from knee_jax import targets
 from knee_jax.errors import UserError
-from knee_jax.grades import DERIVED, MISSING, NUM_CLASSES, TITLES
 from knee_jax.metrics import agreement
-from knee_jax.metrics.predictions import IDENTITY, grades_in, probability_columns, subjects_of
-from knee_jax.metrics.summary import TASKS, Scorer, Summary, estimate
+from knee_jax.metrics.predictions import IDENTITY, subjects_of, targets_in
+from knee_jax.metrics.scoring import Scorer
+from knee_jax.metrics.summary import Summary, estimate
+from knee_jax.targets.kinds import Binary, Classes
 
 Array = np.ndarray
 
 LABEL, MODEL = "label", "model"
 """Who else has graded the knees: the study that they are of, and the model."""
 
-POSITIVE = {"kl": TASKS["kl_ge_2"].lowest, "kl0_vs_kl2": TASKS["kl0_vs_kl2"].lowest}
-"""Targets that readers can be compared on → the lowest class that is positive."""
+COMPARABLE = ("kl", "kl0_vs_kl2")
+"""Targets that readers can be compared on."""
 
 KAPPA = {"kl": "quadratic_kappa", "kl0_vs_kl2": "kappa"}
 """And which of Cohen's kappas is theirs, a function of `knee_jax.metrics.agreement`."""
@@ -42,7 +44,7 @@ class Study:
     """Knees that a model and some readers have graded, each of them all.
 
     Attributes:
-        target: a key of `POSITIVE`.
+        target: one of `COMPARABLE`.
         knees: n rows of a predictions table.
         grades: {reader: int [n], classes of the target}.
         confidences: {reader: float64 [n], 0 to 1, how probable the grade given is}, of the readers
@@ -99,7 +101,7 @@ class Comparison(NamedTuple):
 
 
 def mcnemar(correct_a: Array, correct_b: Array) -> McNemar:
-    """Compares two raters, or two models, by the knees that one has right and the other wrong.
+    """Compare two raters, or two models, by the knees that one has right and the other wrong.
 
     The test takes knees as independent, which those of one subject are not. The correction is
     Edwards's (1948), and is not taken below zero.
@@ -130,15 +132,15 @@ def kappa_with(other: str) -> str:
 
 
 def compare(study: Study, num_resamples: int = 1000, seed: int = 0) -> Comparison:
-    """Scores the model and the readers, with 95 % intervals of subjects drawn with replacement.
+    """Score the model and the readers, with 95 % intervals of subjects drawn with replacement.
 
-    Accuracy is of the target's classes; sensitivity and specificity are of those that `POSITIVE`
-    says, and kappa is the one of `KAPPA`.
+    Accuracy is of the target's classes; sensitivity and specificity are of those from
+    `positive_from` on, and kappa is the one of `KAPPA`.
 
     Args:
-        study: of `read_study`.
+        study: Study as `read_study` returns it.
         num_resamples: bootstrap resamples behind each interval.
-        seed: of the resamples.
+        seed: Seed of the resamples.
     """
     graded = {LABEL: study.truth, MODEL: study.prediction, **study.grades}
     names = list(graded)
@@ -156,9 +158,9 @@ def compare(study: Study, num_resamples: int = 1000, seed: int = 0) -> Compariso
 
 
 def _rater(study: Study, grades: Array, others: Mapping[str, Array]) -> Scorer:
-    classes = NUM_CLASSES[study.target]
+    target = _class_target(study.target)
     indicators = {
-        other: agreement.pair_indicators(theirs, grades, classes)
+        other: agreement.pair_indicators(theirs, grades, target.num_outputs)
         for other, theirs in others.items()
     }
     kappa = getattr(agreement, KAPPA[study.target])
@@ -168,7 +170,7 @@ def _rater(study: Study, grades: Array, others: Mapping[str, Array]) -> Scorer:
             other: agreement.confusion_matrices(weights, cells)
             for other, cells in indicators.items()
         }
-        two = agreement.dichotomise(confusions[LABEL], POSITIVE[study.target])
+        two = agreement.dichotomise(confusions[LABEL], target.positive_from)
         return {
             "accuracy": agreement.accuracy(confusions[LABEL]),
             "sensitivity": agreement.sensitivity(two),
@@ -179,7 +181,7 @@ def _rater(study: Study, grades: Array, others: Mapping[str, Array]) -> Scorer:
 
 
 def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
-    """Reads what readers graded, and finds the knees among a model's predictions.
+    """Read what readers graded, and finds the knees among a model's predictions.
 
     Args:
         path: CSV table, a row a knee. `subject`, `side`, and `visit` and `cohort` where the
@@ -202,13 +204,14 @@ def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
     readers = _readers(path, [str(name) for name in table if name not in keys])
     at = _find(path, table, predictions, keys)
     knees = predictions.iloc[at].reset_index(drop=True)
-    unknown = knees[target].to_numpy(np.int64) == MISSING
-    _refuse(unknown, path, table[keys], f"has no label of {TITLES[target]} in the predictions")
+    kind = _class_target(target)
+    unknown = ~kind.is_known(knees[target].to_numpy(np.int64))
+    _refuse(unknown, path, table[keys], f"has no label of {kind.title} in the predictions")
     confidences = {r: f"{r}{_CONFIDENCE}" for r in readers if f"{r}{_CONFIDENCE}" in table}
-    if confidences and NUM_CLASSES[target] > 2:
+    if confidences and kind.num_outputs > 2:
         raise UserError(
             f"{path}: {', '.join(confidences.values())}: readers' confidence is compared where "
-            f"there are two classes, and {TITLES[target]} has {NUM_CLASSES[target]}: leave it out"
+            f"there are two classes, and {kind.title} has {kind.num_outputs}: leave it out"
         )
     return Study(
         target,
@@ -220,7 +223,7 @@ def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
 
 
 def positive_probabilities(study: Study) -> dict[str, Array]:
-    """How probable it is that each knee is positive, float64 [n], where readers say it.
+    """Return each knee's probability of being positive, float64 [n], where readers state it.
 
     Returns:
         The model's, and the mean of the readers who gave a confidence, for whom it is the
@@ -232,16 +235,22 @@ def positive_probabilities(study: Study) -> dict[str, Array]:
         np.where(study.grades[reader] == 1, values, 1.0 - values)
         for reader, values in study.confidences.items()
     ]
-    model = study.knees[probability_columns(study.target)[1]].to_numpy(np.float64)
+    model = study.knees[_class_target(study.target).output_columns()[1]].to_numpy(np.float64)
     return {MODEL: model, "readers": np.mean(said, axis=0)}
 
 
+def _class_target(name: str) -> Classes:
+    target = targets.get(name)
+    assert isinstance(target, Classes)
+    return target
+
+
 def _target(predictions: pd.DataFrame) -> str:
-    found = [target for target in grades_in(predictions) if target in POSITIVE]
+    found = [target for target in targets_in(predictions) if target in COMPARABLE]
     if len(found) != 1:
         names = " and ".join(found) or "neither"
         raise UserError(
-            f"the predictions have {names} of {' and '.join(POSITIVE)}: readers are compared on "
+            f"the predictions have {names} of {' and '.join(COMPARABLE)}: readers are compared on "
             "one of them; choose a table that has it, or leave out the columns of the other"
         )
     return found[0]
@@ -297,7 +306,7 @@ def _find(
 
 
 def _knees(identity: pd.DataFrame) -> pd.MultiIndex:
-    """What tells knees apart, as text; numbers of visits are alike however they are written."""
+    """Return what identifies each knee, as text; equal numbers of visits are written alike."""
     text = identity.astype(str)
     if "visit" in text:
         months = pd.to_numeric(text["visit"], errors="coerce").astype(float)
@@ -309,10 +318,11 @@ def _grades(
     path: Path | str, table: pd.DataFrame, keys: list[str], reader: str, target: str
 ) -> Array:
     _refuse((table[reader] == "").to_numpy(), path, table[keys], f"has no grade of {reader}")
-    _, classes = DERIVED.get(target, (target, {kl: kl for kl in range(NUM_CLASSES["kl"])}))
+    kind = _class_target(target)
+    classes = kind.values if isinstance(kind, Binary) else {n: n for n in range(kind.num_outputs)}
     values = pd.to_numeric(table[reader], errors="coerce")
     allowed = ", ".join(map(str, classes))
-    problem = f"has another grade of {reader} than {allowed}, the KL grades of {TITLES[target]}"
+    problem = f"has another grade of {reader} than {allowed}, the KL grades of {kind.title}"
     _refuse(~values.isin(list(classes)).to_numpy(), path, table[keys], problem, table[reader])
     return values.map(classes).to_numpy(np.int64)
 

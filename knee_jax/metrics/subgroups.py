@@ -1,4 +1,4 @@
-"""A two-class task in subgroups of knees: by KL grade at baseline, sex, age, BMI and site."""
+"""A dichotomy in subgroups of knees: by KL grade at baseline, sex, age, BMI and site."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,8 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from knee_jax.grades import MISSING
-from knee_jax.metrics.summary import TASKS, Estimate, Scorer, estimate, task_samples, task_scorer
+from knee_jax import targets
+from knee_jax.metrics import scoring
+from knee_jax.metrics.scoring import Scorer
+from knee_jax.metrics.summary import Estimate, estimate
+from knee_jax.targets.kinds import MISSING, Dichotomy
 
 METRICS = ("average_precision", "roc_auc")
 """What a subgroup is scored by. The first depends on its share of positive knees as well."""
@@ -20,14 +23,14 @@ _AGES, _BMIS = (55, 65), (25, 30)
 
 
 class Subgroup(NamedTuple):
-    """Some knees of a table, and how a task goes with them.
+    """Some knees of a table, and how well a dichotomy is predicted in them.
 
     Attributes:
-        attribute: by what they were chosen, such as `sex`.
+        attribute: Column that they are chosen by, such as `sex`.
         name: which of it they have, such as `F`.
         n: how many there are that have been read.
         positive: how many of these are positive.
-        scores: of each of `METRICS`; None of both where all knees are of one class.
+        scores: Score in each of `METRICS`; both None where all knees are of one class.
     """
 
     attribute: str
@@ -41,7 +44,7 @@ def divide(table: pd.DataFrame) -> dict[str, pd.Series]:
     """Attribute → the subgroup of each row of a predictions table.
 
     Args:
-        table: with any of the columns `metrics.predictions.DESCRIPTION`, and `site`.
+        table: Table with any of the columns `metrics.predictions.DESCRIPTION`, and `site`.
 
     Returns:
         The attributes of which the table knows something, each a series of ordered categories, of
@@ -68,32 +71,34 @@ def divide(table: pd.DataFrame) -> dict[str, pd.Series]:
 
 def score(
     table: pd.DataFrame,
-    task: str,
+    endpoint: Dichotomy,
     num_resamples: int = 1000,
     seed: int = 0,
     scheme: str = "subject",
 ) -> list[Subgroup]:
-    """The task in every subgroup of a table that has a knee, those of one class included.
+    """Score a dichotomy in every subgroup of a table that has a knee.
+
+    Subgroups of one class are listed without scores.
 
     Args:
-        table: a predictions table that has the task's one target.
-        task: a key of `TASKS`.
-        num_resamples: bootstrap resamples behind each interval, drawn within the subgroup.
-        seed: of the resamples.
-        scheme: a key of `bootstrap.SCHEMES`.
+        table: Predictions table that has the dichotomy's one target.
+        endpoint: The dichotomy.
+        num_resamples: Bootstrap resamples behind each interval, drawn within the subgroup.
+        seed: Random seed of the resamples.
+        scheme: Key of `bootstrap.SCHEMES`.
     """
-    (target,) = TASKS[task].grades
-    read = table[table[target] != MISSING].reset_index(drop=True)
+    (target,) = targets.get_all(endpoint.targets)
+    read = table[target.is_known(table[target.name])].reset_index(drop=True)
     found = []
     for attribute, group in divide(read).items():
         for name in group.cat.categories:
             knees = read[group == name]
             if knees.empty:
                 continue
-            positive = int(task_samples(knees, task).positives.sum())
+            positive = int(scoring.dichotomy_samples(knees, endpoint).positives.sum())
             scores = None
             if 0 < positive < len(knees):
-                scorers = [(f"{task}, {attribute} {name}", _scorer(knees, task))]
+                scorers = [(f"{endpoint.name}, {attribute} {name}", _scorer(knees, endpoint))]
                 (scores,) = estimate(scorers, num_resamples, seed, scheme).values()
             found.append(Subgroup(attribute, name, len(knees), positive, scores))
     return found
@@ -110,15 +115,15 @@ def tidy(subgroups: Sequence[Subgroup]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*identity, "value", "low", "high", "std"])
 
 
-def _scorer(knees: pd.DataFrame, task: str) -> Scorer:
-    """That of the task, with `METRICS` alone."""
-    whole = task_scorer(knees, task)
+def _scorer(knees: pd.DataFrame, endpoint: Dichotomy) -> Scorer:
+    """Return the dichotomy's scorer, with `METRICS` alone."""
+    full = scoring.dichotomy(endpoint, knees)
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        values = whole.statistics(weights)
+        values = full.statistics(weights)
         return {metric: values[metric] for metric in METRICS}
 
-    return whole._replace(statistics=statistics)
+    return full._replace(statistics=statistics)
 
 
 def _binned(values: pd.Series, edges: Sequence[int]) -> pd.Series:

@@ -1,44 +1,70 @@
-"""One file a network family; the file's name is the network's name in a config."""
+"""One file a network family; a file that defines `Model` is a network, by the file's name."""
 
-import dataclasses
+import functools
 import importlib
 import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 import flax.linen as nn
 
+from knee_jax.config import fields
 from knee_jax.errors import UserError
+from knee_jax.models import weights
 
 
-def names() -> list[str]:
-    """Lists the networks that `create` knows."""
-    tools = ("heads", "layers", "patches", "weights")
-    return [file.name for file in pkgutil.iter_modules(__path__) if file.name not in tools]
+@functools.cache
+def names() -> tuple[str, ...]:
+    """List the networks that `create` knows."""
+    files = [file.name for file in pkgutil.iter_modules(__path__)]
+    return tuple(name for name in files if hasattr(_module(name), "Model"))
 
 
-def create(name: str, **kwargs) -> nn.Module:
-    """Builds the `Model` of `models/<name>.py`.
-
-    Every model is called alike, `model.apply(variables, image, keypoints, train=..., rngs=...)`,
-    and returns `{grade: logits}` (see its docstring).
-
-    Args:
-        name: one of `names()`.
-        **kwargs: the attributes of that `Model`.
+def find(name: str) -> type[nn.Module]:
+    """Return the class of a network; its `option` fields are what a config may set.
 
     Raises:
-        UserError: no such network, or no such attribute.
+        UserError: There is no such network.
     """
-    if name not in names():
-        raise UserError(f"unknown model {name!r}; choose from: {', '.join(names())}")
-    model = importlib.import_module(f"{__name__}.{name}").Model
-    known = {field.name for field in dataclasses.fields(model)} - {"parent", "name"}
-    if unknown := sorted(set(kwargs) - known):
-        raise UserError(
-            f"model {name!r} takes no {', '.join(unknown)}; it takes: {', '.join(sorted(known))}"
-        )
-    return model(**kwargs)
+    try:
+        return _module(name).Model
+    except (ImportError, AttributeError):
+        hint = fields.nearest(name, names())
+        raise UserError(f"unknown model {name!r}: {hint}") from None
 
 
-def load(name: str, variables: dict, source: str) -> dict:
-    """Fills the variables of the network `name` with weights from a file (see its `load`)."""
-    return importlib.import_module(f"{__name__}.{name}").load(variables, source)
+def create(
+    name: str, *, targets: Sequence[str] | None = None, dtype: Any = None, **options: Any
+) -> nn.Module:
+    """Build a network.
+
+    Every network is called alike, `model.apply(variables, image, keypoints, train=..., rngs=...)`,
+    and returns `{target: logits}` (see its docstring).
+
+    Args:
+        name: One of `names()`.
+        targets: Names of the targets to predict; the network's usual ones if omitted.
+        dtype: Compute type of the trunk; float32 if omitted.
+        **options: Further fields of `config.model`.
+
+    Raises:
+        UserError: No such network, or no such field or value of it.
+    """
+    fixed: dict[str, Any] = {} if targets is None else {"targets": tuple(targets)}
+    fixed |= {} if dtype is None else {"dtype": dtype}
+    return fields.build(find(name), options, "config.model", **fixed)
+
+
+def load(name: str, variables: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Fill the variables of a network with weights from a file.
+
+    By the network's own `load`, where its file defines one, else by the names of its parameters
+    (`weights.fill`).
+    """
+    loader: Callable[..., dict[str, Any]] = getattr(_module(name), "load", weights.fill)
+    return loader(dict(variables), source)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax.config.fields import option
 from knee_jax.models import weights
 from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
@@ -45,7 +46,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """Returns the last map, [batch, 5, 8, 4 width] of an image of 200 x 300 px.
+        """Return the last map, [batch, 5, 8, 4 width] of an image of 200 x 300 px.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
@@ -75,20 +76,19 @@ class Model(nn.Module):
 
     The paper's input is the joint, 200 x 300 px: here the middle two thirds of the knee's rows.
     The hidden layer's size depends on that of the image.
-
-    Attributes:
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        width: channels of the first convolution; 32 is the published network. The hidden layer
-            has 32 times as many units.
-        dropout: rate before each head, while training.
-        hidden_dropout: rate before the hidden layer.
-        dtype: compute type of the trunk.
     """
 
-    grades: tuple[str, ...] = ("kl",)
-    width: int = 32
-    dropout: float = 0.5
-    hidden_dropout: float = 0.2
+    targets: tuple[str, ...] = ("kl",)
+    width: int = option(
+        32,
+        "Channels of the first convolution; 32 is the published network. The hidden layer has 32 "
+        "times as many units.",
+        low=1,
+    )
+    dropout: float = option(0.5, "Dropout rate before each head, while training.", low=0, below=1)
+    hidden_dropout: float = option(
+        0.2, "Dropout rate before the hidden layer, while training.", low=0, below=1
+    )
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -97,7 +97,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
@@ -114,4 +114,4 @@ class Model(nn.Module):
         x = flatten(observe(self, "maps", trunk(image[:, top : top + rows], train)))
         x = nn.Dropout(self.hidden_dropout, deterministic=not train)(x)
         features = nn.relu(Linear(32 * self.width, name="classifier_0")(x))
-        return read_features(self, features, self.grades, dropout=self.dropout, train=train)
+        return read_features(self, features, self.targets, dropout=self.dropout, train=train)

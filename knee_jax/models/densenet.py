@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax.config.fields import option
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.models import weights
-from knee_jax.models.heads import read_grades
+from knee_jax.models.heads import POOLINGS, read_targets
 from knee_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -23,6 +23,7 @@ from knee_jax.models.layers import (
     kaiming_normal_in,
     max_pool,
 )
+from knee_jax.targets.grades import GRADES
 
 BLOCKS = types.MappingProxyType(
     {
@@ -52,7 +53,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, H, W, growth]."""
+        """Map [B, H, W, C] to [B, H, W, growth]."""
         for i, (features, side) in enumerate(((4 * self.growth, 1), (self.growth, 3)), 1):
             x = nn.relu(BatchNorm(name=f"norm{i}")(x, train))
             x = Conv(features, side, dtype=self.dtype, initial=kaiming_normal_in, name=f"conv{i}")(
@@ -76,7 +77,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, H, W, C + layers * growth]."""
+        """Map [B, H, W, C] to [B, H, W, C + layers * growth]."""
         for i in range(1, self.layers + 1):
             new = Layer(self.growth, self.dtype, name=f"denselayer{i}")(x, train)
             x = jnp.concatenate([x, new], axis=-1)
@@ -94,7 +95,7 @@ class Transition(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, floor(H/2), floor(W/2), C/2]."""
+        """Map [B, H, W, C] to [B, floor(H/2), floor(W/2), C/2]."""
         x = nn.relu(BatchNorm(name="norm")(x, train))
         features = x.shape[-1] // 2
         x = Conv(features, 1, dtype=self.dtype, initial=kaiming_normal_in, name="conv")(x)
@@ -118,7 +119,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """Returns the last map, of stride 32.
+        """Return the last map, of stride 32.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
@@ -140,24 +141,18 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk, global pooling, and one linear head a grade.
+    """Trunk, global pooling, and one linear head a grade."""
 
-    Attributes:
-        depth: one of `BLOCKS`.
-        width: channels of the stem, twice the growth rate; None: those of `WIDTHS`.
-        blocks: layers in each of the four blocks; None: those of `BLOCKS`.
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
-        dropout: rate before each head, while training.
-        dtype: compute type of the trunk.
-    """
-
-    depth: int = 121
-    width: int | None = None
-    blocks: tuple[int, ...] | None = None
-    grades: tuple[str, ...] = GRADES
-    pooling: str = "average"
-    dropout: float = 0.0
+    depth: int = option(121, "Number of layers.", choices=BLOCKS)
+    width: int | None = option(
+        None, "Channels of the stem, twice the growth rate; None: the published ones.", low=2
+    )
+    blocks: tuple[int, ...] | None = option(
+        None, "Layers in each of the four blocks; None: the published ones.", low=1
+    )
+    targets: tuple[str, ...] = GRADES
+    pooling: str = option("average", "Global pooling, see `heads`.", choices=POOLINGS)
+    dropout: float = option(0.0, "Dropout rate before each head, while training.", low=0, below=1)
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -166,7 +161,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values; 29 px or more.
@@ -178,10 +173,10 @@ class Model(nn.Module):
         """
         blocks = tuple(self.blocks) if self.blocks else None
         trunk = Trunk(self.depth, self.width, blocks, self.dtype, name="trunk")
-        return read_grades(
+        return read_targets(
             self,
             trunk(image, train),
-            self.grades,
+            self.targets,
             pooling=self.pooling,
             dropout=self.dropout,
             dtype=self.dtype,

@@ -1,4 +1,4 @@
-"""From a map of features to grades: pooling, dropout and a linear head, for each grade by itself.
+"""From a map of features to targets: pooling, dropout and a linear head for each.
 
 The networks of Tiulpin & Saarakkala 2020 ( "Automatic grading of individual knee
 osteoarthritis features ..."): average pooling; its supplementary trials: weighted pooling.
@@ -11,14 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax import targets
 from knee_jax.errors import UserError
-from knee_jax.grades import NUM_CLASSES
 from knee_jax.models.layers import (
     BatchNorm,
     Conv,
     InitialBias,
     Linear,
-    choose,
     observe,
     torch_bias,
     torch_uniform,
@@ -46,7 +45,7 @@ class WeightedPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [batch, height, width, channels] to [batch, channels], float32."""
+        """Map [batch, height, width, channels] to [batch, channels], float32."""
         features = x
         if self.hidden:
             channels = max(x.shape[-1] // 16, 1)
@@ -57,83 +56,83 @@ class WeightedPool(nn.Module):
         return (weights * x.astype(jnp.float32)).sum((1, 2)) / weights.sum((1, 2))
 
 
-def read_grades(
+def read_targets(
     model: nn.Module,
     x: jax.Array,
-    grades: Sequence[str],
+    names: Sequence[str],
     *,
     pooling: str,
     dropout: float,
     dtype: Any,
     train: bool,
 ) -> dict[str, jax.Array]:
-    """Logits of every grade, from a map; to be called within the `__call__` of `model`.
+    """Read every target from a map; to be called within the `__call__` of `model`.
 
-    The model gets the parameters, named `head_<grade>` and, with weighted pooling, `pool_<grade>`,
-    and lets `maps` be observed, and `features` where all heads read the same.
+    The model gets the parameters, named `head_<target>` and, with weighted pooling,
+    `pool_<target>`, and lets `maps` be observed, and `features` where all heads read the same.
 
     Args:
-        model: whose grades they are.
+        model: The network.
         x: [batch, height, width, channels].
-        grades: from `knee_jax.grades.TARGETS`.
+        names: Targets to predict.
         pooling: one of `POOLINGS`.
         dropout: rate before each head, drawn for each by itself.
         dtype: compute type of a hidden layer.
         train: batch statistics and dropout (rng `dropout`).
 
     Returns:
-        Float32 [batch, classes] by grade.
+        Target → float32 logits [batch, outputs].
 
     Raises:
-        UserError: unknown grade or pooling.
+        UserError: Unknown target or pooling.
     """
     if pooling not in POOLINGS:
         raise UserError(f"unknown pooling {pooling!r}; choose from: {', '.join(POOLINGS)}")
     x = observe(model, "maps", x)
     if pooling == "average":
         average = x.mean((1, 2), dtype=jnp.float32)
-        return read_features(model, average, grades, dropout=dropout, train=train)
+        return read_features(model, average, names, dropout=dropout, train=train)
     logits = {}
-    for grade in grades:
-        pool = WeightedPool(pooling == "gwap_hidden", dtype, name=f"pool_{grade}")
-        logits[grade] = _head(grade, pool(x, train), dropout, train)
+    for name in names:
+        pool = WeightedPool(pooling == "gwap_hidden", dtype, name=f"pool_{name}")
+        logits[name] = _head(name, pool(x, train), dropout, train)
     return logits
 
 
 def read_features(
     model: nn.Module,
     features: jax.Array,
-    grades: Sequence[str],
+    names: Sequence[str],
     *,
     dropout: float,
     train: bool,
     initial: Callable[..., jax.Array] = torch_uniform,
     initial_bias: InitialBias = torch_bias,
 ) -> dict[str, jax.Array]:
-    """Logits of every grade, from the features that all heads read; likewise.
+    """Read every target from features that all heads share, as `read_targets` does.
 
     Args:
-        model: whose grades they are; it lets `features` be observed.
+        model: The network; it lets `features` be observed.
         features: [batch, features].
-        grades: from `knee_jax.grades.TARGETS`.
+        names: Targets to predict.
         dropout: rate before each head, drawn for each by itself.
         train: whether there is dropout (rng `dropout`).
-        initial: of the heads' kernels.
-        initial_bias: of their biases.
+        initial: Initialiser of the heads' kernels.
+        initial_bias: Initialiser of their biases.
 
     Returns:
-        Float32 [batch, classes] by grade.
+        Target → float32 logits [batch, outputs].
 
     Raises:
-        UserError: unknown grade.
+        UserError: Unknown target.
     """
     features = observe(model, "features", features)
     return {
-        grade: _head(grade, features, dropout, train, initial=initial, initial_bias=initial_bias)
-        for grade in grades
+        name: _head(name, features, dropout, train, initial=initial, initial_bias=initial_bias)
+        for name in names
     }
 
 
-def _head(grade: str, features: jax.Array, dropout: float, train: bool, **initial) -> jax.Array:
+def _head(name: str, features: jax.Array, dropout: float, train: bool, **initial) -> jax.Array:
     features = nn.Dropout(dropout, deterministic=not train)(features)
-    return Linear(choose(NUM_CLASSES, grade, "grade"), name=f"head_{grade}", **initial)(features)
+    return Linear(targets.get(name).num_outputs, name=f"head_{name}", **initial)(features)

@@ -11,11 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax import targets
+from knee_jax.config.fields import option
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, NUM_CLASSES
 from knee_jax.landmarks import PRESETS, compartment
 from knee_jax.models import resnet
 from knee_jax.models.layers import Linear, choose, observe
+from knee_jax.targets.grades import GRADES
 
 STRIDE = 16
 """Input pixels to one pixel of the pooled map (third stage)."""
@@ -25,7 +27,7 @@ load = resnet.load
 
 
 def bilinear_pool(features: jax.Array, points: jax.Array) -> jax.Array:
-    """Samples a feature map at points between its pixels; outside, at the nearest border.
+    """Sample a feature map at points between its pixels; outside, at the nearest border.
 
     Written as a product with the hat-function weights of all pixels: for some tens of points it
     costs next to nothing, is deterministic on every device and has a product as its gradient,
@@ -71,7 +73,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, points: jax.Array) -> jax.Array:
-        """Maps [batch, points, features] to [batch, features]."""
+        """Map [batch, points, features] to [batch, features]."""
         weights = nn.softmax(Linear(1, name="score")(points), axis=1)
         return (weights * points).sum(1)
 
@@ -91,7 +93,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [batch, features] to [batch, classes]."""
+        """Map [batch, features] to [batch, classes]."""
         if self.hidden:
             x = nn.relu(Linear(self.hidden, name="hidden")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -102,45 +104,42 @@ class Model(nn.Module):
     """ResNet to its third stage, bilinear pooling at landmarks, compartment-wise heads.
 
     KL and joint space narrowing read all landmarks, an osteophyte grade those of its compartment.
-
-    Attributes:
-        depth: of the ResNet, one of `resnet.BLOCKS`.
-        width: channels of its stem; 64 is the published network.
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        landmarks: which landmarks to pool at, a name of `knee_jax.landmarks.PRESETS`.
-        aggregation: `concat` of the landmarks' features (the paper's f_a), or their `mean`,
-            `max` or `attention` within each compartment; then KL and joint space read the four
-            in a row.
-        kpn: False reads every grade from the global average of the fourth stage (the paper's
-            baseline, Table 3).
-        hidden: units of a hidden layer in each head; 0 for none.
-        dropout: rate before each head's last layer.
-        regression: adds to each grade's logits a value that is regressed onto it (supplementary
-            Table 2, after Antony et al. 2017).
-        dtype: compute type of the trunk.
     """
 
-    depth: int = 50
-    width: int = 64
-    grades: tuple[str, ...] = GRADES
-    landmarks: str = "joint"
-    aggregation: str = "concat"
-    kpn: bool = True
-    hidden: int = 0
-    dropout: float = 0.0
-    regression: bool = False
+    depth: int = option(50, "Layers of the ResNet.", choices=resnet.BLOCKS)
+    width: int = option(64, "Channels of its stem; 64 is the published network.", low=1)
+    targets: tuple[str, ...] = GRADES
+    landmarks: str = option("joint", "Landmarks to pool at.", choices=PRESETS)
+    aggregation: str = option(
+        "concat",
+        "How landmarks are read together: `concat` (the paper's f_a), or their mean, maximum or "
+        "attention within each compartment; then KL and joint space read the four in a row.",
+        choices=("concat", "mean", "max", "attention"),
+    )
+    kpn: bool = option(
+        True,
+        "Pool at landmarks; False reads every target from the global average of the fourth stage "
+        "(the paper's baseline, Table 3).",
+    )
+    hidden: int = option(0, "Units of a hidden layer in each head; 0: none.", low=0)
+    dropout: float = option(0.0, "Dropout rate before each head's last layer.", low=0, below=1)
+    regression: bool = option(
+        False,
+        "Add to each grade's logits a value that is regressed onto it (supplementary Table 2, "
+        "after Antony et al. 2017).",
+    )
     dtype: Any = jnp.float32
 
     @property
     def needs_keypoints(self) -> bool:
-        """Whether the network reads landmarks; without, a knee is averaged over (`pool_known`)."""
+        """Whether the network reads landmarks; without, it averages over a knee (`pool_known`)."""
         return self.kpn
 
     @nn.compact
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         With `regression` also `<grade>_value` [batch] of every grade, in units of grades.
 
@@ -162,18 +161,18 @@ class Model(nn.Module):
         else:
             features = dict.fromkeys(("all", *COMPARTMENTS), x.mean((1, 2), dtype=jnp.float32))
         outputs = {}
-        for grade in self.grades:
-            classes = choose(NUM_CLASSES, grade, "grade")
-            where = grade.removeprefix("os") if grade.startswith("os") else "all"
-            head = Head(classes, self.hidden, self.dropout, name=f"head_{grade}")
-            outputs[grade] = head(features[where], train)
+        for name in self.targets:
+            target = targets.get(name)
+            of_region = features[target.region]
+            head = Head(target.num_outputs, self.hidden, self.dropout, name=f"head_{name}")
+            outputs[name] = head(of_region, train)
             if self.regression:
-                head = Head(1, self.hidden, self.dropout, name=f"value_{grade}")
-                outputs[f"{grade}_value"] = head(features[where], train)[:, 0]
+                head = Head(1, self.hidden, self.dropout, name=f"value_{name}")
+                outputs[f"{name}_value"] = head(of_region, train)[:, 0]
         return outputs
 
     def _pool(self, x: jax.Array, keypoints: jax.Array) -> dict[str, jax.Array]:
-        """Returns the features [batch, ...] of each compartment, and those of `all`."""
+        """Return the features [batch, ...] of each compartment, and those of `all`."""
         indices = choose(PRESETS, self.landmarks, "landmark preset")
         aggregate = choose(
             {

@@ -48,7 +48,7 @@ def constant_bias(value: float) -> InitialBias:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int, more: int = 0) -> jax.Array:
-    """Convolves [B, H, W, in] with [side, side, in / groups, out].
+    """Convolve [B, H, W, in] with [side, side, in / groups, out].
 
     The shapes tell the number of groups.
 
@@ -135,7 +135,7 @@ BAND_BYTES = 6e6
 def _kernel_gradient(
     x: jax.Array, gradient: jax.Array, side: int, stride: int, pad: int
 ) -> jax.Array:
-    """Sums (patches)^T (gradient), in bands of rows (rows, so that a sharded batch stays so)."""
+    """Sum (patches)^T (gradient), in bands of rows (rows, so that a sharded batch stays so)."""
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     batch, height, width, features = gradient.shape
     patch = side * side * x.shape[-1]
@@ -182,9 +182,9 @@ class Conv(nn.Module):
         stride: step of the output grid, pixels.
         dtype: compute type; the parameter `kernel` [side, side, in / groups, out] is float32.
         groups: parts that the channels fall into, each convolved by itself.
-        initial: of the kernel's values.
+        initial: Initialiser of the kernel.
         padding: pixels of zeros on every side; None: `(kernel_size - 1) // 2`.
-        initial_bias: of the values of the `bias` [out]; None: there is none.
+        initial_bias: Initialiser of the `bias` [out]; None: there is none.
     """
 
     features: int
@@ -198,7 +198,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves x [batch, height, width, channels].
+        """Convolve x [batch, height, width, channels].
 
         Raises:
             UserError: the image is smaller than the kernel.
@@ -239,7 +239,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalises x [..., channels]; the result has the type of `x`."""
+        """Normalise x [..., channels]; the result has the type of `x`."""
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
@@ -272,8 +272,8 @@ class ConvBlock(nn.Module):
     Attributes:
         features: channels of every convolution.
         convolutions: how many.
-        stride: of the first.
-        epsilon: of batch norm.
+        stride: Stride of the first convolution.
+        epsilon: Epsilon of batch norm.
         dtype: compute type.
     """
 
@@ -285,7 +285,7 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, about H / stride - 2 convolutions, ..., features]."""
+        """Map [B, H, W, C] to [B, about H / stride - 2 convolutions, ..., features]."""
         for i in range(1, self.convolutions + 1):
             x = Conv(
                 self.features,
@@ -307,8 +307,8 @@ class Linear(nn.Module):
     Attributes:
         features: number of outputs.
         bias: whether something is added.
-        initial: of the kernel's values; by default PyTorch's, U(-1/sqrt(in), 1/sqrt(in)).
-        initial_bias: of the bias's.
+        initial: Initialiser of the kernel; by default PyTorch's, U(-1/sqrt(in), 1/sqrt(in)).
+        initial_bias: Initialiser of the bias.
         dtype: compute type, and that of the result; the parameters are float32.
     """
 
@@ -320,7 +320,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps x [..., in] to [..., features]."""
+        """Map x [..., in] to [..., features]."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.initial, shape).astype(self.dtype)
         # At the default precision a TPU, and some GPUs, would multiply in bfloat16 or TF32.
@@ -429,7 +429,7 @@ def flatten(x: jax.Array) -> jax.Array:
 
 
 def check_size(x: jax.Array, least: int) -> None:
-    """Raises UserError unless x [batch, height, width, channels] has `least` pixels each way."""
+    """Raise UserError unless x [batch, height, width, channels] has `least` pixels each way."""
     height, width = x.shape[1:3]
     if min(height, width) < least:
         raise UserError(
@@ -440,7 +440,7 @@ def check_size(x: jax.Array, least: int) -> None:
 
 
 def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
-    """Lets those who explain a network see `x`, and its gradient; otherwise does nothing.
+    """Let those who explain a network see `x`, and its gradient; otherwise does nothing.
 
     `apply(..., mutable=["intermediates", "perturbations"])` returns `x` among the intermediates,
     and zeros of its shape among the perturbations; whatever is given as a perturbation is added.
@@ -461,7 +461,7 @@ def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
 
 def check_volume(image: jax.Array) -> None:
-    """Raises UserError unless `image` is a batch of volumes, [batch, slices, rows, columns, 1]."""
+    """Raise UserError unless `image` is a batch of volumes, [batch, slices, rows, columns, 1]."""
     if image.ndim != 5 or image.shape[-1] != 1:
         raise UserError(
             "the network reads grey volumes, [batch, slices, rows, columns, 1], but was given "
@@ -470,7 +470,7 @@ def check_volume(image: jax.Array) -> None:
 
 
 def choose(table: Mapping, name: Any, what: str) -> Any:
-    """Looks up `table[name]`; `UserError` listing the choices where it is not there."""
+    """Look up `table[name]`; `UserError` listing the choices where it is not there."""
     if name not in table:
         raise UserError(f"unknown {what} {name!r}; choose from: {', '.join(map(str, table))}")
     return table[name]

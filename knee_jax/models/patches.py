@@ -16,7 +16,7 @@ PATCH = 128
 
 
 def side_patches(image: jax.Array, size: int = PATCH) -> tuple[jax.Array, jax.Array]:
-    """Cuts the lateral patch, and the medial one mirrored.
+    """Cut the lateral patch, and the medial one mirrored.
 
     Args:
         image: [batch, height, width, channels], as of a right knee: lateral at the left.
@@ -37,13 +37,13 @@ def side_patches(image: jax.Array, size: int = PATCH) -> tuple[jax.Array, jax.Ar
 def paste_patches(
     lateral: jax.Array, medial: jax.Array, height: int, width: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Where the pixels of both patches lie on the knee, the medial one mirrored back.
+    """Lay the pixels of both patches where they lie on the knee, the medial one mirrored back.
 
     Args:
         lateral: [batch, size, size, channels].
         medial: the same shape, as `side_patches` gives it.
-        height: of the knee, pixels.
-        width: likewise.
+        height: Height of the knee, pixels.
+        width: Width of the knee, pixels.
 
     Returns:
         [batch, height, width, channels], zero where there is no patch and the mean where two

@@ -11,10 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from knee_jax.grades import GRADES
+from knee_jax.config.fields import option
 from knee_jax.models import weights
-from knee_jax.models.heads import read_grades
+from knee_jax.models.heads import POOLINGS, read_targets
 from knee_jax.models.layers import BatchNorm, Conv, choose, max_pool
+from knee_jax.targets.grades import GRADES
 
 BLOCKS = types.MappingProxyType(
     {
@@ -35,7 +36,7 @@ class Block(nn.Module):
 
     Attributes:
         features: channels inside the block.
-        stride: of its first 3x3 convolution and of the shortcut.
+        stride: Stride of its first 3x3 convolution and of the shortcut.
         bottleneck: which of the two kinds.
         dtype: compute type.
         groups: of the 3x3 convolution of a bottleneck; more than one makes it a ResNeXt's, with
@@ -50,7 +51,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, H/stride, W/stride, features or 4 features]."""
+        """Map [B, H, W, C] to [B, H/stride, W/stride, features or 4 features]."""
         outer, stride = self.features, self.stride
         if self.bottleneck:
             inner = outer if self.groups == 1 else 2 * outer
@@ -77,7 +78,7 @@ class Trunk(nn.Module):
         width: channels of the stem and of the first stage's blocks; 64 is the published network.
         stages: how many of the four stages there are; later ones have no parameters.
         dtype: compute type.
-        groups: of the 3x3 convolutions of depth 50 (see `Block`).
+        groups: Groups of the 3x3 convolutions of depth 50 (see `Block`).
         remat: computes the inside of each block again for the gradient, in place of keeping it.
     """
 
@@ -90,7 +91,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Returns the stages' maps; that of stage s (from 1) has stride 2^(s + 1).
+        """Return the stages' maps; that of stage s (from 1) has stride 2^(s + 1).
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
@@ -115,22 +116,13 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk, global pooling, and one linear head a grade.
+    """Trunk, global pooling, and one linear head a grade."""
 
-    Attributes:
-        depth: one of `BLOCKS`.
-        width: channels of the stem; 64 is the published network.
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
-        dropout: rate before each head, while training.
-        dtype: compute type of the trunk.
-    """
-
-    depth: int = 18
-    width: int = 64
-    grades: tuple[str, ...] = GRADES
-    pooling: str = "average"
-    dropout: float = 0.0
+    depth: int = option(18, "Number of layers.", choices=BLOCKS)
+    width: int = option(64, "Channels of the stem; 64 is the published network.", low=1)
+    targets: tuple[str, ...] = GRADES
+    pooling: str = option("average", "Global pooling, see `heads`.", choices=POOLINGS)
+    dropout: float = option(0.0, "Dropout rate before each head, while training.", low=0, below=1)
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -139,7 +131,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
@@ -147,10 +139,10 @@ class Model(nn.Module):
             train: batch statistics and dropout (rng `dropout`).
         """
         trunk = Trunk(self.depth, self.width, 4, self.dtype, name="trunk")
-        return read_grades(
+        return read_targets(
             self,
             trunk(image, train)[-1],
-            self.grades,
+            self.targets,
             pooling=self.pooling,
             dropout=self.dropout,
             dtype=self.dtype,

@@ -12,31 +12,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax import targets
+from knee_jax.config.fields import option
 from knee_jax.errors import UserError
-from knee_jax.grades import NUM_CLASSES
 from knee_jax.models import resnet, weights
 from knee_jax.models.keypoint_pooling import Head
-from knee_jax.models.layers import choose, observe
+from knee_jax.models.layers import observe
 
 load = weights.fill
 
 
 class Model(nn.Module):
-    """Trunk, global average, and for each target dropout, a hidden layer, dropout, logits.
+    """Trunk, global average, and for each target dropout, a hidden layer, dropout, logits."""
 
-    Attributes:
-        width: channels of the stem; 64 is the published network. There are half as many groups, of
-            4, 8, 16 and 32 channels in the four stages.
-        grades: what to predict, from `knee_jax.grades.TARGETS`.
-        hidden: units of each head's hidden layer (ReLU).
-        dropout: rate before both layers of a head, while training.
-        dtype: compute type of the trunk.
-    """
-
-    width: int = 64
-    grades: tuple[str, ...] = ("progression",)
-    hidden: int = 512
-    dropout: float = 0.5
+    width: int = option(
+        64,
+        "Channels of the stem, even; 64 is the published network. There are half as many groups, "
+        "of 4, 8, 16 and 32 channels in the four stages.",
+        low=2,
+    )
+    targets: tuple[str, ...] = ("progression",)
+    hidden: int = option(512, "Units of each head's hidden layer (ReLU).", low=1)
+    dropout: float = option(
+        0.5, "Dropout rate before both layers of a head, while training.", low=0, below=1
+    )
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -45,7 +44,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every target.
+        """Return float32 logits [batch, classes] of every target.
 
         To those who explain it (`layers.observe`) it shows the last `maps`, and their average,
         `features`.
@@ -61,9 +60,9 @@ class Model(nn.Module):
         maps = observe(self, "maps", trunk(image, train)[-1])
         x = observe(self, "features", maps.mean((1, 2), dtype=jnp.float32))
         logits = {}
-        for grade in self.grades:
-            classes = choose(NUM_CLASSES, grade, "target")
+        for name in self.targets:
             dropped = nn.Dropout(self.dropout, deterministic=not train)(x)
-            head = Head(classes, self.hidden, self.dropout, name=f"head_{grade}")
-            logits[grade] = head(dropped, train)
+            size = targets.get(name).num_outputs
+            head = Head(size, self.hidden, self.dropout, name=f"head_{name}")
+            logits[name] = head(dropped, train)
         return logits

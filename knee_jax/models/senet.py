@@ -10,11 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax.config.fields import option
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.models import weights
-from knee_jax.models.heads import read_grades
+from knee_jax.models.heads import POOLINGS, read_targets
 from knee_jax.models.layers import BatchNorm, Conv, Linear, max_pool, torch_uniform
+from knee_jax.targets.grades import GRADES
 
 ARCHITECTURES = ("se_resnet50", "se_resnext50_32x4d")
 
@@ -32,7 +33,7 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, C] to the same shape and type."""
+        """Map [B, H, W, C] to the same shape and type."""
         means = x.mean((1, 2), dtype=jnp.float32)
         hidden = nn.relu(Linear(max(x.shape[-1] // self.reduction, 1), name="fc1")(means))
         scale = nn.sigmoid(Linear(x.shape[-1], name="fc2")(hidden))
@@ -47,7 +48,7 @@ class Block(nn.Module):
         features: channels of the result.
         groups: of the 3x3 convolution. Caffe's SE-ResNet, without groups, has its stride on the
             first 1x1 convolution, SE-ResNeXt on the 3x3.
-        stride: of the block.
+        stride: Stride of the block.
         stride_first: whether the first convolution has it.
         dtype: compute type.
     """
@@ -61,7 +62,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, ceil(H/stride), ceil(W/stride), features]."""
+        """Map [B, H, W, C] to [B, ceil(H/stride), ceil(W/stride), features]."""
 
         def normalised(x, features, side, stride, name, groups=1):
             x = Conv(features, side, stride, self.dtype, groups, torch_uniform, name=name)(x)
@@ -95,7 +96,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Returns the stages' maps; that of stage s (from 1) has stride 2^(s + 1).
+        """Return the stages' maps; that of stage s (from 1) has stride 2^(s + 1).
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
@@ -130,23 +131,16 @@ class Model(nn.Module):
     """Trunk, global pooling, and one linear head a grade.
 
     With the defaults, but for `pooling`, those of Tiulpin & Saarakkala 2020 (with dropout 0.5).
-
-    Attributes:
-        arch: `se_resnet50` or `se_resnext50_32x4d`.
-        width: channels of the stem; 64 is the published network.
-        blocks: how many in each of the four stages.
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        pooling: `average`, `gwap` or `gwap_hidden` (see `heads`).
-        dropout: rate before each head, while training.
-        dtype: compute type of the trunk.
     """
 
-    arch: str = "se_resnext50_32x4d"
-    width: int = 64
-    blocks: tuple[int, ...] = (3, 4, 6, 3)
-    grades: tuple[str, ...] = GRADES
-    pooling: str = "average"
-    dropout: float = 0.0
+    arch: str = option("se_resnext50_32x4d", "Architecture.", choices=ARCHITECTURES)
+    width: int = option(64, "Channels of the stem; 64 is the published network.", low=1)
+    blocks: tuple[int, int, int, int] = option(
+        (3, 4, 6, 3), "Residual blocks in each of the four stages.", low=1
+    )
+    targets: tuple[str, ...] = GRADES
+    pooling: str = option("average", "Global pooling, see `heads`.", choices=POOLINGS)
+    dropout: float = option(0.0, "Dropout rate before each head, while training.", low=0, below=1)
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -155,7 +149,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
@@ -163,10 +157,10 @@ class Model(nn.Module):
             train: batch statistics and dropout (rng `dropout`).
         """
         trunk = Trunk(self.arch, self.width, tuple(self.blocks), self.dtype, name="trunk")
-        return read_grades(
+        return read_targets(
             self,
             trunk(image, train)[-1],
-            self.grades,
+            self.targets,
             pooling=self.pooling,
             dropout=self.dropout,
             dtype=self.dtype,

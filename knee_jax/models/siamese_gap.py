@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax.config.fields import option
 from knee_jax.errors import UserError
 from knee_jax.models import weights
 from knee_jax.models.heads import read_features
@@ -40,7 +41,7 @@ class ChannelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, C] to [B, 1, 1, C], float32."""
+        """Map [B, H, W, C] to [B, 1, 1, C], float32."""
         hidden = Conv(max(x.shape[-1] // REDUCTION, 1), 1, initial=torch_uniform, name="fc1")
         scores = Conv(x.shape[-1], 1, initial=torch_uniform, name="fc2")
         pooled = (global_average(x), global_max(x).astype(jnp.float32))
@@ -67,7 +68,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, patch: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Returns the blocks' maps, before attention.
+        """Return the blocks' maps, before attention.
 
         Args:
             patch: [batch, size, size, 1 or 3], normalised grey values.
@@ -91,29 +92,30 @@ class Model(nn.Module):
 
     In training each side is normalised by statistics of its own, and both enter the running ones,
     the lateral side first.
-
-    Attributes:
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        width: channels of the first block; 32 is the published network.
-        attention: the channel attention of the published code and of the paper's number of
-            parameters (2.71 M); its text has none (2.69 M).
-        positions: after which of the blocks 1 to 4 features are pooled (Table III); blocks after
-            the last of them are left out.
-        pooling: `average` or `max` (GAP or GMP, Table III).
-        combine: `add` the two sides' features, or `concatenate` them (section II-A).
-        dropout: rate before each head, while training.
-        patch: side of the patches, pixels of the image; see `patches.side_patches`.
-        dtype: compute type of the trunk.
     """
 
-    grades: tuple[str, ...] = ("kl0_vs_kl2",)
-    width: int = 32
-    attention: bool = True
-    positions: tuple[int, ...] = (1, 2, 3, 4)
-    pooling: str = "average"
-    combine: str = "add"
-    dropout: float = 0.2
-    patch: int = PATCH
+    targets: tuple[str, ...] = ("kl0_vs_kl2",)
+    width: int = option(32, "Channels of the first block; 32 is the published network.", low=1)
+    attention: bool = option(
+        True,
+        "Channel attention, which the published code and the paper's number of parameters (2.71 M) "
+        "have; its text has none (2.69 M).",
+    )
+    positions: tuple[int, ...] = option(
+        (1, 2, 3, 4),
+        "Blocks after which features are pooled (Table III); blocks after the last are left out.",
+        choices=(1, 2, 3, 4),
+    )
+    pooling: str = option("average", "GAP or GMP (Table III).", choices=("average", "max"))
+    combine: str = option(
+        "add",
+        "How the features of the two sides are combined (section II-A).",
+        choices=("add", "concatenate"),
+    )
+    dropout: float = option(0.2, "Dropout rate before each head, while training.", low=0, below=1)
+    patch: int = option(
+        PATCH, "Side of the patches, pixels of the image; see `patches.side_patches`.", low=1
+    )
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -122,7 +124,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
@@ -152,7 +154,7 @@ class Model(nn.Module):
         return read_features(
             self,
             combine(sides),
-            self.grades,
+            self.targets,
             dropout=self.dropout,
             train=train,
             initial=kaiming_uniform,

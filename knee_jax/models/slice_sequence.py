@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
 from jax import lax
 
+from knee_jax import targets
+from knee_jax.config.fields import option
 from knee_jax.errors import UserError
-from knee_jax.grades import NUM_CLASSES
 from knee_jax.models import resnet, weights
 from knee_jax.models.layers import Linear, check_volume, choose, observe
 
@@ -68,7 +69,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps [batch, tokens, width] to the same shape, in the compute type.
+        """Map [batch, tokens, width] to the same shape, in the compute type.
 
         Also returns how much the first token attends to each token, float32
         [batch, heads, tokens], of sum 1.
@@ -87,7 +88,7 @@ class Block(nn.Module):
     """Attention and two linear layers with GELU, each normalised before and added to its input.
 
     Attributes:
-        heads: of the attention.
+        heads: Number of heads of the attention.
         dropout: rate after each linear layer but the first of the attention, while training.
         dtype: compute type of the linear layers and the attention; what they are added to is
             float32.
@@ -99,7 +100,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps [batch, tokens, width] to the same shape; and the attention's second value."""
+        """Map [batch, tokens, width] to the same shape; and the attention's second value."""
 
         def dropped(y):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
@@ -117,8 +118,8 @@ class Transformer(nn.Module):
     """Transformer with a class token and learned positions, read at the class token.
 
     Attributes:
-        width: of the tokens.
-        heads: of each block.
+        width: Width of the tokens.
+        heads: Number of heads of each block.
         blocks: how many.
         dropout: rate, while training.
         dtype: compute type.
@@ -132,7 +133,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps [batch, slices, features] to the class token, float32 [batch, width].
+        """Map [batch, slices, features] to the class token, float32 [batch, width].
 
         Also returns how much it attends to each slice in the last block, float32
         [batch, heads, slices]; what lacks to a sum of 1 is its attention to itself.
@@ -166,7 +167,7 @@ class Concatenation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [batch, slices, features] to [batch, width]."""
+        """Map [batch, slices, features] to [batch, width]."""
         x = nn.relu(Linear(self.width, name="hidden")(x.reshape(len(x), -1)))
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
@@ -177,7 +178,7 @@ class Lstm(nn.Module):
     As there, each gate has two biases, one with the input and one with the state.
 
     Attributes:
-        width: of the state.
+        width: Width of the state.
         reverse: whether the last step comes first.
     """
 
@@ -186,7 +187,7 @@ class Lstm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [batch, steps, features] to the state after each step, [batch, steps, width]."""
+        """Map [batch, steps, features] to the state after each step, [batch, steps, width]."""
 
         def parameter(name, *shape):
             bound = self.width**-0.5
@@ -219,7 +220,7 @@ class BiLstm(nn.Module):
 
     Attributes:
         dropout: rate between the layers, while training.
-        width: of the state of one direction.
+        width: Width of the state of one direction.
     """
 
     dropout: float
@@ -227,7 +228,7 @@ class BiLstm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [batch, slices, features] to [batch, 2 width].
+        """Map [batch, slices, features] to [batch, 2 width].
 
         That is the state forwards after the last slice, and backwards after the first.
         """
@@ -253,7 +254,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [batch, width] to [batch, classes]."""
+        """Map [batch, width] to [batch, classes]."""
         x = Linear(x.shape[-1], name="hidden")(layer_norm("norm")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.gelu(x, approximate=False))
         return Linear(self.classes, name="logits")(x)
@@ -269,7 +270,7 @@ class Encoders(nn.Module):
 
     @nn.compact
     def __call__(self, slices: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
-        """Maps slices [n, height, width, 3] of each view to their last maps."""
+        """Map slices [n, height, width, 3] of each view to their last maps."""
         options = {"dtype": self.dtype, "remat": self.remat}
         return {
             view: resnet.Trunk(self.depth, self.width, **options, name=view)(x, train)[-1]
@@ -283,33 +284,40 @@ class Model(nn.Module):
     With the defaults it is 2D + TRF. The paper's volumes are 64 sagittal slices of 160 x 160, or 80
     coronal or axial ones of 160 x 128; a network with `transformer` or `linear` is for one number
     of slices.
-
-    Attributes:
-        depth: of the ResNet: 18, 34 or 50.
-        width: channels of its stem; 64 is the published network.
-        grades: what to predict, from `knee_jax.grades.TARGETS`.
-        aggregation: `transformer`, `linear` (2D + FC) or `lstm` (2D + Bi-LSTM).
-        views: `one`, whichever the volume's slices are; or all three of a sagittal volume, in the
-            order of `VIEWS`, through a `shared` ResNet (2Dsh + TRF) or `individual` ones (2Dind).
-        embedding: width of the Transformer; the published one has as many as ResNet-50 features.
-        heads: of each of its blocks.
-        blocks: how many it has.
-        dropout: rate, while training; None for the published one of each aggregation (`DROPOUT`).
-        remat: computes the inside of each residual block again for the gradient, in place of
-            keeping it: about a third more operations, and a fraction of the memory.
-        dtype: compute type of ResNet and Transformer.
     """
 
-    depth: int = 50
-    width: int = 64
-    grades: tuple[str, ...] = ("progression",)
-    aggregation: str = "transformer"
-    views: str = "one"
-    embedding: int = 2048
-    heads: int = 8
-    blocks: int = 4
-    dropout: float | None = None
-    remat: bool = False
+    depth: int = option(50, "Layers of the ResNet.", choices=(18, 34, 50))
+    width: int = option(64, "Channels of its stem; 64 is the published network.", low=1)
+    targets: tuple[str, ...] = ("progression",)
+    aggregation: str = option(
+        "transformer",
+        "How slices are read together: Transformer, 2D + FC or 2D + Bi-LSTM.",
+        choices=("transformer", "linear", "lstm"),
+    )
+    views: str = option(
+        "one",
+        "Planes of the volume that are read: `one`, that of its slices; or all three of a sagittal "
+        "volume through a `shared` ResNet (2Dsh + TRF) or `individual` ones (2Dind + TRF).",
+        choices=("one", "shared", "individual"),
+    )
+    embedding: int = option(
+        2048,
+        "Width of the Transformer; the published one has as many as ResNet-50 features.",
+        low=1,
+    )
+    heads: int = option(8, "Attention heads of each block of the Transformer.", low=1)
+    blocks: int = option(4, "Blocks of the Transformer.", low=1)
+    dropout: float | None = option(
+        None,
+        "Dropout rate while training; None: the published one of each aggregation.",
+        low=0,
+        below=1,
+    )
+    remat: bool = option(
+        False,
+        "Compute the inside of each residual block again for the gradient instead of keeping it: "
+        "about a third more operations, and a fraction of the memory.",
+    )
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -318,7 +326,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every target.
+        """Return float32 logits [batch, classes] of every target.
 
         To those who explain it (`layers.observe`) it shows the ResNet's last maps
         [batch * slices, h, w, channels], `maps`, or `maps_<view>` of several views; the
@@ -347,16 +355,16 @@ class Model(nn.Module):
             ) from error
         x = observe(self, "features", x)
         logits = {}
-        for grade in self.grades:
-            classes, name = choose(NUM_CLASSES, grade, "target"), f"head_{grade}"
+        for name in self.targets:
+            size, head = targets.get(name).num_outputs, f"head_{name}"
             if self.aggregation == "transformer":
-                logits[grade] = Head(classes, dropout, name=name)(x, train)
+                logits[name] = Head(size, dropout, name=head)(x, train)
             else:
-                logits[grade] = Linear(classes, name=name)(x)
+                logits[name] = Linear(size, name=head)(x)
         return logits
 
     def _encode(self, image: jax.Array, train: bool) -> jax.Array:
-        """Returns the features of all slices of all views, float32 [batch, slices, channels]."""
+        """Return the features of all slices of all views, float32 [batch, slices, channels]."""
         views = choose(
             {"one": ["sagittal"], "shared": [*VIEWS], "individual": [*VIEWS]}, self.views, "views"
         )
@@ -377,7 +385,7 @@ class Model(nn.Module):
         return jnp.concatenate(features, axis=1)
 
     def _aggregate(self, x: jax.Array, dropout: float, train: bool) -> jax.Array:
-        """Returns what the heads read, float32 [batch, features]."""
+        """Return what the heads read, float32 [batch, features]."""
         if self.aggregation == "linear":
             return Concatenation(dropout, name="aggregator")(x, train)
         if self.aggregation == "lstm":

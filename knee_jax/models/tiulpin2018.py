@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax.config.fields import option
 from knee_jax.models import weights
 from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
@@ -38,7 +39,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, patch: jax.Array, train: bool = False) -> jax.Array:
-        """Returns the last map, [batch, 10, 10, 4 width] of a patch of 128 px.
+        """Return the last map, [batch, 10, 10, 4 width] of a patch of 128 px.
 
         Args:
             patch: [batch, size, size, 1 or 3], normalised grey values.
@@ -60,20 +61,19 @@ class Model(nn.Module):
 
     In training each side is normalised by statistics of its own, and both enter the running ones,
     the lateral side first. The published predictions are of three networks, their logits added.
-
-    Attributes:
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        width: channels of the first block: 64 in the released networks; 128 has the number of
-            parameters that Wang et al. print, but for the head (2.37 M in place of 2.36 M).
-        dropout: rate before each head, while training.
-        patch: side of the patches, pixels of the image; see `patches.side_patches`.
-        dtype: compute type of the trunk.
     """
 
-    grades: tuple[str, ...] = ("kl",)
-    width: int = 64
-    dropout: float = 0.2
-    patch: int = PATCH
+    targets: tuple[str, ...] = ("kl",)
+    width: int = option(
+        64,
+        "Channels of the first block: 64 in the released networks; 128 has the number of "
+        "parameters that Wang et al. print, but for the head (2.37 M in place of 2.36 M).",
+        low=1,
+    )
+    dropout: float = option(0.2, "Dropout rate before each head, while training.", low=0, below=1)
+    patch: int = option(
+        PATCH, "Side of the patches, pixels of the image; see `patches.side_patches`.", low=1
+    )
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -82,7 +82,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
@@ -101,7 +101,7 @@ class Model(nn.Module):
         return read_features(
             self,
             jnp.concatenate(sides, axis=-1),
-            self.grades,
+            self.targets,
             dropout=self.dropout,
             train=train,
             initial=kaiming_uniform,

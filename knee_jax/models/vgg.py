@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knee_jax.config.fields import option
 from knee_jax.models import weights
 from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
@@ -50,7 +51,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """Returns the last map, [batch, height / 32, width / 32, 8 width].
+        """Return the last map, [batch, height / 32, width / 32, 8 width].
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values.
@@ -81,20 +82,22 @@ class Model(nn.Module):
     224 to 255 px, for which ImageNet weights are published, 9 x 9 at 288 to 319 px, with which
     Wang et al. counted their parameters (Table IV). Weights for another size can be had without
     the hidden layers (`knee_jax.convert --noheads`).
-
-    Attributes:
-        depth: one of `CONVOLUTIONS`.
-        grades: the grades to read, from `knee_jax.grades.TARGETS`.
-        width: channels of the first stage; 64 is the published network. The hidden layers have 64
-            times as many units.
-        dropout: rate before the second hidden layer and before each head, while training.
-        dtype: compute type of the trunk.
     """
 
-    depth: int = 16
-    grades: tuple[str, ...] = ("kl",)
-    width: int = 64
-    dropout: float = 0.5
+    depth: int = option(16, "Number of layers.", choices=CONVOLUTIONS)
+    targets: tuple[str, ...] = ("kl",)
+    width: int = option(
+        64,
+        "Channels of the first stage; 64 is the published network. The hidden layers have 64 times "
+        "as many units.",
+        low=1,
+    )
+    dropout: float = option(
+        0.5,
+        "Dropout rate before the second hidden layer and before each head, while training.",
+        low=0,
+        below=1,
+    )
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -103,7 +106,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every grade.
 
         Args:
             image: [batch, height, width, 1 or 3], normalised grey values; 32 px or more.
@@ -125,4 +128,4 @@ class Model(nn.Module):
         x = hidden(flatten(observe(self, "maps", trunk(image, train))), "classifier_0")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = hidden(x, "classifier_3")
-        return read_features(self, x, self.grades, dropout=self.dropout, train=train, **initial)
+        return read_features(self, x, self.targets, dropout=self.dropout, train=train, **initial)

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from knee_jax import targets
+from knee_jax.config.fields import option
 from knee_jax.errors import UserError
-from knee_jax.grades import NUM_CLASSES
 from knee_jax.models import weights
 from knee_jax.models.layers import (
     BatchNorm,
@@ -52,7 +53,7 @@ class Conv(nn.Module):
         strides: steps of the output grid, voxels.
         dtype: compute type; the parameter `kernel` [*sides, in / groups, out] is float32.
         groups: parts that the channels fall into, each convolved by itself.
-        initial: of the kernel's values.
+        initial: Initialiser of the kernel.
     """
 
     features: int
@@ -64,7 +65,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves x [batch, slices, rows, columns, channels]."""
+        """Convolve x [batch, slices, rows, columns, channels]."""
         shape = (*self.sides, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.initial, shape)
         return lax.conv_general_dilated(
@@ -98,7 +99,7 @@ def factorised(
         train: batch statistics.
         features: channels of the result, which is not rectified.
         inner: channels between the two convolutions.
-        side: of both kernels.
+        side: Side of both kernels.
         strides: within the slices, and across them.
         dtype: compute type.
         index: number in the names.
@@ -130,7 +131,7 @@ class FactorisedBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, D, H, W, C] to [B, D/stride, H/stride, W/stride, features]."""
+        """Map [B, D, H, W, C] to [B, D/stride, H/stride, W/stride, features]."""
 
         def convolved(x, stride, index):
             inner = inner_channels(x.shape[-1], self.features, 3)
@@ -147,7 +148,7 @@ class GroupedBlock(nn.Module):
     Attributes:
         features: channels inside; the result has twice as many.
         stride: along all axes.
-        groups: of the 3x3x3 convolution.
+        groups: Groups of the 3x3x3 convolution.
         dtype: compute type.
     """
 
@@ -158,7 +159,7 @@ class GroupedBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, D, H, W, C] to [B, D/stride, H/stride, W/stride, 2 features]."""
+        """Map [B, D, H, W, C] to [B, D/stride, H/stride, W/stride, 2 features]."""
         inner, strides = self.features, (self.stride,) * 3
         y = Conv(inner, (1, 1, 1), dtype=self.dtype, name="conv1")(x)
         y = nn.relu(BatchNorm(name="bn1")(y, train))
@@ -185,7 +186,7 @@ class ShuffleBlock(nn.Module):
     Attributes:
         features: channels of the result.
         stride: along all axes.
-        groups: of the first convolution; the last has `SHUFFLE_GROUPS`.
+        groups: Groups of the first convolution; the last has `SHUFFLE_GROUPS`.
         dtype: compute type.
     """
 
@@ -196,7 +197,7 @@ class ShuffleBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps [B, D, H, W, C] to [B, D/stride, H/stride, W/stride, features]."""
+        """Map [B, D, H, W, C] to [B, D/stride, H/stride, W/stride, features]."""
 
         def normalised(x, features, side, stride, groups, index):
             sides, strides, name = (side,) * 3, (stride,) * 3, f"conv{index}"
@@ -215,7 +216,7 @@ class ShuffleBlock(nn.Module):
 
 
 def shuffle(x: jax.Array) -> jax.Array:
-    """Deals the channels of [..., channels] out: the first of every group, then the second..."""
+    """Deal the channels of [..., channels] out: the first of every group, then the second..."""
     apart = x.reshape(*x.shape[:-1], SHUFFLE_GROUPS, -1)
     return apart.swapaxes(-1, -2).reshape(x.shape)
 
@@ -239,7 +240,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-        """Returns the stages' maps.
+        """Return the stages' maps.
 
         Args:
             image: [batch, slices, rows, columns, 1], normalised grey values.
@@ -290,27 +291,31 @@ def shuffle_width(width: int) -> int:
 
 
 class Model(nn.Module):
-    """Trunk, global average, and one linear head a target.
+    """Trunk, global average, and one linear head a target."""
 
-    Attributes:
-        arch: one of `ARCHITECTURES`.
-        width: channels of the stem; 64 is the published network. (2+1)D has width, 2, 4 and 8
-            width channels in its stages; ResNeXt 4 to 32 width, and width / 2 groups; ShuffleNet 6
-            in the stem for every 16 of width, and 10, 20 and 40 times as many in its stages.
-        blocks: how many in each stage; None for the published ones.
-        grades: what to predict, from `knee_jax.grades.TARGETS`.
-        dropout: rate before each head, while training; the published ShuffleNet has 0.2.
-        remat: computes the inside of each block again for the gradient, in place of keeping it:
-            about a third more operations, and a fraction of the memory.
-        dtype: compute type of the trunk.
-    """
-
-    arch: str = "r2plus1d_34"
-    width: int = 64
-    blocks: tuple[int, ...] | None = None
-    grades: tuple[str, ...] = ("progression",)
-    dropout: float = 0.0
-    remat: bool = False
+    arch: str = option("r2plus1d_34", "Architecture.", choices=ARCHITECTURES)
+    width: int = option(
+        64,
+        "Channels of the stem; 64 is the published network. (2+1)D has width, 2, 4 and 8 width "
+        "channels in its stages; ResNeXt 4 to 32 width, and width / 2 groups; ShuffleNet 6 in the "
+        "stem for every 16 of width, and 10, 20 and 40 times as many in its stages.",
+        low=1,
+    )
+    blocks: tuple[int, ...] | None = option(
+        None, "Blocks in each stage; None: the published ones.", low=1
+    )
+    targets: tuple[str, ...] = ("progression",)
+    dropout: float = option(
+        0.0,
+        "Dropout rate before each head, while training; the published ShuffleNet has 0.2.",
+        low=0,
+        below=1,
+    )
+    remat: bool = option(
+        False,
+        "Compute the inside of each residual block again for the gradient instead of keeping it: "
+        "about a third more operations, and a fraction of the memory.",
+    )
     dtype: Any = jnp.float32
 
     needs_keypoints = False
@@ -319,7 +324,7 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Returns float32 logits [batch, classes] of every target.
+        """Return float32 logits [batch, classes] of every target.
 
         To those who explain it (`layers.observe`) it shows the last `maps`
         [batch, slices, rows, columns, channels], and their average, `features`.
@@ -349,7 +354,7 @@ class Model(nn.Module):
         maps = observe(self, "maps", trunk(image, train)[-1])
         x = observe(self, "features", maps.mean((1, 2, 3), dtype=jnp.float32))
         logits = {}
-        for grade in self.grades:
-            head = Linear(choose(NUM_CLASSES, grade, "target"), name=f"head_{grade}")
-            logits[grade] = head(nn.Dropout(self.dropout, deterministic=not train)(x))
+        for name in self.targets:
+            head = Linear(targets.get(name).num_outputs, name=f"head_{name}")
+            logits[name] = head(nn.Dropout(self.dropout, deterministic=not train)(x))
         return logits

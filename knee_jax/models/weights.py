@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from knee_jax.errors import UserError
-from knee_jax.files import whole
+from knee_jax.files import atomic_write
 
 Source = Mapping[str, Any] | str | os.PathLike
 Names = tuple[str, ...]
@@ -49,7 +49,7 @@ _ALIASES = (
 
 
 def fill(variables: dict, source: Source) -> dict:
-    """Fills a model's variables with weights from a file or a state dict.
+    """Fill a model's variables with weights from a file or a state dict.
 
     The classifier of a foreign network is skipped, and so are stages that this trunk does not
     have. Heads are taken where the source names them (`head_kl.weight`), otherwise they keep their
@@ -89,7 +89,7 @@ def fill(variables: dict, source: Source) -> dict:
 def check(
     found: Arrays, wanted: Mapping[Names, tuple[int, ...]], names: Mapping[Names, str]
 ) -> None:
-    """Raises UserError unless the arrays are all of the trunk's, and whole heads.
+    """Raise UserError unless the arrays are all of the trunk's, and whole heads.
 
     Args:
         found: the weights.
@@ -128,14 +128,14 @@ def check(
 
 
 def describe(found: Arrays) -> str:
-    """Says in a few words what network the weights are of."""
+    """Say in a few words what network the weights are of."""
     shapes = {path[2:]: array.shape for path, array in found.items() if path[1] == "trunk"}
     stem = next((shape for path, shape in shapes.items() if is_stem(("", "trunk", *path))), None)
     if stem is None or len(stem) != 4:
         return "no network known here"
 
     def count(pattern: str) -> int:
-        """How many modules match, each counted once."""
+        """Return how many modules match, each counted once."""
         matches = (re.match(pattern, "/".join(path)) for path in shapes)
         return len({match[0] for match in matches if match})
 
@@ -162,7 +162,7 @@ def describe(found: Arrays) -> str:
 
 
 def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
-    """Reads weights in PyTorch's layout or ours.
+    """Read weights in PyTorch's layout or ours.
 
     A foreign classifier and counters of batches are left out.
 
@@ -243,24 +243,24 @@ def _own_axes(array: np.ndarray) -> np.ndarray:
 
 
 def _is_pointwise(path: Names) -> bool:
-    """Whether PyTorch has a 1x1 convolution where we have a linear layer."""
+    """Return whether PyTorch has a 1x1 convolution where we have a linear layer."""
     scores = path[1].startswith("pool_") and path[-2:-1] == ("score",)
     return path[-1] == "kernel" and ("se_module" in path or scores)
 
 
 def is_head(module: str) -> bool:
-    """Whether a module of that name is not of the trunk, but reads its maps."""
+    """Return whether a module of that name belongs to the heads, not to the trunk."""
     beginnings = ("head_", "value_", "pool_", "attention_", "classifier_", "aggregator")
     return module.startswith(beginnings)
 
 
 def is_stem(path: Names) -> bool:
-    """Whether the path is that of the first convolution's kernel, [side, side, colours, out]."""
+    """Return whether a path is the first convolution's kernel, [side, side, colours, out]."""
     return path[-1] == "kernel" and path[1:-1] in {("trunk", *name) for name in STEMS}
 
 
 def read(source: Source) -> dict[str, np.ndarray]:
-    """Reads a state dict, or arrays by name.
+    """Read a state dict, or arrays by name.
 
     One that is nested in a checkpoint (`state_dict`, `model_state_dict`, `model`, `net`) is taken
     from there, and the prefix `module.` of parallel training is removed.
@@ -300,7 +300,7 @@ def read(source: Source) -> dict[str, np.ndarray]:
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays by name to an `.npz`, `.safetensors` or `.pth` file, all or nothing.
+    """Write arrays by name to an `.npz`, `.safetensors` or `.pth` file, all or nothing.
 
     Raises:
         UserError: another kind of file, no such folder, or a missing library.
@@ -311,7 +311,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
         raise UserError(f"{path}: weights can be written to {', '.join(writers)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             writers[path.suffix](unfinished, arrays)
     except ImportError as error:
         raise UserError(

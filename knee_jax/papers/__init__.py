@@ -1,11 +1,11 @@
 """The papers' tables as data: what they print, and which config variant makes each row again.
 
 A table is a file `SYSTEM/TABLE.csv`; to add one is to add its file. Lines `# title:`, `# source:`
-and `# note:` come first, then a row for each printed number:
+and `# note:` come first, then one row per printed number:
 
     row        the row's name
     config     file and variant, as in `kpn.py:no_kpn`; empty: of another system, printed only
-    mode       `train` or `cv`, of `knee_jax.main`
+    mode       `train` or `cv`, of `knee-jax train`
     model      the folder of the run that holds the row's results; empty: the run's own
     split      of `metrics.json`
     target     a grade or task
@@ -17,10 +17,12 @@ and `# note:` come first, then a row for each printed number:
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from knee_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (
     *("row", "config", "mode", "model", "split", "target", "metric"),
@@ -39,33 +41,35 @@ class PaperTable:
         title: what it shows.
         source: paper and table.
         notes: where the paper disagrees with itself, or with its code; what is ours beside it.
-        cells: a row for each printed number, all columns text: `COLUMNS`.
+        cells: one row per printed number, all columns text: `COLUMNS`.
     """
 
     name: str
     title: str
     source: str
     notes: tuple[str, ...]
-    cells: pd.DataFrame
+    cells: "pd.DataFrame"
 
 
 def names() -> list[str]:
-    """The tables that there are."""
+    """Return the names of all tables."""
     return sorted(f"{path.parent.name}/{path.stem}" for path in _FOLDER.glob("*/*.csv"))
 
 
 def has(name: str, config: str, mode: str) -> bool:
-    """Whether a table has a row that the config variant makes in that mode of `knee_jax.main`."""
+    """Return whether a config variant makes a row of the table in that mode of `knee-jax train`."""
     cells = read(name).cells
     return bool(((cells["config"] == config) & (cells["mode"] == mode) & (config != "")).any())
 
 
 def read(name: str) -> PaperTable:
-    """Reads a table.
+    """Read a table.
 
     Raises:
         UserError: there is none of that name.
     """
+    import pandas as pd
+
     if name not in names():
         raise UserError(f"no paper's table is called '{name}': choose {', '.join(names())}")
     path = _FOLDER / f"{name}.csv"

@@ -1,47 +1,50 @@
-"""How many knees of the studies the papers count, beside those of a prepared set.
+"""The papers' numbers of knees, beside those of a prepared set.
 
 `knees.csv` has the printed numbers: data set and config, quantity, value, source. The quantities
-are `knees`, `subjects`, `knees_with_every_grade`, `knees_without_a_grade`, of the former those with
-a grade (`kl_0`, `osfl_3`, ...), and `progression_none`, `_fast`, `_slow`.
+are `knees`, `subjects`, `knees_with_every_grade`, `knees_without_a_grade`, the knees with each
+grade (`kl_0`, `osfl_3`, ...) among those with every grade, and `progression_none`, `_fast` and
+`_slow`.
 """
 
 from pathlib import Path
 
 import pandas as pd
 
+from knee_jax import targets
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES, OWN
+from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
+from knee_jax.targets.kinds import Classes
 
 _FILE = Path(__file__).with_suffix(".csv")
 
 
 def quantities(index: pd.DataFrame) -> dict[str, int]:
-    """Counts a prepared set.
+    """Count the knees of a prepared set.
 
     Args:
         index: its `index.csv`.
     """
     grades = index[list(GRADES)]
-    whole = (grades != MISSING).all(axis=1)
-    # MR sets tell of KL alone.
-    counted = grades[whole] if whole.any() else grades
+    complete = (grades != MISSING).all(axis=1)
+    # MR sets have KL alone.
+    counted = grades[complete] if complete.any() else grades
     found = {
         "knees": len(index),
         "subjects": index["subject"].nunique(),
-        "knees_with_every_grade": int(whole.sum()),
+        "knees_with_every_grade": int(complete.sum()),
         "knees_without_a_grade": int((grades == MISSING).all(axis=1).sum()),
     }
     for grade in GRADES:
         for value in range(NUM_CLASSES[grade]):
             found[f"{grade}_{value}"] = int((counted[grade] == value).sum())
     if "progression" in index:
-        for value, name in enumerate(OWN["progression"]):
+        for value, name in enumerate(targets.of_kind(["progression"], Classes)[0].class_names):
             found[f"progression_{name}"] = int((index["progression"] == value).sum())
     return found
 
 
 def compare(dataset: str, index: pd.DataFrame) -> pd.DataFrame:
-    """Sets a prepared set beside the paper that used it.
+    """Compare a prepared set with the paper that used it.
 
     Args:
         dataset: name and config, as `oai_xray/oarsi`.
@@ -64,7 +67,7 @@ def compare(dataset: str, index: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_counted(dataset: str) -> None:
-    """Checks that some paper counts a set, which can be known before it is prepared.
+    """Check that some paper counts a set, before it is prepared.
 
     Raises:
         UserError: none does.
@@ -75,7 +78,7 @@ def check_counted(dataset: str) -> None:
 
 
 def check(dataset: str, index: pd.DataFrame) -> None:
-    """Compares a prepared set with its paper.
+    """Check that a prepared set has the numbers of its paper.
 
     Raises:
         UserError: no paper counts this set, or a number differs.
@@ -90,5 +93,5 @@ def check(dataset: str, index: pd.DataFrame) -> None:
         )
         raise UserError(
             f"{dataset}: {len(differing)} of {len(table)} numbers are not the paper's ({several}); "
-            "the account says which knees were dropped and why, see flow.csv and quarantine.csv"
+            "see flow.csv and exclusions.csv for the excluded knees and their reasons"
         )

@@ -74,20 +74,28 @@ _SHAFT_BOTTOM = [(-17.5, 300), (-18, 150), (-20.5, 110), (-24, 84)]
 STEP_MM = 0.4
 """Distance of the outlines' points."""
 
+MEDIAL_PLATEAU = (59, 62)
+"""Landmarks between which the medial joint space is measured, about 19 to 42 % of the width off
+the middle."""
+
+# What of the femur may bound it: so far above the joint line, and beyond those landmarks.
+_JOINT_MM, _REACH_MM = 40.0, 8.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Knee:
-    """One knee in its own frame; all in mm.
+    """One knee in its own frame; lengths in mm.
 
     Attributes:
-        width: of the tibial plateau without osteophytes.
+        width: width of the tibial plateau without osteophytes.
         femur, tibia: closed outlines, [points, 2].
         landmarks: [74, 2], points of those outlines.
-        space: joint space lateral and medial: the least vertical gap in the compartment.
+        space: joint space lateral and medial before osteophytes: the least vertical gap in the
+            compartment.
         lost: fraction of the joint space lost, lateral and medial.
         patella, fibula: centre, half axes of the patella and of the fibular head, [2, 2].
-        character: standard normals that the rendering draws this knee's looks from, [12].
-        replaced: by a total knee prosthesis.
+        character: standard normals from which the rendering draws this knee's looks, [12].
+        replaced: whether a total knee prosthesis is in its place.
     """
 
     width: float
@@ -109,12 +117,12 @@ class _Outline(NamedTuple):
     number: np.ndarray
 
     def surface(self, window: range) -> np.ndarray:
-        """The points within a window of landmarks, in order of x."""
+        """Return the points within a window of landmarks, in order of x."""
         inside = self.points[(self.number >= window[0]) & (self.number <= window[-1])]
         return inside[np.argsort(inside[:, 0])]
 
     def landmarks(self, bone: range) -> np.ndarray:
-        """The points at whole landmark numbers."""
+        """Return the points at whole landmark numbers."""
         return np.stack([np.interp(bone, self.number, axis) for axis in self.points.T], axis=-1)
 
 
@@ -123,14 +131,14 @@ def _arc_length(points: np.ndarray) -> np.ndarray:
 
 
 def _between(points: np.ndarray) -> np.ndarray:
-    """Points [n, 2] with the spline's midpoints between them, [2 n - 1, 2]."""
+    """Return points [n, 2] with the spline's midpoints between them, [2 n - 1, 2]."""
     length = _arc_length(points)
     at = np.interp(np.arange(2 * len(points) - 1) / 2, np.arange(len(points)), length)
     return CubicSpline(length, points)(at)
 
 
 def _trace(shaft: np.ndarray, landmarks: np.ndarray, first: int) -> _Outline:
-    """The smooth outline through a bone's landmarks, from `first`, and its symmetric shaft."""
+    """Return the smooth outline through a bone's landmarks, from `first`, and symmetric shaft."""
     points = np.concatenate([shaft, landmarks, shaft[::-1] * [-1, 1]])
     length = _arc_length(points)
     at = np.arange(0, length[-1], STEP_MM)
@@ -139,7 +147,7 @@ def _trace(shaft: np.ndarray, landmarks: np.ndarray, first: int) -> _Outline:
 
 
 def _least_gaps(femur: np.ndarray, tibia: np.ndarray, width: float) -> np.ndarray:
-    """(x, gap) of the least vertical gap of each compartment, [2, 2]; x grows in the surfaces."""
+    """Return (x, gap) of the least vertical gap of each compartment, [2, 2]."""
     found = []
     for low, high in _COMPARTMENTS:
         x = np.linspace(low * width, high * width, 26)
@@ -149,7 +157,7 @@ def _least_gaps(femur: np.ndarray, tibia: np.ndarray, width: float) -> np.ndarra
 
 
 def _close_joint(femur: np.ndarray, tibia: np.ndarray, width: float, space: np.ndarray):
-    """The rigid motion (angle, drop in mm) of the femur that leaves `space` in the compartments."""
+    """Find the motion (angle, drop in mm) of the femur that leaves `space` in the compartments."""
     angle = drop = 0.0
     for _ in range(6):
         (x_lateral, lateral), (x_medial, medial) = _least_gaps(
@@ -163,13 +171,13 @@ def _close_joint(femur: np.ndarray, tibia: np.ndarray, width: float, space: np.n
 
 
 def _move(points: np.ndarray, angle: float, drop: float) -> np.ndarray:
-    """Points turned by `angle` (radians, clockwise on the film) about the origin, then lowered."""
+    """Turn points by `angle` (radians, clockwise on the film) about the origin, then lower them."""
     cos, sin = np.cos(angle), np.sin(angle)
     return points @ np.array([[cos, sin], [-sin, cos]]) + (0, drop)
 
 
 def _grow(outline: _Outline, corner: int, length: float, direction: np.ndarray) -> _Outline:
-    """An osteophyte: the outline drawn out to a blunt point, `length` mm at landmark `corner`."""
+    """Grow an osteophyte: extend the outline to a blunt point, `length` mm at landmark `corner`."""
     points, number = outline
     tip = points[np.argmin(np.abs(number - corner))]
     distance = np.linalg.norm(points - tip, axis=1) / (1.6 + 0.42 * length)
@@ -178,19 +186,19 @@ def _grow(outline: _Outline, corner: int, length: float, direction: np.ndarray) 
 
 
 def _healthy_bones(rng: np.random.Generator, width: float) -> tuple[_Outline, _Outline]:
-    """Femur and tibia without osteophytes."""
+    """Draw femur and tibia without osteophytes."""
     shape = np.array(_MEAN) + np.tensordot(rng.normal(0, 0.9, len(_MODES)), _MODES, 1)
     surface, condyles = _between(shape.T[:9]), _between(shape.T[9:])
     condyles[[5, 7], 1] -= 0.8  # The notch has an arch for a roof.
 
     def wall(drawn):
-        # One's own: bones are stouter or slimmer, and bumpy.
+        # Every knee's own: bones are stouter or slimmer, and bumpy.
         scale = 1 + rng.normal(0, 0.025) * np.array([1, 0.4])
         return np.array(drawn) * scale + rng.normal(0, 0.45, (len(drawn), 2))
 
     def bone(shaft, lateral, joint, medial, first):
-        marks = np.concatenate([wall(lateral), joint, wall(medial)])
-        return _trace(np.array(shaft) * width / 100, marks * width / 100, first)
+        points = np.concatenate([wall(lateral), joint, wall(medial)])
+        return _trace(np.array(shaft) * width / 100, points * width / 100, first)
 
     return (
         bone(_SHAFT_TOP, _FEMUR_LATERAL, condyles, _FEMUR_MEDIAL, FEMUR.start),
@@ -201,20 +209,20 @@ def _healthy_bones(rng: np.random.Generator, width: float) -> tuple[_Outline, _O
 def make_knee(
     rng: np.random.Generator, spurs: np.ndarray, lost: np.ndarray, width: float, flexion: float
 ) -> Knee:
-    """Draws a knee.
+    """Draw a knee.
 
     Args:
-        rng: of the subject and side, so that a knee keeps its looks over the visits.
+        rng: random numbers of the subject and side, so that a knee keeps its looks over the visits.
         spurs: lengths in mm of the osteophytes FL, FM, TL, TM.
         lost: fraction of the joint space lost, lateral and medial.
-        width: of the plateau in mm.
-        flexion: how this visit's positioning changes the joint space, in mm.
+        width: width of the plateau in mm.
+        flexion: change of the joint space by this visit's positioning, in mm.
     """
     femur, tibia = _healthy_bones(rng, width)
     full = np.array(_SPACE_MM) * width / WIDTH_MM + _SPACE_SD * rng.standard_normal(2)
     full = np.maximum(full, 2.7) + flexion
     space = np.maximum(full * (1 - np.asarray(lost)), 0.25)
-    # The joint is closed on the surfaces without osteophytes, which leave the space as it is.
+    # The joint is closed on the surfaces without osteophytes, which hardly change the space.
     angle, drop = _close_joint(femur.surface(CONDYLES), tibia.surface(PLATEAU), width, space)
 
     # Femoral osteophytes point outwards and down, tibial ones outwards and up.
@@ -240,3 +248,25 @@ def make_knee(
         fibula=fibula * width / 100,
         character=character,
     )
+
+
+def medial_joint_space(knee: Knee) -> float:
+    """Measure the minimum joint space width of the medial compartment as a film shows it, in mm.
+
+    It is the least distance in any direction between the femur and that part of the tibial plateau
+    that lies between two landmarks, both edges as they are with osteophytes.
+    """
+    first, last = (
+        int(np.linalg.norm(knee.tibia - knee.landmarks[number], axis=1).argmin())
+        for number in MEDIAL_PLATEAU
+    )
+    tibia = _densify(knee.tibia[first : last + 1])
+    femur = _densify(knee.femur[np.abs(knee.femur[:, 1]) < _JOINT_MM])
+    near = (femur[:, 0] > tibia[0, 0] - _REACH_MM) & (femur[:, 0] < tibia[-1, 0] + _REACH_MM)
+    return float(np.linalg.norm(tibia[:, None] - femur[near], axis=-1).min())
+
+
+def _densify(points: np.ndarray) -> np.ndarray:
+    """Return points [n, 2] with three more on the line between each and the next."""
+    at = np.linspace(0, len(points) - 1, 4 * (len(points) - 1) + 1)
+    return np.stack([np.interp(at, np.arange(len(points)), axis) for axis in points.T], axis=-1)

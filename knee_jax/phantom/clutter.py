@@ -1,8 +1,8 @@
-"""What real trees of OAI's layout hold beside one film a visit: for a tree that is there already.
+"""Other contents of real trees of OAI's layout than one film per visit, added to a finished tree.
 
-Each function takes films of `oai`'s layout and writes folders beside theirs, or in their stead;
-which film is read of a visit, and what it shows, stays as `write_study` says. `add` does so
-all over a tree.
+Each function takes films of `oai`'s layout and writes folders beside theirs, or in place of them.
+The film that is read of a visit, and what it shows, stay as `write_study` describes them. `add`
+applies the functions all over a tree.
 """
 
 import csv
@@ -30,18 +30,22 @@ _COLUMNS = (
 
 
 KINDS = ("rescans", "other_films", "single_films", "contents")
-"""What `add` knows: one function below each."""
+"""Kinds of clutter that `add` knows."""
 
 
 def add(root: Path, films: Sequence[Path], kinds: Iterable[str]) -> None:
-    """Adds clutter of some kinds, to every third film and never two kinds to one.
+    """Add clutter of some kinds, each to every third film and never two kinds to one.
 
     Args:
         root: the study's folder.
-        films: all that it has.
-        kinds: of `KINDS`; the table of contents is of all images, the added ones too.
+        films: all its films.
+        kinds: some of `KINDS`; the table of contents lists all images, the added ones too.
     """
-    of_film = {"rescans": add_rescan, "other_films": add_other_films, "single_films": split}
+    of_film = {
+        "rescans": add_rescan,
+        "other_films": add_other_films,
+        "single_films": separate_knees,
+    }
     for place, (kind, change) in enumerate(of_film.items()):
         if kind in kinds:
             for film in films[place :: len(of_film)]:
@@ -51,7 +55,7 @@ def add(root: Path, films: Sequence[Path], kinds: Iterable[str]) -> None:
 
 
 def add_rescan(film: Path) -> Path:
-    """Adds an earlier film of the visit, which had failed: a knee moved. Returns its path."""
+    """Add an earlier film of the visit that failed because a knee moved; return its path."""
     header = _read(film)
     day = datetime.datetime.strptime(header.StudyDate, "%Y%m%d") - datetime.timedelta(1)
     date, barcode = day.strftime("%Y%m%d"), f"{header.AccessionNumber}9"
@@ -61,13 +65,13 @@ def add_rescan(film: Path) -> Path:
     header.PixelData = blurred.tobytes()
     failed = film.parents[2] / date / barcode / film.name
     _write(failed, header)
-    for marks in film.parent.glob(f"{film.name}*.pts"):
-        shutil.copyfile(marks, failed.with_name(marks.name))
+    for points in film.parent.glob(f"{film.name}*.pts"):
+        shutil.copyfile(points, failed.with_name(points.name))
     return failed
 
 
 def add_other_films(film: Path) -> list[Path]:
-    """Adds films that are not of interest: a hand and a knee from its side. Returns their paths."""
+    """Add films that are not of interest, of a hand and of a lateral knee; return their paths."""
     header = pydicom.dcmread(film, stop_before_pixels=True)
     made = []
     for number, (series, body, picture) in enumerate(
@@ -97,21 +101,21 @@ def add_other_films(film: Path) -> list[Path]:
     return made
 
 
-def split(film: Path) -> dict[str, Path]:
-    """Puts two films of one knee each in the place of a film of both; returns them by side.
+def separate_knees(film: Path) -> dict[str, Path]:
+    """Replace a film of both knees by two films of one knee each; return them by side.
 
-    Landmarks lie beside them under the names that they have beside a film of both.
+    Landmark files have the same names as beside a film of both.
     """
-    whole = _read(film)
-    pixels, spacing = whole.pixel_array, float(whole.ImagerPixelSpacing[1])
-    half = whole.Columns // 2
+    both = _read(film)
+    pixels, spacing = both.pixel_array, float(both.ImagerPixelSpacing[1])
+    half = both.Columns // 2
     parts = {"R": ("Right", pixels[:, :half], "_f.pts"), "L": ("Left", pixels[:, half:], ".pts")}
     made = {}
     for number, (side, (name, part, suffix)) in enumerate(parts.items()):
         header = pydicom.dcmread(film, stop_before_pixels=True)
-        header.file_meta = whole.file_meta
-        # 1 and 2 are those of the MR series of the visit (`mri`).
-        header.AccessionNumber = f"{whole.AccessionNumber}{number + 3}"
+        header.file_meta = both.file_meta
+        # 1 and 2 are the numbers of the visit's MR series (`mri`).
+        header.AccessionNumber = f"{both.AccessionNumber}{number + 3}"
         header.SeriesDescription = f"PA Fixed Flexion {name} Knee"
         header.Laterality = side
         header.Columns = part.shape[1]
@@ -119,18 +123,18 @@ def split(film: Path) -> dict[str, Path]:
         header["PixelData"].VR = "OW"
         path = film.parents[1] / header.AccessionNumber / film.name
         _write(path, header)
-        marks = film.with_name(film.name + suffix)
-        if marks.exists():
-            # Either file counts from the knee's own edge of the film: what was cut off, is left.
-            cut_mm = (whole.Columns - part.shape[1]) * spacing
-            write_points(path.with_name(marks.name), read_points(marks) - (cut_mm, 0))
+        points = film.with_name(film.name + suffix)
+        if points.exists():
+            # Both files count from the knee's far edge of the film, which was cut off.
+            cut_mm = (both.Columns - part.shape[1]) * spacing
+            write_points(path.with_name(points.name), read_points(points) - (cut_mm, 0))
         made[side] = path
     shutil.rmtree(film.parent)
     return made
 
 
 def write_contents(root: Path, films: Iterable[Path]) -> Path:
-    """Writes a table of contents as OAI's was, tables/contents.csv, of one file a folder."""
+    """Write a table of contents like OAI's, tables/contents.csv, with one file per folder."""
     path = root / "tables" / "contents.csv"
     with path.open("w", newline="") as file:
         table = csv.writer(file)
@@ -156,7 +160,7 @@ def _write(path: Path, header: pydicom.Dataset) -> None:
 
 
 def _hand() -> np.ndarray:
-    """Five rays of soft tissue and bone, as light [rows, columns]."""
+    """Draw five rays of soft tissue and bone, as light [rows, columns]."""
     rows, columns = _SIZE
     picture = np.full(_SIZE, 0.08, np.float32)
     wrist = (columns / 2, rows * 0.9)
@@ -168,7 +172,7 @@ def _hand() -> np.ndarray:
 
 
 def _lateral_knee() -> np.ndarray:
-    """Femur and tibia one over the other, bent, as light [rows, columns]."""
+    """Draw a bent femur and tibia, one above the other, as light [rows, columns]."""
     rows, columns = _SIZE
     picture = np.full(_SIZE, 0.08, np.float32)
     joint = (columns / 2, rows / 2)

@@ -1,8 +1,8 @@
 """DESS-like MR volumes of the phantom's knees, drawn slice by slice.
 
 The bones are those of the films: the frontal outlines of `anatomy` give the distance of a point
-from a bone's edge in that plane, from which a profile of the sagittal plane is taken off, so that
-condyles are round and plateaus flat. What an MR shows beside them follows from the same severity:
+from a bone's edge in that plane, from which a profile of the sagittal plane is subtracted, so that
+condyles are round and plateaus flat. All other structures follow from the same severity:
 cartilage as thick as the joint space lets it be, spurs, an effusion, and a marrow lesion.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from knee_jax.phantom.anatomy import Knee
 
 FIELD_MM = (140.0, 140.0, 112.0)
-"""Extent of the volume: rows, columns, slices. Of OAI's series, 384 x 384 x 160 voxels."""
+"""Extent of the volume: rows, columns, slices; OAI's series have 384 x 384 x 160 voxels."""
 
 # Brightness in OAI's units, where 2047 is the greatest that its 8 bits keep (`ingest.volume`).
 _AIR, _FAT, _MUSCLE, _CORTEX, _MARROW = 0.0, 330.0, 470.0, 50.0, 270.0
@@ -32,12 +32,12 @@ _Point = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Scanner:
-    """How a site's scanner differs from another's.
+    """The properties of a site's scanner.
 
     Attributes:
-        gain: of all brightness.
-        noise: its SD.
-        shading: how much the coil's sensitivity changes over the knee, SD of its logarithm.
+        gain: factor of all brightness.
+        noise: SD of the noise.
+        shading: SD of the logarithm of the coil's sensitivity over the knee.
         blur_mm: SD of the point spread in the slice.
     """
 
@@ -49,12 +49,12 @@ class Scanner:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What an MR shows and a film does not.
+    """The findings that an MR shows and a film does not.
 
     Attributes:
-        lesion_mm: radius of the bone marrow lesion, 0 none.
-        medial: whether it lies in the medial compartment.
-        effusion: 0..1, how much the suprapatellar pouch is filled.
+        lesion_mm: radius of the bone marrow lesion, 0 if there is none.
+        medial: whether the lesion lies in the medial compartment.
+        effusion: filling of the suprapatellar pouch, 0..1.
     """
 
     lesion_mm: float
@@ -69,26 +69,26 @@ def render(
     shape: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Draws one knee.
+    """Draw one knee.
 
     Args:
-        knee: in its own frame, which looks like a right knee.
-        findings: beside those of the knee's bones.
-        scanner: that it is seen with.
-        shape: rows, columns and slices; the field of view stays.
-        rng: of this examination.
+        knee: knee in its own frame, which looks like a right knee.
+        findings: findings beside those of the bones.
+        scanner: scanner of the examination.
+        shape: rows, columns and slices of the fixed field of view.
+        rng: random numbers of this examination.
 
     Returns:
         uint16 [slices, rows, columns]; slices lateral to medial, rows superior to inferior, columns
         anterior to posterior.
     """
     rows, columns, slices = shape
-    # Shapes are drawn on pixels of about 0.7 mm, noise is of the scanner's own.
+    # Shapes are drawn in pixels of about 0.7 mm, noise in the scanner's own.
     coarse = max(1, rows // 192)
     z = _centres(rows // coarse, FIELD_MM[0])[:, None]
     y = _centres(columns // coarse, FIELD_MM[1])[None, :]
     x = _centres(slices, FIELD_MM[2])
-    at = x + np.float32(rng.normal(0, 1.5))  # Nobody lies quite in the middle of the coil.
+    at = x + np.float32(rng.normal(0, 1.5))  # No knee lies exactly in the middle of the coil.
     femur = _frontal(knee.femur, z[:, 0], at)
     tibia = _frontal(knee.tibia, z[:, 0], at)
     of_femur, of_tibia = _sagittal_femur(z, y), _sagittal_tibia(z, y)
@@ -112,7 +112,7 @@ def render(
         picture = cv2.GaussianBlur(picture, (0, 0), max(sigma, 0.05))
         noise = rng.standard_normal(picture.shape, np.float32)
         noise *= np.float32(scanner.noise)
-        # A magnitude: what noise makes negative is folded up.
+        # Magnitudes are never negative.
         volume[number] = np.abs(picture + noise).clip(0, 4095)
     return volume
 
@@ -133,12 +133,12 @@ class _Plane:
         self.picture = np.full((z.size, y.size), np.float32(_AIR))
 
     def draw(self, femur: np.ndarray, tibia: np.ndarray, grain: np.ndarray) -> np.ndarray:
-        """Brightness of the slice.
+        """Draw the slice and return its brightness.
 
         Args:
-            femur: how far (mm) each pixel lies within that bone.
-            tibia: how far (mm) each pixel lies within that one.
-            grain: of the marrow, standard normal.
+            femur: depth (mm) of each pixel within that bone.
+            tibia: depth (mm) of each pixel within that bone.
+            grain: texture of the marrow, standard normal.
         """
         self._soft_tissue()
         self._joint(femur, tibia)
@@ -146,7 +146,7 @@ class _Plane:
         return self.picture
 
     def _soft_tissue(self) -> None:
-        """Skin with its fat, muscles at the back, the tendons in front, and the fluid's pouch."""
+        """Draw skin and fat, muscles at the back, tendons in front, and the suprapatellar pouch."""
         z, y = self.z, self.y
         skin = self._ellipse((0, 6, 0), (54, 56, 400))
         self._paint(skin, _FAT)
@@ -157,7 +157,7 @@ class _Plane:
         self._paint(self._ellipse((0, -30, -42), (24, 3 + 7 * fill, 20)) + 2 * fill - 1, _FLUID)
 
     def _joint(self, femur: np.ndarray, tibia: np.ndarray) -> None:
-        """Between the bones: a film of fluid, the menisci at the rim, cartilage on either bone."""
+        """Draw between the bones: a layer of fluid, menisci at the rim, cartilage on both bones."""
         z, y, knee = self.z, self.y, self.knee
         side = int(self.x > 0)
         lost, gap = float(knee.lost[side]), float(knee.space[side])
@@ -177,7 +177,7 @@ class _Plane:
             self._paint(np.minimum(tibia + thick, plateau), _CARTILAGE)
 
     def _bones(self, femur: np.ndarray, tibia: np.ndarray, grain: np.ndarray) -> None:
-        """Cortex and marrow of four bones, the patella's cartilage, and the lesion."""
+        """Draw cortex and marrow of four bones, the patella's cartilage, and the lesion."""
         knee, radius = self.knee, self.findings.lesion_mm
         (x, z), (half_x, half_z) = knee.patella.tolist()
         patella = self._ellipse((x, -38, z), (half_x, 11, half_z))
@@ -196,7 +196,7 @@ class _Plane:
             self._paint(np.minimum(lesion, tibia - _CORTEX_MM), _LESION, softness=2)
 
     def _ellipse(self, centre: _Point, axes: _Point) -> np.ndarray:
-        """About how far (mm) each pixel lies within an ellipsoid; (x, y, z) in mm."""
+        """Return the approximate depth (mm) of each pixel within an ellipsoid."""
         cx, cy, cz = centre
         ax, ay, az = axes
         far = np.sqrt(
@@ -217,7 +217,7 @@ def _centres(count: int, extent: float) -> np.ndarray:
 
 
 def _frontal(outline: np.ndarray, z: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """How far (mm) points of the frontal plane lie within a closed outline [n, 2], [z, x]."""
+    """Return the depth (mm) of points of the frontal plane in a closed outline [n, 2], [z, x]."""
     half = np.array([FIELD_MM[2] / 2 + 8, FIELD_MM[0] / 2 + 8])
     size = np.ceil(2 * half / _RASTER_MM).astype(int)
     mask = np.zeros(size[::-1], np.uint8)
@@ -231,7 +231,7 @@ def _frontal(outline: np.ndarray, z: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _profile(y: np.ndarray, half: np.ndarray, radius: float) -> np.ndarray:
-    """What a rounded edge of `radius` takes off a bone of half thickness `half`, in mm."""
+    """Return the mm that a rounded edge of `radius` removes from a bone `half` mm thick."""
     ratio = np.abs(y) / half
     edge = radius * (1 - np.sqrt(1 - np.minimum(ratio, 1) ** 2))
     return (edge + 1.5 * np.maximum(ratio - 1, 0) * half).astype(np.float32)
@@ -251,7 +251,7 @@ def _sagittal_tibia(z: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _shading(
     z: np.ndarray, y: np.ndarray, scanner: Scanner, rng: np.random.Generator
 ) -> np.ndarray:
-    """Sensitivity of the coil over a slice: a smooth factor about 1."""
+    """Return the sensitivity of the coil over a slice: a smooth factor of about 1."""
     u, v = z / np.float32(70), y / np.float32(70)
     a, b, c, d = (scanner.shading * rng.standard_normal(4)).astype(np.float32)
     return np.exp(a * u + b * v + c * u * v - np.abs(d) * (u**2 + v**2))

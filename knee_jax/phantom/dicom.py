@@ -31,24 +31,24 @@ _ENCODED = {
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, *_ENCODED)
 """Transfer syntaxes that the phantom writes, all lossless."""
 SHARES = (0.6, 0.14, 0.1, 0.08, 0.02, 0.06)
-"""How often each is chosen: JPEG 2000 takes seconds a film."""
+"""Probabilities of these syntaxes: JPEG 2000 takes seconds per film."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a film says about itself.
+    """The header of a film.
 
     Attributes:
         subject, barcode: ids; the barcode is the accession number.
-        date: YYYYMMDD.
-        maker: of the machine.
+        date: date as YYYYMMDD.
+        maker: manufacturer of the machine.
         spacing: mm per pixel.
-        bits: stored per pixel, 10 to 16.
-        inverted: MONOCHROME1, where the least value is white.
+        bits: bits stored per pixel, 10 to 16.
+        inverted: whether the film is MONOCHROME1, where the least value is white.
         syntax: transfer syntax, one of `SYNTAXES`.
-        study, series: their descriptions.
-        laterality: 'L' or 'R', '' of a film of both knees.
-        body: part that is examined.
+        study, series: descriptions of the study and series.
+        laterality: 'L' or 'R', '' for a film of both knees.
+        body: examined part of the body.
     """
 
     subject: str
@@ -66,7 +66,7 @@ class Header:
 
 
 def write_film(path: Path, film: np.ndarray, header: Header) -> None:
-    """Writes a film, [rows, columns] with 0 black and 1 white, as uint16 DICOM."""
+    """Write a film, [rows, columns] with 0 black and 1 white, as uint16 DICOM."""
     top = 2**header.bits - 1
     counts = np.clip(film, 0, 1.1) * np.float32(0.9 * top)
     counts = np.minimum(counts, top).astype(np.uint16)
@@ -115,12 +115,12 @@ def write_film(path: Path, film: np.ndarray, header: Header) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SeriesHeader:
-    """What an MR series says about itself.
+    """The header of an MR series.
 
     Attributes:
         subject, barcode: ids; the barcode is the accession number.
-        date: YYYYMMDD.
-        maker: of the scanner.
+        date: date as YYYYMMDD.
+        maker: manufacturer of the scanner.
         side: 'L' or 'R'.
         spacing_mm: distances of rows, columns and slices.
         turn: angle in radians by which the slices are turned about the leg's axis.
@@ -136,12 +136,12 @@ class SeriesHeader:
 
 
 def write_series(folder: Path, volume: np.ndarray, header: SeriesHeader) -> None:
-    """Writes a sagittal series as OAI's: files 001, 002 … from the patient's right to the left.
+    """Write a sagittal series like OAI's: files 001, 002 … from the patient's right to the left.
 
     Args:
-        folder: made if need be.
+        folder: folder of the series, created if missing.
         volume: uint16 [slices, rows, columns]; slices lateral to medial.
-        header: of the series.
+        header: header of the series.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = {"L": "LEFT", "R": "RIGHT"}[header.side]
@@ -191,7 +191,7 @@ def write_series(folder: Path, volume: np.ndarray, header: SeriesHeader) -> None
 
 
 def _encode(counts: np.ndarray, bits: int, syntax: int) -> bytes:
-    """Compresses uint16 counts [rows, columns] by gdcm: pydicom cannot encode JPEG Lossless."""
+    """Compress uint16 counts [rows, columns] with gdcm: pydicom cannot encode JPEG Lossless."""
     writer = gdcm.ImageWriter()  # It owns the image.
     image = writer.GetImage()
     image.SetNumberOfDimensions(2)

@@ -23,13 +23,13 @@ _APART_MM, _APART_SD = 184.0, 26.0
 
 @dataclasses.dataclass(frozen=True)
 class Processing:
-    """How a machine turns light into a picture. Pairs are ranges, or mean and SD.
+    """The processing of light into a picture; pairs are ranges, or mean and SD.
 
     Attributes:
-        scatter: range of the scattered light's share.
-        quanta: log of the quanta that reach a pixel of 0.17 mm behind no object, mean and SD.
+        scatter: range of the share of scattered light.
+        quanta: log of the quanta that reach an unobstructed pixel of 0.17 mm, mean and SD.
         edges: range of the strength of edge enhancement; below 0 edges are smoothed.
-        window: range of the display window's width, in those of the film's own signal.
+        window: range of the display window's width, relative to the film's own signal.
         gamma: log of the display curve's exponent, mean and SD.
         grain: blur (SD) of the noise in pixels.
     """
@@ -44,12 +44,12 @@ class Processing:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Where the knees lie on the film.
+    """The positions of the knees on the film.
 
     Attributes:
-        rows, columns: of the film.
+        rows, columns: size of the film in pixels.
         spacing: mm per pixel.
-        origins: of the right and the left knee's frame on the film, mm, [2, 2].
+        origins: origins of the right and the left knee's frame on the film, mm, [2, 2].
         angles: radians, clockwise, by which each knee's frame is turned after mirroring.
     """
 
@@ -60,19 +60,19 @@ class Geometry:
     angles: np.ndarray
 
     def frame(self, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """(matrix, shift): film mm = knee mm @ matrix + shift, for side 0 right, 1 left."""
+        """Return (matrix, shift): film mm = knee mm @ matrix + shift, for side 0 right, 1 left."""
         cos, sin = np.cos(self.angles[side]), np.sin(self.angles[side])
         turn = np.array([[cos, sin], [-sin, cos]])
         return np.diag([(1, -1)[side], 1]) @ turn, self.origins[side]
 
     def on_film(self, side: int, points: np.ndarray) -> np.ndarray:
-        """Points [n, 2] of a knee's frame, in mm on the film."""
+        """Map points [n, 2] of a knee's frame to mm on the film."""
         matrix, shift = self.frame(side)
         return points @ matrix + shift
 
 
 def place(rng: np.random.Generator, rows: int, height_mm: float, aspect: float) -> Geometry:
-    """Positions a patient before a detector of `height_mm` and columns / rows of `aspect`."""
+    """Position a patient before a detector of `height_mm` and columns / rows of `aspect`."""
     spacing = round(height_mm / rows, 4)
     columns = round(rows * aspect)
     width_mm = columns * spacing
@@ -88,7 +88,7 @@ def place(rng: np.random.Generator, rows: int, height_mm: float, aspect: float) 
 
 
 def _legs(geometry: Geometry, h: float, shape, bulk: float, rng: np.random.Generator) -> np.ndarray:
-    """Attenuation of the two legs' soft tissue, [rows, columns], smooth: made at a fourth."""
+    """Return the attenuation of the legs' soft tissue, [rows, columns]; drawn at a fourth."""
     small = (shape[0] // 4 + 1, shape[1] // 4 + 1)
     y = ((np.arange(small[0], dtype=np.float32) + 0.5) * 4 * h)[:, None]
     x = (np.arange(small[1], dtype=np.float32) + 0.5) * 4 * h
@@ -126,19 +126,19 @@ def expose(
     poor: bool = False,
     processing: Processing = Processing(),
 ) -> np.ndarray:
-    """The film as displayed (bone bright), float32 [rows, columns] in about 0..1.
+    """Expose a film; return it as displayed (bone bright), float32 [rows, columns] in about 0..1.
 
     Args:
-        geometry: of the film.
-        knees: right and left.
-        looks: the knees' own streams, for what stays the same over the visits.
-        rng: of this exposure.
-        bulk: thickness of the legs, about 1.
-        poor: a technically poor film: too little exposure.
-        processing: of the machine.
+        geometry: geometry of the film.
+        knees: right and left knee.
+        looks: the knees' own random numbers, for what stays the same over the visits.
+        rng: random numbers of this exposure.
+        bulk: relative thickness of the legs, about 1.
+        poor: whether the film is technically poor: underexposed.
+        processing: processing of the machine.
     """
     rows, columns, spacing = geometry.rows, geometry.columns, geometry.spacing
-    # Anatomy is smooth at 0.3 mm; only the noise needs the film's full resolution.
+    # Anatomy is smooth at 0.3 mm; only noise needs the film's full resolution.
     factor = max(1, round(0.32 / spacing))
     shape = (-(-rows // factor), -(-columns // factor))
     h = spacing * factor
@@ -153,7 +153,7 @@ def expose(
         density += cv2.warpAffine(bones, affine, shape[::-1], flags=cv2.INTER_LINEAR)
 
     light = _transmit(density, h, processing, rng)
-    # Quanta per pixel behind no object: its area counts.
+    # Quanta per unobstructed pixel, proportional to its area.
     quanta = (
         np.exp(rng.normal(*processing.quanta)) * (spacing / 0.17) ** 2 * (0.15 if poor else 1.0)
     )
@@ -172,7 +172,7 @@ def expose(
 
 
 def _blur(image: np.ndarray, sigma: float, factor: int) -> np.ndarray:
-    """Gaussian blur by many pixels, done on an image `factor` times smaller."""
+    """Apply a Gaussian blur of many pixels, on an image `factor` times smaller."""
     size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
     small = cv2.GaussianBlur(
         cv2.resize(image, size, interpolation=cv2.INTER_AREA), (0, 0), max(sigma / factor, 0.1)
@@ -183,7 +183,7 @@ def _blur(image: np.ndarray, sigma: float, factor: int) -> np.ndarray:
 def _transmit(
     density: np.ndarray, h: float, processing: Processing, rng: np.random.Generator
 ) -> np.ndarray:
-    """Light on the detector: Beer-Lambert, heel effect along the rows, and scatter."""
+    """Return the light on the detector: Beer-Lambert, heel effect along the rows, and scatter."""
     heel = rng.normal(0, 0.08) * np.linspace(-1, 1, len(density), dtype=np.float32)
     primary: np.ndarray = np.exp(-density) * (1 + heel[:, None])
     # Scatter is wide; what passes beside the legs scatters nowhere.
@@ -198,10 +198,10 @@ def _develop(
     processing: Processing,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The vendor's processing of the logarithm of light: what is shown, and its noise's SD.
+    """Process the logarithm of light like a vendor; return the picture and its noise's SD.
 
-    Edges are enhanced and a display curve is laid about the bones. The noise is that of a Poisson
-    count of quanta, seen through the logarithm and the curve.
+    Edges are enhanced and a display curve is applied around the bones. The noise is that of a
+    Poisson count of quanta, after the logarithm and the curve.
     """
     signal = -np.log(light)
     sharp = np.float32(rng.uniform(*processing.edges))
@@ -217,7 +217,7 @@ def _develop(
 
 
 def _collimate(film: np.ndarray, geometry: Geometry, rng: np.random.Generator) -> None:
-    """Blacks out what the collimator hides, and sets the lead letter of the right side."""
+    """Black out what the collimator hides, and add the lead letter of the right side."""
     left, right, top, bottom = (
         rng.uniform(0, [9, 9, 18, 18]) * (rng.random() < 0.6) / geometry.spacing
     ).astype(int)

@@ -1,4 +1,4 @@
-"""What a study's layout on disk decides; one module a layout (`oai`, `most`)."""
+"""The layout of a study on disk; each layout has a module (`oai`, `most`)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from knee_jax.phantom.severity import Cohort
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What a film is made with.
+    """A radiography machine.
 
     Attributes:
-        maker: its name in the DICOM header.
-        height_mm: of the film.
+        maker: manufacturer in the DICOM header.
+        height_mm: height of the film.
         aspect: columns per row.
-        bits: stored per pixel.
-        inverted: MONOCHROME1.
-        processing: from light to picture.
-        shares: how often each of `dicom.SYNTAXES` is chosen.
+        bits: bits stored per pixel.
+        inverted: whether films are MONOCHROME1.
+        processing: processing of light into a picture.
+        shares: probabilities of `dicom.SYNTAXES`.
     """
 
     maker: str
@@ -39,19 +39,19 @@ class Film(NamedTuple):
     """One film to be made, with its two knees (right, left) as rows of `severity.simulate`.
 
     Attributes:
-        cohort: whose random numbers it is made from.
-        machine: that it is made with.
-        path: of the file.
-        number: of the subject in the cohort.
+        cohort: cohort of the random numbers.
+        machine: machine of the film.
+        path: path of the file.
+        number: number of the subject in the cohort.
         subject, barcode: ids.
-        site: of the subject, '' where the study does not tell.
-        date: YYYYMMDD.
-        study, series: their descriptions in the header.
-        knees: right and left.
-        rows: in pixels.
-        seed: of the cohort.
-        exposure: tells this film from the subject's others.
-        marked: whether landmark files lie beside it.
+        site: clinical site of the subject, '' where the study has none.
+        date: date as YYYYMMDD.
+        study, series: descriptions in the header.
+        knees: right and left knee.
+        rows: height in pixels.
+        seed: random seed of the cohort.
+        exposure: random stream that distinguishes the film from the subject's others.
+        has_landmarks: whether landmark files are written beside the film.
     """
 
     cohort: Cohort
@@ -68,27 +68,27 @@ class Film(NamedTuple):
     rows: int
     seed: int
     exposure: tuple[int, ...]
-    marked: bool = True
+    has_landmarks: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a study lies on disk.
+    """The layout of a study on disk.
 
     Attributes:
-        cohort: whose knees it holds.
-        visits: months that are shown if nobody chooses.
-        describe: (root, seed, rows, knees) → the films of one visit of a subject, the one that is
-            read first; `knees` are its right and left one as rows of `severity.simulate`.
-        write_tables: (root, knees, films, seed, release) writes what lies beside the films; `knees`
-            with the columns that `write_study` adds, and all films.
-        found: where the films and tables lie, for people.
-        releases: in what shapes the tables are given out; the first is written if nobody chooses.
+        cohort: cohort of the knees.
+        visits: default months of the visits.
+        describe: function (root, seed, rows, knees) → the films of one visit of a subject, the one
+            that is read first; `knees` are the right and left one as rows of `severity.simulate`.
+        write_tables: function (root, knees, films, seed, release) that writes the tables; `knees`
+            have the columns that `write_study` adds.
+        places: the places of films and tables, in words.
+        releases: forms in which the tables are released; the first is the default.
     """
 
     cohort: Cohort
     visits: tuple[int, ...]
     describe: Callable[[Path, int, int, list[dict]], list[Film]]
     write_tables: Callable[[Path, pd.DataFrame, list[Film], int, str], None]
-    found: str
+    places: str
     releases: tuple[str, ...] = ("study",)

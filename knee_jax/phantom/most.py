@@ -1,7 +1,7 @@
 """MOST's layout of a study tree: one wide reading table, a list of films, the view in the path.
 
 `<root>/<MOSTID>_XRAY/V<visit>_<date>/<view>/001` is a film; of the views, PA10 is the one that is
-read. `<root>/tables/` holds `mostv01235xray.txt`, a row a subject with columns
+read. `<root>/tables/` holds `mostv01235xray.txt`, with one row per subject and columns
 `V<visit>X<leg><grade>`; `MOST_names.csv`, which lists the films; `mostv<visit>enroll.txt` per visit
 and `mostoutcomes.txt`. Lateral views are listed but not drawn.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knee_jax.grades import GRADES
 from knee_jax.phantom import severity
 from knee_jax.phantom.film import Processing
 from knee_jax.phantom.layout import Film, Layout, Machine
+from knee_jax.targets.grades import GRADES
 
 COHORT = severity.MOST
 VISIT_NUMBERS = dict(zip(COHORT.schedule, (0, 1, 2, 3, 5)))
-"""Number of the visit by month; visit 4 took no films."""
+"""Month of a visit → its number; visit 4 took no films."""
 
 # Digitised screen-film: soft, contrasty, coarse grain. And strongly edge-enhanced plates of few
 # bits. No machine of the other phantom looks like either.
@@ -52,17 +52,17 @@ _MACHINES = (
         shares=(0.5, 0.3, 0.2, 0, 0, 0),
     ),
 )
-# Beam angles of further PA views, how often each was taken, and how much coarser their films are.
+# Beam angles of further PA views, their probability, and the factor by which they are coarser.
 _OTHER_ANGLES, _OTHER_SHARE, _OTHER_COARSER = (5, 15), 0.3, 4
 
 
 def subject_id(number: int) -> str:
-    """MOST-like letter M and five digits, scattered and unique below 100,000 subjects."""
+    """Return the letter M and five digits like MOST's, unique below 100,000 subjects."""
     return f"M{(number * 7919 + 137) % 100_000:05d}"
 
 
 def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]:
-    """Names the films of a visit: the view PA10 and, of some visits, others."""
+    """Describe the films of a visit: the view PA10 and, of some visits, others."""
     number, month = knees[0]["number"], knees[0]["visit"]
     rng = COHORT.rng(seed, number, 1)
     machine = _MACHINES[int(rng.random() < 0.4)]
@@ -88,7 +88,7 @@ def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]
             rows=rows if angle == 10 else max(rows // _OTHER_COARSER, 64),
             seed=seed,
             exposure=(month, angle),
-            marked=angle == 10,
+            has_landmarks=angle == 10,
         )
         films.append(film)
     return films
@@ -97,7 +97,7 @@ def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]
 def _write_tables(
     root: Path, knees: pd.DataFrame, films: list[Film], seed: int, release: str
 ) -> None:
-    """Writes the readings of all visits, the list of films, and what is known of the subjects."""
+    """Write the readings of all visits, the list of films, and the tables of the subjects."""
     folder = root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     columns = [
@@ -117,7 +117,7 @@ def _write_tables(
     for film in films:
         path = film.path.relative_to(root).as_posix()
         listed.append(path)
-        if film.marked:
+        if film.has_landmarks:
             listed += [path.replace("/PA10/", f"/LAT{side}/") for side in severity.SIDES]
     (folder / "MOST_names.csv").write_text("".join(f"{path}\n" for path in listed))
     _write_enrolment(folder, knees, seed)
@@ -125,7 +125,7 @@ def _write_tables(
 
 
 def _write_enrolment(folder: Path, knees: pd.DataFrame, seed: int) -> None:
-    """Writes a table a visit: who came, and whether the film was taken."""
+    """Write one table per visit: who came, and whether the film was taken."""
     people = knees.drop_duplicates("subject")
     described = severity.describe(COHORT, seed, people["number"])
     baseline = pd.DataFrame({"MOSTID": people["subject"].to_numpy()})
@@ -141,7 +141,7 @@ def _write_enrolment(folder: Path, knees: pd.DataFrame, seed: int) -> None:
 
 
 def _write_outcomes(folder: Path, knees: pd.DataFrame) -> None:
-    """Writes by which visit each joint was found replaced; blank where none was."""
+    """Write the visit by which each joint was replaced; blank where it was not."""
     table = pd.DataFrame({"MOSTID": knees["subject"].unique(), "V99EDINDEX": ""})
     replaced = severity.replacements(knees)
     for side in severity.SIDES:
@@ -151,10 +151,9 @@ def _write_outcomes(folder: Path, knees: pd.DataFrame) -> None:
 
 
 def _cell(row: dict, name: str) -> str:
-    """A cell of the table: a grade, a decimal where the next one is near, or a code.
+    """Return a cell of the table: a grade, a decimal where the next one is near, or a code.
 
-    8 stands for a prosthesis or a film that cannot be read, 9 for missing; a knee that nobody read
-    is blank.
+    8 stands for a prosthesis or a film that cannot be read, 9 for missing; an unread knee is blank.
     """
     if row["code"] in ("P", "T", "M"):
         return "9" if row["code"] == "M" else "8"
@@ -173,6 +172,6 @@ LAYOUT = Layout(
     visits=(0, 15, 30),
     describe=_describe,
     write_tables=_write_tables,
-    found="films (DICOM, named 001) and landmarks: {root}/*_XRAY/*/*/, list and readings: "
+    places="films (DICOM, named 001) and landmarks: {root}/*_XRAY/*/*/, list and readings: "
     "{root}/tables/",
 )

@@ -1,10 +1,11 @@
 """A study of phantom MR series on disk: baseline volumes, and readings of all later visits.
 
 The subjects, sites and reading tables are those of `oai` for the same seed, so that films and
-volumes of one tree show the same knees. What makes a knee worsen fast, its pace, no film shows; a
-marrow lesion on the MR tells of it, imperfectly. The rest is chance and the readers' error: from
-all that is drawn, whether a knee progresses can be told with an area under the ROC curve of about
-0.83 (0.74 from what films show, 0.66 from KL alone), where 45 % do (tests/phantom/test_mri.py).
+volumes of one tree show the same knees. The pace at which a knee worsens is not visible on films; a
+marrow lesion on the MR is an imperfect sign of it. The rest is chance and the readers' error: from
+everything that is drawn, progression can be predicted with an area under the ROC curve of about
+0.83 (0.74 from films, 0.66 from KL alone), where 45 % of the knees progress
+(tests/phantom/test_mri.py).
 """
 
 import functools
@@ -35,8 +36,8 @@ _SCANNERS = {
     "D": dess.Scanner(gain=0.86, noise=36, shading=0.18, blur_mm=0.38),
     "E": dess.Scanner(gain=1.00, noise=27, shading=0.12, blur_mm=0.28),
 }
-# How much of the pace a lesion tells, as a correlation.
-_TOLD = 0.8
+# Correlation of a lesion with the pace.
+_LESION_CORRELATION = 0.8
 # Share of series of which most slices were lost, as of six of OAI's.
 _CUT_SHORT, _SLICES_LEFT = 0.005, 0.18
 
@@ -51,23 +52,24 @@ def write_mri_study(
     progress: bool = True,
     release: str | None = None,
 ) -> pd.DataFrame:
-    """Writes the baseline series of a cohort, and the tables of all its visits.
+    """Write the baseline series of a cohort, and the tables of all its visits.
 
     A series is a folder of slices beside that of the film:
     {month}m/{release}/{subject}/{date}/{barcode}/{001, 002, ...}.
 
     Args:
-        root: folder, made if need be.
-        num_subjects: of the cohort, two knees each.
-        seed: every file is a function of it and of the other arguments, but not of `workers`.
-        shape: rows, columns and slices. The field of view stays, so fewer make coarser voxels.
-        workers: processes.
-        progress: show a bar.
-        release: shape of the tables, as `study.write_study` has it.
+        root: folder of the study, created if missing.
+        num_subjects: number of subjects, with two knees each.
+        seed: random seed; every file is a function of it and of the other arguments, but not of
+            `workers`.
+        shape: rows, columns and slices of the fixed field of view; fewer make coarser voxels.
+        workers: number of processes.
+        progress: whether to show a progress bar.
+        release: form of the tables, as in `study.write_study`.
 
     Returns:
-        A row a knee: `severity.simulate`'s of the baseline with `subject`, `site`, `source` (the
-        folder under `root`), `lesion_mm`, `medial`, `effusion`, `cut_short`.
+        One row per knee: that of `severity.simulate` at baseline with `subject`, `site`, `source`
+        (the folder under `root`), `lesion_mm`, `medial`, `effusion`, `cut_short`.
 
     Raises:
         UserError: there are no subjects.
@@ -94,18 +96,18 @@ def write_mri_study(
     ]
     with tqdm(total=len(jobs), desc="phantom MR", unit="knee", disable=not progress) as bar:
         for made in pool.run_in_order(jobs, workers):
-            if isinstance(made, pool.Lost):
+            if isinstance(made, pool.Failure):
                 raise UserError(f"{made.detail} ({made.reason}): try again with fewer --workers")
             bar.update()
     return found
 
 
 def findings(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """What an MR shows of each knee beside its bones, and how the series was taken.
+    """Draw the findings of each knee beside its bones, and whether its series is complete.
 
     Args:
         knees: rows of `severity.simulate`.
-        seed: of the cohort.
+        seed: random seed of the cohort.
 
     Returns:
         With the index of `knees`: `lesion_mm` (radius of the marrow lesion, 0 none), `medial`
@@ -114,11 +116,11 @@ def findings(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
     sides = knees["side"].map(severity.SIDES.index)
     streams = [oai.COHORT.rng(seed, *key, 8) for key in zip(knees["number"], sides)]
     draws = np.stack([stream.standard_normal(3) for stream in streams])
-    told = _TOLD * knees["pace"] + np.sqrt(1 - _TOLD**2) * draws[:, 0]
+    lesion = _LESION_CORRELATION * knees["pace"] + np.sqrt(1 - _LESION_CORRELATION**2) * draws[:, 0]
     lost = knees[["lost_jsl", "lost_jsm"]].to_numpy()
     return pd.DataFrame(
         {
-            "lesion_mm": (3.5 + 3 * told).clip(0, 11).where(lambda radius: radius >= 1, 0.0),
+            "lesion_mm": (3.5 + 3 * lesion).clip(0, 11).where(lambda radius: radius >= 1, 0.0),
             "medial": lost[:, 1] >= lost[:, 0],
             "effusion": (0.15 + 0.6 * lost.max(axis=1) + 0.15 * draws[:, 1]).clip(0, 1),
             "cut_short": norm.cdf(draws[:, 2]) < _CUT_SHORT,
@@ -128,15 +130,15 @@ def findings(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _folder(film: Film, side: int) -> Path:
-    """Where the series of the right (0) or left (1) knee lies."""
+    """Return the folder of the series of the right (0) or left (1) knee."""
     return film.path.parent.with_name(f"{film.barcode}{side + 1}")
 
 
 def _make(film: Film, side: int, folder: Path, row: dict, shape: tuple[int, int, int]) -> None:
-    """Makes one series."""
+    """Write one series."""
     cv2.setNumThreads(1)
     rng = film.cohort.rng(film.seed, film.number, 9, side)
-    # The bones of the film, from the same random numbers.
+    # The same random numbers as those of the film's bones.
     person = film.cohort.rng(film.seed, film.number, 2)
     look = film.cohort.rng(film.seed, film.number, 4, side)
     knee = draw_knee(person_width(person), look, row, flexion=0.0)

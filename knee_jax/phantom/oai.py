@@ -1,8 +1,9 @@
-"""OAI's layout of a study tree: folders by visit, one reading table a visit, the enrollees.
+"""OAI's layout of a study tree: folders by visit, one reading table per visit, the enrollees.
 
 `<root>/00m/0.C.1/<subject>/<date>/<barcode>/001` is a film. `<root>/tables/` holds, as the study
-itself gave them out, `kxr_sq_bu<code>.txt` per visit, `enrollees.txt`, `AllClinical00.txt` and
-`outcomes99.txt`; or as the NIMH Data Archive does, `oai_kxrsemiquant01.txt` and three more.
+itself gave them out, `kxr_sq_bu<code>.txt` per visit, `kxr_qjsw_duryea<code>.txt` per visit with
+films, `enrollees.txt`, `AllClinical00.txt` and `outcomes99.txt`; or as the NIMH Data Archive does,
+`oai_kxrsemiquant01.txt` and three more.
 """
 
 import csv
@@ -14,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knee_jax.grades import GRADES
 from knee_jax.phantom import severity
 from knee_jax.phantom.layout import Film, Layout, Machine
+from knee_jax.targets.grades import GRADES
 
 COHORT = severity.OAI
 VISIT_CODES = dict(zip(COHORT.schedule, ("00", "01", "03", "05", "06", "08", "10")))
-"""OAI's exam code per month of visit."""
+"""Month of a visit → OAI's code."""
 
 _MISSING_CODES = {"P": ".P: Prosthetic", "T": ".T: Technical problems", "A": ".A: Not expected"}
 _BLANK = ".: Missing Form/Incomplete Workbook"
@@ -40,12 +41,12 @@ _SITES = tuple(_MACHINES)
 
 
 def subject_id(number: int) -> str:
-    """OAI-like seven digits, scattered and unique below a million subjects."""
+    """Return seven digits like OAI's, unique below a million subjects."""
     return str(9_000_000 + (number * 100_003 + 99) % 1_000_000)
 
 
 def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]:
-    """Names the film of two knees (right, left; rows of `severity.simulate`) and its folder."""
+    """Describe the film of two knees (right, left; rows of `severity.simulate`)."""
     number, visit = knees[0]["number"], knees[0]["visit"]
     rng = COHORT.rng(seed, number, 1)
     site, release = _SITES[rng.integers(len(_SITES))], "CE"[rng.integers(2)]
@@ -76,14 +77,14 @@ def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]
 def _write_tables(
     root: Path, knees: pd.DataFrame, films: list[Film], seed: int, release: str
 ) -> None:
-    """Writes the readings and what is known of the subjects, as the release has them."""
+    """Write the tables of readings and subjects, in the form of the release."""
     folder = root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     {"study": _write_study, "archive": _write_archive}[release](folder, knees, seed)
 
 
 def _write_study(folder: Path, knees: pd.DataFrame, seed: int) -> None:
-    """The study's own text tables; SAS files, their twins, no free library writes."""
+    """Write the study's own text tables; no free library writes the equivalent SAS files."""
     for visit in knees["visit"].unique():
         code = VISIT_CODES[visit]
         table = _readings_of(knees, visit, seed)
@@ -91,6 +92,9 @@ def _write_study(folder: Path, knees: pd.DataFrame, seed: int) -> None:
         if code in ("01", "06"):
             table.columns = table.columns.str.lower()
         table.to_csv(folder / f"kxr_sq_bu{code}.txt", sep="|", index=False)
+        # Only known of films that were made.
+        if "jsw_medial" in knees:
+            _write_widths(folder, knees[knees["visit"] == visit], code)
     people = _people(knees, seed)
     enrollees = people[["ID", "V00SITE", "P02SEX", "P02RACE"]]
     enrollees.to_csv(folder / "enrollees.txt", sep="|", index=False)
@@ -100,8 +104,25 @@ def _write_study(folder: Path, knees: pd.DataFrame, seed: int) -> None:
     outcomes.to_csv(folder / "outcomes99.txt", sep="|", index=False, na_rep=_BLANK)
 
 
+def _write_widths(folder: Path, knees: pd.DataFrame, code: str) -> None:
+    """Write the joint space widths of one visit; unread knees have no row."""
+    measured = knees[knees["code"] != "U"]
+    widths = measured["jsw_medial"].where(measured["code"].isin(["", "A"]))
+    table = pd.DataFrame(
+        {
+            "ID": measured["subject"],
+            "SIDE": measured["side"].map({"R": "1: Right", "L": "2: Left"}),
+            f"V{code}BARCDJD": measured["barcode"],
+            f"V{code}MCMJSW": widths.map("{:.3f}".format, na_action="ignore"),
+        }
+    )
+    if code in ("01", "06"):
+        table.columns = table.columns.str.lower()
+    table.to_csv(folder / f"kxr_qjsw_duryea{code}.txt", sep="|", index=False)
+
+
 def _write_archive(folder: Path, knees: pd.DataFrame, seed: int) -> None:
-    """The tables as the NIMH Data Archive gives them, where special missing codes are blanks."""
+    """Write the tables of the NIMH Data Archive, where special missing codes are blank."""
     visits = []
     for visit in knees["visit"].unique():
         table = _readings_of(knees, visit, seed)
@@ -118,7 +139,7 @@ def _write_archive(folder: Path, knees: pd.DataFrame, seed: int) -> None:
     enrollees["site"] = people["V00SITE"]
     _write_described(folder / "oai_enrollee01.txt", enrollees)
     risks = pd.DataFrame({"ID": people["ID"], "visit": "V00", "bmi": people["P01BMI"]})
-    # Later visits were measured, too.
+    # The real table has later visits, too.
     _write_described(folder / "oai_oarisk01.txt", pd.concat([risks.assign(visit="V01"), risks]))
     outcomes = people[["ID"]].assign(visit="V99")
     for side, column in _REPLACED.items():
@@ -127,17 +148,17 @@ def _write_archive(folder: Path, knees: pd.DataFrame, seed: int) -> None:
 
 
 def _write_described(path: Path, table: pd.DataFrame) -> None:
-    """A table of the archive: its own keys, names in lower case, and a line that describes them."""
+    """Write a table of the archive: its own keys, lower-case names, and a line describing them."""
     table = table.rename(columns={"ID": "src_subject_id"})
     table.insert(0, "subjectkey", "NDAR_INV" + table["src_subject_id"].str[::-1])
     table.columns = table.columns.str.lower()
     words = pd.DataFrame([{name: f"What {name} is, in words" for name in table}])
-    whole = pd.concat([words, table.astype(object)])
-    whole.to_csv(path, sep="\t", index=False, na_rep="", quoting=csv.QUOTE_ALL)
+    described = pd.concat([words, table.astype(object)])
+    described.to_csv(path, sep="\t", index=False, na_rep="", quoting=csv.QUOTE_ALL)
 
 
 def _readings_of(knees: pd.DataFrame, visit: int, seed: int) -> pd.DataFrame:
-    """The readings of one visit, with columns that do not tell of it."""
+    """Return the readings of one visit, in columns without its code."""
     readings = itertools.chain.from_iterable(
         _readings(row, seed) for row in knees[knees["visit"] == visit].to_dict("records")
     )
@@ -145,7 +166,7 @@ def _readings_of(knees: pd.DataFrame, visit: int, seed: int) -> pd.DataFrame:
 
 
 def _people(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The subjects in the columns of the study's tables."""
+    """Return the subjects in the columns of the study's tables."""
     people = knees.drop_duplicates("subject")
     draws = [COHORT.rng(seed, number, 5).random(2) for number in people["number"]]
     sex, race = np.array(draws).T
@@ -163,13 +184,13 @@ def _people(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _readings(row: dict, seed: int) -> Iterator[dict]:
-    """The rows of the table about one knee: none, one, or one of each of two projects."""
+    """Yield the rows of one knee: none, one, or one of each of two projects."""
     if row["code"] == "U":
         return
     side = severity.SIDES.index(row["side"])
     rng = COHORT.rng(seed, row["number"], 6, row["visit"], side)
     grades = {name: int(row[f"read_{name}"]) for name in GRADES}
-    # Sclerosis and attrition come with narrowing; nobody here learns from them.
+    # Sclerosis and attrition come with narrowing; they are not used for learning.
     for compartment in "lm":
         narrowing = grades[f"js{compartment}"]
         for bone in "ft":
@@ -203,6 +224,6 @@ LAYOUT = Layout(
     visits=(0, 12, 24),
     describe=_describe,
     write_tables=_write_tables,
-    found="films (DICOM, named 001) and landmarks: {root}/*m/*/*/*/*/, readings: {root}/tables/",
+    places="films (DICOM, named 001) and landmarks: {root}/*m/*/*/*/*/, readings: {root}/tables/",
     releases=("study", "archive"),
 )

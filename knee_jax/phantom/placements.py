@@ -1,4 +1,4 @@
-"""What a researcher without BoneFinder has of a study tree: keypoints, boxes or ready crops.
+"""Keypoints, boxes or ready crops of a study tree, for researchers without BoneFinder.
 
 All are made from the tree's landmark files, and lie where `knee_jax.ingest` looks for them.
 """
@@ -19,11 +19,11 @@ _CROP_MM, _CROP_SPACING_MM = 140.0, 0.2
 
 
 def write_keypoints(root: Path, knees: pd.DataFrame) -> None:
-    """Writes `tables/keypoints.csv` by subject and visit: KNEEL's 16 points in mm on the film.
+    """Write `tables/keypoints.csv` by subject and visit: KNEEL's 16 points in mm on the film.
 
     Args:
-        root: the tree of `study.write_study`.
-        knees: what that function returns.
+        root: tree of `study.write_study`.
+        knees: table that it returned.
     """
     tibia = [i for i in PRESETS["kneel16"] if i in TIBIA]
     femur = [i for i in PRESETS["kneel16"] if i not in TIBIA]
@@ -35,20 +35,20 @@ def write_keypoints(root: Path, knees: pd.DataFrame) -> None:
             "tibia_mm": _text(points[tibia]),
             "femur_mm": _text(points[femur]),
         }
-        for row, points, _ in _placed(root, knees)
+        for row, points, _ in _with_landmarks(root, knees)
     ]
     pd.DataFrame(rows).to_csv(root / "tables" / "keypoints.csv", index=False)
 
 
 def write_boxes(root: Path, knees: pd.DataFrame) -> None:
-    """Writes `tables/boxes.csv` by film: boxes of 120 mm in the film's pixels.
+    """Write `tables/boxes.csv` by film: boxes of 120 mm in the film's pixels.
 
     Args:
-        root: the tree of `study.write_study`.
-        knees: what that function returns.
+        root: tree of `study.write_study`.
+        knees: table that it returned.
     """
     rows = []
-    for row, points, film in _placed(root, knees):
+    for row, points, film in _with_landmarks(root, knees):
         spacing = film.ImagerPixelSpacing[0]
         x, y = points[PLATEAU_CENTRE] / spacing
         size = round(_BOX_MM / spacing, 3)
@@ -66,19 +66,19 @@ def write_boxes(root: Path, knees: pd.DataFrame) -> None:
 
 
 def write_crops(root: Path, knees: pd.DataFrame) -> None:
-    """Writes `crops/{subject}_{month}_{L|R}.png`: 700 px of 0.2 mm, the plateau horizontal.
+    """Write `crops/{subject}_{month}_{L|R}.png`: 700 px of 0.2 mm, the plateau horizontal.
 
     Left knees are not mirrored. As in the published pipeline the film is clipped at the percentiles
-    5 and 99 and brought to 0.2 mm with a cubic spline.
+    5 and 99 and resampled to 0.2 mm with a cubic spline.
 
     Args:
-        root: the tree of `study.write_study`.
-        knees: what that function returns.
+        root: tree of `study.write_study`.
+        knees: table that it returned.
     """
     folder = root / "crops"
     folder.mkdir(exist_ok=True)
     size = round(_CROP_MM / _CROP_SPACING_MM)
-    for row, points, film in _placed(root, knees):
+    for row, points, film in _with_landmarks(root, knees):
         grey = _window(film)
         along = (points[PLATEAU[-1]] - points[PLATEAU[0]]) * (1 if row["side"] == "R" else -1)
         tilt = math.degrees(math.atan2(along[1], along[0]))
@@ -95,17 +95,17 @@ def write_crops(root: Path, knees: pd.DataFrame) -> None:
 WRITERS = {"keypoints": write_keypoints, "boxes": write_boxes, "crops": write_crops}
 
 
-def _placed(
+def _with_landmarks(
     root: Path, knees: pd.DataFrame
 ) -> Iterator[tuple[dict, np.ndarray, pydicom.FileDataset]]:
-    """Rows of the knees that have landmarks, these in mm on the film, and the film."""
+    """Yield rows of the knees with landmarks, the landmarks in mm on the film, and the film."""
     for row in knees.to_dict("records"):
         path = root / row["source"]
-        marks = path.with_name(path.name + {"L": ".pts", "R": "_f.pts"}[row["side"]])
-        if not marks.exists():
+        file = path.with_name(path.name + {"L": ".pts", "R": "_f.pts"}[row["side"]])
+        if not file.exists():
             continue
         film = pydicom.dcmread(path)
-        points = np.loadtxt(marks, skiprows=3, comments="}")
+        points = np.loadtxt(file, skiprows=3, comments="}")
         if row["side"] == "R":
             points[:, 0] = film.Columns * film.ImagerPixelSpacing[1] - points[:, 0]
         yield row, points, film

@@ -1,7 +1,7 @@
-"""X-ray attenuation of the phantom's bones: line integrals, from projected thickness.
+"""X-ray attenuation of the phantom's bones: line integrals from projected thickness.
 
 A bone is a solid of rounded cross-section inside its outline: a cortical shell around trabecular
-bone. The rays that graze the shell pass most cortex, so that the outlines are bright by themselves.
+bone. Rays that graze the shell pass the most cortex, so that outlines are bright.
 """
 
 import cv2
@@ -10,14 +10,14 @@ import numpy as np
 from knee_jax.landmarks import CONDYLES, PLATEAU
 from knee_jax.phantom.anatomy import Knee
 
-# Linear attenuation beyond that of the soft tissue which the bone displaces, per mm, near 60 keV.
+# Linear attenuation beyond that of the displaced soft tissue, per mm, near 60 keV.
 CORTICAL, TRABECULAR = 0.040, 0.0152
 HALF_WIDTH_MM, ABOVE_MM, BELOW_MM = 64.0, 250.0, 250.0
-"""Extent of the raster about the knee's origin."""
+"""Extent of the raster around the knee's origin."""
 _GRAIN_MM = 105.0
-"""Spongy bone reaches this far from the joint."""
+"""Extent of spongy bone from the joint."""
 _LINE_MM, _LINE_TOP = 0.75, 0.2
-"""Width (SD) of the inner lines, and the greatest attenuation of one."""
+"""Width (SD) of the inner lines, and the greatest attenuation of a line."""
 
 
 class Band:
@@ -34,52 +34,52 @@ class Band:
         self.x = (columns + 0.5) * np.float32(spacing) - np.float32(HALF_WIDTH_MM)
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
-        """Points in mm [n, 2] as cv2 wants them: pixel centres at integers, 4 fractional bits."""
+        """Return points in mm [n, 2] for cv2: pixel centres at integers, 4 fractional bits."""
         corner = (HALF_WIDTH_MM, ABOVE_MM - self.rows.start * self.spacing)
         return np.round(16 * ((points + corner) / self.spacing - 0.5)).astype(np.int32)
 
     def depth(self, outline: np.ndarray) -> np.ndarray:
-        """Distance in mm from the edge of a closed outline [n, 2] in mm, 0 outside of it."""
+        """Return the distance in mm from the edge of a closed outline [n, 2] in mm, 0 outside."""
         mask = np.zeros(self.shape, np.uint8)
         cv2.fillPoly(mask, [self.pixels(outline)], 1, shift=4)
-        # The mask's steps are smoothed out; half a pixel lies between centre and edge.
+        # The mask's steps are smoothed; half a pixel lies between centre and edge.
         distance = cv2.GaussianBlur(cv2.distanceTransform(mask, cv2.DIST_L2, 5), (5, 5), 0.8)
         return np.maximum(distance - np.float32(0.4), 0) * np.float32(self.spacing)
 
 
 def _chord(depth: np.ndarray, radius: float, half: float) -> np.ndarray:
-    """Half thickness in mm, `depth` mm from the edge: an elliptic edge of `radius`, then flat."""
+    """Return the half thickness `depth` mm from the edge: elliptic up to `radius`, then flat."""
     rest = 1 - np.minimum(depth * np.float32(1 / radius), 1)
     return np.float32(half) * cv2.sqrt(1 - rest * rest)
 
 
 def _bone(depth, radius: float, half: float, shell, grain) -> np.ndarray:
-    """Attenuation of a bone of the given depth map, edge radius, half thickness and cortex (mm)."""
+    """Return a bone's attenuation, given depth map, edge radius, half thickness, cortex (mm)."""
     outer = _chord(depth, radius, half)
     inner = _chord(np.maximum(depth - shell, 0), radius, half)
     return np.float32(2 * CORTICAL) * (outer - inner) + np.float32(2 * TRABECULAR) * inner * grain
 
 
 def attenuation(knee: Knee, spacing: float, rng: np.random.Generator) -> np.ndarray:
-    """Line integral of the bones' attenuation over that of soft tissue, [rows, columns] float32.
+    """Integrate the bones' attenuation over that of soft tissue, [rows, columns] float32.
 
     Args:
-        knee: in its own frame.
-        spacing: of the raster in mm; the knee's origin lies ABOVE_MM below and HALF_WIDTH_MM right
-            of the raster's corner.
-        rng: of the knee, for the grain of its spongy bone.
+        knee: knee in its own frame.
+        spacing: pixel size of the raster in mm; the knee's origin lies ABOVE_MM below and
+            HALF_WIDTH_MM right of the raster's corner.
+        rng: random numbers of the knee, for the grain of its spongy bone.
     """
     look = knee.character
-    whole = Band(spacing, -ABOVE_MM, BELOW_MM)
-    grain = np.ones(whole.shape, np.float32)
+    raster = Band(spacing, -ABOVE_MM, BELOW_MM)
+    grain = np.ones(raster.shape, np.float32)
     spongy = Band(spacing, -_GRAIN_MM, _GRAIN_MM)
     fade = np.clip((_GRAIN_MM - np.abs(spongy.y)) / 45, 0, 1)
     grain[spongy.rows] += 0.12 * np.float32(np.exp(0.2 * look[8])) * fade * _trabeculae(spongy, rng)
     # Cortex: half a millimetre about the joint, several in the shafts.
-    far = np.clip((np.abs(whole.y) / knee.width - 0.5) / 0.9, 0, 1)
+    far = np.clip((np.abs(raster.y) / knee.width - 0.5) / 0.9, 0, 1)
     shell = 0.45 + 4.2 * far
 
-    total = np.zeros(whole.shape, np.float32)
+    total = np.zeros(raster.shape, np.float32)
     # The patella lies behind the femur on a PA film, the head of the fibula behind the tibia.
     for outline, top, bottom, radius, half, window in (
         (knee.femur, -ABOVE_MM, 30, 15, 23, CONDYLES),
@@ -103,7 +103,7 @@ def attenuation(knee: Knee, spacing: float, rng: np.random.Generator) -> np.ndar
 
 
 def _prosthesis(band: Band, knee: Knee) -> np.ndarray:
-    """Metal of a total knee: a shield on the condyles, a tray with a stem in the tibia."""
+    """Draw the metal of a total knee: a shield on the condyles, a tray with a stem in the tibia."""
     w = knee.width
     shield = knee.landmarks[list(CONDYLES)] - [0, 2]
     outline = np.concatenate([shield, shield[::-1] * [0.96, 0.3] - [0, 24]])
@@ -116,9 +116,9 @@ def _prosthesis(band: Band, knee: Knee) -> np.ndarray:
 
 
 def _trabeculae(band: Band, rng: np.random.Generator) -> np.ndarray:
-    """Texture of spongy bone, of SD about 1: vertical and cross struts over slow patches."""
+    """Draw the texture of spongy bone, of SD about 1: vertical and cross struts over patches."""
     total = np.zeros(band.shape, np.float32)
-    # Cells of noise, wide and high in mm, blown up to the raster.
+    # Cells of noise, their width and height in mm, enlarged to the raster.
     for wide, high, weight in ((0.3, 2.4, 0.75), (1.4, 0.4, 0.5), (4, 4, 0.35), (11, 11, 0.55)):
         cells = [
             max(2, round(side * band.spacing / max(cell, band.spacing)))
@@ -130,7 +130,7 @@ def _trabeculae(band: Band, rng: np.random.Generator) -> np.ndarray:
 
 
 def _patella(knee: Knee) -> np.ndarray:
-    """Closed outline of the patella in mm."""
+    """Return the closed outline of the patella in mm."""
     centre, axes = knee.patella
     angle = np.linspace(0, 2 * np.pi, 90)
     a, b = knee.character[:2]
@@ -139,7 +139,7 @@ def _patella(knee: Knee) -> np.ndarray:
 
 
 def _fibula(knee: Knee) -> np.ndarray:
-    """Closed outline of the upper fibula in mm."""
+    """Return the closed outline of the upper fibula in mm."""
     (x, y), (a, b) = knee.fibula
     angle = np.linspace(np.pi, 2 * np.pi, 30)
     head = np.stack([x + a * np.cos(angle), y + b * np.sin(angle)], -1)
@@ -150,7 +150,7 @@ def _fibula(knee: Knee) -> np.ndarray:
 
 
 def _subchondral(band: Band, knee: Knee, depth: np.ndarray, window: range) -> np.ndarray:
-    """The bright plate under a joint surface, thicker (sclerosis) where the joint space is lost."""
+    """Draw the bright plate under a joint surface, thicker (sclerosis) with less joint space."""
     x = band.x / knee.width
     lateral = np.exp(-0.5 * ((x + 0.29) / 0.13) ** 2)
     medial = np.exp(-0.5 * ((x - 0.29) / 0.12) ** 2)
@@ -167,13 +167,13 @@ def _subchondral(band: Band, knee: Knee, depth: np.ndarray, window: range) -> np
 
 
 def _inner_lines(band: Band, knee: Knee) -> np.ndarray:
-    """Faint edges inside the silhouettes: far rims, notch walls, scars of the growth plates."""
-    w, look, marks = knee.width, knee.character, knee.landmarks
+    """Draw faint edges inside the silhouettes: far rims, notch walls, growth-plate scars."""
+    w, look, landmarks = knee.width, knee.character, knee.landmarks
     t = np.linspace(0, 1, 16)[:, None]
     lines = []
     # The front rim of each plateau projects a few mm below the back one.
     for first, last, sag in ((47, 54, 3 + look[2]), (56, 63, 3.5 + look[3])):
-        rim = marks[first : last + 1]
+        rim = landmarks[first : last + 1]
         lift = np.sin(np.linspace(0.15, np.pi - 0.15, len(rim)))[:, None]
         lines.append((0.17, rim + [0, max(sag, 1.0)] * lift))
     # Walls of the intercondylar notch go on above its roof, the spines' flanks below theirs.
@@ -184,11 +184,11 @@ def _inner_lines(band: Band, knee: Knee) -> np.ndarray:
         (57, -0.06, 0.13, 0.07),
     ):
         reach = [lean * w, length * w * np.exp(0.2 * look[5])]
-        lines.append((amount, marks[index] + t * reach + 0.02 * w * np.sin(3 * t) * [1, 0]))
+        lines.append((amount, landmarks[index] + t * reach + 0.02 * w * np.sin(3 * t) * [1, 0]))
     # Ridges inside the condyles' walls, and a part of the patella's rim.
     for index, inward, bend in ((10, 0.07, look[6]), (26, -0.10, look[7])):
         bow = 0.03 * w * np.sin(4 * t + bend) * [1, 0]
-        lines.append((0.11, marks[index] + t * [inward * w, -0.33 * w] + bow))
+        lines.append((0.11, landmarks[index] + t * [inward * w, -0.33 * w] + bow))
     lines.append((0.08, np.roll(_patella(knee), int(20 * look[4]), axis=0)[:40]))
     # Growth-plate scars.
     for level, a, b in ((-0.48, *look[4:6]), (0.20, *look[10:12])):

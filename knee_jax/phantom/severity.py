@@ -1,8 +1,8 @@
-"""How ill the phantom's knees are: a latent-severity model of a cohort, read by imperfect readers.
+"""The severity of the phantom's osteoarthritis: a latent model of a cohort, and its readers.
 
 Each feature of a knee (four osteophytes, two narrowings) has a continuous latent severity, built
 from a common severity and a varus-valgus tendency, shared in part between the two knees of a
-subject, and growing over the visits. Thresholds cut it into grades so that the *read* grades have
+subject, and growing over the visits. Thresholds turn it into grades so that the *read* grades have
 the marginals of Tiulpin & Saarakkala 2020, Table 1.
 """
 
@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING
+from knee_jax.targets.grades import GRADES, MISSING
 
 SIDES = ("R", "L")
 FEATURES = GRADES[1:]
@@ -24,15 +24,15 @@ OSTEOPHYTES = FEATURES[:4]
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
-    """A study's visits, and how ill its knees are.
+    """A study's visits, and the severity of its knees.
 
     Attributes:
-        schedule: months of the visits at which films were read.
+        schedule: months of the visits whose films were read.
         marginals: knees per grade, in the order of `GRADES`: the row of Table 1.
-        reference_visits: how many of the visits, from the first, have those marginals.
-        loadings: of the six features on (severity, varus).
-        stream: tells this cohort's random numbers from another's of the same seed.
-        decimals: whether readers tell grades that are nearly reached.
+        reference_visits: number of visits, from the first, that have those marginals.
+        loadings: loadings of the six features on (severity, varus).
+        stream: key that separates this cohort's random numbers from another's of the same seed.
+        decimals: whether readers mark grades that are nearly reached.
     """
 
     schedule: tuple[int, ...]
@@ -43,13 +43,13 @@ class Cohort:
     decimals: bool = False
 
     def rng(self, seed: int, number: int, *purpose: int) -> np.random.Generator:
-        """The random numbers of subject `number` for one purpose."""
+        """Return the random numbers of subject `number` for one purpose."""
         sequence = np.random.SeedSequence([seed, number, *purpose], spawn_key=self.stream)
         return np.random.default_rng(sequence)
 
     @property
     def normals(self) -> int:
-        """How many standard normals make a subject's latents."""
+        """Number of standard normals of a subject's latents."""
         return 2 + 3 * 8 + 12 + 12 * len(self.schedule)
 
 
@@ -98,25 +98,25 @@ MOST = Cohort(
 )
 """Multicenter Osteoarthritis Study, 11,743 knees: Tiulpin & Saarakkala 2020, Table 1."""
 
-# Share of the variance that the two knees of a subject have in common: factors, then features.
+# Shares of variance that the two knees of a subject have in common: factors, then features.
 _SHARED = np.array([0.8, 0.4] + 6 * [0.4])
-# The SD of a reading, in units of the latent's SD, and how much of it stays from visit to visit:
-# follow-up films are read beside the earlier ones.
+# SD of a reading, in units of the latent's SD, and the part of its variance that persists over the
+# visits: follow-up films are read beside the earlier ones.
 _READER_SD, _READER_PERSISTENCE = 0.25, 0.8
 
-# Shares of follow-up visits without a film, of films that nobody read, of knees of which the film
-# or the reading is bad or lost, and of pairs with KL 0-1 whose other features nobody scored.
+# Shares of follow-up visits without a film, of unread films, of knees with a bad film, of knees
+# with a lost reading, and of pairs with KL 0-1 whose other features were not scored.
 _ABSENT, _UNREAD, _TECHNICAL, _LOST, _UNSCORED = 0.06, 0.08, 0.01, 0.01, 0.12
 
-# How near the next grade, in units of the latent's SD, a reading is that readers call nearly it.
+# Distance from the next grade, in units of the latent's SD, that readers call nearly reached.
 _NEARLY = 0.12
 
 
 def _latents(cohort: Cohort, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Latent severities as they are and as read, both [subject, visit, side, feature].
+    """Compute the latent severities, true and as read, both [subject, visit, side, feature].
 
     Args:
-        cohort: whose visits they are.
+        cohort: cohort with the visits.
         normals: independent standard normals, [subject, cohort.normals].
     """
     count = len(normals)
@@ -143,7 +143,7 @@ def _latents(cohort: Cohort, normals: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @functools.cache
 def thresholds(cohort: Cohort) -> tuple[np.ndarray, tuple[float, float]]:
-    """Cuts of the latents that give the cohort's marginals, from many subjects of it.
+    """Compute the cuts of the latents that give the cohort's marginals, from many subjects.
 
     Returns:
         cuts [6 features, 3] between grades 0|1, 1|2, 2|3, and the band of possible osteophytes
@@ -163,13 +163,13 @@ def thresholds(cohort: Cohort) -> tuple[np.ndarray, tuple[float, float]]:
 
 
 def _largest_osteophyte(latent: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """How far the largest osteophyte is beyond its first cut, [...]; infinite from grade 2 on."""
+    """Return the distance of the largest osteophyte beyond its first cut; infinite from grade 2."""
     beyond = np.max(latent[..., :4] - cuts[:4, 0], axis=-1)
     return np.where(np.any(latent[..., :4] >= cuts[:4, 1], axis=-1), np.inf, beyond)
 
 
 def grade(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
-    """Grades [..., 7] in the order of `GRADES`, from latents [..., 6 features].
+    """Grade latents [..., 6 features]: [..., 7] in the order of `GRADES`.
 
     KL follows from the other six (Kellgren & Lawrence 1957, in OAI's use): 4 and 3 when the worst
     narrowing is 3 and 2; else 2 with a definite osteophyte; 1 with a possible one or narrowing 1.
@@ -187,11 +187,11 @@ def grade(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
 
 
 def nearly(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
-    """Whether KL 2, and the next narrowing lateral and medial, is nearly reached, [..., 3].
+    """Return whether KL 2, and the next narrowing lateral and medial, is nearly reached, [..., 3].
 
     Args:
-        cohort: whose thresholds count.
-        latent: as read, [..., 6 features].
+        cohort: cohort with the thresholds.
+        latent: latents as read, [..., 6 features].
     """
     cuts, (_, high) = thresholds(cohort)
     missing_kl = high - _largest_osteophyte(latent, cuts)
@@ -202,7 +202,7 @@ def nearly(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
 
 
 def spur_mm(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
-    """Lengths in mm of the four osteophytes, [..., 4], from latents [..., 6 features].
+    """Return the lengths of the four osteophytes in mm, [..., 4], from latents [..., 6 features].
 
     In the OARSI atlas (Altman & Gold 2007) grades 1, 2, 3 are about 2, 4, 7 mm on the film.
     """
@@ -215,7 +215,7 @@ def spur_mm(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
 
 
 def lost_space(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
-    """Fraction 0..1 of the joint space lost, lateral and medial [..., 2], from [..., 6] latents."""
+    """Return the fraction 0..1 of joint space lost, lateral and medial [..., 2], from latents."""
     lost = (0.0, 0.2, 0.45, 0.78, 0.98)
     cuts = thresholds(cohort)[0][4:]
     cells = [
@@ -228,17 +228,17 @@ def lost_space(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
 def _codes(
     cohort: Cohort, latent: np.ndarray, read: np.ndarray, chance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Why a knee is not read, and whether it is filmed at all: [subject, visit, side] each.
+    """Draw the codes of unread knees, and whether knees are filmed: [subject, visit, side] each.
 
     Args:
-        cohort: whose visits they are.
+        cohort: cohort with the visits.
         latent: [subject, visit, side, 6 features].
         read: grades [subject, visit, side, 7].
         chance: uniform draws, [subject, visit, side, 5].
     """
     shape = read.shape[:3]
     later = (np.array(cohort.schedule) > 0)[:, None]
-    # A knee is replaced once its narrowing is far beyond grade 3: how far, is each knee's own.
+    # A knee is replaced once its narrowing is beyond grade 3 by an amount of its own.
     worst = np.max(latent[..., 4:] - thresholds(cohort)[0][4:, 2], axis=-1)
     replaced = later & (worst > 0.4 + 1.2 * np.abs(norm.ppf(chance[:, :1, :, 0])))
     # Both knees are on one film, and are read together.
@@ -252,14 +252,14 @@ def _codes(
 
 
 def describe(cohort: Cohort, seed: int, numbers: Iterable[int]) -> pd.DataFrame:
-    """Who the subjects are: `age` in whole years and `bmi` in kg/m², NaN of one in 200.
+    """Draw the subjects' `age` in whole years and `bmi` in kg/m², NaN for one in 200.
 
-    How ill the knees are depends on neither.
+    The severity of their knees depends on neither.
 
     Args:
-        cohort: whose random numbers they are.
-        seed: of the cohort.
-        numbers: of the subjects.
+        cohort: cohort with the random numbers.
+        seed: random seed of the cohort.
+        numbers: numbers of the subjects.
     """
     draws = np.array([cohort.rng(seed, number, 10).standard_normal(2) for number in numbers])
     # About as in both studies.
@@ -272,10 +272,10 @@ def describe(cohort: Cohort, seed: int, numbers: Iterable[int]) -> pd.DataFrame:
 
 
 def replacements(knees: pd.DataFrame) -> dict[str, pd.Series]:
-    """Side → the first visit (months) at which a joint was seen replaced, by subject.
+    """Return by side the first visit (months) at which each subject's joint was seen replaced.
 
     Args:
-        knees: of `simulate`, with the column `subject`.
+        knees: table of `simulate`, with the column `subject`.
     """
     seen = knees[knees["code"] == "P"]
     return {side: seen[seen["side"] == side].groupby("subject")["visit"].min() for side in SIDES}
@@ -288,22 +288,22 @@ def simulate(
     seed: int = 0,
     cohort: Cohort = OAI,
 ) -> pd.DataFrame:
-    """The cohort's knees, one row per subject, visit and side for which a film exists.
+    """Simulate a cohort: one row per subject, visit and side for which a film exists.
 
     A subject is the same whatever the number of subjects and visits.
 
     Args:
-        num_subjects: how many subjects, > 0.
-        visits: months, of the cohort's schedule; None: all of it.
-        seed: of the cohort.
-        cohort: whose marginals the grades have.
+        num_subjects: number of subjects, > 0.
+        visits: months of the cohort's schedule; None: all of them.
+        seed: random seed of the cohort.
+        cohort: cohort whose marginals the grades have.
 
     Returns:
-        Columns `number` (of the subject, from 0), `visit` (months), `side` (R or L), `pace` (how
-        fast the knee worsens, a standard normal; no film shows it), `true_<grade>`, `read_<grade>`
-        (-1 where not read), `code` (why not: P prosthesis, T technical, A not expected, M missing,
-        U no row in any table, or empty), `spur_<feature>` (mm), `lost_<feature>` (fraction of the
-        joint space). If the cohort has decimals also `nearly_kl`, `nearly_jsl`, `nearly_jsm`
+        Columns `number` (of the subject, from 0), `visit` (months), `side` (R or L), `pace` (of
+        worsening, a standard normal that is invisible on films), `true_<grade>`, `read_<grade>` (-1
+        where not read), `code` (reason for that: P prosthesis, T technical, A not expected, M
+        missing, U no row in any table; or empty), `spur_<feature>` (mm), `lost_<feature>` (fraction
+        of the joint space). If the cohort has decimals also `nearly_kl`, `nearly_jsl`, `nearly_jsm`
         (`nearly`).
 
     Raises:

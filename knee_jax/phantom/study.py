@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from knee_jax.errors import UserError
 from knee_jax.phantom import dicom, film, most, oai, severity
-from knee_jax.phantom.anatomy import WIDTH_MM, WIDTH_SD, Knee, make_knee
+from knee_jax.phantom.anatomy import WIDTH_MM, WIDTH_SD, Knee, make_knee, medial_joint_space
 from knee_jax.phantom.layout import Film, Layout
 
 STUDIES = {"oai": oai.LAYOUT, "most": most.LAYOUT}
@@ -21,7 +22,7 @@ _LANDMARK_ERROR_MM = 0.25
 
 
 def layout(study: str) -> Layout:
-    """Finds a layout by its name.
+    """Return the layout of a study.
 
     Raises:
         UserError: there is no such layout.
@@ -43,25 +44,27 @@ def write_study(
     study: str = "oai",
     release: str | None = None,
 ) -> pd.DataFrame:
-    """Writes the films, landmarks and tables of a cohort, as the study's module lays them out.
+    """Write the films, landmarks and tables of a cohort in the layout of a study.
 
     Beside a film, `<film>.pts` and `<film>_f.pts` hold the landmarks of the left knee, and of the
     right one on the mirrored film, in mm from the film's corner.
 
     Args:
-        root: folder, made if need be.
-        num_subjects: of the cohort.
-        visits: months, of the cohort's schedule; None: those that the layout shows.
-        seed: every file is a function of it and of the other arguments, but not of `workers`.
-        rows: of a film. Its field of view stays, so fewer rows make coarser pixels.
-        workers: processes.
-        progress: show a bar.
+        root: folder of the study, created if missing.
+        num_subjects: number of subjects.
+        visits: months of the cohort's schedule; None: the layout's default.
+        seed: random seed; every file is a function of it and of the other arguments, but not of
+            `workers`.
+        rows: height of a film in pixels; its field of view is fixed, so fewer make coarser pixels.
+        workers: number of processes.
+        progress: whether to show a progress bar.
         study: name of the layout, 'oai' or 'most'.
-        release: shape of the tables, one of the layout's; None: the first.
+        release: form of the tables, one of the layout's; None: the first.
 
     Returns:
-        What the tree does not tell: `severity.simulate`'s table with `subject`, `site`, `barcode`,
-        `source` (the film's path under `root`).
+        The truth about the knees: `severity.simulate`'s table with `subject`, `site`, `barcode`,
+        `source` (the film's path under `root`), `jsw_medial` (minimum medial joint space width on
+        that film in mm, NaN where the joint has been replaced).
 
     Raises:
         UserError: there are no subjects, no such study or release of it, or a visit is not of its
@@ -85,14 +88,17 @@ def write_study(
     knees["barcode"] = np.repeat([f.barcode for f in read], 2)
     knees["source"] = np.repeat([f.path.relative_to(root).as_posix() for f in read], 2)
     films = [each for of_visit in views for each in of_visit]
-    shape.write_tables(root, knees, films, seed, release)
+    widths = {}
     with tqdm(total=len(films), desc="phantom films", unit="film", disable=not progress) as bar:
-        for _ in _each(films, workers):
+        for each, of_film in zip(films, _make_all(films, workers)):
+            widths[each.path] = of_film
             bar.update()
+    knees["jsw_medial"] = np.concatenate([widths[each.path] for each in read])
+    shape.write_tables(root, knees, films, seed, release)
     return knees
 
 
-def _each(films: list[Film], workers: int) -> Iterator[None]:
+def _make_all(films: list[Film], workers: int) -> Iterator[list[float]]:
     if workers <= 1:
         yield from map(_make, films)
         return
@@ -104,8 +110,8 @@ def _each(films: list[Film], workers: int) -> Iterator[None]:
         yield from pool.map(_make, films, chunksize=4)
 
 
-def _make(spec: Film) -> None:
-    """Makes one film and its landmark files."""
+def _make(spec: Film) -> list[float]:
+    """Make one film and its landmark files; return the knees' medial joint space widths in mm."""
     machine = spec.machine
     person = spec.cohort.rng(spec.seed, spec.number, 2)
     width = person_width(person)
@@ -139,27 +145,28 @@ def _make(spec: Film) -> None:
     )
     dicom.write_film(spec.path, shown, header)
     for side, (knee, row) in enumerate(zip(knees, spec.knees)):
-        if row["code"] == "P" or not spec.marked:
-            continue  # Nobody places bone landmarks on a prosthesis.
+        if row["code"] == "P" or not spec.has_landmarks:
+            continue  # A prosthesis has no bone landmarks.
         error = rng.normal(0, _LANDMARK_ERROR_MM, knee.landmarks.shape)
-        marks = geometry.on_film(side, knee.landmarks + error)
+        points = geometry.on_film(side, knee.landmarks + error)
         if side == 0:
-            marks[:, 0] = geometry.columns * geometry.spacing - marks[:, 0]
+            points[:, 0] = geometry.columns * geometry.spacing - points[:, 0]
         suffix = ("_f.pts", ".pts")[side]
-        write_points(spec.path.with_name(spec.path.name + suffix), marks)
+        write_points(spec.path.with_name(spec.path.name + suffix), points)
+    return [math.nan if knee.replaced else medial_joint_space(knee) for knee in knees]
 
 
 def person_width(person: np.random.Generator) -> float:
-    """Width of a subject's tibial plateaus in mm."""
+    """Draw the width of a subject's tibial plateaus in mm."""
     return float(np.clip(WIDTH_MM + WIDTH_SD * person.standard_normal(), 63, 98))
 
 
 def draw_knee(width: float, look: np.random.Generator, row: dict, flexion: float) -> Knee:
-    """The bones of one knee.
+    """Draw the bones of one knee.
 
     Args:
-        width: of the subject's plateaus, of `person_width`.
-        look: of the subject and side.
+        width: width of the subject's plateaus, see `person_width`.
+        look: random numbers of the subject and side.
         row: the knee's row of `severity.simulate`.
         flexion: see `make_knee`.
     """
@@ -170,12 +177,12 @@ def draw_knee(width: float, look: np.random.Generator, row: dict, flexion: float
 
 
 def write_points(path: Path, points: np.ndarray) -> None:
-    """Writes landmarks [n, 2] in mm as a BoneFinder `.pts` file."""
+    """Write landmarks [n, 2] in mm as a BoneFinder `.pts` file."""
     lines = [f"{x:.6f} {y:.6f}" for x, y in points]
     text = "\n".join(["version: 1", f"n_points:  {len(points)}", "{", *lines, "}"])
     path.write_text(text + "\n")
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Reads what `write_points` has written."""
+    """Read landmarks written by `write_points`."""
     return np.array([line.split() for line in path.read_text().splitlines()[3:-1]], float)

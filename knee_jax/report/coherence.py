@@ -5,29 +5,33 @@ The two figures are supplementary Figs. 1 and 2 of Zheng et al. 2021.
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from knee_jax.grades import GRADES
 from knee_jax.report import figures
 from knee_jax.report.examples import Example
 from knee_jax.report.sections import Drawing, Section
 from knee_jax.report.tables import Table
+from knee_jax.targets.grades import GRADES
+from knee_jax.tasks.coherence_loss import incoherence
 
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.5)
 """Of the supplementary Table 1."""
 
 
 def mapping(density: np.ndarray, temperature: float) -> np.ndarray:
-    """The incoherence loss of log-densities (eq. 4), float64."""
-    return np.logaddexp(0.0, -temperature * np.asarray(density, np.float64)) / temperature
+    """Return the incoherence loss of log-densities [n] (eq. 4), float32 [n]."""
+    return np.asarray(incoherence(jnp.asarray(density, jnp.float32), temperature))
 
 
 def mapping_gradient(density: np.ndarray, temperature: float) -> np.ndarray:
-    """The derivative of `mapping` by the log-density, -1 to 0, float64."""
-    return 0.5 * (np.tanh(0.5 * temperature * np.asarray(density, np.float64)) - 1.0)
+    """Return the derivative of `mapping` by the log-density, -1 to 0, float32 [n]."""
+    slope = jax.vmap(jax.grad(incoherence), (0, None))
+    return np.asarray(slope(jnp.asarray(density, jnp.float32), temperature))
 
 
 def mapping_figure(temperatures: Sequence[float] = TEMPERATURES) -> Figure:
@@ -56,7 +60,7 @@ def suspects_section(listing: pd.DataFrame, shown: Sequence[Example], number: in
     """The knees of a cohort whose grades fit together least: candidates to be read again.
 
     Args:
-        listing: of `knee_jax.coherence.list_suspects`.
+        listing: Table of `knee_jax.metrics.grade_coherence.list_suspects`.
         shown: the first of its knees, with their pixels.
         number: how many of them the table has.
     """

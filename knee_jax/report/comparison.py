@@ -14,12 +14,11 @@ from knee_jax.report.sections import Section
 from knee_jax.report.tables import (
     ABBREVIATIONS,
     METRIC_TITLES,
-    SHORT_TITLES,
     Table,
     format_deviation,
     format_interval,
     format_value,
-    target_title,
+    short_title,
 )
 from knee_jax.report.templates import template
 
@@ -35,7 +34,7 @@ def compare(paper: PaperTable, results: Results) -> pd.DataFrame:
 
     Args:
         paper: the table.
-        results: of the runs; rows without a result are kept.
+        results: Results of the runs; rows without a result are kept.
 
     Returns:
         The columns of `papers.COLUMNS` (`value, low, high, std` as `paper, paper_low, paper_high,
@@ -80,7 +79,7 @@ def comparison_tables(frame: pd.DataFrame) -> list[Table]:
             by_target = {cell["target"]: cell for cell in of_row.to_dict("records")}
             texts = (_cell(by_target[t]) if t in by_target else "" for t in targets)
             rows.append((str(name), *texts))
-        header = ("", *(SHORT_TITLES.get(target, target_title(target)) for target in targets))
+        header = ("", *map(short_title, targets))
         title = f"{METRIC_TITLES[str(metric)]}: paper | ours"
         tables.append(Table(title, header, tuple(rows)))
     return tables
@@ -92,7 +91,7 @@ def comparison_section(
     """The part of a run's report that has the paper's tables beside the run's numbers.
 
     Args:
-        names: of tables, as in `oarsi/2`.
+        names: Names of tables, as in `oarsi/2`.
         results: what the run has.
         remarks: what the numbers are of.
     """
@@ -110,12 +109,12 @@ def comparison_section(
 def write_comparison(
     path: Path, paper: PaperTable, frame: pd.DataFrame, remarks: Sequence[str]
 ) -> str:
-    """Writes the table as `.txt`, `.csv` (one number a row) and `.html`.
+    """Write the table as `.txt`, `.csv` (one number a row) and `.html`.
 
     Args:
-        path: of the files, without suffix.
+        path: Path of the files, without suffix.
         paper: the table.
-        frame: of `compare`.
+        frame: Table of `compare`.
         remarks: what the numbers are of.
 
     Returns:

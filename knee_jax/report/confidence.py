@@ -7,17 +7,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from knee_jax.grades import MISSING, NUM_CLASSES, class_name
+from knee_jax import targets
 from knee_jax.metrics.calibration import (
     Reliability,
     brier,
     expected_calibration_error,
     reliability,
 )
-from knee_jax.metrics.predictions import probability_columns
 from knee_jax.report import figures
 from knee_jax.report.sections import Drawing, Section
-from knee_jax.report.tables import target_title
+from knee_jax.targets.kinds import Classes
 
 Array = np.ndarray
 
@@ -49,7 +48,7 @@ def reliability_figure(diagrams: Mapping[str, tuple[Reliability, str]]) -> Figur
         return figure
 
 
-def curves_figure(table: pd.DataFrame, target: str) -> Figure:
+def curves_figure(table: pd.DataFrame, target: Classes) -> Figure:
     """Probability of the second class, the knees of each true class in descending order.
 
     Wang et al., Fig. 5. Both curves span the width, however many knees a class has.
@@ -62,13 +61,13 @@ def curves_figure(table: pd.DataFrame, target: str) -> Figure:
         figure, (axes,), _ = figures.make_panels(1, 1, (5.6, 3.9))
         axes.axhline(0.5, color="#999999", lw=1, ls=":")
         for value, colour in enumerate((figures.BLUE, figures.ORANGE)):
-            knees = table[table[target] == value].sort_values(
-                f"{target}_p1", ascending=False, kind="stable"
+            knees = table[table[target.name] == value].sort_values(
+                target.output_columns()[1], ascending=False, kind="stable"
             )
             place = 100 * (np.arange(len(knees)) + 0.5) / max(1, len(knees))
-            probability = knees[f"{target}_p1"].to_numpy()
-            wrong = (knees[f"{target}_pred"] != value).to_numpy()
-            label = f"{class_name(target, value)}: {len(knees):,} knees, {wrong.sum():,} wrong"
+            probability = knees[target.output_columns()[1]].to_numpy()
+            wrong = (knees[f"{target.name}_pred"] != value).to_numpy()
+            label = f"{target.class_label(value)}: {len(knees):,} knees, {wrong.sum():,} wrong"
             axes.plot(place, probability, color=colour, label=label)
             axes.plot(
                 *(place[wrong], probability[wrong]),
@@ -80,9 +79,9 @@ def curves_figure(table: pd.DataFrame, target: str) -> Figure:
             )
         axes.plot([], [], "x", color=figures.BLACK, ms=4.5, mew=1.1, label="predicted wrongly")
         axes.set(
-            title=target_title(target),
+            title=target.title,
             xlabel="Knees of each true class (%), by descending probability",
-            ylabel=f"Probability of {class_name(target, 1)}",
+            ylabel=f"Probability of {target.class_label(1)}",
             xlim=(0, 100),
             ylim=(-0.02, 1.02),
         )
@@ -96,7 +95,7 @@ def confidence_section(table: pd.DataFrame) -> Section:
     Args:
         table: a predictions table.
     """
-    targets = figures.labelled_grades(table)
+    shown = targets.of_kind(figures.labelled_targets(table), Classes)
     notes = [
         "The confidence of a prediction is the probability of the predicted class. Where it can be "
         "believed, the share of knees that are right (blue) follows the dotted line: above it the "
@@ -107,28 +106,28 @@ def confidence_section(table: pd.DataFrame) -> Section:
         "than two.",
     ]
     drawings = []
-    diagrams = {target_title(target): _diagram(table, target) for target in targets}
+    diagrams = {target.title: _diagram(table, target) for target in shown}
     if diagrams:
         drawings.append(
             Drawing("reliability", "Reliability diagrams", reliability_figure(diagrams))
         )
-    for target in targets:
-        if NUM_CLASSES[target] == 2:
-            known = table[table[target] != MISSING]
-            alt = f"Sorted probabilities, {target_title(target)}"
-            drawings.append(Drawing(f"confidence_{target}", alt, curves_figure(known, target)))
+    for target in shown:
+        if "sorted_confidence" in target.figures:
+            known = table[target.is_known(table[target.name])]
+            alt = f"Sorted probabilities, {target.title}"
+            drawings.append(Drawing(f"confidence_{target.name}", alt, curves_figure(known, target)))
             notes.append(
-                f"{target_title(target)}: the knees of each true class by descending probability; "
+                f"{target.title}: the knees of each true class by descending probability; "
                 "a cross is a knee that was predicted wrongly (Wang et al., Fig. 5)."
             )
     return Section("Confidence", notes, (), drawings)
 
 
-def _diagram(table: pd.DataFrame, target: str) -> tuple[Reliability, str]:
-    known = table[table[target] != MISSING]
-    probabilities = known[probability_columns(target)].to_numpy(np.float64)
-    truth = known[target].to_numpy(np.int64)
-    right = truth == known[f"{target}_pred"].to_numpy(np.int64)
+def _diagram(table: pd.DataFrame, target: Classes) -> tuple[Reliability, str]:
+    known = table[target.is_known(table[target.name])]
+    probabilities = known[target.output_columns()].to_numpy(np.float64)
+    truth = known[target.name].to_numpy(np.int64)
+    right = truth == known[f"{target.name}_pred"].to_numpy(np.int64)
     confidence = probabilities.max(1)
     error, score = expected_calibration_error(confidence, right), brier(probabilities, truth)
     return reliability(confidence, right), f"ECE {error:.3f}, Brier {score:.3f}"

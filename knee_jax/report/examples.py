@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from knee_jax.grades import MISSING
+from knee_jax import targets
+from knee_jax.targets.kinds import Target
 
 Array = np.ndarray
 
@@ -17,60 +18,65 @@ class Example:
 
     Attributes:
         image: uint8 [H, W], oriented as a right knee (lateral at the left); or a sagittal slice.
-        truth: {grade: true grade, -1 where nobody read it}, at least the grades of `prediction`.
-        prediction: {grade: predicted grade}.
+        truth: Target → label, missing where it has none; at least the targets of `prediction`.
+        prediction: Target → predicted class or value.
         caption: one line that says which knee it is.
         keypoints: float [74, 2], x and y in pixels of `image` with half-pixel centres, or None.
         modality: 'film', or 'volume', of which a slice is shown.
     """
 
     image: Array
-    truth: Mapping[str, int]
-    prediction: Mapping[str, int]
+    truth: Mapping[str, float]
+    prediction: Mapping[str, float]
     caption: str = ""
     keypoints: Array | None = None
     modality: str = "film"
 
     @property
     def sides(self) -> tuple[str, str]:
-        """What lies at the left and at the right of the image."""
+        """Name what lies at the left and at the right of the image."""
         return ("lateral", "medial") if self.modality == "film" else ("anterior", "posterior")
 
     @property
-    def grade(self) -> str:
-        """By which grade the prediction counts as correct: KL where it was predicted."""
-        return "kl" if "kl" in self.prediction else next(iter(self.prediction))
+    def target(self) -> Target:
+        """The target by which the prediction counts as correct: KL where it was predicted."""
+        return targets.get("kl" if "kl" in self.prediction else next(iter(self.prediction)))
 
     @property
     def group(self) -> str:
-        """'correct', 'wrong' or 'unread', by `grade`."""
-        if self.truth[self.grade] == MISSING:
+        """'correct', 'wrong' or 'unread', by `target`."""
+        truth, prediction = (each[self.target.name] for each in (self.truth, self.prediction))
+        if not self.target.is_known(truth):
             return "unread"
-        return "correct" if self.truth[self.grade] == self.prediction[self.grade] else "wrong"
+        return "correct" if self.target.agrees(truth, prediction) else "wrong"
 
 
 def choose_examples(
-    table: pd.DataFrame, grade: str = "kl", num_each: int = 4, seed: int = 0
+    table: pd.DataFrame, name: str = "kl", num_each: int = 4, seed: int = 0
 ) -> list[int]:
-    """Chooses knees at random: correct predictions, then wrong ones, over all true grades.
+    """Choose knees at random: correct predictions, then wrong ones, over all true grades.
 
     Args:
-        table: a predictions table with the grade.
-        grade: by which grade a prediction counts as correct or wrong.
-        num_each: at most so many correct and so many wrong ones.
-        seed: of the choice.
+        table: Predictions table with the target.
+        name: Target by which a prediction counts as correct or wrong.
+        num_each: Most correct, and most wrong, ones.
+        seed: Seed of the choice.
 
     Returns:
-        Positions of rows of the table; within each group in the order of the true grade.
+        Positions of rows of the table; within each group in the order of the label.
     """
-    truth = table[grade].to_numpy(np.int64)
-    correct = truth == table[f"{grade}_pred"].to_numpy(np.int64)
+    target = targets.get(name)
+    truth = table[name].to_numpy(np.float64)
+    known = target.is_known(truth)
+    correct = target.agrees(truth, table[f"{name}_pred"].to_numpy(np.float64))
+    # Of each class; of a continuous label each of its whole numbers.
+    group_of = np.where(known, np.floor(truth), np.nan)
     rng = np.random.default_rng(seed)
     chosen = []
     for group in (correct, ~correct):
-        rows = rng.permutation(np.flatnonzero(group & (truth != MISSING)))
+        rows = rng.permutation(np.flatnonzero(group & known))
         # One of each true grade, then a second of each, until there are enough.
-        turn = pd.Series(truth[rows]).groupby(truth[rows]).cumcount().to_numpy()
+        turn = pd.Series(rows).groupby(group_of[rows]).cumcount().to_numpy()
         picked = rows[np.argsort(turn, kind="stable")][:num_each]
         chosen += picked[np.argsort(truth[picked], kind="stable")].tolist()
     return chosen

@@ -15,12 +15,13 @@ from matplotlib.patches import Rectangle
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from knee_jax.explain import MOST_KNEES, Explanation, SliceMaps
-from knee_jax.grades import NUM_CLASSES, class_name
+from knee_jax import targets
+from knee_jax.evaluation.explain import MOST_KNEES, Explanation, SliceMaps
 from knee_jax.models.patches import first_row
 from knee_jax.report import figures
 from knee_jax.report.sections import Drawing, Section
 from knee_jax.report.tables import target_title
+from knee_jax.targets.kinds import Classes
 
 Array = np.ndarray
 
@@ -59,33 +60,39 @@ def t_sne(features: Array) -> Array:
 
 
 def features_figure(places: Array, table: pd.DataFrame, target: str) -> Figure:
-    """Knees on a plane, coloured by true class; those predicted wrongly are hollow.
+    """Draw knees on a plane, coloured by label; those predicted wrongly are hollow.
 
     Args:
         places: [n, 2].
         table: a predictions table of these knees.
-        target: which of its classes, at most as many as `COLOURS`.
+        target: Name of a target of the table; of classes at most as many as `COLOURS`.
     """
+    kind = targets.get(target)
     truth, predicted = (table[c].to_numpy() for c in (target, f"{target}_pred"))
     with matplotlib.rc_context(figures.STYLE):
         width, height = np.ptp(places, axis=0)
         tall = np.clip(4.6 * height / max(width, 1e-9), 2.4, 6.0)
         figure, (axes,), _ = figures.make_panels(1, 1, (6.8, tall + 0.4))
         size = 34 if len(table) < 500 else 16
-        for value, colour in zip(range(NUM_CLASSES[target]), figures.COLOURS):
-            for right, face in ((True, colour), (False, "none")):
-                chosen = (truth == value) & ((predicted == truth) == right)
-                x, y = places[chosen].T
-                axes.scatter(x, y, s=size, facecolors=face, edgecolors=colour, linewidths=1.1)
-            label = f"{class_name(target, value)} ({(truth == value).sum():,})"
-            axes.scatter([], [], s=34, color=colour, label=label)
-        axes.scatter(
-            [], [], s=34, facecolors="none", edgecolors="#444444", label="predicted wrongly"
-        )
+        if isinstance(kind, Classes):
+            for value, colour in zip(range(kind.num_outputs), figures.COLOURS):
+                for right, face in ((True, colour), (False, "none")):
+                    chosen = (truth == value) & ((predicted == truth) == right)
+                    x, y = places[chosen].T
+                    axes.scatter(x, y, s=size, facecolors=face, edgecolors=colour, linewidths=1.1)
+                label = f"{kind.class_label(value)} ({(truth == value).sum():,})"
+                axes.scatter([], [], s=34, color=colour, label=label)
+            axes.scatter(
+                [], [], s=34, facecolors="none", edgecolors="#444444", label="predicted wrongly"
+            )
+        else:
+            points = axes.scatter(places[:, 0], places[:, 1], s=size, c=truth, cmap="cividis")
+            figure.colorbar(points, ax=axes, label=kind.title)
         axes.set(title=f"t-SNE of the features, by {target_title(target)}", xticks=[], yticks=[])
         axes.set_aspect("equal", "datalim")
         axes.spines[:].set_visible(True)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+        if isinstance(kind, Classes):
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
         return figure
 
 
@@ -116,7 +123,7 @@ def heat_figure(image: Array, heat: Array, patch: int = 0) -> Figure:
 
 
 def slices_figure(slices: Mapping[str, SliceMaps], knee: int, attended: bool) -> Figure:
-    """How much each slice of a volume counts, and beside it those that count most, with heat.
+    """Draw how much each slice of a volume counts, beside those that count most, with heat.
 
     Args:
         slices: view → of several knees.
@@ -185,7 +192,7 @@ def features_section(table: pd.DataFrame, explanation: Explanation) -> Section:
 
 
 def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
-    """Where the network looked: Grad-CAM of a few telling knees (Wang et al., Fig. 4).
+    """Show where the network looked: Grad-CAM of a few telling knees (Wang et al., Fig. 4).
 
     Args:
         table: the predictions table that was explained.
@@ -222,7 +229,7 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
 
 
 def slices_section(table: pd.DataFrame, explanation: Explanation) -> Section:
-    """Which slices of volumes the network looked at, and where in them, of a few telling knees.
+    """Show which slices of volumes the network looked at, and where in them, for a few knees.
 
     Args:
         table: the predictions table that was explained.
@@ -273,16 +280,18 @@ _HEAT_NOTE = (
 
 
 def _verdict(row: Mapping[Hashable, Any], target: str) -> str:
-    """What was read of a knee, and what was predicted."""
-    read, predicted = row[target], row[f"{target}_pred"]
-    return (
-        f"read {class_name(target, read)}, predicted {class_name(target, predicted)} with "
-        f"probability {row[f'{target}_p{predicted}']:.2f}"
-    )
+    """Say what was read of a knee, and what was predicted."""
+    kind, read, predicted = targets.get(target), row[target], row[f"{target}_pred"]
+    if isinstance(kind, Classes):
+        return (
+            f"read {kind.class_label(read)}, predicted {kind.class_label(predicted)} with "
+            f"probability {row[f'{target}_p{predicted}']:.2f}"
+        )
+    return f"label {kind.format(read)}, predicted {kind.format(predicted)}"
 
 
 def _caption(row: Mapping[Hashable, Any], target: str, words: str) -> str:
-    right = row[target] == row[f"{target}_pred"]
+    right = targets.get(target).agrees(row[target], row[f"{target}_pred"])
     knee = f"{row['subject']} {row['side']}, month {row['visit']}"
     return f"{'Right' if right else 'Wrong'}: {words}. {knee}"
 

@@ -18,13 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from knee_jax.grades import MISSING, NUM_CLASSES, OWN
+from knee_jax import targets
 from knee_jax.landmarks import FEMUR, TIBIA
 from knee_jax.metrics import agreement, discrimination
-from knee_jax.metrics.predictions import grades_in
-from knee_jax.metrics.summary import Summary, task_samples
+from knee_jax.metrics.predictions import targets_in
+from knee_jax.metrics.scoring import LIMITS, dichotomy_samples
+from knee_jax.metrics.summary import Summary
 from knee_jax.report.examples import Example
-from knee_jax.report.tables import METRIC_TITLES, class_titles, format_estimate, target_title
+from knee_jax.report.tables import METRIC_TITLES, format_estimate
+from knee_jax.targets.kinds import Classes, Continuous, Dichotomy
 
 Array = np.ndarray
 
@@ -64,12 +66,12 @@ _DPI = 150
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG; the same figure gives the same bytes."""
+    """Write a figure as PNG; the same figure gives the same bytes."""
     with matplotlib.rc_context(STYLE):
         figure.savefig(path, dpi=_DPI, facecolor="white")
 
 
-def confusion_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
+def confusion_figure(table: pd.DataFrame, grades: Sequence[Classes]) -> Figure:
     """Confusion matrices of the named grades: percent of each true grade, and counts.
 
     Args:
@@ -84,28 +86,28 @@ def confusion_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
         return figure
 
 
-def curves_figure(table: pd.DataFrame, tasks: Sequence[str], summary: Summary) -> Figure:
-    """ROC and precision-recall curves of two-class tasks, with the areas and their intervals.
+def curves_figure(table: pd.DataFrame, tasks: Sequence[Dichotomy], summary: Summary) -> Figure:
+    """Draw ROC and precision-recall curves of dichotomies, with the areas and their intervals.
 
     Tiulpin & Saarakkala 2020, Figure 3. Dotted lines are the prevalences, which a precision-recall
     curve by chance would follow.
 
     Args:
-        table: a predictions table; in each of the tasks both classes occur.
-        tasks: keys of `knee_jax.metrics.summary.TASKS`, at most as many as `COLOURS`.
+        table: a predictions table; in each of the dichotomies both classes occur.
+        tasks: Dichotomies, at most as many as `COLOURS`.
         summary: the metrics of the same table.
     """
     with matplotlib.rc_context(STYLE):
         figure, (left, right), _ = make_panels(2, 2, (4.6, 4.8 + 0.25 * len(tasks)))
         left.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
         for task, colour in zip(tasks, COLOURS):
-            _, scores, positives = task_samples(table, task)
+            _, scores, positives = dichotomy_samples(table, task)
             x, y, _ = discrimination.roc_curve(scores, positives)
-            area = format_estimate(summary[task]["roc_auc"])
-            left.plot(x, y, color=colour, label=f"{target_title(task)}: AUC {area}")
+            area = format_estimate(summary[task.name]["roc_auc"])
+            left.plot(x, y, color=colour, label=f"{task.title}: AUC {area}")
             x, y, _ = discrimination.precision_recall_curve(scores, positives)
-            area = format_estimate(summary[task]["average_precision"])
-            label = f"{target_title(task)}: AP {area}"
+            area = format_estimate(summary[task.name]["average_precision"])
+            label = f"{task.title}: AP {area}"
             right.step(x, y, where="pre", color=colour, label=label)
             right.axhline(positives.mean(), color=colour, lw=1, ls=":")
         left.set(
@@ -124,21 +126,21 @@ def curves_figure(table: pd.DataFrame, tasks: Sequence[str], summary: Summary) -
         return figure
 
 
-def distribution_figure(table: pd.DataFrame, grades: Sequence[str]) -> Figure:
-    """How often each class occurs among the true and the predicted grades of labelled knees.
+def distribution_figure(table: pd.DataFrame, grades: Sequence[Classes]) -> Figure:
+    """Draw how often each class occurs among true and predicted grades of labelled knees.
 
     Args:
         table: a predictions table.
         grades: which grades, one panel each, at most four in a row.
     """
-    labelled = {grade: table[table[grade] != MISSING] for grade in grades}
-    read = {grade: labelled[grade][grade] for grade in grades}
-    predicted = {grade: labelled[grade][f"{grade}_pred"] for grade in grades}
+    labelled = {t.name: table[t.is_known(table[t.name])] for t in grades}
+    read = {name: knees[name] for name, knees in labelled.items()}
+    predicted = {name: knees[f"{name}_pred"] for name, knees in labelled.items()}
     return _shares_figure({"read": read, "predicted": predicted}, ("#8A8A8A", BLUE), grades)
 
 
-def cohorts_figure(cohorts: Mapping[str, pd.DataFrame], grades: Sequence[str]) -> Figure:
-    """How often each class of the grades was read in each cohort.
+def cohorts_figure(cohorts: Mapping[str, pd.DataFrame], grades: Sequence[Classes]) -> Figure:
+    """Draw how often each class of the grades was read in each cohort.
 
     Tiulpin & Saarakkala 2020, Supplementary Figures 2 (lateral) and 3 (medial).
 
@@ -149,7 +151,7 @@ def cohorts_figure(cohorts: Mapping[str, pd.DataFrame], grades: Sequence[str]) -
     """
     read = {
         f"{name} ({len(table):,} knees)": {
-            grade: table.loc[table[grade] != MISSING, grade] for grade in grades
+            t.name: table.loc[t.is_known(table[t.name]), t.name] for t in grades
         }
         for name, table in cohorts.items()
     }
@@ -222,15 +224,67 @@ def example_figure(example: Example) -> Figure:
         return figure
 
 
-def labelled_grades(table: pd.DataFrame) -> list[str]:
-    """The grades of a predictions table that at least one knee has."""
-    return [grade for grade in grades_in(table) if (table[grade] != MISSING).any()]
+def bland_altman_figure(table: pd.DataFrame, target: Continuous) -> Figure:
+    """Draw differences by means of prediction and label, with bias and limits of agreement.
+
+    Bland & Altman 1986. Solid line: bias; dashed lines: bias plus and minus 1.96 standard
+    deviations of the differences.
+
+    Args:
+        table: A predictions table in which the target has labelled rows.
+        target: The target.
+    """
+    labelled = table[target.is_known(table[target.name])]
+    truth, prediction = (
+        labelled[name].to_numpy(np.float64) for name in (target.name, f"{target.name}_pred")
+    )
+    errors = prediction - truth
+    bias, spread = errors.mean(), LIMITS * errors.std(ddof=1) if len(errors) > 1 else 0.0
+    with matplotlib.rc_context(STYLE):
+        figure, (left, right), _ = make_panels(2, 2, (4.6, 3.9))
+        left.scatter((truth + prediction) / 2, errors, 12, color=BLUE, alpha=0.5, lw=0)
+        for value, style, words in (
+            (bias, "-", f"bias {bias:.2f}"),
+            (bias + spread, "--", f"{bias + spread:.2f}"),
+            (bias - spread, "--", f"{bias - spread:.2f}"),
+        ):
+            left.axhline(value, color=RED, lw=1.2, ls=style)
+            left.annotate(
+                words,
+                (1.0, value),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8.5,
+                color=RED,
+            )
+        left.set(
+            title="Bland-Altman",
+            xlabel=f"Mean of prediction and label ({target.unit})",
+            ylabel=f"Prediction minus label ({target.unit})",
+        )
+        right.scatter(truth, prediction, 12, color=BLUE, alpha=0.5, lw=0)
+        ends = [min(truth.min(), prediction.min()), max(truth.max(), prediction.max())]
+        right.plot(ends, ends, color="#999999", lw=1, ls=":")
+        right.set(
+            title=target.title,
+            xlabel=f"Label ({target.unit})",
+            ylabel=f"Prediction ({target.unit})",
+        )
+        return figure
 
 
-def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
-    labelled = table[table[grade] != MISSING]
+def labelled_targets(table: pd.DataFrame) -> list[str]:
+    """Return the targets of a predictions table of which at least one knee has a label."""
+    return [t for t in targets_in(table) if targets.get(t).is_known(table[t]).any()]
+
+
+def _draw_confusion(axes: Axes, table: pd.DataFrame, target: Classes) -> None:
+    labelled = table[target.is_known(table[target.name])]
     indicators = agreement.pair_indicators(
-        labelled[grade].to_numpy(), labelled[f"{grade}_pred"].to_numpy(), NUM_CLASSES[grade]
+        labelled[target.name].to_numpy(),
+        labelled[f"{target.name}_pred"].to_numpy(),
+        target.num_outputs,
     )
     counts = agreement.confusion_matrices(np.ones(len(labelled)), indicators)
     percent = 100.0 * counts / np.maximum(1.0, counts.sum(1, keepdims=True))
@@ -241,9 +295,9 @@ def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
         axes.text(
             p, t + 0.25, f"{counts[t, p]:.0f}", ha="center", va="center", color=colour, fontsize=7.5
         )
-    titles = class_titles(grade)
-    noun = "class" if grade in OWN else "grade"
-    axes.set(title=target_title(grade), xlabel=f"Predicted {noun}", ylabel=f"True {noun}")
+    titles = target.class_names
+    noun = target.noun
+    axes.set(title=target.title, xlabel=f"Predicted {noun}", ylabel=f"True {noun}")
     axes.set_xticks(range(len(titles)), titles)
     axes.set_yticks(range(len(titles)), titles)
     axes.spines[:].set_visible(False)
@@ -251,22 +305,23 @@ def _draw_confusion(axes: Axes, table: pd.DataFrame, grade: str) -> None:
 
 
 def _shares_figure(
-    series: Mapping[str, Mapping[str, pd.Series]], colours: Sequence[str], grades: Sequence[str]
+    series: Mapping[str, Mapping[str, pd.Series]], colours: Sequence[str], grades: Sequence[Classes]
 ) -> Figure:
     """Bars of percent by class, a panel for each grade: {label: {grade: its classes}}."""
     with matplotlib.rc_context(STYLE):
         figure, panels, columns = make_panels(len(grades), 4, (2.75, 2.3), share_y=True)
         width = 0.8 / len(series)
         for axes, grade in zip(panels, grades, strict=True):
-            classes = np.arange(NUM_CLASSES[grade])
+            classes = np.arange(grade.num_outputs)
             for i, ((label, values), colour) in enumerate(zip(series.items(), colours)):
-                counts = np.bincount(values[grade].to_numpy(np.int64), minlength=len(classes))
-                share = 100.0 * counts / max(1, len(values[grade]))
+                of_grade = values[grade.name].to_numpy(np.int64)
+                counts = np.bincount(of_grade, minlength=len(classes))
+                share = 100.0 * counts / max(1, len(of_grade))
                 centres = classes + (i - (len(series) - 1) / 2) * width
                 axes.bar(centres, share, width=0.95 * width, color=colour, label=label)
-            axes.set_xticks(classes, class_titles(grade))
-            axes.set_xlabel("Class" if grade in OWN else "Grade")
-            axes.set_title(target_title(grade), fontsize=9.5)
+            axes.set_xticks(classes, grade.class_names)
+            axes.set_xlabel(grade.noun.capitalize())
+            axes.set_title(grade.title, fontsize=9.5)
         for axes in panels[::columns]:
             axes.set_ylabel("Knees (%)")
         # Above a single panel there is no room for labels beside each other.

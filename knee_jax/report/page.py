@@ -10,33 +10,19 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
+from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.files import write_text
-from knee_jax.grades import GRADES, MISSING
-from knee_jax.metrics.predictions import grades_in, read_predictions, subjects_of
-from knee_jax.metrics.summary import TASKS, Summary
+from knee_jax.metrics.predictions import read_predictions, subjects_of, targets_in
+from knee_jax.metrics.summary import Summary
 from knee_jax.report import figures, tables
 from knee_jax.report.examples import Example
 from knee_jax.report.sections import Section
 from knee_jax.report.templates import template
+from knee_jax.targets.grades import GRADES, OARSI, OARSI_GRADES
+from knee_jax.targets.kinds import Classes, Continuous, Dichotomy
 
 _CSS_PIXELS_PER_INCH = 96
-
-_HEADLINES = (
-    ("kl", "accuracy"),
-    ("kl", "balanced_accuracy"),
-    ("kl", "quadratic_kappa"),
-    ("oarsi", "quadratic_kappa"),
-    ("kl_ge_2", "roc_auc"),
-    ("kl0_vs_kl2", "accuracy"),
-    ("kl0_vs_kl2", "sensitivity"),
-    ("kl0_vs_kl2", "specificity"),
-    ("kl0_vs_kl2", "roc_auc"),
-    ("progression_any", "average_precision"),
-    ("progression_any", "roc_auc"),
-    ("progression_any", "balanced_accuracy"),
-    ("progression", "balanced_accuracy"),
-)
 
 _SPLITS = {
     "test": ("test", ""),
@@ -89,7 +75,7 @@ def write_report(
     intervals: str = "95 % intervals are percentiles of bootstrap resamples.",
     extra_sections: Sequence[Section] = (),
 ) -> Path:
-    """Writes `report/index.html` and `report/figures/*.png` from the files of a work directory.
+    """Write `report/index.html` and `report/figures/*.png` from the files of a work directory.
 
     Reads `metrics.json` and, for each split in it, `predictions/<split>.csv`; and, where they are,
     `metrics.jsonl` (rows {"step": int, name: value, ...}), `config.json` and
@@ -99,7 +85,7 @@ def write_report(
     Args:
         workdir: the work directory.
         examples: knees to show.
-        title: of the page.
+        title: Title of the page.
         intervals: how the intervals were made, from `knee_jax.metrics.bootstrap.describe`.
         extra_sections: what else to show, after the splits.
 
@@ -135,8 +121,7 @@ def write_report(
         training=_training(folder, workdir / "metrics.jsonl"),
         intervals=intervals,
         grade_titles={grade.upper(): tables.target_title(grade) for grade in GRADES},
-        short_titles=tables.SHORT_TITLES,
-        class_titles=tables.class_titles,
+        targets=targets.all_targets(),
         settings=settings,
     )
     path = folder / "index.html"
@@ -150,7 +135,7 @@ def picture_of(figure: Figure, path: str, alt: str, caption: str = "") -> Pictur
 
 
 def read_history(path: Path) -> pd.DataFrame:
-    """Reads the scalars of a training run.
+    """Read the scalars of a training run.
 
     A run that was killed may have left a line unfinished, and once resumed it repeats steps: the
     unfinished line is skipped and logged, and the last value of a step stands.
@@ -178,24 +163,28 @@ def read_history(path: Path) -> pd.DataFrame:
 
 def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) -> SplitSection:
     table = read_predictions(workdir / "predictions" / f"{split}.csv")
-    grades = [grade for grade in figures.labelled_grades(table) if grade in summary]
-    oarsi = [grade for grade in grades if grade in GRADES and grade != "kl"]
+    shown = [name for name in figures.labelled_targets(table) if name in summary]
+    graded = targets.of_kind(shown, Classes)
+    oarsi = [target for target in graded if target.name in OARSI_GRADES]
     pictures = []
 
     def add(name: str, alt: str, figure: Figure) -> None:
         pictures.append(_save(folder, f"{split}_{name}", alt, figure))
 
-    for target in grades:
+    for target in graded:
         if target not in oarsi:
-            title = "the KL grade" if target == "kl" else tables.target_title(target)
+            title = "the KL grade" if target.name == "kl" else target.title
             figure = figures.confusion_figure(table, [target])
-            add(f"confusion_{target}", f"Confusion matrix of {title}", figure)
-    tasks = [task for task in TASKS if _has_curve(summary, task)]
-    if tasks:
+            add(f"confusion_{target.name}", f"Confusion matrix of {title}", figure)
+    for measured in targets.of_kind(shown, Continuous):
+        figure = figures.bland_altman_figure(table, measured)
+        add(f"bland_altman_{measured.name}", f"Bland-Altman plot of {measured.title}", figure)
+    endpoints = [each for each in targets.dichotomies().values() if _has_curve(summary, each)]
+    if endpoints:
         add(
             "curves",
-            f"ROC and precision-recall curves of {'; '.join(map(tables.target_title, tasks))}",
-            figures.curves_figure(table, tasks, summary),
+            f"ROC and precision-recall curves of {'; '.join(each.title for each in endpoints)}",
+            figures.curves_figure(table, endpoints, summary),
         )
     if oarsi:
         add(
@@ -203,11 +192,11 @@ def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) ->
             "Confusion matrices of the OARSI grades",
             figures.confusion_figure(table, oarsi),
         )
-    if grades:
+    if graded:
         add(
             "distribution",
             "Distributions of the true and the predicted grades",
-            figures.distribution_figure(table, grades),
+            figures.distribution_figure(table, graded),
         )
     title, note = _SPLITS.get(split, (split.replace("_", " "), ""))
     return SplitSection(
@@ -218,7 +207,7 @@ def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) ->
         num_subjects=len(set(subjects_of(table))),
         grade_rows=_rows({t: summary[t] for t in summary if tables.is_graded(t)}),
         task_rows=_rows({t: summary[t] for t in summary if not tables.is_graded(t)}),
-        unscored=[tables.target_title(g) for g in grades_in(table) if g not in summary],
+        unscored=[tables.target_title(t) for t in targets_in(table) if t not in summary],
         pictures=pictures,
     )
 
@@ -241,8 +230,9 @@ def _rows(summary: Summary) -> list[dict[str, Any]]:
     return rows
 
 
-def _has_curve(summary: Summary, task: str) -> bool:
-    return task in summary and summary[task]["roc_auc"]["value"] is not None
+def _has_curve(summary: Summary, endpoint: Dichotomy) -> bool:
+    name = endpoint.name
+    return name in summary and summary[name]["roc_auc"]["value"] is not None
 
 
 def _headlines(summary: Summary) -> list[dict[str, str]]:
@@ -253,25 +243,35 @@ def _headlines(summary: Summary) -> list[dict[str, str]]:
             "value": tables.format_value(summary[target][metric]),
             "interval": tables.format_interval(summary[target][metric]),
         }
-        for target, metric in _HEADLINES
+        for target, metric in _headline_metrics()
         if metric in summary.get(target, {})
     ]
 
 
+def _headline_metrics() -> Iterator[tuple[str, str]]:
+    """The metrics that head a report, as targets and dichotomies name them; endpoints last."""
+    headed = {name: target.headlines for name, target in targets.all_targets().items()}
+    headed = headed | {OARSI: ("quadratic_kappa",)}
+    for name, endpoint in targets.dichotomies().items():
+        headed.setdefault(name, endpoint.headlines)
+    for name, metrics in headed.items():
+        yield from ((name, metric) for metric in metrics)
+
+
 def _example_groups(folder: Path, examples: Sequence[Example]) -> list[tuple[str, list[Any]]]:
     headings = {
-        "correct": "First grade predicted correctly",
-        "wrong": "First grade predicted wrongly",
+        "correct": "First target predicted correctly",
+        "wrong": "First target predicted wrongly",
         "unread": "Never read",
     }
     groups: dict[str, list[Any]] = {group: [] for group in headings}
     for number, example in enumerate(examples):
-        truth, titles = example.truth[example.grade], tables.class_titles(example.grade)
+        target = example.target
+        truth = example.truth[target.name]
         alt = (
             f"{'Knee radiograph' if example.modality == 'film' else 'Slice of a knee'}, "
-            f"{tables.target_title(example.grade)} "
-            f"{'unknown' if truth == MISSING else titles[truth]}, predicted "
-            f"{titles[example.prediction[example.grade]]}"
+            f"{target.title} {target.format(truth) if target.is_known(truth) else 'unknown'}, "
+            f"predicted {target.format(example.prediction[target.name])}"
         )
         picture = _save(folder, f"example_{number:02d}", alt, figures.example_figure(example))
         groups[example.group].append((example, picture))

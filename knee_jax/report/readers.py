@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from knee_jax.files import whole, write_text
+from knee_jax import targets
+from knee_jax.files import atomic_write, write_text
 from knee_jax.metrics.predictions import subjects_of
 from knee_jax.metrics.readers import (
     KAPPA,
@@ -24,12 +25,12 @@ from knee_jax.report.page import picture_of
 from knee_jax.report.tables import (
     METRIC_TITLES,
     Table,
-    class_titles,
     format_interval,
     format_value,
     target_title,
 )
 from knee_jax.report.templates import template
+from knee_jax.targets.kinds import Classes
 
 Array = np.ndarray
 
@@ -37,12 +38,12 @@ _SCORES = ("accuracy", "sensitivity", "specificity")
 
 
 def write_readers(folder: Path, study: Study, comparison: Comparison, intervals: str) -> str:
-    """Writes `readers.txt`, `.csv` (one number a row) and `.html`, and the figure of the page.
+    """Write `readers.txt`, `.csv` (one number a row) and `.html`, and the figure of the page.
 
     Args:
         folder: made where there is none; earlier files of these names are replaced.
         study: what was graded.
-        comparison: of `knee_jax.metrics.readers.compare`.
+        comparison: Result of `knee_jax.metrics.readers.compare`.
         intervals: how they were made, from `knee_jax.metrics.bootstrap.describe`.
 
     Returns:
@@ -58,7 +59,7 @@ def write_readers(folder: Path, study: Study, comparison: Comparison, intervals:
     pictures = []
     if probabilities := positive_probabilities(study):
         figure = confidence_figure(probabilities, study)
-        with whole(drawn) as unfinished:
+        with atomic_write(drawn) as unfinished:
             figures.save(figure, unfinished)
         alt = "How probable the model and the readers find it that each knee is positive"
         pictures.append(picture_of(figure, drawn.name, alt))
@@ -133,15 +134,15 @@ def readers_numbers(study: Study, comparison: Comparison) -> pd.DataFrame:
 
 
 def confidence_figure(probabilities: Mapping[str, Array], study: Study) -> Figure:
-    """How sure each rater is, from the surest positive knee to the surest negative one.
+    """Draw how sure each rater is, from the surest positive knee to the surest negative one.
 
     Wang et al., Fig. 7.
 
     Args:
         probabilities: {rater: [n], how probable a knee is positive}, a panel each.
-        study: of two classes, which tell the knees' colours.
+        study: Study of two classes, which give the knees their colours.
     """
-    titles = class_titles(study.target)
+    titles = targets.of_kind([study.target], Classes)[0].class_names
     with matplotlib.rc_context(figures.STYLE):
         figure, panels, _ = figures.make_panels(len(probabilities), 2, (4.4, 3.4), share_y=True)
         for axes, (rater, values) in zip(panels, probabilities.items(), strict=True):

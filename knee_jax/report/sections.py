@@ -7,10 +7,12 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from knee_jax.grades import GRADES
+from knee_jax import targets
 from knee_jax.metrics.summary import Summary
 from knee_jax.report import figures
 from knee_jax.report.tables import Table, counts_table, selection_tables
+from knee_jax.targets.grades import GRADES
+from knee_jax.targets.kinds import Classes
 
 LATERAL, MEDIAL = ("osfl", "ostl", "jsl"), ("osfm", "ostm", "jsm")
 
@@ -19,7 +21,7 @@ class Drawing(NamedTuple):
     """A figure for the page.
 
     Attributes:
-        name: of its file, without `.png`; unlike all others of the report.
+        name: Name of its file without `.png`, unique in the report.
         alt: what it shows, for those who cannot see it.
         figure: made without pyplot, see `knee_jax.report.figures`.
         caption: a line under it. Captioned drawings stand in a grid, as pictures of knees do.
@@ -74,7 +76,7 @@ def cohorts_section(cohorts: Mapping[str, pd.DataFrame]) -> Section:
         ("medial", "medial OARSI grades", MEDIAL),
     ):
         if grades := [grade for grade in wanted if grade in present]:
-            figure = figures.cohorts_figure(cohorts, grades)
+            figure = figures.cohorts_figure(cohorts, targets.of_kind(grades, Classes))
             drawings.append(Drawing(f"cohorts_{name}", f"Distribution of the {title}", figure))
     note = "Knee images by the grade that was read: the table counts, the figures are in percent."
     return Section("Cohorts", (note,), (counts_table(cohorts),), drawings)

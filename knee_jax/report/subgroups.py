@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from knee_jax.metrics.subgroups import METRICS, Subgroup
 from knee_jax.report.sections import Section
-from knee_jax.report.tables import METRIC_TITLES, Table, format_interval, format_value, target_title
+from knee_jax.report.tables import METRIC_TITLES, Table, format_interval, format_value
+from knee_jax.targets.kinds import Dichotomy
 
 ATTRIBUTES = {
     "kl_baseline": "KL at baseline",
@@ -15,12 +16,12 @@ ATTRIBUTES = {
 }
 
 
-def subgroups_section(subgroups: Sequence[Subgroup], task: str) -> Section:
+def subgroups_section(subgroups: Sequence[Subgroup], endpoint: Dichotomy) -> Section:
     """A table with a row for each subgroup.
 
     Args:
-        subgroups: of `metrics.subgroups.score`.
-        task: the two-class task that they were scored by.
+        subgroups: Result of `metrics.subgroups.score`.
+        endpoint: The dichotomy that they were scored by.
     """
     title = "Subgroups"
     if not subgroups:
@@ -41,4 +42,4 @@ def subgroups_section(subgroups: Sequence[Subgroup], task: str) -> Section:
         "class has neither. Resamples are drawn within the subgroup; so many comparisons find "
         "differences by chance alone."
     )
-    return Section(title, (note,), (Table(target_title(task), header, tuple(rows)),))
+    return Section(title, (note,), (Table(endpoint.title, header, tuple(rows)),))

@@ -21,10 +21,10 @@ def write_sweep(
     target: str,
     paper_rows: Mapping[str, str],
 ) -> str:
-    """Writes `sweep.csv`, `sweep.txt` and `sweep.html`.
+    """Write `sweep.csv`, `sweep.txt` and `sweep.html`.
 
     Args:
-        workdir: where to.
+        workdir: Folder to write to.
         results: variant → seed → {part: metrics}.
         target: what the table is of.
         paper_rows: variant → the row of the papers' tables, as in `siamese_gap.py:ce`.
@@ -92,7 +92,7 @@ def part_table(frame: pd.DataFrame, part: str, target: str, paper_rows: Mapping[
 
 
 def paper_value(row: str, target: str, metric: str) -> str | None:
-    """What a paper prints for a config variant, as text; None where it prints nothing."""
+    """Return what a paper prints for a config variant, as text; None where it prints nothing."""
     for name in papers.names():
         cells = papers.read(name).cells
         found = cells[

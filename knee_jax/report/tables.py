@@ -1,12 +1,16 @@
 """Metrics as text: how a number with its interval is written, and the tables made of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from knee_jax.grades import GRADES, NUM_CLASSES, OWN, TITLES, class_name
-from knee_jax.metrics.summary import AVERAGED_METRICS, OARSI, TASKS, Estimate, Summary
+from knee_jax import targets
+from knee_jax.metrics.scoring import AVERAGED_METRICS
+from knee_jax.metrics.summary import Estimate, Summary
+from knee_jax.targets.grades import GRADES, NUM_CLASSES, OARSI
+from knee_jax.targets.kinds import Binary, Continuous, Nominal, Ordinal, Target
 
 METRIC_TITLES = {
     "accuracy": "Accuracy",
@@ -26,37 +30,14 @@ METRIC_TITLES = {
     "average_precision": "Average precision",
     "brier": "Brier score",
     "ece": "Calibration error",
+    "mae": "MAE",
+    "bias": "Bias",
+    "limit_low": "Lower limit of agreement",
+    "limit_high": "Upper limit of agreement",
 }
 """Metrics in the order in which they are shown."""
 
-TARGET_TITLES = {
-    **TITLES,
-    "oarsi": "OARSI average",
-    "kl_ge_2": "KL >= 2",
-    "osteophytes_lateral_ge_1": "Osteophytes >= 1, lateral",
-    "osteophytes_medial_ge_1": "Osteophytes >= 1, medial",
-    "jsn_lateral_ge_1": "JSN >= 1, lateral",
-    "jsn_medial_ge_1": "JSN >= 1, medial",
-    "progression_any": "Progression, fast or slow",
-}
-
-SHORT_TITLES = {
-    "kl": "KL",
-    "osfl": "FO L",
-    "osfm": "FO M",
-    "ostl": "TO L",
-    "ostm": "TO M",
-    "jsl": "JSN L",
-    "jsm": "JSN M",
-    "oarsi": "OARSI average",
-    "kl0_vs_kl2": "KL 0/2",
-    "progression": "Progression",
-}
-"""Titles for narrow columns: osteophytes of femur and tibia, lateral and medial."""
-
-_TWO_CLASS_COLUMNS = ("accuracy", "f1", "sensitivity", "specificity", "roc_auc")
-_NOMINAL_COLUMNS = ("accuracy", "balanced_accuracy", "f1_macro", "brier", "ece")
-_CALLED_COLUMNS = ("average_precision", "roc_auc", "balanced_accuracy", "brier", "ece")
+OARSI_TITLE = "OARSI average"
 
 ABBREVIATIONS = (
     "FO, TO: osteophytes of femur and tibia; JSN: joint space narrowing; L lateral, M medial."
@@ -86,15 +67,24 @@ class Table:
         return "\n".join([self.title, *_grid(self.header, lines), *self.notes])
 
 
-def target_title(target: str) -> str:
-    """What a grade or task is called in front of people."""
-    return TARGET_TITLES.get(target, target.replace("_", " "))
+def target_title(name: str) -> str:
+    """Return the title of a target or dichotomy, in front of people."""
+    known: dict[str, Any] = {**targets.dichotomies(), **targets.all_targets()}
+    if name == OARSI:
+        return OARSI_TITLE
+    return known[name].title if name in known else name.replace("_", " ")
 
 
-def class_titles(target: str) -> tuple[str, ...]:
-    """What the classes of a target are called, in order: `0`, `1`... of a grade; `KL 0`, `KL 2`."""
-    numbers = range(NUM_CLASSES[target])
-    return tuple(str(n) if target in GRADES else class_name(target, n) for n in numbers)
+def short_title(name: str) -> str:
+    """Return the title of a target for narrow columns."""
+    known = targets.all_targets()
+    return known[name].short_title if name in known else target_title(name)
+
+
+def column_order(names: Collection[str]) -> list[str]:
+    """Return those of some targets that are columns of tables, in the usual order."""
+    order = [*GRADES, OARSI, *(name for name in targets.all_targets() if name not in GRADES)]
+    return [name for name in order if name in names]
 
 
 def format_value(estimate: Estimate) -> str:
@@ -130,40 +120,46 @@ def terminal_table(summary: Summary) -> str:
         Lines without a final newline; a row for each grade, then one for each other target and each
         two-class task that calls knees positive, then a line for each other task.
     """
-    two = [t for t in summary if t in TITLES and NUM_CLASSES[t] == 2]
-    groups = (
-        ([target for target in summary if is_graded(target)], AVERAGED_METRICS),
-        (two, _TWO_CLASS_COLUMNS),
-        ([target for target in summary if target in OWN], _NOMINAL_COLUMNS),
-        ([t for t in summary if t in TASKS and TASKS[t].called_from is not None], _CALLED_COLUMNS),
-    )
+    known = targets.all_targets()
+
+    def of_kind(kind: type) -> list[Target]:
+        return [known[t] for t in summary if t in known and isinstance(known[t], kind)]
+
+    graded = [target for target in summary if is_graded(target)]
+    groups: list[tuple[list[str], Sequence[str]]] = [(graded, AVERAGED_METRICS)]
+    for kind in (Binary, Nominal, Continuous):
+        if found := of_kind(kind):
+            groups.append(([target.name for target in found], found[0].table_metrics))
+    for name, endpoint in targets.dichotomies().items():
+        if name in summary and endpoint.table_metrics:
+            groups.append(([name], tuple(endpoint.table_metrics)))
     lines = []
-    for targets, metrics in groups:
+    for names, metrics in groups:
         rows = [
             [
-                target_title(target),
-                str(summary[target][metrics[0]]["n"]),
-                *(format_estimate(summary[target][metric]) for metric in metrics),
+                target_title(name),
+                str(summary[name][metrics[0]]["n"]),
+                *(format_estimate(summary[name][metric]) for metric in metrics),
             ]
-            for target in targets
+            for name in names
         ]
         if rows:
             header = ["", "n", *(METRIC_TITLES[metric] for metric in metrics)]
             lines += _grid(header, rows, right=(1,))
-    in_tables = {target for targets, _ in groups for target in targets}
-    for task in (target for target in summary if target not in in_tables):
+    in_tables = {name for names, _ in groups for name in names}
+    for name in (each for each in summary if each not in in_tables):
         scores = ", ".join(
             f"{METRIC_TITLES.get(metric, metric)} {format_estimate(estimate)}"
-            for metric, estimate in summary[task].items()
+            for metric, estimate in summary[name].items()
         )
-        count = next(iter(summary[task].values()))["n"]
-        lines.append(f"{target_title(task)}: {scores} (n = {count})")
+        count = next(iter(summary[name].values()))["n"]
+        lines.append(f"{target_title(name)}: {scores} (n = {count})")
     return "\n".join(lines)
 
 
-def is_graded(target: str) -> bool:
-    """Whether a target is a grade or the average of grades, and no other target or task."""
-    return target in GRADES or target == OARSI
+def is_graded(name: str) -> bool:
+    """Return whether a row of metrics is of an ordinal grade or the average of grades."""
+    return name == OARSI or isinstance(targets.all_targets().get(name), Ordinal)
 
 
 def selection_tables(
@@ -183,14 +179,14 @@ def selection_tables(
     tables = []
     for metric in metrics:
         has = {t for summary in summaries.values() for t in summary if metric in summary[t]}
-        targets = [target for target in SHORT_TITLES if target in has]
-        if not targets:
+        columns = column_order(has)
+        if not columns:
             continue
         rows = [
-            (name, *(_cell(summary.get(target, {}).get(metric)) for target in targets))
+            (name, *(_cell(summary.get(target, {}).get(metric)) for target in columns))
             for name, summary in summaries.items()
         ]
-        header = ("Model", *(SHORT_TITLES[target] for target in targets))
+        header = ("Model", *map(short_title, columns))
         tables.append(Table(METRIC_TITLES[metric], header, tuple(rows), (ABBREVIATIONS,)))
     return tables
 
@@ -207,7 +203,7 @@ def tidy_metrics(summaries: Mapping[str, Summary]) -> pd.DataFrame:
 
 
 def counts_table(cohorts: Mapping[str, pd.DataFrame]) -> Table:
-    """How many knees of each cohort have each grade (Tiulpin & Saarakkala 2020, Table 1).
+    """Count the knees of each cohort with each grade (Tiulpin & Saarakkala 2020, Table 1).
 
     Args:
         cohorts: {name: table with columns of true grades}: an index or a predictions table.
@@ -224,7 +220,7 @@ def counts_table(cohorts: Mapping[str, pd.DataFrame]) -> Table:
                 for grade in GRADES
             ]
             rows.append((name if value == 0 else "", str(value), *cells))
-    header = ("Cohort", "Grade", *(SHORT_TITLES[grade] for grade in GRADES))
+    header = ("Cohort", "Grade", *map(short_title, GRADES))
     return Table("Knees by grade", header, tuple(rows), (ABBREVIATIONS,))
 
 

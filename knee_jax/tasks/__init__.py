@@ -1,19 +1,46 @@
-"""What each system optimises and reports; a task's file name is its name in a config."""
+"""What each system optimises. A file here that defines `Settings` is a task, by `Settings.name`.
 
+`Settings` is the part `task` of a config; its `make` gives the `Task` of a run.
+"""
+
+import functools
 import importlib
 import pkgutil
-from types import ModuleType
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from knee_jax.config import fields
 from knee_jax.errors import UserError
+from knee_jax.tasks.protocols import Settings, Task
+
+__all__ = ["Settings", "Task", "all_settings", "find"]
 
 
-def find(name: str) -> ModuleType:
-    """The module of a task, with its `make` and `usable`.
+@functools.cache
+def all_settings() -> Mapping[str, type[Settings]]:
+    """Return the settings of every task by its name."""
+    names = [file.name for file in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    found = [vars(module).get("Settings") for module in modules]
+    # A protocol, or what a module has imported from another, declares nothing.
+    return MappingProxyType(
+        {
+            settings.name: settings
+            for module, settings in zip(modules, found)
+            if settings is not None
+            and settings.__module__ == module.__name__
+            and hasattr(settings, "name")
+        }
+    )
+
+
+def find(name: str) -> type[Settings]:
+    """Return the settings of a task.
 
     Raises:
-        UserError: there is no such task.
+        UserError: There is no such task.
     """
-    names = [file.name for file in pkgutil.iter_modules(__path__) if file.name != "one_target"]
-    if name not in names:
-        raise UserError(f"unknown task {name!r}; choose from: {', '.join(names)}")
-    return importlib.import_module(f"{__name__}.{name}")
+    known = all_settings()
+    if name not in known:
+        raise UserError(f"unknown task {name!r}: {fields.nearest(name, known)}")
+    return known[name]

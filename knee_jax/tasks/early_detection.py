@@ -9,51 +9,120 @@ The printed equations 4 and 7 to 10 make labels of whether a prediction is right
 which reading is computed, see `EarlyDetection`.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pandas as pd
 from jax.scipy.special import xlogy
 
-from knee_jax import coherence
-from knee_jax.data.statistics import Statistics
+from knee_jax.config.fields import option
+from knee_jax.config.schema import Data
 from knee_jax.errors import UserError
-from knee_jax.grades import DERIVED, GRADES, MISSING, NUM_CLASSES, labels
+from knee_jax.metrics.grade_coherence import Mixture
+from knee_jax.targets.grades import GRADES
+from knee_jax.targets.kinds import MISSING, Target
 from knee_jax.tasks import one_target
-from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget, Outputs, is_number
+from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget
+from knee_jax.tasks.protocols import Labels, Outputs, ValidationStats
 
-Memory = Mapping[str, jax.Array | np.ndarray]
-"""What is known of the last validation: `confidence`, float32 [classes], c_k of eq. 6."""
 
-HYBRID = {
-    "shares": (7, 2, 1),
-    "epsilon": 0.15,
-    "alpha": 0.4,
-    "beta": 0.5,
-    "gamma": 0.1,
-    "reduction": "mean",
-    "equations": "sensible",
-    "warmup_epochs": 1.0,
-    "initial_confidence": 0.85,
-}
-"""Fields of `config.hybrid`, with what holds where one is left out: the paper's best (Table V)."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hybrid:
+    """The hybrid confidence loss; the defaults are the paper's best (Table V)."""
 
-NUMBERS = tuple(f"hybrid.{name}" for name in ("shares", "epsilon", "alpha", "beta", "gamma"))
-"""Fields of the config that are numbers in the task's pytree, and may differ in a sweep."""
+    shares: tuple[float, float, float] = option(
+        (7, 2, 1),
+        "Lambda: shares of the knees of a class that are of high, medium and low confidence.",
+        low=0,
+    )
+    epsilon: float = option(
+        0.15, "Label smoothing of the knees of high confidence.", low=0, below=1
+    )
+    alpha: float = option(0.4, "Weight of the loss of high confidence (eq. 11).", low=0)
+    beta: float = option(0.5, "Weight of the loss of medium confidence.", low=0)
+    gamma: float = option(0.1, "Weight of the loss of low confidence.", low=0)
+    reduction: str = option(
+        "mean", "Over the knees of a subset, all classes together.", choices=("mean", "sum")
+    )
+    equations: str = option(
+        "sensible",
+        "Reading of equations 3 to 10: labels are the true classes, or as printed.",
+        choices=("sensible", "literal"),
+    )
+    warmup_epochs: float = option(1.0, "Epochs of plain cross-entropy at the start.", low=0)
+    initial_confidence: float = option(
+        0.85, "Mean confidence of a class before the first validation.", above=0, high=1
+    )
 
-LOSSES = ("hybrid", "cross_entropy")
-REDUCTIONS = ("mean", "sum")
-EQUATIONS = ("sensible", "literal")
 
-TARGETS = (*GRADES, *DERIVED)
-"""What may be learnt: the batch tells the classes of these by its grades."""
+NUMBERS = ("shares", "epsilon", "alpha", "beta", "gamma")
+"""Fields of `Hybrid` that are numbers in the task's pytree, and may differ in a sweep."""
 
-usable = one_target.usable
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The part `task` of a config of name `early_detection`."""
+
+    name: ClassVar[str] = "early_detection"
+    swept: ClassVar[tuple[str, ...]] = tuple(f"hybrid.{name}" for name in NUMBERS)
+
+    loss: str = option(
+        "hybrid", "Loss; the second knows no confidence.", choices=("hybrid", "cross_entropy")
+    )
+    selection: str = option(
+        "accuracy", "What chooses the best checkpoint on validation knees.", choices=SELECTIONS
+    )
+    hybrid: Hybrid = dataclasses.field(default_factory=Hybrid)
+
+    def check(self, targets: Sequence[Target], data: Data) -> None:
+        """Raise UserError for targets or data that the task cannot do with, or would ignore."""
+        target = one_target.the_target(targets, self.loss, self.name)
+        if target.source not in GRADES:
+            raise UserError(
+                f"config.targets = ('{target.name}',): the task {self.name} learns a grade or a "
+                "target made of one"
+            )
+        if not sum(self.hybrid.shares):
+            raise UserError(f"config.task.hybrid.shares = {self.hybrid.shares}: all are 0")
+        if not (self.hybrid.alpha or self.hybrid.beta or self.hybrid.gamma):
+            raise UserError(
+                "config.task.hybrid: alpha, beta and gamma are all 0; one must be above it"
+            )
+        one_target.refuse_unlabelled(data, self.name)
+
+    def usable(self, index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
+        """Return which knees of an index have a class of the target, bool [n]."""
+        return one_target.usable(index, targets)
+
+    def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
+        """Raise UserError where a class has no training or validation knee."""
+        if part != "test":
+            target = one_target.the_target(targets, self.loss, self.name)
+            one_target.refuse_absent(part, target.labels(index), target)
+
+    def make(
+        self,
+        targets: Sequence[Target],
+        counts: Mapping[str, Sequence[int]],
+        labels: Mapping[str, np.ndarray],
+        seed: int,
+        mixture: Mixture | None = None,
+    ) -> "EarlyDetection":
+        """Make the task of a run; see `protocols.Settings`."""
+        numbers = (*NUMBERS, "warmup_epochs", "initial_confidence")
+        return EarlyDetection(
+            **{name: np.asarray(getattr(self.hybrid, name), np.float32) for name in numbers},
+            target=targets[0].name,
+            kind_of_loss=self.loss,
+            reduction=self.hybrid.reduction,
+            equations=self.hybrid.equations,
+            selection=self.selection,
+        )
 
 
 class Subsets(NamedTuple):
@@ -67,7 +136,7 @@ class Subsets(NamedTuple):
 def partition(
     confidence: jax.Array, classes: jax.Array, known: jax.Array, shares: jax.Array | np.ndarray
 ) -> Subsets:
-    """Divides the knees of each class by confidence (section II-B).
+    """Divide the knees of each class by confidence (section II-B).
 
     Of the n knees of a class in the batch, max(1, round(share_L n)) of the lowest confidence are
     `low` where n >= 3, else none; round(share_H n) of the highest are `high`, as far as `low` has
@@ -149,12 +218,12 @@ class EarlyDetection(OneTarget):
 
     Attributes:
         shares: lambda, float32 [3]: of high, medium and low confidence.
-        epsilon: of label smoothing.
+        epsilon: Epsilon of label smoothing.
         alpha, beta, gamma: weights of the three losses (eq. 11).
         warmup_epochs: until then the loss is plain cross-entropy.
         initial_confidence: c_k before the first validation.
         target: what the model reads.
-        kind: 'hybrid', or 'cross_entropy', which knows no confidence.
+        kind_of_loss: 'hybrid', or 'cross_entropy', which knows no confidence.
         reduction: 'mean' or 'sum' over a subset, its knees of all classes taken together.
         equations: 'sensible' or 'literal'.
         selection: one of `SELECTIONS`, on the validation knees.
@@ -168,60 +237,59 @@ class EarlyDetection(OneTarget):
     warmup_epochs: np.ndarray
     initial_confidence: np.ndarray
     target: str = flax.struct.field(pytree_node=False, default="kl0_vs_kl2")
-    kind: str = flax.struct.field(pytree_node=False, default="hybrid")
+    kind_of_loss: str = flax.struct.field(pytree_node=False, default="hybrid")
     reduction: str = flax.struct.field(pytree_node=False, default="mean")
     equations: str = flax.struct.field(pytree_node=False, default="sensible")
     selection: str = flax.struct.field(pytree_node=False, default="accuracy")
 
-    def initial_memory(self) -> dict[str, jax.Array]:
-        """What holds before the first validation: see `Memory`; empty without the hybrid loss."""
-        if self.kind == "cross_entropy":
+    def initial_validation_stats(self) -> dict[str, jax.Array]:
+        """Return `confidence` float32 [classes], c_k of eq. 6, before the first validation.
+
+        Nothing without the hybrid loss.
+        """
+        if self.kind_of_loss == "cross_entropy":
             return {}
-        number = NUM_CLASSES[self.target]
+        number = self.kind.num_outputs
         return {"confidence": jnp.full(number, self.initial_confidence, jnp.float32)}
 
-    def remember(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The mean confidence c_k of each class on the validation knees (eq. 6).
+    def validation_stats(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return the mean confidence c_k of each class on the validation knees (eq. 6).
 
         Args:
-            table: predictions table of the validation knees.
+            table: Predictions table of the validation knees.
 
         Raises:
-            UserError: a class has no knee in it.
+            UserError: A class has no knee in it.
         """
-        if self.kind == "cross_entropy":
+        if self.kind_of_loss == "cross_entropy":
             return {}
-        classes, confidence = one_target.confidence(table, self.target)
-        one_target.refuse_absent("validation", classes, self.target)
-        number = NUM_CLASSES[self.target]
-        means = [confidence[classes == c].mean() for c in range(number)]
+        target = self.kind
+        known = table[target.is_known(table[target.name])]
+        classes, confidence = target.true_class_probability(known)
+        one_target.refuse_absent("validation", classes, target)
+        means = [confidence[classes == c].mean() for c in range(target.num_outputs)]
         # A rounded probability may exceed 1 by a digit.
         return {"confidence": np.clip(means, 0, 1).astype(np.float32)}
 
     def loss(
         self,
         outputs: Outputs,
-        batch: Mapping[str, jax.Array],
+        labels: Labels,
+        mask: jax.Array,
         epoch: jax.Array | float,
-        memory: Memory,
+        stats: ValidationStats,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The training loss (eq. 11) of a batch.
+        """Return the training loss (eq. 11) of a batch, and its parts by name.
 
-        Args:
-            outputs: of the model.
-            batch: uses `grades` int [batch, 7] and `mask` bool [batch]; masked knees count nowhere,
-                whatever their logits are, and neither do those that belong to no class.
-            epoch: passes over the training knees so far; may be traced.
-            memory: of `initial_memory` or `remember`; may be traced.
+        Knees that belong to no class count nowhere, as masked ones do.
 
         Returns:
-            float32 scalar, NaN where an unmasked knee has a NaN; and its parts by name:
+            float32 scalar, NaN where an unmasked knee has a NaN; and its parts:
             `cross_entropy` of all knees, and for the hybrid loss `high_confidence`,
             `medium_confidence` and `low_confidence`, before they are weighted. A subset without a
             knee has the loss 0.
         """
-        label = labels(batch["grades"], self.target)
-        mask = batch["mask"]
+        label = labels[self.target]
         known = mask & (label != MISSING)
         classes = jnp.where(known, label, 0).astype(jnp.int32)
         logits = jnp.where(mask[:, None], outputs[self.target].astype(jnp.float32), 0.0)
@@ -230,11 +298,11 @@ class EarlyDetection(OneTarget):
         log_c = jnp.take_along_axis(log_p, classes[:, None], axis=1)[:, 0]
 
         parts = {"cross_entropy": self._reduce(-log_c, known)}
-        if self.kind == "cross_entropy":
+        if self.kind_of_loss == "cross_entropy":
             return parts["cross_entropy"], parts
 
         subsets = partition(jax.lax.stop_gradient(log_c), classes, known, jnp.asarray(self.shares))
-        confidence = jax.lax.stop_gradient(jnp.asarray(memory["confidence"]))
+        confidence = jax.lax.stop_gradient(jnp.asarray(stats["confidence"]))
         if self.equations == "literal":
             high, medium, low = self._literal(log_p, log_c, classes, confidence)
         else:
@@ -266,104 +334,3 @@ class EarlyDetection(OneTarget):
         # A product, so that NaN in a knee of no subset shows.
         total = (chosen * losses).sum()
         return total if self.reduction == "sum" else total / jnp.maximum(chosen.sum(), 1)
-
-
-def settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config's fields of this task, and defaults for those that it leaves out."""
-    return ml_collections.ConfigDict(
-        {
-            "loss": config.get("loss", "hybrid"),
-            "selection": config.get("selection", "accuracy"),
-            "hybrid": HYBRID | dict(config.get("hybrid", {})),
-        }
-    )
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for a field of this task that has no meaning, or that it would ignore."""
-    if len(config.grades) != 1 or config.grades[0] not in TARGETS:
-        raise UserError(
-            f"config.grades = {tuple(config.grades)}: one target, of {', '.join(TARGETS)}"
-        )
-    fields = settings(config)
-    hybrid = fields.hybrid
-    if unknown := sorted(set(hybrid) - set(HYBRID)):
-        raise UserError(
-            f"config.hybrid has no {', '.join(unknown)}: choose from {', '.join(HYBRID)}"
-        )
-    for name, value, choices in (
-        ("loss", fields.loss, LOSSES),
-        ("selection", fields.selection, SELECTIONS),
-        ("hybrid.reduction", hybrid.reduction, REDUCTIONS),
-        ("hybrid.equations", hybrid.equations, EQUATIONS),
-    ):
-        if value not in choices:
-            raise UserError(f"config.{name} = {value!r}: choose {' or '.join(choices)}")
-    if not _are_shares(hybrid.shares):
-        raise UserError(
-            f"config.hybrid.shares = {hybrid.shares!r}: three numbers of 0 or more, not all 0, of "
-            "high, medium and low confidence"
-        )
-    for name in ("alpha", "beta", "gamma", "warmup_epochs"):
-        if not is_number(hybrid[name]) or hybrid[name] < 0:
-            raise UserError(f"config.hybrid.{name} = {hybrid[name]!r}: a number of 0 or more")
-    if not (hybrid.alpha or hybrid.beta or hybrid.gamma):
-        raise UserError("config.hybrid: alpha, beta and gamma are all 0; one must be above it")
-    if not is_number(hybrid.epsilon) or not 0 <= hybrid.epsilon < 1:
-        raise UserError(f"config.hybrid.epsilon = {hybrid.epsilon!r}: from 0 to below 1")
-    confidence = hybrid.initial_confidence
-    if not is_number(confidence) or not 0 < confidence <= 1:
-        raise UserError(f"config.hybrid.initial_confidence = {confidence!r}: above 0, up to 1")
-    one_target.refuse_ignored(config, "early_detection")
-
-
-def _are_shares(values: Any) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and len(values) == 3
-        and all(is_number(value) and value >= 0 for value in values)
-        and sum(values) > 0
-    )
-
-
-def check_part(
-    name: str, index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict
-) -> None:
-    """Raises UserError where a class has no knee among the training or the validation knees.
-
-    Args:
-        name: 'train', 'validation' or 'test'.
-        index: the prepared set's index.
-        rows: int64 [n], its rows of that part that are `usable`.
-        config: see `configs/`.
-    """
-    if name != "test":
-        target = config.grades[0]
-        one_target.refuse_absent(name, labels(index.iloc[rows], target), target)
-
-
-def make(
-    config: ml_collections.ConfigDict,
-    statistics: Statistics,
-    grades: np.ndarray,
-    mixture: coherence.Mixture | None = None,
-) -> EarlyDetection:
-    """The task of a config.
-
-    Args:
-        config: see `configs/`.
-        statistics: of the training knees; without use here, as are the next two.
-        grades: int [n, 7], of the training knees.
-        mixture: of another task.
-    """
-    fields = settings(config)
-    numbers = ("epsilon", "alpha", "beta", "gamma", "warmup_epochs", "initial_confidence")
-    return EarlyDetection(
-        shares=np.asarray(fields.hybrid.shares, np.float32),
-        **{name: np.asarray(fields.hybrid[name], np.float32) for name in numbers},
-        target=config.grades[0],
-        kind=fields.loss,
-        reduction=fields.hybrid.reduction,
-        equations=fields.hybrid.equations,
-        selection=fields.selection,
-    )

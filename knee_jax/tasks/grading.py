@@ -6,52 +6,137 @@ incoherence of the predicted grades (eq. 4), for which no grade needs to be know
 Saarakkala 2020 take the plain mean over the grades, and select by it.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pandas as pd
 
-from knee_jax import coherence
-from knee_jax.data.statistics import Statistics
+from knee_jax import targets as all_targets
+from knee_jax.config.fields import option
+from knee_jax.config.schema import Data
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING
-from knee_jax.metrics.predictions import make_table, probability_columns
-
-Outputs = Mapping[str, jax.Array]
-"""Grade → logits [batch, classes]; a model may add `<grade>_value` [batch], its regression."""
-
-COHERENCE = {
-    "weight": 0.0,
-    "temperature": 0.5,
-    "components": coherence.NUM_COMPONENTS,
-    "sigma": coherence.SIGMA,
-    "replicas": coherence.NUM_REPLICAS,
-    "warmup_epochs": 1.0,
-}
-"""Fields of `config.coherence`, with what holds where one is left out; weight 0: none."""
-
-FIELDS = {
-    "loss_reduction": "sum",
-    "selection": "mean_accuracy",
-    "classification_weight": 1.0,
-    "regression_weight": 1.0,
-}
-"""Further fields of the config, likewise."""
-
-CHOICES = {
-    "class_weights": ("prevalence", "none"),
-    "loss_reduction": ("sum", "mean"),
-    "selection": ("mean_accuracy", "loss"),
-}
+from knee_jax.metrics import grade_coherence
+from knee_jax.metrics.predictions import make_table
+from knee_jax.targets.grades import GRADES
+from knee_jax.targets.kinds import MISSING, Classes, Continuous, Target
+from knee_jax.tasks import coherence_loss
+from knee_jax.tasks.protocols import Labels, Outputs, ValidationStats
 
 
-NUMBERS = ()
-"""Fields of the config that are numbers in the task's pytree, and may differ in a sweep."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coherence:
+    """Incoherence of the seven predicted grades (Zheng et al. 2021, section 2.2)."""
+
+    weight: float = option(0.0, "Lambda_gmm of eq. 5; 0: the incoherence is left out.", low=0)
+    temperature: float = option(0.5, "Tau of eq. 4.", above=0)
+    components: int = option(
+        grade_coherence.NUM_COMPONENTS, "Components of the mixture (eq. 2).", low=1
+    )
+    sigma: float = option(
+        grade_coherence.SIGMA, "Standard deviation of the noise on the one-hot codes.", above=0
+    )
+    replicas: int = option(
+        grade_coherence.NUM_REPLICAS, "Noisy copies of each knee that are fitted.", low=1
+    )
+    warmup_epochs: float = option(1.0, "Epochs before the incoherence counts.", low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The part `task` of a config of name `grading`, by default as in Zheng et al. 2021."""
+
+    name: ClassVar[str] = "grading"
+    swept: ClassVar[tuple[str, ...]] = ()
+
+    class_weights: str = option(
+        "none",
+        "Weight of a class in the loss: by prevalence, each class contributing alike, or none.",
+        choices=("prevalence", "none"),
+    )
+    reduction: str = option(
+        "sum", "How the losses of the targets are combined (eq. 1: sum).", choices=("sum", "mean")
+    )
+    selection: str = option(
+        "mean_accuracy",
+        "What chooses the best checkpoint on validation knees: the accuracy averaged over the "
+        "targets, or the lowest loss.",
+        choices=("mean_accuracy", "loss"),
+    )
+    classification_weight: float = option(1.0, "Lambda_cls of eq. 5.", low=0)
+    regression_weight: float = option(
+        1.0, "Weight of the squared error of a network with regression outputs.", low=0
+    )
+    coherence: Coherence = dataclasses.field(default_factory=Coherence)
+
+    def check(self, targets: Sequence[Target], data: Data) -> None:
+        """Raise UserError for targets that the task cannot do with."""
+        names = [target.name for target in targets]
+        if not names:
+            raise UserError("config.targets names no target: name at least one")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"config.targets names {', '.join(twice)} more than once")
+        if self.coherence.weight and (absent := [g for g in GRADES if g not in names]):
+            raise UserError(
+                f"config.targets lacks {', '.join(absent)}: coherence is of all seven grades; add "
+                "them, or set config.task.coherence.weight = 0"
+            )
+        for target in targets:
+            if self.selection == "mean_accuracy" and "accuracy" not in target.selections:
+                raise UserError(
+                    f"config.task.selection = 'mean_accuracy': {target.name} is no class; set "
+                    "'loss'"
+                )
+
+    def usable(self, index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
+        """Return which knees of an index have a label of at least one target, bool [n]."""
+        known = [target.is_known(target.labels(index)) for target in targets]
+        return np.asarray(np.any(known, axis=0))
+
+    def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
+        """Accept any part."""
+
+    def make(
+        self,
+        targets: Sequence[Target],
+        counts: Mapping[str, Sequence[int]],
+        labels: Mapping[str, np.ndarray],
+        seed: int,
+        mixture: grade_coherence.Mixture | None = None,
+    ) -> "Grading":
+        """Make the task of a run; see `protocols.Settings`.
+
+        Raises:
+            UserError: Too few training knees for the coherence's mixture.
+        """
+        weigh = prevalence_weights if self.class_weights == "prevalence" else uniform_weights
+        if mixture is None and self.coherence.weight:
+            mixture = grade_coherence.fit(
+                np.stack([labels[grade] for grade in GRADES], axis=1),
+                num_components=self.coherence.components,
+                sigma=self.coherence.sigma,
+                num_replicas=self.coherence.replicas,
+                seed=seed,
+            )
+        return Grading(
+            class_weights={
+                t.name: weigh(counts[t.name]) for t in targets if isinstance(t, Classes)
+            },
+            mixture=mixture,
+            targets=tuple(target.name for target in targets),
+            reduction=self.reduction,
+            selection=self.selection,
+            classification_weight=float(self.classification_weight),
+            regression_weight=float(self.regression_weight),
+            coherence_weight=float(self.coherence.weight),
+            temperature=float(self.coherence.temperature),
+            warmup_epochs=float(self.coherence.warmup_epochs),
+        )
 
 
 def prevalence_weights(counts: Sequence[int]) -> np.ndarray:
@@ -98,10 +183,10 @@ def weighted_cross_entropy(
 
 
 def squared_error(values: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean squared distance of regressed values [batch] from the labels; otherwise as above."""
-    known = mask & (labels != MISSING)
+    """Return the mean squared distance of values [batch] from labels, NaN where missing."""
+    known = mask & (labels == labels)
     values = jnp.where(mask, values.astype(jnp.float32), 0.0)
-    return _mean(jnp.square(values - jnp.where(known, labels, 0)), known.astype(jnp.float32))
+    return _mean(jnp.square(values - jnp.where(known, labels, 0.0)), known.astype(jnp.float32))
 
 
 def _mean(losses: jax.Array, weights: jax.Array) -> jax.Array:
@@ -111,24 +196,27 @@ def _mean(losses: jax.Array, weights: jax.Array) -> jax.Array:
 
 @flax.struct.dataclass
 class Grading:
-    """The multi-task grading of `grades`; a pytree, to be handed to compiled functions.
+    """Grading of several targets at once; a pytree, to be handed to compiled functions.
+
+    Targets of classes have the weighted cross-entropy, continuous ones the squared error in units
+    of their scale.
 
     Attributes:
-        class_weights: grade → float32 [classes]: `prevalence_weights` or `uniform_weights`.
-        mixture: of the coherence, float64 on the host, or None.
-        grades: names of the grades that the model reads.
-        reduction: 'sum' or 'mean' of the grades' losses.
+        class_weights: Class target → float32 [classes]: `prevalence_weights` or `uniform_weights`.
+        mixture: Mixture of the coherence, float64 on the host, or None.
+        targets: Names of the targets that the network reads.
+        reduction: 'sum' or 'mean' of the targets' losses.
         selection: 'mean_accuracy' or 'loss', on the validation knees.
-        classification_weight: lambda_cls of eq. 5.
-        regression_weight: of the squared error of a model with regression outputs.
-        coherence_weight: lambda_gmm of eq. 5; 0: the incoherence is not computed.
-        temperature: tau of eq. 4.
-        warmup_epochs: the incoherence counts from this epoch on.
+        classification_weight: Lambda_cls of eq. 5.
+        regression_weight: Weight of the squared error of a network with regression outputs.
+        coherence_weight: Lambda_gmm of eq. 5; 0: the incoherence is not computed.
+        temperature: Tau of eq. 4.
+        warmup_epochs: Epoch from which the incoherence counts.
     """
 
     class_weights: Mapping[str, np.ndarray]
-    mixture: coherence.Mixture | None = None
-    grades: tuple[str, ...] = flax.struct.field(pytree_node=False, default=GRADES)
+    mixture: grade_coherence.Mixture | None = None
+    targets: tuple[str, ...] = flax.struct.field(pytree_node=False, default=GRADES)
     reduction: str = flax.struct.field(pytree_node=False, default="sum")
     selection: str = flax.struct.field(pytree_node=False, default="mean_accuracy")
     classification_weight: float = flax.struct.field(pytree_node=False, default=1.0)
@@ -139,223 +227,135 @@ class Grading:
 
     @property
     def score_name(self) -> str:
-        """What `score` is."""
-        return "mean_accuracy" if self.selection == "mean_accuracy" else "minus_cross_entropy"
+        """Name of what `score` returns."""
+        if self.selection == "mean_accuracy":
+            return "mean_accuracy"
+        measured = all_targets.of_kind(self.targets, Continuous)
+        return "minus_loss" if measured else "minus_cross_entropy"
 
-    def initial_memory(self) -> dict[str, jax.Array]:
-        """What the loss is told of the validation knees before the first validation: nothing."""
+    def initial_validation_stats(self) -> dict[str, jax.Array]:
+        """Return nothing: the loss knows nothing of the validation."""
         return {}
 
-    def remember(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The same, of the predictions of a validation."""
+    def validation_stats(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return nothing."""
         return {}
 
     def loss(
         self,
         outputs: Outputs,
-        batch: Mapping[str, jax.Array],
+        labels: Labels,
+        mask: jax.Array,
         epoch: jax.Array | float,
-        memory: Mapping[str, jax.Array],
+        stats: ValidationStats,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The training loss (eq. 5) of a batch.
+        """Return the training loss (eq. 5) of a batch, and its parts by name.
 
-        Args:
-            outputs: of the model.
-            batch: uses `grades` int [batch, 7] and `mask` bool [batch]; masked knees count nowhere.
-            epoch: passes over the training knees so far; may be traced.
-            memory: of the last validation; not used.
-
-        Returns:
-            float32 scalar, and its parts by name: `classification`, `regression` (where the model
-            has such outputs), `incoherence` and `log_density` (where it has a weight; both also
-            before they count), `labelled`, the share of knees with a grade that counts.
+        The parts are `classification`; `measurement`, of continuous targets; `regression`, where
+        the network has such outputs; `incoherence` and `log_density`, where they have a weight,
+        also before they count; and `labelled`, the share of knees with a label that counts.
         """
-        labels = {g: batch["grades"][:, GRADES.index(g)] for g in self.grades}
-        mask = batch["mask"]
         reduce = jnp.sum if self.reduction == "sum" else jnp.mean
-        parts = {}
+        parts: dict[str, jax.Array] = {}
+        loss = jnp.float32(0.0)
+        kinds = all_targets.get_all(self.targets)
 
-        parts["classification"] = reduce(
-            jnp.stack(
-                [
-                    weighted_cross_entropy(outputs[g], label, self.class_weights[g], mask)
-                    for g, label in labels.items()
-                ]
-            )
-        )
-        loss = self.classification_weight * parts["classification"]
+        classes = all_targets.of_kind(self.targets, Classes)
+        if classes:
+            losses = [
+                weighted_cross_entropy(
+                    outputs[t.name], labels[t.name], self.class_weights[t.name], mask
+                )
+                for t in classes
+            ]
+            parts["classification"] = reduce(jnp.stack(losses))
+            loss = loss + self.classification_weight * parts["classification"]
 
-        regressed = [g for g in self.grades if f"{g}_value" in outputs]
-        if regressed:
-            errors = [squared_error(outputs[f"{g}_value"], labels[g], mask) for g in regressed]
-            parts["regression"] = reduce(jnp.stack(errors))
-            loss += self.regression_weight * parts["regression"]
+        if measured := all_targets.of_kind(self.targets, Continuous):
+            losses = [
+                squared_error(outputs[t.name][:, 0], t.standardise(labels[t.name]), mask)
+                for t in measured
+            ]
+            parts["measurement"] = reduce(jnp.stack(losses))
+            loss = loss + parts["measurement"]
+
+        if regressed := [target.name for target in classes if f"{target.name}_value" in outputs]:
+            losses = [
+                squared_error(outputs[f"{g}_value"], _without_missing(labels[g]), mask)
+                for g in regressed
+            ]
+            parts["regression"] = reduce(jnp.stack(losses))
+            loss = loss + self.regression_weight * parts["regression"]
 
         if self.coherence_weight and self.mixture is not None:
             active = jnp.asarray(epoch) >= self.warmup_epochs
             parts |= self._incoherence(self.mixture, outputs, mask, active)
-            loss += jnp.where(active, self.coherence_weight * parts["incoherence"], 0.0)
+            loss = loss + jnp.where(active, self.coherence_weight * parts["incoherence"], 0.0)
 
-        labelled = mask & jnp.stack([label != MISSING for label in labels.values()]).any(0)
-        parts["labelled"] = labelled.sum() / jnp.maximum(mask.sum(), 1)
+        known = jnp.stack([target.is_known(labels[target.name]) for target in kinds]).any(0)
+        parts["labelled"] = (mask & known).sum() / jnp.maximum(mask.sum(), 1)
         return loss, parts
 
     def _incoherence(
-        self, mixture: coherence.Mixture, outputs: Outputs, mask: jax.Array, active: jax.Array
+        self, mixture: grade_coherence.Mixture, outputs: Outputs, mask: jax.Array, active: jax.Array
     ) -> dict[str, jax.Array]:
-        """Means over the unmasked knees; without a gradient unless `active`."""
+        """Return means over the unmasked knees; without a gradient unless `active`."""
         logits = {g: jnp.where(mask[:, None], outputs[g], 0.0) for g in GRADES}
-        codes = jnp.concatenate(list(self.probabilities(logits).values()), axis=-1)
+        codes = jnp.concatenate(
+            [jax.nn.softmax(x.astype(jnp.float32)) for x in logits.values()], axis=-1
+        )
         # A selected branch passes no gradient to the other, whatever it is; a factor 0 would make
         # NaN of an infinite one.
         codes = jnp.where(active, codes, jax.lax.stop_gradient(codes))
-        density = coherence.log_density(mixture, codes)
+        density = coherence_loss.log_density(mixture, codes)
         weights = mask.astype(jnp.float32)
-        losses = coherence.incoherence(density, self.temperature)
+        losses = coherence_loss.incoherence(density, self.temperature)
         return {
             "incoherence": _mean(jnp.where(mask, losses, 0.0), weights),
             "log_density": _mean(jnp.where(mask, density, 0.0), weights),
         }
 
     def score(self, table: pd.DataFrame) -> float:
-        """What a checkpoint is chosen by: the one with the highest score on validation knees.
+        """Score validation knees; the highest chooses the checkpoint.
 
-        Either the accuracy averaged over the grades, each over the knees where it has been read;
-        or, by `selection` 'loss', minus the mean cross-entropy, unweighted, likewise averaged
-        (Tiulpin & Saarakkala 2020).
+        Either the accuracy averaged over the targets, each over the knees that have its label; or,
+        by `selection` 'loss', minus the mean loss, unweighted and averaged likewise (Tiulpin &
+        Saarakkala 2020).
         """
-        if self.selection == "loss":
-            return -float(np.nanmean([_cross_entropy(table, g) for g in self.grades]))
-        correct = [
-            (table[g] == table[f"{g}_pred"])[table[g] != MISSING].mean() for g in self.grades
-        ]
-        return float(np.nanmean(correct))
+        by = "loss" if self.selection == "loss" else "accuracy"
+        scores = [target.selection_score(table, by) for target in all_targets.get_all(self.targets)]
+        return float(np.nanmean(scores))
 
-    def probabilities(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Grade → class probabilities, float32 [batch, classes]."""
-        return {g: jax.nn.softmax(outputs[g].astype(jnp.float32)) for g in self.grades}
+    def decode(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Return target → class probabilities float32 [batch, classes], or values [batch]."""
+        return {t.name: t.decode(outputs[t.name]) for t in all_targets.get_all(self.targets)}
 
     def table(
-        self, index: pd.DataFrame, rows: np.ndarray, probabilities: Mapping[str, np.ndarray]
+        self, index: pd.DataFrame, rows: np.ndarray, decoded: Mapping[str, np.ndarray]
     ) -> pd.DataFrame:
-        """The predictions table: a row a knee, with identity, true and predicted grades.
+        """Make the predictions table: one row per knee, with identity, labels and predictions.
 
-        With a mixture it also holds the log-densities `coherence_given` of the true grades (NaN
-        where one of the seven is missing) and `coherence_predicted` of the probabilities.
+        With a mixture it also holds the log-densities `coherence_given` of the labels (NaN where
+        one of the seven grades is missing) and `coherence_predicted` of the probabilities.
 
         Args:
-            index: the prepared set's index.
-            rows: int [n], which of its rows were predicted.
-            probabilities: grade → [n, classes].
+            index: Index of the prepared set.
+            rows: int [n], rows that were predicted.
+            decoded: Target → decoded outputs [n, ...].
         """
         knees = index.iloc[rows]
-        table = make_table(knees, probabilities)
+        table = make_table(knees, decoded)
         if self.mixture is not None:
             codes = {
-                "given": coherence.one_hot(knees[list(GRADES)].to_numpy()),
-                "predicted": np.concatenate([probabilities[g] for g in GRADES], axis=1),
+                "given": grade_coherence.one_hot(knees[list(GRADES)].to_numpy()),
+                "predicted": np.concatenate([decoded[g] for g in GRADES], axis=1),
             }
             for name, values in codes.items():
-                table[f"coherence_{name}"] = coherence.log_density_on_host(self.mixture, values)
+                density = grade_coherence.log_density_on_host(self.mixture, values)
+                table[f"coherence_{name}"] = density
         return table
 
 
-def _cross_entropy(table: pd.DataFrame, grade: str) -> float:
-    """Mean over the knees of a predictions table whose grade has been read; NaN without one."""
-    known = table[table[grade] != MISSING]
-    if known.empty:
-        return np.nan
-    values = known[probability_columns(grade)].to_numpy(np.float64)
-    of_truth = values[np.arange(len(known)), known[grade].to_numpy(np.int64)]
-    # A probability of 0 has been rounded to it.
-    return float(-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean())
-
-
-def settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config's fields of this task, and defaults for those that it leaves out."""
-    complete = {name: config.get(name, default) for name, default in FIELDS.items()}
-    complete["class_weights"] = config.class_weights
-    complete["coherence"] = COHERENCE | dict(config.get("coherence", {}))
-    return ml_collections.ConfigDict(complete)
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for a field of this task that has no meaning."""
-    unknown = sorted(set(config.grades) - set(GRADES))
-    if unknown or not config.grades:
-        named = ", ".join(unknown) or "no grade"
-        raise UserError(f"config.grades names {named}: choose from {', '.join(GRADES)}")
-    fields = settings(config)
-    for name, choices in CHOICES.items():
-        if fields[name] not in choices:
-            raise UserError(f"config.{name} = '{fields[name]}': choose {' or '.join(choices)}")
-    if unknown := sorted(set(fields.coherence) - set(COHERENCE)):
-        raise UserError(
-            f"config.coherence has no {', '.join(unknown)}: choose from {', '.join(COHERENCE)}"
-        )
-    for name in ("classification_weight", "regression_weight"):
-        if fields[name] < 0:
-            raise UserError(f"config.{name} = {fields[name]}: it must be 0 or more")
-    for name in ("weight", "warmup_epochs"):
-        if fields.coherence[name] < 0:
-            raise UserError(f"config.coherence.{name} = {fields.coherence[name]}: 0 or more")
-    for name in ("temperature", "components", "sigma", "replicas"):
-        if fields.coherence[name] <= 0:
-            raise UserError(f"config.coherence.{name} = {fields.coherence[name]}: above 0")
-    if fields.coherence.weight and (absent := [g for g in GRADES if g not in config.grades]):
-        raise UserError(
-            f"config.grades lacks {', '.join(absent)}: coherence is of all seven grades; add them, "
-            "or set config.coherence.weight = 0"
-        )
-
-
-def make(
-    config: ml_collections.ConfigDict,
-    statistics: Statistics,
-    grades: np.ndarray,
-    mixture: coherence.Mixture | None = None,
-) -> Grading:
-    """The task of a config.
-
-    Args:
-        config: see `configs/`.
-        statistics: of the training knees; their prevalences weigh the classes.
-        grades: int [n, 7], of the training knees; the coherence's mixture is fitted to them.
-        mixture: one that has been fitted before, instead.
-
-    Raises:
-        UserError: too few training knees for the coherence's mixture.
-    """
-    fields = settings(config)
-    weigh = prevalence_weights if fields.class_weights == "prevalence" else uniform_weights
-    if mixture is None and fields.coherence.weight:
-        mixture = coherence.fit(
-            grades,
-            num_components=fields.coherence.components,
-            sigma=fields.coherence.sigma,
-            num_replicas=fields.coherence.replicas,
-            seed=config.seed,
-        )
-    return Grading(
-        class_weights={g: weigh(statistics.counts[g]) for g in config.grades},
-        mixture=mixture,
-        grades=tuple(config.grades),
-        reduction=fields.loss_reduction,
-        selection=fields.selection,
-        classification_weight=float(fields.classification_weight),
-        regression_weight=float(fields.regression_weight),
-        coherence_weight=float(fields.coherence.weight),
-        temperature=float(fields.coherence.temperature),
-        warmup_epochs=float(fields.coherence.warmup_epochs),
-    )
-
-
-def usable(index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
-    """Those of `rows` for which at least one of the config's grades has been read."""
-    return rows[(index.iloc[rows][list(config.grades)] != MISSING).any(axis=1).to_numpy()]
-
-
-def check_part(
-    name: str, index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict
-) -> None:
-    """Raises UserError for a part that the task cannot do with; this one takes any knees."""
+def _without_missing(labels: jax.Array) -> jax.Array:
+    """Return class labels as values, NaN where missing."""
+    return jnp.where(labels == MISSING, jnp.nan, labels.astype(jnp.float32))

@@ -1,42 +1,45 @@
-"""What tasks of a single target share: tables, selection, and which knees they can use."""
+"""What tasks of a single target of classes share: tables, selection, and which knees they use."""
 
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
-import ml_collections
 import numpy as np
 import pandas as pd
 
+from knee_jax import targets as all_targets
+from knee_jax.config.schema import Data
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES, class_name, labels
-from knee_jax.metrics import discrimination
-from knee_jax.metrics.predictions import make_table, probability_columns
+from knee_jax.metrics.predictions import make_table
+from knee_jax.targets.kinds import Classes, Target
+from knee_jax.tasks.protocols import Outputs
 
-Outputs = Mapping[str, jax.Array]
-"""Target → logits [batch, classes]."""
-
-SELECTIONS = ("accuracy", "roc_auc", "loss", "average_precision")
-"""What a checkpoint may be chosen by, see `OneTarget.score`."""
+SELECTIONS = Classes.selections
+"""What a checkpoint may be chosen by, see `Classes.selection_score`."""
 
 TINY = np.finfo(np.float32).tiny
 
 
 class OneTarget:
-    """What a task of one target says of it, whatever its loss.
+    """Common part of the tasks of one target of classes, whatever their loss.
 
     Attributes:
-        target: what the model reads.
-        selection: one of `SELECTIONS`, on the validation knees.
+        target: Name of the target.
+        selection: One of `SELECTIONS`, on the validation knees.
     """
 
     target: str
     selection: str
 
     @property
-    def grades(self) -> tuple[str, ...]:
-        """The target alone."""
+    def kind(self) -> Classes:
+        """The target."""
+        target = all_targets.get(self.target)
+        assert isinstance(target, Classes)
+        return target
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target's name alone."""
         return (self.target,)
 
     @property
@@ -45,99 +48,69 @@ class OneTarget:
 
     @property
     def score_name(self) -> str:
-        """What `score` is."""
+        """Name of what `score` returns."""
         return "minus_cross_entropy" if self.selection == "loss" else self.selection
 
     def score(self, table: pd.DataFrame) -> float:
-        """What a checkpoint is chosen by: the one with the highest score on validation knees.
+        """Score validation knees by `selection`; the highest chooses the checkpoint."""
+        return self.kind.selection_score(table, self.selection)
 
-        By `selection` the accuracy; the area under the ROC curve, or the average precision, of the
-        summed probability of the positive classes: of a grade 2 and above (for KL the usual
-        definition of osteoarthritis; Wang et al., Fig. 8), of other targets all but the first; or
-        minus the mean cross-entropy.
-        """
-        classes, of_truth = confidence(table, self.target)
-        if self.selection == "loss":
-            return float(np.log(np.maximum(of_truth, TINY)).mean())
-        known = table[table[self.target] != MISSING]
-        if self.selection == "accuracy":
-            return float((known[f"{self.target}_pred"].to_numpy() == classes).mean())
-        lowest = 2 if self.target in GRADES else 1
-        columns = probability_columns(self.target)[lowest:]
-        scores = known[columns].to_numpy(np.float64).sum(axis=1)
-        area = getattr(discrimination, self.selection)
-        return float(area(scores, classes >= lowest))
-
-    def probabilities(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """The target → class probabilities, float32 [batch, classes]."""
-        return {self.target: jax.nn.softmax(outputs[self.target].astype(np.float32))}
+    def decode(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Return the target's class probabilities, float32 [batch, classes]."""
+        return {self.target: self.kind.decode(outputs[self.target])}
 
     def table(
-        self, index: pd.DataFrame, rows: np.ndarray, probabilities: Mapping[str, np.ndarray]
+        self, index: pd.DataFrame, rows: np.ndarray, decoded: Mapping[str, np.ndarray]
     ) -> pd.DataFrame:
-        """The predictions table: a row a knee, with identity, true and predicted class.
+        """Make the predictions table: one row per knee, with identity, true and predicted class.
 
         Args:
-            index: the prepared set's index.
-            rows: int64 [n], which of its rows were predicted.
-            probabilities: the target → [n, classes].
+            index: Index of the prepared set.
+            rows: int64 [n], rows that were predicted.
+            decoded: The target's probabilities [n, classes].
         """
-        return make_table(index.iloc[rows], probabilities)
+        return make_table(index.iloc[rows], decoded)
 
 
-def confidence(table: pd.DataFrame, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """True classes, and their probabilities, of a table's knees that have a class.
+def the_target(targets: Sequence[Target], loss: str, task: str) -> Classes:
+    """Return the one target of a config.
 
-    Returns:
-        int64 [n] and float64 [n].
+    Raises:
+        UserError: There are several, or the target does not allow the loss.
     """
-    known = table[table[target] != MISSING]
-    classes = known[target].to_numpy(np.int64)
-    values = known[probability_columns(target)].to_numpy(np.float64)
-    return classes, values[np.arange(len(known)), classes]
+    if len(targets) != 1:
+        names = tuple(target.name for target in targets)
+        raise UserError(f"config.targets = {names}: the task {task} has one target")
+    (target,) = targets
+    if loss not in target.losses or not isinstance(target, Classes):
+        raise UserError(
+            f"config.targets: {target.name} allows the loss {' or '.join(target.losses)}, and the "
+            f"task {task} has the loss {loss}: choose another target or config.task"
+        )
+    return target
 
 
-def refuse_absent(part: str, classes: np.ndarray, target: str) -> None:
-    """Raises UserError where a class has no knee among `classes`, those of a part."""
-    absent = sorted(set(range(NUM_CLASSES[target])) - set(classes.tolist()))
-    if absent:
-        names = " and of ".join(class_name(target, c) for c in absent)
+def refuse_unlabelled(data: Data, task: str) -> None:
+    """Raise UserError where unlabelled knees are to be trained on, which have no loss here."""
+    if data.unlabelled != "none":
+        raise UserError(
+            f"config.data.unlabelled = {data.unlabelled!r} has no meaning for {task} (knees "
+            "without a class have no loss here): set 'none'"
+        )
+
+
+def usable(index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
+    """Return which knees of an index have a class of the target, bool [n]."""
+    (target,) = targets
+    return np.asarray(target.is_known(target.labels(index)))
+
+
+def refuse_absent(part: str, classes: np.ndarray, target: Classes) -> None:
+    """Raise UserError where a class has no knee among `classes`, those of a part."""
+    found = set(classes.tolist())
+    if absent := sorted(set(range(target.num_outputs)) - found):
+        names = " and of ".join(target.class_label(c) for c in absent)
         raise UserError(
             f"the {part} part has no knee of {names}, and the loss needs every class there: choose "
             "another config.data.split, config.data.parts or config.data.seed, or a larger set"
         )
-
-
-def refuse_ignored(
-    config: ml_collections.ConfigDict, task: str, more: Mapping[str, tuple[Any, str]] | None = None
-) -> None:
-    """Raises UserError for what other tasks have, and a task of one target has no use for.
-
-    Args:
-        config: see `configs/`; fields that it lacks are off.
-        task: its name.
-        more: likewise field → the value that switches it off, and what to do instead, or why.
-    """
-    ignored = {
-        "class_weights": ("none", "data.sampling = 'oversampled' makes classes alike"),
-        "coherence.weight": (0, "it is of all seven grades"),
-        "data.unlabelled": ("none", "knees without a class have no loss here"),
-    } | dict(more or {})
-    for name, (off, instead) in ignored.items():
-        value: Any = config
-        for field in name.split("."):
-            value = value.get(field) if value is not None else None
-        if value is not None and value != off:
-            raise UserError(
-                f"config.{name} = {value!r} has no meaning for {task} ({instead}): set {off!r}"
-            )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a config's value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def usable(index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
-    """Those of `rows` that belong to a class of the config's target."""
-    return rows[labels(index.iloc[rows], config.grades[0]) != MISSING]

@@ -5,29 +5,90 @@ Section 3.2: the focal loss of Lin et al. 2017, "Focal loss for dense object det
 = "balanced"`).
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pandas as pd
 
-from knee_jax import coherence
-from knee_jax.data.statistics import Statistics
+from knee_jax.config.fields import option
+from knee_jax.config.schema import Data
 from knee_jax.errors import UserError
-from knee_jax.grades import MISSING, OWN, labels
+from knee_jax.metrics.grade_coherence import Mixture
+from knee_jax.targets.kinds import MISSING, Nominal, Target
 from knee_jax.tasks import one_target
-from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget, Outputs
+from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget
+from knee_jax.tasks.protocols import Labels, Outputs, ValidationStats
 
-FIELDS = {"focal_gamma": 2.0, "selection": "average_precision"}
-"""Fields of the config, with what holds where one is left out: the paper's."""
 
-NUMBERS = ("focal_gamma",)
-"""Fields of the config that are numbers in the task's pytree, and may differ in a sweep."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The part `task` of a config of name `progression`; the defaults are the paper's."""
 
-usable = one_target.usable
+    name: ClassVar[str] = "progression"
+    swept: ClassVar[tuple[str, ...]] = ("focal_gamma",)
+
+    focal_gamma: float = option(2.0, "Gamma of the focal loss; 0: cross-entropy.", low=0)
+    selection: str = option(
+        "average_precision",
+        "What chooses the best checkpoint on validation knees.",
+        choices=SELECTIONS,
+    )
+
+    def check(self, targets: Sequence[Target], data: Data) -> None:
+        """Raise UserError for targets or data that the task cannot do with, or would ignore."""
+        target = one_target.the_target(targets, "focal", self.name)
+        if not isinstance(target, Nominal):
+            raise UserError(
+                f"config.targets = ('{target.name}',): the task {self.name} learns a target of "
+                "its own classes, such as progression"
+            )
+        one_target.refuse_unlabelled(data, self.name)
+        if data.partially_labelled != "masked":
+            raise UserError(
+                f"config.data.partially_labelled = {data.partially_labelled!r} has no meaning for "
+                f"{self.name} (a knee has a class or none): set 'masked'"
+            )
+
+    def usable(self, index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
+        """Return which knees of an index have a class of the target, bool [n]."""
+        return one_target.usable(index, targets)
+
+    def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
+        """Raise UserError for a part that cannot be learnt from, or chosen by.
+
+        Training needs every class, validation knees that progressed and others.
+        """
+        target = one_target.the_target(targets, "focal", self.name)
+        classes = target.labels(index)
+        if part == "train":
+            one_target.refuse_absent(part, classes, target)
+        if part == "validation" and len(set((classes > 0).tolist())) < 2:
+            which = "is other than" if (classes == 0).all() else "is"
+            raise UserError(
+                f"of the validation part no knee {which} {target.class_names[0]}, and no "
+                "checkpoint can be chosen by it: choose another config.data.split, "
+                "config.data.parts or config.data.seed, or a larger set"
+            )
+
+    def make(
+        self,
+        targets: Sequence[Target],
+        counts: Mapping[str, Sequence[int]],
+        labels: Mapping[str, np.ndarray],
+        seed: int,
+        mixture: Mixture | None = None,
+    ) -> "Progression":
+        """Make the task of a run; see `protocols.Settings`."""
+        return Progression(
+            focal_gamma=np.asarray(self.focal_gamma, np.float32),
+            target=targets[0].name,
+            selection=self.selection,
+        )
 
 
 def focal_loss(
@@ -50,15 +111,15 @@ def focal_loss(
 
 @flax.struct.dataclass
 class Progression(OneTarget):
-    """A target of its own with the focal loss; a pytree, whose numbers may differ between members.
+    """A nominal target with the focal loss; a pytree, whose numbers may differ between members.
 
     Checkpoints are chosen by the average precision of progression, fast or slow together. The
     published code rounds it to three decimals, and of equal ones takes the later epoch. Here it is
     not rounded, so that epochs are seldom equal; of those that are, the later one is taken as well.
 
     Attributes:
-        focal_gamma: of the focal loss, float32.
-        target: what the model reads, one of `grades.OWN`.
+        focal_gamma: Gamma of the focal loss, float32.
+        target: what the model reads.
         selection: one of `SELECTIONS`, on the validation knees.
     """
 
@@ -66,35 +127,29 @@ class Progression(OneTarget):
     target: str = flax.struct.field(pytree_node=False, default="progression")
     selection: str = flax.struct.field(pytree_node=False, default="average_precision")
 
-    def initial_memory(self) -> dict[str, jax.Array]:
-        """What the loss is told of the validation knees before the first validation: nothing."""
+    def initial_validation_stats(self) -> dict[str, jax.Array]:
+        """Return nothing: the loss knows nothing of the validation."""
         return {}
 
-    def remember(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The same, of the predictions of a validation."""
+    def validation_stats(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return nothing."""
         return {}
 
     def loss(
         self,
         outputs: Outputs,
-        batch: Mapping[str, jax.Array],
+        labels: Labels,
+        mask: jax.Array,
         epoch: jax.Array | float,
-        memory: Mapping[str, jax.Array],
+        stats: ValidationStats,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The training loss of a batch: the mean focal loss of its knees that have a class.
-
-        Args:
-            outputs: of the model.
-            batch: uses the target's classes, `progression` int [batch], and `mask` bool [batch];
-                masked knees count nowhere, whatever their logits are.
-            epoch: passes over the training knees so far; not used.
-            memory: of the last validation; not used.
+        """Return the mean focal loss of the knees of a batch that have a class.
 
         Returns:
             float32 scalar, NaN where an unmasked knee has a NaN, 0 where none has a class; and,
             beside it, the plain `cross_entropy` of these knees.
         """
-        label, mask = batch[self.target], batch["mask"]
+        label = labels[self.target]
         known = mask & (label != MISSING)
         classes = jnp.where(known, label, 0).astype(jnp.int32)
         logits = jnp.where(mask[:, None], outputs[self.target].astype(jnp.float32), 0.0)
@@ -108,77 +163,3 @@ class Progression(OneTarget):
 
         parts = {"cross_entropy": mean(focal_loss(log_p, classes, 0.0))}
         return mean(focal_loss(log_p, classes, self.focal_gamma)), parts
-
-
-def settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config's fields of this task, and defaults for those that it leaves out."""
-    return ml_collections.ConfigDict(
-        {name: config.get(name, default) for name, default in FIELDS.items()}
-    )
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for a field of this task that has no meaning, or that it would ignore."""
-    if len(config.grades) != 1 or config.grades[0] not in OWN:
-        raise UserError(f"config.grades = {tuple(config.grades)}: one target, of {', '.join(OWN)}")
-    fields = settings(config)
-    if fields.selection not in SELECTIONS:
-        raise UserError(
-            f"config.selection = {fields.selection!r}: choose {' or '.join(SELECTIONS)}"
-        )
-    if not one_target.is_number(fields.focal_gamma) or fields.focal_gamma < 0:
-        raise UserError(f"config.focal_gamma = {fields.focal_gamma!r}: a number of 0 or more")
-    one_target.refuse_ignored(
-        config,
-        "progression",
-        {
-            "data.partially_labelled": ("masked", "a knee has a class or none"),
-        },
-    )
-
-
-def check_part(
-    name: str, index: pd.DataFrame, rows: np.ndarray, config: ml_collections.ConfigDict
-) -> None:
-    """Raises UserError for a part that cannot be learnt from, or by which none can be chosen.
-
-    Args:
-        name: 'train', which needs every class; 'validation', which needs knees that progressed and
-            others; or 'test'.
-        index: the prepared set's index.
-        rows: int64 [n], its rows of that part that are `usable`.
-        config: see `configs/`.
-    """
-    target = config.grades[0]
-    classes = labels(index.iloc[rows], target)
-    if name == "train":
-        one_target.refuse_absent(name, classes, target)
-    if name == "validation" and len(set((classes > 0).tolist())) < 2:
-        which = "is other than" if (classes == 0).all() else "is"
-        raise UserError(
-            f"of the validation part no knee {which} {OWN[target][0]}, and no checkpoint can be "
-            "chosen by it: choose another config.data.split, config.data.parts or "
-            "config.data.seed, or a larger set"
-        )
-
-
-def make(
-    config: ml_collections.ConfigDict,
-    statistics: Statistics,
-    grades: np.ndarray,
-    mixture: coherence.Mixture | None = None,
-) -> Progression:
-    """The task of a config.
-
-    Args:
-        config: see `configs/`.
-        statistics: of the training knees; without use here, as are the next two.
-        grades: int [n, 7], of the training knees.
-        mixture: of another task.
-    """
-    fields = settings(config)
-    return Progression(
-        focal_gamma=np.asarray(fields.focal_gamma, np.float32),
-        target=config.grades[0],
-        selection=fields.selection,
-    )

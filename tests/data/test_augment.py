@@ -4,11 +4,12 @@ import functools
 import cv2
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from scipy import stats
 
+from knee_jax.config import fields, load
+from knee_jax.config.schema import Input
 from knee_jax.data import augment
 from knee_jax.data.augment import Affine, RandomCrop
 from knee_jax.errors import UserError
@@ -25,23 +26,31 @@ def small(crop, canvas=33):
     return dataclasses.replace(crop, canvas=canvas)
 
 
-def draw(augmentation, image, points, seeds, size, channels=1):
-    """Views of one image under many keys: [seeds, size, size, channels] and their keypoints."""
+def build(config, size=300):
+    """Make the augmentation of a config's part for inputs of a size."""
+    options = dict(config)
+    made = fields.build(augment.find(options.pop("name", None)), options, "config.augmentation")
+    augment.check_input(made, Input(size=size))
+    return made
 
-    def view(key):
-        return augmentation.training_view(
+
+def draw(augmentation, image, points, seeds, size, channels=1):
+    """Return inputs [seeds, size, size, channels] of one image under many keys, and keypoints."""
+
+    def one(key):
+        return augmentation.training_input(
             jnp.asarray(image), jnp.asarray(points, jnp.float32), key, size, channels
         )
 
-    return jax.jit(jax.vmap(view))(jax.random.split(jax.random.key(0), seeds))
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), seeds))
 
 
 @functools.cache
-def make_views(augmentation, size=32, channels=1, *, statistics=(0.5, 0.25), train=True):
-    """The compiled (batch, key) → views."""
+def compiled_inputs(augmentation, size=32, channels=1, *, statistics=(0.5, 0.25), train=True):
+    """Return the compiled (batch, key) → inputs."""
     return jax.jit(
         functools.partial(
-            augment.views,
+            augment.make_inputs,
             size=size,
             statistics=statistics,
             augmentation=augmentation,
@@ -51,20 +60,20 @@ def make_views(augmentation, size=32, channels=1, *, statistics=(0.5, 0.25), tra
     )
 
 
-def evaluation_view(augmentation, image, points, size, channels=1):
-    view = jax.jit(augmentation.evaluation_view, static_argnums=(2, 3))
-    return view(jnp.asarray(image), jnp.asarray(points, jnp.float32), size, channels)
+def evaluation_input(augmentation, image, points, size, channels=1):
+    make = jax.jit(augmentation.evaluation_input, static_argnums=(2, 3))
+    return make(jnp.asarray(image), jnp.asarray(points, jnp.float32), size, channels)
 
 
 def draw_points(augmentation, side, points, seeds, size):
-    """The keypoints alone, which takes no resampling."""
+    """Return the keypoints alone, which takes no resampling."""
     image = jnp.zeros((side, side), jnp.uint8)
 
-    def view(key):
-        return augmentation.training_view(image, jnp.asarray(points), key, size, 1)[1]
+    def one(key):
+        return augmentation.training_input(image, jnp.asarray(points), key, size, 1)[1]
 
     keys = jax.random.split(jax.random.key(1), seeds)
-    return np.asarray(jax.jit(jax.vmap(view))(keys), np.float64)
+    return np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
 
 
 # ---- Keypoints, in either augmentation ----
@@ -96,7 +105,7 @@ def assert_blob_is_followed(geometry, side, size):
     )
 
 
-def test_a_shift_is_a_part_of_the_view():
+def test_a_shift_is_a_fraction_of_the_input():
     centre = np.full((1, 2), 40.0)
     moved = draw_points(Affine(translation=0.25), 80, centre, 200, 20)
     assert 4.8 < np.abs(np.asarray(moved) - 10).max() <= 5.0001
@@ -128,8 +137,8 @@ def test_pooling_at_a_moved_point_returns_the_fields_value(augmentation, train):
         "image": jnp.asarray(np.round(255 * np.tile(field(x, y), (knees, 1, 1))), jnp.uint8),
         "keypoints": jnp.asarray(points, jnp.float32),
     }
-    views = make_views(geometry, size, statistics=(0.0, 1.0), train=train)
-    images, moved = views(batch, jax.random.key(3))
+    inputs = compiled_inputs(geometry, size, statistics=(0.0, 1.0), train=train)
+    images, moved = inputs(batch, jax.random.key(3))
     pooled = np.asarray(bilinear_pool(images, moved))[..., 0]
     inside = ((moved > 1) & (moved < size - 1)).all(axis=-1)
     assert inside.mean() > 0.55
@@ -144,7 +153,7 @@ def test_pooling_at_a_moved_point_returns_the_fields_value(augmentation, train):
 def test_missing_keypoints_stay_missing(augmentation, train):
     batch = make_batch()
     batch["keypoints"] = batch["keypoints"].at[1].set(jnp.nan)
-    images, keypoints = make_views(augmentation, train=train)(batch, jax.random.key(0))
+    images, keypoints = compiled_inputs(augmentation, train=train)(batch, jax.random.key(0))
     assert np.isfinite(images).all()
     assert np.isfinite(keypoints[0]).all()
     assert np.isnan(keypoints[1]).all()
@@ -156,8 +165,8 @@ def test_missing_keypoints_stay_missing(augmentation, train):
 def test_shrinking_keeps_the_mean_of_fine_texture():
     """Point sampling of a checkerboard would keep one colour; area means give grey."""
     image = (np.indices((224, 224)).sum(0) % 2 * 255).astype(np.uint8)
-    for view in (Affine(), RandomCrop(canvas=112)):
-        pixels, _ = evaluation_view(view, image, np.zeros((1, 2)), 112)
+    for augmentation in (Affine(), RandomCrop(canvas=112)):
+        pixels, _ = evaluation_input(augmentation, image, np.zeros((1, 2)), 112)
         np.testing.assert_allclose(pixels, 0.5, atol=0.5 / 255)
 
 
@@ -235,13 +244,13 @@ def test_contrast_scales_deviations_within_its_range():
     assert abs(np.corrcoef(brightness, factors)[0, 1]) < 0.15
 
 
-def test_the_ranges_of_deepknee_can_be_said():
+def test_the_ranges_of_deepknee_can_be_configured():
     """Tiulpin et al. 2018: a crop of 300 px at offsets 6 to 20, so within 7 px of the middle."""
     config = {
         "name": "affine", "translation": 7 / 300, "rotation": 15.0, "gamma": (0.5, 3.0),
         "brightness": 0.3, "contrast": 0.3,
     }  # fmt: skip
-    augmentation = augment.make(config, 300)
+    augmentation = build(config)
     points = draw_points(augmentation, 300, [[100.0, 150.0], [200.0, 150.0]], 1000, 300)
     arm, shift = points[:, 1] - points[:, 0], points.mean(axis=1) - 150
     angle = np.rad2deg(np.arctan2(arm[:, 1], arm[:, 0]))
@@ -275,10 +284,10 @@ def test_ranges_of_shift_rotation_and_scale_are_reached_and_kept():
         assert high - 0.05 * span < values.max() <= high + 1e-3
 
 
-def test_the_evaluation_view_is_the_plain_resize():
+def test_the_evaluation_input_is_the_plain_resize():
     image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
     points = np.array([[0.0, 60.0], [15.0, 20.0]])
-    pixels, moved = evaluation_view(STRONG, image, points, 50)
+    pixels, moved = evaluation_input(STRONG, image, points, 50)
     expected = cv2.resize(image.astype(np.float32) / 255, (50, 50))
     np.testing.assert_allclose(pixels[..., 0], expected, atol=1e-3)
     np.testing.assert_allclose(moved, points * 50 / 60, atol=1e-4)
@@ -326,7 +335,7 @@ def test_gamma_is_the_look_up_table(gamma):
     assert ours[image == 255] == 255
 
 
-def test_views_are_opencvs_resize_rotate_and_crop():
+def test_inputs_are_opencvs_resize_rotate_and_crop():
     """The draws are read back from three keypoints; OpenCV then repeats the steps."""
     side, canvas, size = 350, 310, 300
     image = knee_like(side)
@@ -378,7 +387,7 @@ def test_noise_comes_with_its_probability_and_gain():
     image = np.zeros((16, 16), np.uint8)
     noisy = RandomCrop(canvas=16, rotation=0, gamma_probability=0)
     values = 255 * np.asarray(draw(noisy, image, np.zeros((1, 2)), 2000, 16)[0][..., 0])
-    # The noise's brightest pixel is 255, so that the picture's tells the gain.
+    # The noise's brightest pixel is 255, so that the picture's brightest is the gain.
     gain = values.max(axis=(1, 2)) / 255
     assert (gain > 0).mean() == pytest.approx(0.5, abs=0.04)
     assert gain.max() == pytest.approx(0.3, abs=0.005)
@@ -424,7 +433,7 @@ def test_without_chance_the_crop_is_the_resized_roi():
 def test_evaluation_sees_the_centre_of_the_canvas():
     image = knee_like(350)
     points = np.array([[175.0, 175.0], [0.0, 350.0]])
-    pixels, moved = evaluation_view(RandomCrop(), image, points, 300, 3)
+    pixels, moved = evaluation_input(RandomCrop(), image, points, 300, 3)
     theirs = cv2.resize(image, (310, 310))[5:305, 5:305]
     for channel in range(3):
         assert np.abs(np.round(255 * np.asarray(pixels[..., channel])) - theirs).max() <= 1
@@ -443,15 +452,15 @@ def make_batch(size=8, side=32):
 
 
 @pytest.mark.parametrize("augmentation", [STRONG, RandomCrop(33)])
-def test_views_depend_on_the_slot_and_the_key_only(augmentation):
+def test_inputs_depend_on_the_slot_and_the_key_only(augmentation):
     batch, key = make_batch(), jax.random.key(5)
-    views = make_views(augmentation)
-    images, keypoints = views(batch, key)
+    inputs = compiled_inputs(augmentation)
+    images, keypoints = inputs(batch, key)
     assert images.shape == (8, 32, 32, 1)
     assert keypoints.shape == (8, 74, 2)
     others = {name: value.at[4:].set(value[:4]) for name, value in batch.items()}
-    np.testing.assert_array_equal(views(others, key)[0][:4], images[:4])
-    other = views(batch, jax.random.key(6))[0]
+    np.testing.assert_array_equal(inputs(others, key)[0][:4], images[:4])
+    other = inputs(batch, jax.random.key(6))[0]
     assert (other != images).any(axis=(1, 2, 3)).all()
 
 
@@ -459,7 +468,7 @@ def test_views_depend_on_the_slot_and_the_key_only(augmentation):
 def test_every_slot_of_a_batch_is_augmented_in_its_own_way(augmentation):
     one = {name: value[:1] for name, value in make_batch().items()}
     same = {name: jnp.repeat(value, 8, axis=0) for name, value in one.items()}
-    images, keypoints = make_views(augmentation)(same, jax.random.key(0))
+    images, keypoints = compiled_inputs(augmentation)(same, jax.random.key(0))
     for i in range(8):
         for j in range(i):
             assert (images[i] != images[j]).any()
@@ -469,16 +478,16 @@ def test_every_slot_of_a_batch_is_augmented_in_its_own_way(augmentation):
 @pytest.mark.parametrize("augmentation", [STRONG, RandomCrop(33)])
 def test_evaluation_depends_on_nothing_but_the_knee(augmentation):
     batch = make_batch()
-    views = make_views(augmentation, train=False)
-    ours = views(batch, jax.random.key(0))
+    inputs = compiled_inputs(augmentation, train=False)
+    ours = inputs(batch, jax.random.key(0))
     turned = {name: value[::-1] for name, value in batch.items()}
-    for first, last in zip(ours, views(turned, jax.random.key(1))):
+    for first, last in zip(ours, inputs(turned, jax.random.key(1))):
         np.testing.assert_array_equal(first, last[::-1])
 
 
 @pytest.mark.parametrize("augmentation", [PAPER, small(GEOMETRY)])
 def test_three_channels_are_the_grey_three_times(augmentation):
-    images, _ = make_views(augmentation, channels=3)(make_batch(), jax.random.key(0))
+    images, _ = compiled_inputs(augmentation, channels=3)(make_batch(), jax.random.key(0))
     assert images.shape == (8, 32, 32, 3)
     np.testing.assert_array_equal(images[..., 0], images[..., 1])
     np.testing.assert_array_equal(images[..., 0], images[..., 2])
@@ -495,11 +504,11 @@ def test_channels_have_noise_of_their_own():
         assert np.abs(correlation - np.eye(3)).max() < 0.12
 
 
-def test_views_are_normalised():
+def test_inputs_are_normalised():
     batch = make_batch(side=64)
     raw = np.asarray(batch["image"], np.float64) / 255
-    views = make_views(Affine(), 64, statistics=(raw.mean(), raw.std()), train=False)
-    images, _ = views(batch, jax.random.key(0))
+    inputs = compiled_inputs(Affine(), 64, statistics=(raw.mean(), raw.std()), train=False)
+    images, _ = inputs(batch, jax.random.key(0))
     assert float(images.mean()) == pytest.approx(0, abs=1e-4)
     assert float(images.std()) == pytest.approx(1, abs=1e-4)
 
@@ -508,10 +517,13 @@ def test_views_are_normalised():
 
 
 def test_a_config_names_its_augmentation():
-    config = ml_collections.ConfigDict({"name": "affine", "rotation": 5.0, "scale": (0.95, 1.05)})
-    assert augment.make(config, 64) == Affine(rotation=5.0, scale=(0.95, 1.05))
-    assert augment.make({"name": "random_crop"}, 300) == RandomCrop()
-    assert augment.make({"name": "random_crop", "gamma": [0.9, 1.2], "canvas": 66}, 64) == (
+    config = load.base()
+    config.augmentation = load.augmentation("affine", rotation=5.0, scale=(0.95, 1.05))
+    assert load.parse(config).augmentation == Affine(rotation=5.0, scale=(0.95, 1.05))
+    config.augmentation = load.augmentation("random_crop")
+    config.input.size = 300
+    assert load.parse(config).augmentation == RandomCrop()
+    assert build({"name": "random_crop", "gamma": [0.9, 1.2], "canvas": 66}, 64) == (
         RandomCrop(canvas=66, gamma=(0.9, 1.2))
     )
 
@@ -523,29 +535,29 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "crop"}, "name = 'crop': choose affine or random_crop"),
-        ({"rotation": 5.0}, "name = None: choose affine or random_crop"),
-        ({"name": "random_crop", "scale": (1, 1)}, "scale: 'random_crop' has no such field"),
-        ({"name": "affine", "scale": (0.0, 1.0)}, r"scale = \(0.0, 1.0\): .* 0 < low <= high"),
-        ({"name": "affine", "gamma": (1.2, 0.8)}, r"gamma = \(1.2, 0.8\): .* 0 < low <= high"),
-        ({"name": "affine", "scale": 1.1}, r"scale = 1.1: \(low, high\)"),
-        ({"name": "affine", "rotation": -5.0}, "rotation = -5.0: a number 0 or more"),
-        ({"name": "affine", "contrast": 1.5}, "contrast = 1.5: a number from 0 to 1"),
-        ({"name": "affine", "noise": float("nan")}, "noise = nan: a number 0 or more"),
-        ({"name": "affine", "translation": "10"}, "translation = '10': a number 0 or more"),
-        ({"name": "random_crop", "canvas": 299}, "canvas = 299: a whole number from 300 to 600"),
-        ({"name": "random_crop", "canvas": 620}, "canvas = 620: .* twice config.input.size"),
-        ({"name": "random_crop", "canvas": 310.5}, "canvas = 310.5: a whole number"),
-        ({"name": "random_crop", "rotation": 91}, "rotation = 91: a number from 0 to 90, degrees"),
-        ({"name": "random_crop", "gamma": (0.0, 1.0)}, r"gamma = \(0.0, 1.0\): .* 0 < low"),
-        ({"name": "random_crop", "noise_gain": 1.2}, "noise_gain = 1.2: a number from 0 to 1"),
-        ({"name": "random_crop", "noise_probability": 1.5}, "noise_probability = 1.5: .* 0 to 1"),
-        ({"name": "random_crop", "gamma_probability": -1}, "gamma_probability = -1: .* 0 to 1"),
+        ({"name": "crop"}, ".name = 'crop': .*choose from affine, random_crop, volume_crop"),
+        ({"rotation": 5.0}, ".name = None: choose from affine, random_crop, volume_crop"),
+        ({"name": "random_crop", "scale": (1, 1)}, " has no field 'scale': .*canvas, "),
+        ({"name": "affine", "scale": (0.0, 1.0)}, r".scale = \(0.0, 1.0\): a .*2 numbers above 0"),
+        ({"name": "affine", "gamma": (1.2, 0.8)}, r".gamma = \(1.2, 0.8\): .* must not decrease"),
+        ({"name": "affine", "scale": 1.1}, ".scale = 1.1: a tuple of 2 numbers above 0"),
+        ({"name": "affine", "rotation": -5.0}, ".rotation = -5.0: a number from 0 to 180"),
+        ({"name": "affine", "contrast": 1.5}, ".contrast = 1.5: a number from 0 to 1"),
+        ({"name": "affine", "noise": float("nan")}, ".noise = nan: a number from 0 to 1"),
+        ({"name": "affine", "translation": "10"}, ".translation = '10': a number from 0 to 1"),
+        ({"name": "random_crop", "canvas": 299}, ".canvas = 299: a whole number from 300 to 600"),
+        ({"name": "random_crop", "canvas": 620}, ".canvas = 620: .* twice config.input.size"),
+        ({"name": "random_crop", "canvas": 310.5}, ".canvas = 310.5: a whole number"),
+        ({"name": "random_crop", "rotation": 91}, ".rotation = 91: a number from 0 to 90"),
+        ({"name": "random_crop", "gamma": (0.0, 1.0)}, r".gamma = \(0.0, 1.0\): .* above 0"),
+        ({"name": "random_crop", "noise_gain": 1.2}, ".noise_gain = 1.2: a number from 0 to 1"),
+        ({"name": "random_crop", "noise_probability": 1.5}, ".noise_probability = 1.5: .* 0 to 1"),
+        ({"name": "random_crop", "gamma_probability": -1}, ".gamma_probability = -1: .* 0 to 1"),
     ],
 )
 def test_what_has_no_meaning_is_named(config, message):
-    with pytest.raises(UserError, match=f"config.augmentation.{message}"):
-        augment.make(config, 300)
+    with pytest.raises(UserError, match=f"config.augmentation{message}"):
+        build(config)
 
 
 def test_standardised_images_do_not_know_their_exposure():

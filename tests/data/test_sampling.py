@@ -22,9 +22,9 @@ LABELLED, UNLABELLED = np.arange(30), np.arange(100, 117)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 5))
 def test_every_pass_shows_every_knee_once(num_rows, batch_size, seed):
     rows = np.arange(num_rows) * 3 + 1
-    plan = shuffled(rows, batch_size, seed)
+    sampler = shuffled(rows, batch_size, seed)
     passes = 3
-    stream = np.concatenate([plan(step) for step in range(-(-passes * num_rows // batch_size))])
+    stream = np.concatenate([sampler(step) for step in range(-(-passes * num_rows // batch_size))])
     for one in range(passes):
         part = stream[one * num_rows : (one + 1) * num_rows]
         np.testing.assert_array_equal(np.sort(part), rows)
@@ -33,16 +33,16 @@ def test_every_pass_shows_every_knee_once(num_rows, batch_size, seed):
 def test_a_batch_does_not_depend_on_what_was_asked_before():
     rows = np.arange(100)
     forwards = [shuffled(rows, 16, 7)(step) for step in range(20)]
-    plan = shuffled(rows, 16, 7)
-    backwards = [plan(step) for step in reversed(range(20))][::-1]
+    sampler = shuffled(rows, 16, 7)
+    backwards = [sampler(step) for step in reversed(range(20))][::-1]
     np.testing.assert_array_equal(forwards, backwards)
 
 
 def test_passes_and_seeds_differ():
     rows = np.arange(64)
-    plan = shuffled(rows, 64, 0)
-    assert (plan(0) != plan(1)).any()
-    assert (plan(0) != shuffled(rows, 64, 1)(0)).any()
+    sampler = shuffled(rows, 64, 0)
+    assert (sampler(0) != sampler(1)).any()
+    assert (sampler(0) != shuffled(rows, 64, 1)(0)).any()
 
 
 @given(st.integers(1, 40), st.integers(1, 12))
@@ -59,8 +59,8 @@ def test_in_order_shows_every_knee_once_and_pads_the_rest(num_rows, batch_size):
 @given(st.integers(1, 24), st.integers(0, 23), st.integers(0, 3))
 def test_mixed_batches_hold_their_share_of_unlabelled_knees(batch_size, num_unlabelled, seed):
     num_unlabelled = min(num_unlabelled, batch_size - 1)
-    plan = mixed(LABELLED, UNLABELLED, batch_size, num_unlabelled, seed)
-    batches = np.stack([plan(step) for step in range(34)])
+    sampler = mixed(LABELLED, UNLABELLED, batch_size, num_unlabelled, seed)
+    batches = np.stack([sampler(step) for step in range(34)])
     assert ((batches >= 100).sum(axis=1) == num_unlabelled).all()
     # Either kind passes through all its knees before any comes again.
     for kind in (batches[batches < 100], batches[batches >= 100]):
@@ -78,8 +78,8 @@ def test_unlabelled_knees_spread_over_the_devices(devices, each, num_unlabelled)
 
 def test_mixed_batches_depend_on_the_seed_and_the_step_only():
     forwards = [mixed(LABELLED, UNLABELLED, 12, 5, 7)(step) for step in range(9)]
-    plan = mixed(LABELLED, UNLABELLED, 12, 5, 7)
-    np.testing.assert_array_equal(forwards, [plan(s) for s in reversed(range(9))][::-1])
+    sampler = mixed(LABELLED, UNLABELLED, 12, 5, 7)
+    np.testing.assert_array_equal(forwards, [sampler(s) for s in reversed(range(9))][::-1])
     assert (forwards[0] != mixed(LABELLED, UNLABELLED, 12, 5, 8)(0)).any()
     # The two kinds are not in the same order.
     both = mixed(np.arange(64), np.arange(100, 164), 128, 64, 0)(0)
@@ -97,8 +97,8 @@ def test_batches_that_cannot_be_mixed_are_named():
 
 def test_weighted_draws_follow_the_weights():
     rows, weights = np.array([3, 5, 8, 9]), np.array([1.0, 0.0, 2.0, 5.0])
-    plan = weighted(rows, weights, 50, seed=0)
-    drawn = np.concatenate([plan(step) for step in range(200)])
+    sampler = weighted(rows, weights, 50, seed=0)
+    drawn = np.concatenate([sampler(step) for step in range(200)])
     counts = np.array([(drawn == row).sum() for row in rows])
     np.testing.assert_allclose(counts / len(drawn), weights / 8, atol=0.015)
     assert counts[1] == 0
@@ -107,8 +107,8 @@ def test_weighted_draws_follow_the_weights():
 def test_weighted_draws_depend_on_the_seed_and_the_step_only():
     rows, weights = np.arange(50), np.random.default_rng(0).random(50)
     forwards = [weighted(rows, weights, 16, 3)(step) for step in range(6)]
-    plan = weighted(rows, weights, 16, 3)
-    np.testing.assert_array_equal(forwards, [plan(s) for s in reversed(range(6))][::-1])
+    sampler = weighted(rows, weights, 16, 3)
+    np.testing.assert_array_equal(forwards, [sampler(s) for s in reversed(range(6))][::-1])
     assert (forwards[0] != forwards[1]).any()
     assert (forwards[0] != weighted(rows, weights, 16, 4)(0)).any()
 
@@ -129,9 +129,9 @@ def test_inverse_frequency_gives_every_class_the_same_share(grades):
     np.testing.assert_allclose(weights[grades == -1], 1)
 
 
-def passes_of(plan, length, batch_size, number):
-    """The first passes of a plan, [number, length]."""
-    stream = np.concatenate([plan(step) for step in range(-(-number * length // batch_size))])
+def passes_of(sampler, length, batch_size, number):
+    """The first passes of a sampler, [number, length]."""
+    stream = np.concatenate([sampler(step) for step in range(-(-number * length // batch_size))])
     return stream[: number * length].reshape(number, length)
 
 
@@ -143,8 +143,8 @@ def test_every_pass_has_all_knees_and_its_classes_alike(classes, batch_size, see
     known, counts = np.unique(classes[classes >= 0], return_counts=True)
     length = oversampled_length(classes)
     assert length == len(known) * max(counts, default=0) + (classes == -1).sum()
-    plan = oversampled(rows, classes, batch_size, seed)
-    for one in passes_of(plan, length, batch_size, 2):
+    sampler = oversampled(rows, classes, batch_size, seed)
+    for one in passes_of(sampler, length, batch_size, 2):
         seen = np.array([class_of[row] for row in one.tolist()])
         for c in known:
             assert (seen == c).sum() == counts.max()
@@ -157,8 +157,10 @@ def test_every_pass_has_all_knees_and_its_classes_alike(classes, batch_size, see
 
 def test_what_is_added_is_drawn_alike_and_anew():
     classes = np.repeat([0, 1], [40, 10])
-    plan = oversampled(np.arange(50), classes, 16, seed=0)
-    times = np.array([np.bincount(one, minlength=50)[40:] for one in passes_of(plan, 80, 16, 400)])
+    sampler = oversampled(np.arange(50), classes, 16, seed=0)
+    times = np.array(
+        [np.bincount(one, minlength=50)[40:] for one in passes_of(sampler, 80, 16, 400)]
+    )
     assert (times.sum(axis=1) == 40).all()
     extra = times - 1
     # Binomial: 30 draws among ten knees.
@@ -170,13 +172,13 @@ def test_what_is_added_is_drawn_alike_and_anew():
 def test_oversampled_batches_depend_on_the_seed_and_the_step_only():
     rows, classes = np.arange(60), np.repeat([0, 1, 2], [30, 20, 10])
     forwards = [oversampled(rows, classes, 16, 3)(step) for step in range(20)]
-    plan = oversampled(rows, classes, 16, 3)
-    np.testing.assert_array_equal(forwards, [plan(s) for s in reversed(range(20))][::-1])
+    sampler = oversampled(rows, classes, 16, 3)
+    np.testing.assert_array_equal(forwards, [sampler(s) for s in reversed(range(20))][::-1])
     assert (forwards[0] != oversampled(rows, classes, 16, 4)(0)).any()
 
 
 @pytest.mark.parametrize(
-    "plan",
+    "sampler",
     [
         shuffled(np.arange(5), 3, 0),
         in_order(np.arange(5), 3),
@@ -185,6 +187,6 @@ def test_oversampled_batches_depend_on_the_seed_and_the_step_only():
         oversampled(np.arange(5), np.array([0, 0, 0, 1, 2]), 3, 0),
     ],
 )
-def test_rows_are_int64_of_the_batch_size(plan):
-    assert plan(1).dtype == np.int64
-    assert plan(1).shape == (3,)
+def test_rows_are_int64_of_the_batch_size(sampler):
+    assert sampler(1).dtype == np.int64
+    assert sampler(1).shape == (3,)

@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 
 from knee_jax.data import augment, prepared, statistics
+from knee_jax.targets.grades import GRADES
 
 
 @pytest.fixture(scope="module")
 def knees(tiny_data_dir):
-    return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.0.0")
+    return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.1.0", GRADES)
 
 
-def views_of(augmentation, channels=1):
+def inputs_of(augmentation, channels=1):
     return functools.partial(
-        augment.views,
+        augment.make_inputs,
         size=32,
         statistics=(0.0, 1.0),
         augmentation=augmentation,
@@ -23,34 +24,35 @@ def views_of(augmentation, channels=1):
     )
 
 
-def test_of_views_they_are_means_over_batches(knees, monkeypatch):
+def test_of_inputs_they_are_means_over_batches(knees, monkeypatch):
     monkeypatch.setattr(statistics, "CHUNK", 8)
     monkeypatch.setattr(statistics, "SAMPLE", 29)
     rows = np.arange(40)
-    facts = statistics.measure(knees, rows, views_of(augment.Affine()))
+    measured = statistics.measure(knees, rows, inputs_of(augment.Affine()))
     # Three batches of eight, evenly spaced over all rows and mixed; resized without any change.
     sample = np.random.default_rng(0).permutation(np.linspace(0, 39, 24).astype(int))
-    views = jax.jit(views_of(augment.Affine()))
+    inputs = jax.jit(inputs_of(augment.Affine()))
     images = [
-        np.asarray(views(knees.load(part), jax.random.key(0))[0], np.float64)
+        np.asarray(inputs(knees.load(part), jax.random.key(0))[0], np.float64)
         for part in sample.reshape(3, 8)
     ]
-    assert facts.mean == pytest.approx(np.mean([part.mean() for part in images]), rel=1e-5)
-    assert facts.deviation == pytest.approx(np.mean([part.std() for part in images]), rel=1e-5)
+    assert measured.mean == pytest.approx(np.mean([part.mean() for part in images]), rel=1e-5)
+    assert measured.std == pytest.approx(np.mean([part.std() for part in images]), rel=1e-5)
 
 
-def test_of_views_they_see_the_augmentation_and_repeat(knees, monkeypatch):
+def test_of_inputs_they_follow_the_augmentation_and_repeat(knees, monkeypatch):
     monkeypatch.setattr(statistics, "CHUNK", 8)
     rows = np.arange(30)
     plain = statistics.measure(knees, rows)
     bright = augment.Affine(gamma=(0.4, 0.4))
-    first, again = (statistics.measure(knees, rows, views_of(bright)) for _ in range(2))
+    first, again = (statistics.measure(knees, rows, inputs_of(bright)) for _ in range(2))
     assert first == again
     assert first.mean > plain.mean + 0.05
+    assert first.counts.keys() == set(GRADES)
     assert first.counts == plain.counts
 
 
-def test_of_a_random_crop_they_know_its_black_corners_and_grey_veil(knees):
+def test_of_a_random_crop_they_include_its_black_corners(knees):
     """Three channels, of fewer knees than a batch."""
     rows = np.arange(20)
     still = augment.RandomCrop(
@@ -60,6 +62,6 @@ def test_of_a_random_crop_they_know_its_black_corners_and_grey_veil(knees):
         canvas=33, rotation=40.0, noise_probability=0.0, gamma_probability=0.0
     )
     plain = statistics.measure(knees, rows)
-    facts = statistics.measure(knees, rows, views_of(still, channels=3))
-    assert facts.mean == pytest.approx(plain.mean, abs=0.01)
-    assert statistics.measure(knees, rows, views_of(corners)).mean < 0.95 * facts.mean
+    measured = statistics.measure(knees, rows, inputs_of(still, channels=3))
+    assert measured.mean == pytest.approx(plain.mean, abs=0.01)
+    assert statistics.measure(knees, rows, inputs_of(corners)).mean < 0.95 * measured.mean

@@ -3,11 +3,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from knee_jax.config import fields, load
+from knee_jax.config.schema import Input
 from knee_jax.configs import mri_progression
 from knee_jax.data import augment
 from knee_jax.data.volumes import VIEWS, VolumeCrop, rotate
@@ -22,11 +23,11 @@ def random_volumes(number, shape=SHAPE):
     return np.random.default_rng(0).integers(3, 250, (number, *shape), np.uint8)
 
 
-def views(crop, volumes, size=SIZE, seed=0, **options):
-    """Views of a batch, NumPy; not normalised unless told."""
+def make_inputs(crop, volumes, size=SIZE, seed=0, **options):
+    """Return inputs of a batch as NumPy; by default those of training, not normalised."""
     make = jax.jit(
         functools.partial(
-            augment.views,
+            augment.make_inputs,
             size=size,
             augmentation=crop,
             **{"statistics": (0.0, 1.0), "train": True, "channels": 1} | options,
@@ -47,9 +48,9 @@ def stretched(voxels):
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("shape", [SHAPE, (13, 12, 9)])
-def test_evaluation_view_equals_numpy(view, shape):
+def test_evaluation_input_equals_numpy(view, shape):
     volumes = random_volumes(3, shape)
-    found = views(
+    found = make_inputs(
         VolumeCrop(view=view),
         volumes,
         train=False,
@@ -59,7 +60,7 @@ def test_evaluation_view_equals_numpy(view, shape):
         start = [(whole - part) // 2 for whole, part in zip(shape, SIZE)]
         crop = volume[tuple(slice(s, s + part) for s, part in zip(start, SIZE))]
         expected = (stretched(crop) - 0.257) / 0.235
-        # Slices, rows and columns of what a reader of that view looks at.
+        # Slices, rows and columns of what a human reader of that view looks at.
         for index in np.ndindex(ours.shape[:3]):
             n, row, column = index
             at = {
@@ -70,20 +71,20 @@ def test_evaluation_view_equals_numpy(view, shape):
             assert ours[(*index, 0)] == pytest.approx(expected[at], abs=1e-5)
 
 
-def test_view_shape_is_that_of_the_views():
+def test_input_shape_is_that_of_the_inputs():
     for view in VIEWS:
         crop = VolumeCrop(view=view)
         for train in (False, True):
-            found = views(crop, random_volumes(2), train=train, channels=3)
-            assert found.shape[1:] == augment.view_shape(crop, SIZE, 3)
-    assert augment.view_shape(VolumeCrop(), (160, 160, 64), 1) == (64, 160, 160, 1)
-    assert augment.view_shape(VolumeCrop(view="coronal"), (160, 80, 128), 1) == (80, 160, 128, 1)
-    assert augment.view_shape(VolumeCrop(view="axial"), (80, 160, 128), 1) == (80, 160, 128, 1)
-    assert augment.view_shape(augment.Affine(), 32, 3) == (32, 32, 3)
+            found = make_inputs(crop, random_volumes(2), train=train, channels=3)
+            assert found.shape[1:] == augment.input_shape(crop, SIZE, 3)
+    assert augment.input_shape(VolumeCrop(), (160, 160, 64), 1) == (64, 160, 160, 1)
+    assert augment.input_shape(VolumeCrop(view="coronal"), (160, 80, 128), 1) == (80, 160, 128, 1)
+    assert augment.input_shape(VolumeCrop(view="axial"), (80, 160, 128), 1) == (80, 160, 128, 1)
+    assert augment.input_shape(augment.Affine(), 32, 3) == (32, 32, 3)
 
 
 def test_a_volume_without_contrast_is_black():
-    found = views(STILL, np.full((1, *SHAPE), 7, np.uint8))
+    found = make_inputs(STILL, np.full((1, *SHAPE), 7, np.uint8))
     np.testing.assert_array_equal(found, 0)
 
 
@@ -100,7 +101,7 @@ def test_crops_lie_everywhere_alike():
             for r, c, s in places
         ]
     )
-    found = views(STILL, np.stack([volume] * 3200), size)[..., 0]
+    found = make_inputs(STILL, np.stack([volume] * 3200), size)[..., 0]
     off = np.abs(known[:, None] - found).max(axis=(2, 3, 4))
     np.testing.assert_allclose(off.min(axis=0), 0, atol=1e-6)
     counts = np.bincount(off.argmin(axis=0), minlength=len(places))
@@ -109,7 +110,7 @@ def test_crops_lie_everywhere_alike():
 
 def test_a_crop_as_large_as_the_volume_is_the_volume():
     volumes = random_volumes(2)
-    found = views(STILL, volumes, SHAPE)[..., 0]
+    found = make_inputs(STILL, volumes, SHAPE)[..., 0]
     for volume, ours in zip(volumes, found):
         np.testing.assert_allclose(ours.transpose(1, 2, 0), stretched(volume), atol=1e-6)
 
@@ -152,19 +153,19 @@ def test_one_angle_for_all_slices_and_another_for_each_knee():
     slice_ = random_volumes(1, (12, 12, 1))[0]
     volumes = np.repeat(np.repeat(slice_[None], 6, axis=3), 8, axis=0)
     crop = dataclasses.replace(STILL, rotation_probability=1)
-    found = views(crop, volumes, (12, 12, 6))[..., 0]
+    found = make_inputs(crop, volumes, (12, 12, 6))[..., 0]
     np.testing.assert_array_equal(found, np.repeat(found[:, :1], 6, axis=1))
     assert len(np.unique(found[:, 0].reshape(8, -1), axis=0)) == 8
 
 
 def test_half_of_the_knees_are_rotated_by_angles_of_the_range():
-    """A bright spot on a long arm tells the angle."""
+    """A bright spot on a long arm shows the angle."""
     volume = np.zeros((41, 41, 1), np.uint8)
     rows, columns = np.mgrid[-20:21, -20:21]
     spot = np.exp(-((rows**2) + (columns - 13) ** 2) / 8)
     volume[..., 0] = np.rint(255 * spot)
     crop = dataclasses.replace(STILL, rotation_probability=0.5)
-    found = views(crop, np.stack([volume] * 800), (41, 41, 1))[:, 0, :, :, 0]
+    found = make_inputs(crop, np.stack([volume] * 800), (41, 41, 1))[:, 0, :, :, 0]
     weight = found.sum(axis=(1, 2))
     down = (found * rows).sum(axis=(1, 2)) / weight
     right = (found * columns).sum(axis=(1, 2)) / weight
@@ -180,7 +181,7 @@ def test_half_of_the_knees_are_rotated_by_angles_of_the_range():
 def test_half_of_the_knees_are_changed_by_gammas_of_the_range():
     volume = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
     crop = dataclasses.replace(STILL, gamma_probability=0.5)
-    found = views(crop, np.stack([volume] * 800), volume.shape).astype(np.float64)[..., 0]
+    found = make_inputs(crop, np.stack([volume] * 800), volume.shape).astype(np.float64)[..., 0]
     before = stretched(volume).transpose(2, 0, 1)
     inner = (before > 0) & (before < 1)
     exponents = np.log(found[:, inner]) / np.log(before[inner])
@@ -194,14 +195,14 @@ def test_half_of_the_knees_are_changed_by_gammas_of_the_range():
 # ---- Keys ----
 
 
-def test_views_are_of_key_and_slot_alone():
+def test_inputs_depend_on_key_and_slot_alone():
     volumes = random_volumes(6)
     crop = VolumeCrop()
-    found = views(crop, volumes)
-    np.testing.assert_array_equal(found, views(crop, volumes))
-    np.testing.assert_array_equal(found[:2], views(crop, volumes[:2]))
-    assert not np.array_equal(found, views(crop, volumes, seed=1))
-    alike = views(crop, np.repeat(volumes[:1], 6, axis=0))
+    found = make_inputs(crop, volumes)
+    np.testing.assert_array_equal(found, make_inputs(crop, volumes))
+    np.testing.assert_array_equal(found[:2], make_inputs(crop, volumes[:2]))
+    assert not np.array_equal(found, make_inputs(crop, volumes, seed=1))
+    alike = make_inputs(crop, np.repeat(volumes[:1], 6, axis=0))
     assert len(np.unique(alike.reshape(6, -1), axis=0)) == 6
     assert np.isfinite(found).all()
     assert found.min() >= 0
@@ -212,38 +213,45 @@ def test_views_are_of_key_and_slot_alone():
 
 
 def test_a_config_names_it_and_its_fields():
-    crop = augment.make(
-        ml_collections.ConfigDict({"name": "volume_crop", "gamma": [0.7, 1.4]}), SIZE
-    )
-    assert crop == VolumeCrop(gamma=(0.7, 1.4))
+    config = load.base()
+    config.augmentation = load.augmentation("volume_crop", gamma=(0.7, 1.4))
+    config.input.volume = (16, 15, 14)
+    parsed = load.parse(config)
+    assert parsed.augmentation == VolumeCrop(gamma=(0.7, 1.4))
+    assert augment.size_of(parsed.input) == (16, 15, 14)
 
 
 @pytest.mark.parametrize(
-    ("fields", "size", "message"),
+    ("changes", "inputs", "message"),
     [
-        ({"view": "frontal"}, SIZE, "view = 'frontal': choose sagittal, coronal, axial"),
-        ({"rotation": -1}, SIZE, "rotation = -1"),
-        ({"gamma": (0, 2)}, SIZE, "gamma = "),
-        ({"gamma_probability": 2}, SIZE, "gamma_probability = 2"),
-        ({}, (8, 8), r"input.volume = \(8, 8\): whole numbers"),
-        ({}, (8, 8, 0), r"input.volume = \(8, 8, 0\)"),
-        ({}, 32, "makes views of volumes, and config.input has size"),
-        ({"name": "affine"}, SIZE, "makes views of images, and config.input has volume"),
+        ({"view": "frontal"}, {}, "view = 'frontal': .*choose from sagittal, coronal, axial"),
+        ({"rotation": -1}, {}, "rotation = -1: a number from 0 to 90"),
+        ({"gamma": (0, 2)}, {}, r"gamma = \(0, 2\): a tuple of 2 numbers above 0"),
+        ({"gamma_probability": 2}, {}, "gamma_probability = 2: a number from 0 to 1"),
+        ({}, {"volume": (8, 8)}, r"input.volume = \(8, 8\): a tuple of 3 whole numbers"),
+        ({}, {"volume": (8, 8, 0)}, r"input.volume = \(8, 8, 0\): a tuple of 3 whole numbers"),
+        ({}, {"volume": ()}, "reads volumes, and config.input has no volume, but films"),
+        ({}, {"channels": 3}, "input.channels = 3: volumes have 1"),
+        ({"name": "affine"}, {}, "reads images, and config.input has a volume"),
     ],
 )
-def test_fields_without_meaning(fields, size, message):
+def test_fields_without_meaning(changes, inputs, message):
+    options = {"name": "volume_crop"} | changes
     with pytest.raises(UserError, match=message):
-        augment.make({"name": "volume_crop"} | fields, size)
+        augment.check_input(
+            fields.build(augment.find(options.pop("name")), options, "config.augmentation"),
+            fields.build(Input, {"volume": SIZE} | inputs, "config.input"),
+        )
 
 
-def test_sets_of_which_no_view_can_be_made():
+def test_sets_of_which_no_input_can_be_made():
     even = (0.7, 0.7, 1.4)
     augment.check_fit(VolumeCrop(), SIZE, "volume", SHAPE, even)
     with pytest.raises(UserError, match=r"no crop of \(8, 7, 5\)"):
         augment.check_fit(VolumeCrop(), SIZE, "volume", (8, 7, 5), even)
-    with pytest.raises(UserError, match="views of volumes, and the set has images"):
+    with pytest.raises(UserError, match="inputs of volumes, and the set has images"):
         augment.check_fit(VolumeCrop(), SIZE, "image", (350, 350), (0.4,))
-    with pytest.raises(UserError, match="views of images, and the set has volumes"):
+    with pytest.raises(UserError, match="inputs of images, and the set has volumes"):
         augment.check_fit(augment.Affine(), 32, "volume", SHAPE, even)
 
 
@@ -252,7 +260,7 @@ def test_a_rotation_knows_by_how_much_the_set_was_shrunk(view):
     of_rows, of_columns, of_slices = FACTORS[view]
     spacing_mm = (0.365 * of_rows, 0.365 * of_columns, 0.7 * of_slices)
     config = mri_progression.get_config("oai" if view == "sagittal" else f"{view},oai")
-    crop = augment.make(config.augmentation, config.input.volume)
+    crop = load.parse(config).augmentation
     augment.check_fit(crop, SIZE, "volume", SHAPE, spacing_mm)
     wrong = dataclasses.replace(crop, aspect=crop.aspect * 1.5)
     with pytest.raises(UserError, match=rf"aspect = .*set it to {crop.aspect:g}"):

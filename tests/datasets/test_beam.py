@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
+from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
-from knee_jax.prepare import prepare
 from tests.commands import run
 
 NUM_CROPS = 30
@@ -30,18 +30,18 @@ def contents(folder):
     [
         "--direct_running_mode=in_memory",
         pytest.param(
-            "--direct_num_workers=2,--direct_running_mode=multi_processing", marks=pytest.mark.slow
+            "--direct_num_workers=2,--direct_running_mode=multi_processing", marks=pytest.mark.long
         ),
     ],
 )
 def test_beam_makes_the_same_set(raw, tmp_path, monkeypatch, options):
     # The command, but with small shards.
     (tmp_path / "small_shards.py").write_text(
-        "from knee_jax import prepare\n"
+        "from knee_jax.cli.run import run_command\n"
         "from knee_jax.datasets.builders import KneeBuilder\n"
         "KneeBuilder.jobs_per_shard = 4\n"
         "if __name__ == '__main__':\n"
-        "    prepare.run()\n"
+        "    run_command('prepare')\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     found = []

@@ -1,4 +1,4 @@
-"""A study with defects of every kind: the account tells each, and nothing else.
+"""A study with defects of every kind: the ingest report has each of them, and nothing else.
 
 Of 500 subjects among the long tests, of 80 among the others.
 """
@@ -16,12 +16,12 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGExtended12Bit
 
-from knee_jax.grades import GRADES
+from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest import readings
 from knee_jax.ingest.flow import STAGES
 from knee_jax.ingest.landmarks import SUFFIXES
 from knee_jax.phantom.study import write_study
-from knee_jax.prepare import prepare
+from knee_jax.targets.grades import GRADES
 
 VISITS = (0, 12, 24)
 UNFILMED = 36
@@ -271,7 +271,7 @@ DEFECTS = {
         "",
     ),
 }
-"""Name → how it is planted, the sides of the film's knees that are lost by it, and why."""
+"""Name → function that plants the defect, sides of the excluded knees, and reason."""
 
 
 def find(root, source):
@@ -283,20 +283,20 @@ def find(root, source):
 def prepared(root, data_dir):
     folder = prepare("oai_xray/default", data_dir, root, workers=2)
     columns = {"dtype": {"subject": str}, "keep_default_na": False}
-    tables = [pd.read_csv(folder / f"{name}.csv", **columns) for name in ("index", "quarantine")]
+    tables = [pd.read_csv(folder / f"{name}.csv", **columns) for name in ("index", "exclusions")]
     knees = [
         {tuple(row): reason for *row, reason in table[[*KNEE, *extra]].itertuples(index=False)}
         for table, extra in zip(tables, (["kl"], ["reason"]))
     ]
-    return *knees, json.loads((folder / "account.json").read_text()), folder
+    return *knees, json.loads((folder / "ingest_report.json").read_text()), folder
 
 
 KNEE = ["subject", "side", "visit"]
 
 
-@pytest.fixture(scope="module", params=[80, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[80, pytest.param(500, marks=pytest.mark.long)])
 def studies(request, tmp_path_factory):
-    """A clean study's account, the same study's with one defect of every kind, and the places."""
+    """A clean study's report, the same study's with one defect of every kind, and the places."""
     base = tmp_path_factory.mktemp("defects")
     root = base / "study"
     write_study(
@@ -347,17 +347,17 @@ def test_every_knee_that_a_defect_costs_is_lost_for_its_reason_and_no_other_is(s
 
 
 def test_the_flow_adds_up_and_notes_tell_of_what_loses_no_knee(studies):
-    (*_, before, _), (kept, _, account, folder), places = studies
-    assert account["kept"] == len(kept)
-    assert account["seen"] == account["kept"] + sum(account["dropped"].values())
+    (*_, before, _), (kept, _, report, folder), places = studies
+    assert report["kept"] == len(kept)
+    assert report["seen"] == report["kept"] + sum(report["excluded"].values())
     flow = pd.read_csv(folder / "flow.csv", keep_default_na=False)
-    assert flow["left"].iloc[0] == account["seen"]
-    assert flow["left"].iloc[-1] == account["kept"]
+    assert flow["left"].iloc[0] == report["seen"]
+    assert flow["left"].iloc[-1] == report["kept"]
     assert flow.loc[flow["reason"] == "", "stage"].tolist() == [
         "in the tables or on an image",
         *STAGES,
     ]
-    assert flow.loc[flow["reason"] != "", "dropped"].sum() == sum(account["dropped"].values())
+    assert flow.loc[flow["reason"] != "", "excluded"].sum() == sum(report["excluded"].values())
     for note, more in {
         "duplicate_readings": num_rows(places["a row twice"]) // 2,
         "grades_out_of_range": num_rows(places["a grade beyond the scale"]),
@@ -368,4 +368,4 @@ def test_the_flow_adds_up_and_notes_tell_of_what_loses_no_knee(studies):
         "knees_in_the_tables": 2 - 1,
         "files_elsewhere": 1,
     }.items():
-        assert account["notes"][note] == before["notes"].get(note, 0) + more
+        assert report["notes"][note] == before["notes"].get(note, 0) + more

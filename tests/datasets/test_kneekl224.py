@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
 
+from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
-from knee_jax.prepare import prepare
+from knee_jax.targets.grades import GRADES
 
 GOOD = ("train/0/9000001L", "train/0/9000001R", "train/4/9000002R", "val/2/9000003L")
 
@@ -54,12 +54,12 @@ def test_records_and_index(raw, tmp_path):
             expected = crop(row.source.removesuffix(".png"))
             flip = -1 if row.side == "L" else 1
             np.testing.assert_array_equal(knee["image"], expected[:, ::flip])
-    counts = json.loads((folder / "account.json").read_text())
+    counts = json.loads((folder / "ingest_report.json").read_text())
     assert counts["kept"] == counts["seen"] == 4
     assert counts["splits"] == {"train": 3, "val": 1}
 
 
-def test_bad_files_are_quarantined_and_harm_nobody(raw, tmp_path):
+def test_bad_files_are_excluded_and_harm_no_other(raw, tmp_path):
     clean = contents(prepare("kneekl224", tmp_path / "clean", raw, workers=1))
     (raw / "train" / "3").mkdir()
     (raw / "train/3/9000004L.png").write_text("text\n" * 100)
@@ -69,15 +69,15 @@ def test_bad_files_are_quarantined_and_harm_nobody(raw, tmp_path):
     folder = prepare("kneekl224", tmp_path / "data", raw, workers=1)
     found = contents(folder)
     differing = {name for name in clean if clean[name] != found[name]}
-    assert differing == {"account.json", "flow.csv", "quarantine.csv"}
-    quarantine = pd.read_csv(folder / "quarantine.csv")
-    assert dict(zip(quarantine["source"], quarantine["reason"])) == {
+    assert differing == {"ingest_report.json", "flow.csv", "exclusions.csv"}
+    exclusions = pd.read_csv(folder / "exclusions.csv")
+    assert dict(zip(exclusions["source"], exclusions["reason"])) == {
         "train/3/9000004L.png": "not_an_image",
         "train/3/9000004R.png": "empty_file",
         "train/3/notes.txt": "unknown_name",
         "val/2/9000005L.png": "wrong_size",
     }
-    counts = json.loads((folder / "account.json").read_text())
+    counts = json.loads((folder / "ingest_report.json").read_text())
     assert (counts["seen"], counts["kept"]) == (8, 4)
 
 
@@ -133,7 +133,7 @@ class TestUserErrors:
             prepare(name, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real
 def test_the_published_set(request, tmp_path):
     root = request.config.rootpath.parent / "shared" / "data" / "kneekl224"
@@ -179,7 +179,7 @@ def test_progression_is_a_config_of_its_own(raw, tmp_path):
     for split, rows in index.groupby("split"):
         records = [int(knee["progression"]) for knee in builder.as_data_source(split)]
         assert records == rows["progression"].tolist()
-    counts = json.loads((folder / "account.json").read_text())
+    counts = json.loads((folder / "ingest_report.json").read_text())
     assert counts["notes"] == {"crops_without_progression": 2, "labels_without_a_crop": 0}
 
     # The set without it is as if there were no such table, and no such config.

@@ -10,9 +10,9 @@ import pydicom
 import pytest
 import tensorflow_datasets as tfds
 
+from knee_jax.datasets.prepare import prepare
 from knee_jax.phantom import placements
 from knee_jax.phantom.study import write_study
-from knee_jax.prepare import prepare
 
 CONFIGS = ("keypoints", "boxes", "crops")
 
@@ -39,8 +39,8 @@ def folder(request, tree, tmp_path_factory):
     return prepare(f"oai_xray/{request.param}", data_dir, tree, workers=1)
 
 
-def test_account(folder):
-    counts = json.loads((folder / "account.json").read_text())
+def test_report(folder):
+    counts = json.loads((folder / "ingest_report.json").read_text())
     assert (counts["seen"], counts["kept"]) == (6, 6)
     by_film = folder.parent.name != "crops"
     assert counts["notes"].get("header_mirrored") == (1 if by_film else None)
@@ -80,7 +80,7 @@ def test_contact_sheet_shows_the_records(folder):
     assert {places[i] for i, knee in enumerate(knees) if knee["side"] == b"R"} == {0, 1, 2}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("config", CONFIGS)
 def test_bytes_do_not_depend_on_run_or_workers(tree, tmp_path, config):
     one = prepare(f"oai_xray/{config}", tmp_path / "one", tree, workers=1)

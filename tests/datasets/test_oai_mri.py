@@ -9,9 +9,9 @@ import pytest
 
 import knee_jax.datasets as datasets
 from knee_jax.data import prepared
+from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest.volume import Preparation
 from knee_jax.phantom.mri import write_mri_study
-from knee_jax.prepare import prepare
 
 SMALL = Preparation(shape=(32, 32, 16), border=0)
 
@@ -38,13 +38,13 @@ def test_views(study, tmp_path, monkeypatch, name, shape):
     )
     folder = prepare(f"oai_mri/{name}", tmp_path, study, workers=1)
     assert folder == tmp_path / "oai_mri" / name / "1.0.0"
-    knees = prepared.open_set(folder)
+    knees = prepared.open_set(folder, ["progression"])
     assert knees.image_shape == shape
     assert set(knees.index["cohort"]) == {"OAI"}
-    counts = json.loads((folder / "account.json").read_text())
+    counts = json.loads((folder / "ingest_report.json").read_text())
     assert counts["seen"] == 12
     loaded = knees.load(np.arange(len(knees.index)))
-    assert (loaded["progression"] >= 0).all()
+    assert (loaded["labels"]["progression"] >= 0).all()
     assert not any(path.is_dir() for path in folder.iterdir())
     # The user's own files stay.
     assert (study / "tables" / "enrollees.txt").exists()
@@ -71,7 +71,7 @@ def test_options_of_the_configs_reach_the_ingest(study, tmp_path, monkeypatch):
     assert datasets.builder("oai_mri", tmp_path).builder_config.name == "sagittal"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("release", ["study", "archive"])
 def test_a_phantom_by_command_at_full_size(tmp_path, release):
     root = tmp_path / "oai"
@@ -79,10 +79,10 @@ def test_a_phantom_by_command_at_full_size(tmp_path, release):
     flags += [f"--release={release}", "--clutter=rescans", "--clutter=single_films"]
     subprocess.run([sys.executable, "-m", "knee_jax.phantom", *flags], check=True)
     folder = prepare("oai_mri", tmp_path / "data", root)
-    counts = json.loads((folder / "account.json").read_text())
+    counts = json.loads((folder / "ingest_report.json").read_text())
     assert counts["seen"] == counts["notes"]["knees_in_the_tables"] == 6
     assert counts["notes"]["films"] == 3 + 1 + 1
-    assert "no_series" not in counts["dropped"]
-    knees = prepared.open_set(folder)
+    assert "no_series" not in counts["excluded"]
+    knees = prepared.open_set(folder, ["progression"])
     assert len(knees.index) >= 3
     assert knees.image_shape == (176, 176, 80)

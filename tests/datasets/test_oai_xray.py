@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest import headers
 from knee_jax.phantom import clutter
 from knee_jax.phantom.study import write_study
-from knee_jax.prepare import prepare
 from tests.ingest.conftest import dataset, make_endless, write
 
 
@@ -22,7 +22,7 @@ def study(tmp_path_factory):
     films = [root / source for source in knees["source"].unique()]
     clutter.add_rescan(films[0])
     clutter.add_other_films(films[1])
-    clutter.split(films[2])
+    clutter.separate_knees(films[2])
     return root, knees
 
 
@@ -42,8 +42,8 @@ def test_a_cluttered_tree_gives_all_knees(study, tmp_path):
     root, knees = study
     before = files(root)
     folder = prepare("oai_xray", tmp_path, root, workers=1)
-    counts = json.loads((folder / "account.json").read_text())
-    assert (counts["kept"], counts["dropped"]) == (10, {"repeated_film": 2})
+    counts = json.loads((folder / "ingest_report.json").read_text())
+    assert (counts["kept"], counts["excluded"]) == (10, {"repeated_film": 2})
     assert counts["notes"]["other_films_pa_right_hand"] == 1
     assert counts["notes"]["other_films_lateral_right_knee"] == 1
     index = pd.read_csv(folder / "index.csv", dtype={"subject": str})
@@ -72,10 +72,10 @@ def test_kept_headers_do_not_change_the_set(study, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", ["after the pixels", pytest.param("header", marks=pytest.mark.slow)]
+    "place", ["after the pixels", pytest.param("header", marks=pytest.mark.long)]
 )
 def test_a_film_that_is_never_read_to_its_end(study, tmp_path, place):
-    """Its two knees are lost, whether it is met among the headers or among the films."""
+    """Its knees are excluded, whether it is read first among the headers or among the films."""
     original, knees = study
     root = shutil.copytree(original, tmp_path / "study")
     subject = knees["subject"].unique()[3]
@@ -86,7 +86,7 @@ def test_a_film_that_is_never_read_to_its_end(study, tmp_path, place):
     begin = time.monotonic()
     folder = prepare("oai_xray", tmp_path / "data", root, workers=2, file_timeout=3)
     assert time.monotonic() - begin < 60
-    lost = pd.read_csv(folder / "quarantine.csv", dtype={"subject": str})
+    lost = pd.read_csv(folder / "exclusions.csv", dtype={"subject": str})
     lost = lost[lost["reason"] != "repeated_film"]
     assert lost["reason"].tolist() == ["timed_out"] * 2
     assert lost["detail"].unique().tolist() == ["not read within 3 seconds"]

@@ -7,8 +7,8 @@ import pytest
 import knee_jax.datasets as datasets
 from knee_jax.data.prepared import open_set
 from knee_jax.datasets import phantom_most, phantom_xray
+from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest.inventory import Rules
-from knee_jax.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +16,9 @@ def folder(tmp_path_factory):
     return prepare("phantom_most/tiny", tmp_path_factory.mktemp("data"), workers=1)
 
 
-def test_account(folder):
-    counts = json.loads((folder / "account.json").read_text())
-    assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values())
+def test_report(folder):
+    counts = json.loads((folder / "ingest_report.json").read_text())
+    assert counts["seen"] == counts["kept"] + sum(counts["excluded"].values())
     assert counts["kept"] > 80
     assert counts["notes"]["films_of_view_PA05"] > 0
     assert counts["notes"]["films_of_view_LATL"] == counts["seen"] / 2
@@ -29,6 +29,7 @@ def test_account(folder):
     assert set(index["visit"]) == {0, 30}
     assert set(index["cohort"]) == {"phantom_most"}
     assert set(index["site"]) == {""}
+    assert "jsw_medial" not in index
     assert set(index["source"].str.split("/").str[-2]) == {"PA10"}
     assert not any(path.is_dir() for path in folder.iterdir())
 
@@ -79,7 +80,7 @@ def test_every_knee_looks_like_a_right_one(folder):
 def test_it_looks_unlike_the_other_phantom(folder, tiny_data_dir):
     """Else a test on it would say nothing about other scanners."""
     greys = []
-    for path in (folder, tiny_data_dir / "phantom_xray" / "tiny" / "1.0.0"):
+    for path in (folder, tiny_data_dir / "phantom_xray" / "tiny" / "1.1.0"):
         knees = open_set(path)
         images = knees.load(np.arange(len(knees.index)))["image"]
         greys.append(images[:, 100:250, 100:250].mean(axis=(1, 2)))
@@ -87,7 +88,7 @@ def test_it_looks_unlike_the_other_phantom(folder, tiny_data_dir):
     assert shift > np.std(greys[1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bytes_do_not_depend_on_run_or_workers(folder, tmp_path):
     again = prepare("phantom_most/tiny", tmp_path, workers=2)
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {

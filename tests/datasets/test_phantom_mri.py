@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 import knee_jax.datasets as datasets
 from knee_jax.data import prepared
-from knee_jax.prepare import prepare
+from knee_jax.datasets.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +15,9 @@ def folder(tiny_mri_data_dir):
     return tiny_mri_data_dir / "phantom_mri" / "tiny" / "1.0.0"
 
 
-def test_account_and_index(folder):
-    counts = json.loads((folder / "account.json").read_text())
-    assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values()) == 48
+def test_report_and_index(folder):
+    counts = json.loads((folder / "ingest_report.json").read_text())
+    assert counts["seen"] == counts["kept"] + sum(counts["excluded"].values()) == 48
     index = pd.read_csv(folder / "index.csv")
     assert len(index) == counts["kept"] > 36
     assert not index.duplicated(["subject", "side"]).any()
@@ -76,7 +76,7 @@ def test_all_configs_can_be_named(tmp_path):
     assert datasets.builder("phantom_mri", tmp_path).builder_config.name == "demo"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bytes_do_not_depend_on_run_or_workers(folder, tmp_path):
     again = prepare("phantom_mri/tiny", tmp_path, workers=2)
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {
@@ -84,7 +84,7 @@ def test_bytes_do_not_depend_on_run_or_workers(folder, tmp_path):
     }
 
 
-def test_a_phantom_is_made_from_nobodys_folder(tmp_path):
+def test_a_phantom_is_made_from_no_folder(tmp_path):
     """The runs of a table share their flags, and a folder of raw films among them."""
     folder = prepare("phantom_mri/tiny", tmp_path / "data", tmp_path / "films", workers=1)
     assert prepare("phantom_mri/tiny", tmp_path / "data", tmp_path / "others") == folder

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
 
-from knee_jax.grades import GRADES, NUM_CLASSES
-from knee_jax.prepare import prepare
+from knee_jax.datasets.prepare import prepare
+from knee_jax.targets.grades import GRADES, NUM_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +19,9 @@ def knees(folder):
     return list(tfds.builder_from_directory(folder).as_data_source("study"))
 
 
-def test_account(folder):
-    counts = json.loads((folder / "account.json").read_text())
-    assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values())
+def test_report(folder):
+    counts = json.loads((folder / "ingest_report.json").read_text())
+    assert counts["seen"] == counts["kept"] + sum(counts["excluded"].values())
     assert counts["kept"] > 80
     index = pd.read_csv(folder / "index.csv")
     assert len(index) == counts["kept"]
@@ -29,6 +29,20 @@ def test_account(folder):
     assert set(index["visit"]) == {0, 24}
     assert set(index["side"]) == {"L", "R"}
     assert set(index["site"]) <= set("ABCDE")
+
+
+def test_joint_space_width(folder, knees):
+    """In the records as in the index, 6 digits of it; empty where nothing was measured."""
+    index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
+    assert index.columns[-1] == "jsw_medial"
+    cells = index["jsw_medial"].tolist()
+    assert cells == [
+        "" if np.isnan(knee["jsw_medial"]) else str(float(format(knee["jsw_medial"], ".6g")))
+        for knee in knees
+    ]
+    assert 0 < cells.count("") < 20
+    widths = np.array([float(cell) for cell in cells if cell])
+    assert 0 <= widths.min() < 3 < widths.max() < 8
 
 
 def test_subjects(folder):
@@ -82,7 +96,7 @@ def test_landmarks_lie_on_the_joint_line(knees):
     assert np.mean(np.array(below) > np.array(above)) > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bytes_do_not_depend_on_run_or_workers(folder, tmp_path):
     again = prepare("phantom_xray/tiny", tmp_path, workers=1)
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {

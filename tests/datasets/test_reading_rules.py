@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from knee_jax import datasets
-from knee_jax.grades import GRADES
 from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.readings import OTHER_SIGNS, read_readings
 from knee_jax.phantom.study import write_study
+from knee_jax.targets.grades import GRADES
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,10 @@ def test_whole_readings_are_those_with_thirteen_values(study, tmp_path):
 def test_a_row_with_every_sign_counts_before_one_without(make_table, tmp_path):
     rows = [("1", 1, 15, 2, ""), ("1", 1, 37, 3, 1), ("2", 1, 15, 1, "")]
     make_table(tmp_path, rows)
-    found, _ = read_readings(tmp_path, [0], Rules(whole=True))
+    found, _ = read_readings(tmp_path, [0], Rules(fully_read=True))
     assert found["1", "R", 0].grades[0] == 3
-    assert found["1", "R", 0].whole
-    assert not found["2", "R", 0].whole
+    assert found["1", "R", 0].fully_read
+    assert not found["2", "R", 0].fully_read
     found, _ = read_readings(tmp_path, [0])
     assert found["1", "R", 0].grades[0] == 2
 

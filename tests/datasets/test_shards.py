@@ -18,17 +18,17 @@ from tensorflow_datasets.proto import tf_example_pb2
 from knee_jax import datasets
 from knee_jax.datasets import shards
 from knee_jax.datasets.builders import KneeBuilder
+from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
 from knee_jax.ingest import pool
-from knee_jax.ingest.crops import CropJob, find_crops
-from knee_jax.prepare import prepare
+from knee_jax.ingest.crops import KNEEKL224, CropJob, find_kneekl224
 
 JOBS, SIZE = 60, 8
 
 PREPARE = f"""
 import sys
 from knee_jax.datasets.builders import KneeBuilder
-from knee_jax.prepare import prepare
+from knee_jax.datasets.prepare import prepare
 KneeBuilder.jobs_per_shard = {SIZE}
 prepare("kneekl224", sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
 """
@@ -52,7 +52,7 @@ def reads(monkeypatch):
     def recording(jobs, workers, seconds=None):
         def recorded():
             for job in jobs:
-                found.append(str(job.source))
+                found.append(job.file.source)
                 yield job
 
         return run(recorded(), workers, seconds)
@@ -67,7 +67,7 @@ def contents(folder):
 
 def stopped(raw, data_dir, monkeypatch, count):
     """Prepares `count` shards; returns the folder that is left."""
-    write, written = shards._write, []
+    write, written = shards._write_shard, []
 
     def failing(*arguments):
         if len(written) == count:
@@ -76,7 +76,7 @@ def stopped(raw, data_dir, monkeypatch, count):
         return write(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_write", failing)
+        patch.setattr(shards, "_write_shard", failing)
         with pytest.raises(KeyboardInterrupt):
             prepare("kneekl224", data_dir, raw, workers=1)
     return data_dir / "kneekl224" / "1.0.0.partial"
@@ -120,18 +120,18 @@ def test_a_shard_whose_files_changed_is_read_again(raw, tmp_path, monkeypatch, r
     assert mended == contents(prepare("kneekl224", tmp_path / "again", raw, workers=1))
 
 
-@pytest.mark.parametrize("harm", ["cut", "no_account", "no_records", "nonsense"])
+@pytest.mark.parametrize("harm", ["cut", "no_report", "no_records", "nonsense"])
 def test_a_harmed_shard_is_read_again(raw, tmp_path, monkeypatch, reads, harm):
     partial = stopped(raw, tmp_path / "data", monkeypatch, 3)
-    records, account = partial / "train-00001", partial / "train-00001.json"
+    records, report = partial / "train-00001", partial / "train-00001.json"
     assert records.exists()
-    assert account.exists()
+    assert report.exists()
     if harm == "cut":
         os.truncate(records, 100_000)
     elif harm == "nonsense":
-        account.write_text(account.read_text()[:-100])
+        report.write_text(report.read_text()[:-100])
     else:
-        (account if harm == "no_account" else records).unlink()
+        (report if harm == "no_report" else records).unlink()
     reads.clear()
     found = contents(prepare("kneekl224", tmp_path / "data", raw, workers=1))
     assert len(reads) == JOBS + 1 - 2 * SIZE
@@ -143,10 +143,10 @@ def test_files_that_change_while_they_are_read(raw, tmp_path, monkeypatch):
     crop = next((raw / "val").rglob("*.png"))
 
     def touching(*arguments):
-        yield from shards.make(*arguments)
+        yield from shards.write_shards(*arguments)
         os.utime(crop, ns=(1, 1))
 
-    monkeypatch.setattr("knee_jax.datasets.builders.make", touching)
+    monkeypatch.setattr("knee_jax.datasets.builders.write_shards", touching)
     with pytest.raises(UserError, match=r"files changed while they were read; start again"):
         prepare("kneekl224", tmp_path / "data", raw, workers=1)
     monkeypatch.undo()
@@ -162,17 +162,19 @@ class EndlessJob(CropJob):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_job_that_takes_too_long_costs_its_own_knee(raw, tmp_path, workers):
-    jobs = [CropJob(raw, source) for source in find_crops(raw)["train"][1:7]]
-    jobs[2] = EndlessJob(raw, jobs[2].source)
-    (shard,) = shards.cut(tmp_path, "train", jobs, len(jobs))
+    files = find_kneekl224(raw)["train"][1:7]
+    jobs = [CropJob(raw, file, KNEEKL224) for file in files]
+    jobs[2] = EndlessJob(raw, files[2], KNEEKL224)
+    (shard,) = shards.make_shards(tmp_path, "train", jobs, len(jobs))
     features = datasets.builder("kneekl224", tmp_path / "data").info.features
-    assert list(shards.make([shard], features, workers, seconds=1)) == [1] * len(jobs)
-    account = shards.read_account(shard)
-    (lost,) = account.dropped
-    assert (lost.source, lost.reason) == (str(jobs[2].source), "timed_out")
+    record_format = shards.RecordFormat(features)
+    assert list(shards.write_shards([shard], record_format, workers, seconds=1)) == [1] * len(jobs)
+    report = shards.read_report(shard)
+    (lost,) = report.exclusions
+    assert (lost.source, lost.reason) == (files[2].source, "timed_out")
     assert lost.detail == "not read within 1 seconds"
-    of_others = [str(job.source) for job in jobs if job is not jobs[2]]
-    assert [knee["source"] for knee in account.kept] == of_others
+    of_others = [job.file.source for job in jobs if job is not jobs[2]]
+    assert [knee["source"] for knee in report.kept] == of_others
     reader = array_record_module.ArrayRecordReader(str(shard.records))
     records = map(tf_example_pb2.Example.FromString, reader.read_all())
     found = [each.features.feature["source"].bytes_list.value[0].decode() for each in records]
@@ -183,10 +185,10 @@ def test_accounts_hold_what_the_index_does(raw, tmp_path, monkeypatch):
     partial = stopped(raw, tmp_path / "data", monkeypatch, 8)
     rows = [json.loads(path.read_text()) for path in sorted(partial.glob("train-*.json"))]
     assert sum(len(each["kept"]) for each in rows) == 40
-    assert [knee["reason"] for each in rows for knee in each["dropped"]] == ["not_an_image"]
+    assert [knee["reason"] for each in rows for knee in each["exclusions"]] == ["not_an_image"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_random_moments(raw, tmp_path):
     whole = contents(prepare("kneekl224", tmp_path / "whole", raw, workers=1))
     rng = random.Random(0)

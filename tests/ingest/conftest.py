@@ -10,8 +10,8 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from knee_jax.grades import GRADES
 from knee_jax.ingest.readings import VISITS
+from knee_jax.targets.grades import GRADES
 
 RELEASES = {month: int(code) for month, code in VISITS.items()} | {18: 2, 30: 4}
 """Month of a visit → first number of the releases that hold its images."""

@@ -1,4 +1,4 @@
-"""Writes SAS files for tests, by the C library inside pyreadstat, which offers no such function."""
+"""SAS files for tests, written by the C library in pyreadstat, which has no function for it."""
 
 import ctypes
 import math

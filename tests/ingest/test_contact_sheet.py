@@ -1,9 +1,9 @@
 import cv2
 import numpy as np
 
-from knee_jax.grades import GRADES
 from knee_jax.ingest import contact_sheet
-from knee_jax.ingest.account import example
+from knee_jax.ingest.report import example
+from knee_jax.targets.grades import GRADES
 
 BLANK = np.zeros((100, 100), np.uint8)
 
@@ -75,10 +75,10 @@ class TestDrawing:
         assert picture.any(axis=-1).sum() == 8
 
     def test_captions_tell_the_knees_apart(self, tmp_path):
-        """Whatever is told of a knee changes its caption, and its caption only."""
-        told = {"subject": "9000002", "side": "L", "visit": 24}
+        """Each fact about a knee changes its caption, and nothing else."""
+        facts = {"subject": "9000002", "side": "L", "visit": 24}
         base = draw(tmp_path / "sheet.png", knee(grades=range(7)))
-        for name, value in told.items():
+        for name, value in facts.items():
             other = draw(tmp_path / "sheet.png", knee(grades=range(7), **{name: value}))
             assert (other != base)[34 + 200 : 34 + 200 + 17].any()
             assert not (other != base)[: 34 + 200].any()
@@ -89,6 +89,16 @@ class TestDrawing:
             other = draw(tmp_path / "sheet.png", knee(grades=grades))
             assert (other != base)[34 + 200 + 17 :].any()
 
+    def test_captions_tell_the_further_labels_that_are_known(self, tmp_path):
+        base = draw(tmp_path / "sheet.png", knee())
+        sheets = []
+        for value in (-1, np.nan, 1, 2.5):
+            labels = {"stage": value}
+            contact_sheet.write(tmp_path / "sheet.png", [knee(labels=labels)], list(labels))
+            sheets.append(cv2.imread(str(tmp_path / "sheet.png")))
+        assert [bool((sheet != base).any()) for sheet in sheets] == [False, False, True, True]
+        assert (sheets[2] != sheets[3]).any()
+
     def test_volumes(self, tmp_path):
         """Middle sagittal slice, and the coronal one to its right, as bright as they can be."""
         volume = np.zeros((40, 40, 20), np.uint8)
@@ -96,7 +106,8 @@ class TestDrawing:
         volume[:, :, :10] += 10
         identity = {"subject": "9000001", "side": "R", "visit": 0}
         made = identity | {"volume": volume, "progression": np.int8(1), "grades": np.full(7, -1)}
-        sheet = draw(tmp_path / "sheet.png", made)
+        contact_sheet.write(tmp_path / "sheet.png", [made], ["progression"])
+        sheet = cv2.imread(str(tmp_path / "sheet.png"))
         # 40 rows and 40 + 20 columns at 200 / 60.
         height = round(40 * 200 / 60)
         top = 34 + (200 - height) // 2

@@ -1,14 +1,28 @@
-import pathlib
+import collections
+import re
 
 import cv2
 import numpy as np
 import pytest
 
-from knee_jax.errors import UserError
-from knee_jax.ingest.account import Dropped
-from knee_jax.ingest.crops import CropJob, find_crops, find_progression
+from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.ingest.crops import (
+    KNEEKL224,
+    CropJob,
+    MiddleOfCrop,
+    add_progression,
+    find_crops_of_study,
+    find_kneekl224,
+    read_crop,
+    side_of,
+)
+from knee_jax.ingest.film import Roi
+from knee_jax.ingest.report import Exclusion
+
+OAI, MOST = re.compile(r"\d{7}"), re.compile(r"M\d{5}")
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8)
+LARGE = np.random.default_rng(0).integers(0, 256, (700, 700), np.uint8)
 
 
 def save(root, name, image=IMAGE):
@@ -17,11 +31,27 @@ def save(root, name, image=IMAGE):
     ok, data = cv2.imencode(".png", image)
     assert ok
     path.write_bytes(data.tobytes())
-    return pathlib.PurePosixPath(name)
+    return name
+
+
+def save_as(root, name):
+    """A crop under any name, also of another kind of file."""
+    path = root / save(root, "train/2/9000009L.png")
+    path.rename(root / name)
+    return name
+
+
+def saved(folder, image=LARGE):
+    return folder / save(folder, "crop.png", image)
+
+
+def values(splits):
+    return {f.source: int(f.labels["progression"]) for files in splits.values() for f in files}
 
 
 def read(root, source):
-    (knee,) = CropJob(root, pathlib.PurePosixPath(source))()
+    files = [file for of_split in find_kneekl224(root).values() for file in of_split]
+    (knee,) = CropJob(root, next(file for file in files if file.source == source), KNEEKL224)()
     return knee
 
 
@@ -48,9 +78,9 @@ BAD = {
 def test_bad_content(tmp_path, reason):
     source = save(tmp_path, "val/1/9000001L.png")
     (tmp_path / source).write_bytes(BAD[reason])
-    drop = read(tmp_path, source)
-    assert drop.reason == reason
-    assert (drop.subject, drop.side, drop.source) == ("9000001", "L", str(source))
+    exclusion = read(tmp_path, source)
+    assert exclusion.reason == reason
+    assert (exclusion.subject, exclusion.side, exclusion.source) == ("9000001", "L", source)
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.5, 0.99])
@@ -75,9 +105,9 @@ def test_bad_image(tmp_path, image, reason):
 
 @pytest.mark.parametrize("name", ["9000001.png", "9000001X.png", "9000001L.jpg", "kneeL.png"])
 def test_unknown_name(tmp_path, name):
-    drop = read(tmp_path, save(tmp_path, "train/2/9000001L.png").with_name(name))
-    assert isinstance(drop, Dropped)
-    assert drop.reason == "unknown_name"
+    exclusion = read(tmp_path, save_as(tmp_path, f"train/2/{name}"))
+    assert isinstance(exclusion, Exclusion)
+    assert exclusion.reason == "unknown_name"
 
 
 def test_unknown_grade(tmp_path):
@@ -89,7 +119,8 @@ def test_any_subset_of_splits_hidden_files_apart(tmp_path):
         save(tmp_path, name)
     (tmp_path / "val" / ".DS_Store").write_text("")
     (tmp_path / "elsewhere").mkdir()
-    assert {split: [str(f) for f in files] for split, files in find_crops(tmp_path).items()} == {
+    found = find_kneekl224(tmp_path)
+    assert {split: [file.source for file in files] for split, files in found.items()} == {
         "val": ["val/0/9000001L.png", "val/1/9000002R.png"],
         "test": ["test/0/9000003L.png"],
     }
@@ -97,14 +128,14 @@ def test_any_subset_of_splits_hidden_files_apart(tmp_path):
 
 def test_no_split(tmp_path):
     with pytest.raises(UserError, match="train, val, test is here"):
-        find_crops(tmp_path)
+        find_kneekl224(tmp_path)
 
 
 def test_empty_split(tmp_path):
     save(tmp_path, "train/1/9000002R.png")
     (tmp_path / "val").mkdir()
     with pytest.raises(UserError, match="val: no files"):
-        find_crops(tmp_path)
+        find_kneekl224(tmp_path)
 
 
 @pytest.mark.real
@@ -112,13 +143,13 @@ def test_the_published_crops(request):
     root = request.config.rootpath.parent / "shared" / "data" / "kneekl224"
     if not root.is_dir():
         pytest.skip("kneekl224 is not beside the project")
-    splits = find_crops(root)
+    splits = find_kneekl224(root)
     assert {split: len(files) for split, files in splits.items()} == {"train": 5778, "val": 826}
-    knees = [read(root, source) for source in splits["val"][:100]]
-    assert not any(isinstance(knee, Dropped) for knee in knees)
+    knees = [CropJob(root, file, KNEEKL224)()[0] for file in splits["val"][:100]]
+    assert not any(isinstance(knee, Exclusion) for knee in knees)
 
 
-class TestFindProgression:
+class TestAddProgression:
     @pytest.fixture
     def root(self, tmp_path):
         for name in ("train/3/9000001L", "train/0/9000001R", "val/2/9000002L", "val/2/notes"):
@@ -131,8 +162,8 @@ class TestFindProgression:
     def test_every_crop_has_its_label_or_none(self, root, place):
         extra = "9000003,R,1,2,2\n"
         (root.parent / place / "progression_labels.csv").write_text(self.LABELS + extra)
-        found, notes = find_progression(root, find_crops(root))
-        assert {str(source): value for source, value in found.items()} == {
+        found, notes = add_progression(root, find_kneekl224(root))
+        assert values(found) == {
             "train/0/9000001R.png": -1,
             "train/3/9000001L.png": 1,
             "val/2/9000002L.png": 0,
@@ -143,31 +174,124 @@ class TestFindProgression:
     def test_the_table_in_the_folder_counts_before_the_one_beside_it(self, root):
         (root / "progression_labels.csv").write_text(self.LABELS)
         (root.parent / "progression_labels.csv").write_text("nonsense")
-        assert find_progression(root, find_crops(root))[1]["labels_without_a_crop"] == 0
+        assert add_progression(root, find_kneekl224(root))[1]["labels_without_a_crop"] == 0
 
     def test_no_table(self, root):
         with pytest.raises(UserError, match="neither here nor beside this folder"):
-            find_progression(root, find_crops(root))
+            add_progression(root, find_kneekl224(root))
 
     def test_a_table_of_other_knees(self, root):
         (root / "progression_labels.csv").write_text(self.LABELS.replace("L,3", "L,2"))
         with pytest.raises(UserError, match=r"KL 2 of 9000001 L is not that of train/3/9000001L"):
-            find_progression(root, find_crops(root))
+            add_progression(root, find_kneekl224(root))
 
     @pytest.mark.real
     def test_published_labels(self, real_data):
         """3,672 of the 6,604 crops have one (README of the data)."""
         root = real_data / "kneekl224"
-        found, notes = find_progression(root, find_crops(root))
-        counts = np.bincount(np.array(list(found.values())) + 1)
+        found, notes = add_progression(root, find_kneekl224(root))
+        counts = np.bincount(np.array(list(values(found).values())) + 1)
         assert counts.tolist() == [2932, 2715, 677, 280]
         assert notes == {"crops_without_progression": 2932, "labels_without_a_crop": 0}
 
 
 def test_progression_is_in_the_example_only_of_sets_that_have_it(tmp_path):
     source = save(tmp_path, "train/3/9001695R.png")
+    save(tmp_path, "train/3/9001695L.png")
     assert "progression" not in read(tmp_path, source)
-    for value in (-1, 2):
-        (knee,) = CropJob(tmp_path, source, value)()
+    (tmp_path / "progression_labels.csv").write_text("ID,Side,KL,Progressor\n9001695,R,3,2\n")
+    splits, _ = add_progression(tmp_path, find_kneekl224(tmp_path))
+    for file, value in zip(splits["train"], (-1, 2)):
+        (knee,) = CropJob(tmp_path, file, KNEEKL224)()
         assert knee["progression"] == value
         assert knee["progression"].dtype == np.int8
+
+
+def block_means(image, factor):
+    height, width = image.shape
+    blocks = image.reshape(height // factor, factor, width // factor, factor)
+    return blocks.astype(float).mean(axis=(1, 3))
+
+
+class TestCropsOfAStudy:
+    @pytest.mark.parametrize("side", ["R", "L"])
+    def test_half_the_pixels_are_means_of_four(self, tmp_path, side):
+        found = read_crop(saved(tmp_path), side, MiddleOfCrop(0.2, Roi()))
+        expected = block_means(LARGE if side == "R" else LARGE[:, ::-1], 2)
+        assert found.shape == (350, 350)
+        # Means end in quarters, and a half may be rounded either way.
+        assert np.abs(found - expected).max() <= 0.5
+
+    def test_middle_of_a_larger_canvas(self, tmp_path):
+        canvas = np.pad(LARGE, ((10, 11), (20, 20)))
+        found = read_crop(saved(tmp_path, canvas), "R", MiddleOfCrop(0.2, Roi()))
+        np.testing.assert_array_equal(
+            found, read_crop(saved(tmp_path), "R", MiddleOfCrop(0.2, Roi()))
+        )
+
+    def test_other_spacing_and_region(self, tmp_path):
+        found = read_crop(saved(tmp_path), "R", MiddleOfCrop(0.2, Roi(120, 300)))
+        assert np.abs(found - block_means(LARGE[50:650, 50:650], 2)).max() <= 0.5
+        found = read_crop(saved(tmp_path), "R", MiddleOfCrop(0.4, Roi(140, 350)))
+        np.testing.assert_array_equal(found, LARGE[175:525, 175:525])
+
+    @pytest.mark.parametrize(
+        ("reason", "image"),
+        [
+            ("wrong_size", LARGE[:699]),
+            ("wrong_size", LARGE[:, 1:]),
+            ("wrong_depth", LARGE.astype(np.uint16) * 257),
+            ("colour_image", np.repeat(LARGE[..., None], 3, axis=2)),
+        ],
+    )
+    def test_bad_image(self, tmp_path, reason, image):
+        with pytest.raises(UnusableKnee) as caught:
+            read_crop(saved(tmp_path, image), "R", MiddleOfCrop(0.2, Roi()))
+        assert caught.value.reason == reason
+
+    def test_no_image(self, tmp_path):
+        path = tmp_path / "crop.png"
+        for reason, data in (("empty_file", b""), ("not_an_image", b"a note\n" * 99)):
+            path.write_bytes(data)
+            with pytest.raises(UnusableKnee) as caught:
+                read_crop(path, "R", MiddleOfCrop(0.2, Roi()))
+            assert caught.value.reason == reason
+
+
+class TestFindCropsOfStudy:
+    def find(self, root, names, subjects=OAI, months=(0, 12)):
+        (root / "crops").mkdir(exist_ok=True)
+        for name in names:
+            (root / "crops" / name).touch()
+        notes = collections.Counter()
+        found, exclusions = find_crops_of_study(root, subjects, months, notes)
+        return (
+            dict(found),
+            [(k.subject, k.side, k.visit, k.reason) for k in exclusions],
+            dict(notes),
+        )
+
+    def test_both_studies_in_one_folder(self, tmp_path):
+        names = ["9000001_00_L.png", "9000001_00_R.png", "9000001_12_L.png", "M00123_00_R.png"]
+        found, exclusions, notes = self.find(tmp_path, names)
+        assert found == {
+            ("9000001", 0): ["crops/9000001_00_L.png", "crops/9000001_00_R.png"],
+            ("9000001", 12): ["crops/9000001_12_L.png"],
+        }
+        assert [side_of(source) for source in found["9000001", 0]] == ["L", "R"]
+        assert exclusions == []
+        assert notes == {"crops_of_another_study": 1, "files_of_other_names": 0}
+        found, _, notes = self.find(tmp_path, [], subjects=MOST)
+        assert found == {("M00123", 0): ["crops/M00123_00_R.png"]}
+        assert notes == {"crops_of_another_study": 3, "files_of_other_names": 0}
+
+    def test_names_and_unknown_visits(self, tmp_path):
+        names = ["9000001_00_L.png", "9000001_0_R.png", "9000001_00_R.jpg", "9000001_18_L.png"]
+        names += ["9000001_00_X.png", "Doe_Jane.png", "Thumbs.db", ".DS_Store"]
+        _, exclusions, notes = self.find(tmp_path, names)
+        assert exclusions == [("9000001", "L", -1, "visit_unknown")]
+        assert notes["files_of_other_names"] == 5
+
+    def test_none(self, tmp_path):
+        with pytest.raises(UserError, match="no crops of this study"):
+            self.find(tmp_path, ["M00123_00_R.png"])

@@ -66,7 +66,7 @@ class TestPixels:
         assert np.abs(read_film(tmp_path / "001").pixels.astype(int) - pixels).max() <= 4
 
     def test_jpeg_extended_of_12_bits_has_no_free_decoder(self, make, tmp_path):
-        # Only a GPL library decodes it for pydicom; the knee must be told, not crash.
+        # Only a GPL library decodes it for pydicom; the knee must be excluded without a crash.
         make.write(tmp_path / "plain", make.dataset(SMOOTH, BitsStored=12, HighBit=11))
         transcode(tmp_path / "plain", tmp_path / "001", "JPEGExtendedProcess2_4")
         with pytest.raises(UnusableKnee) as caught:

@@ -1,4 +1,4 @@
-"""Broken films by the hundred: each is read or dropped with a reason, and none harms the others."""
+"""Hundreds of broken films: each is read or excluded with a reason, and none harms the others."""
 
 import collections
 import io
@@ -11,13 +11,13 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.grades import MISSING
 from knee_jax.ingest import dicom, pool
-from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import SIDES, Reading
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.study import FilmFile, FilmJob
 from knee_jax.phantom.dicom import SYNTAXES, Header, write_film
+from knee_jax.targets.grades import MISSING
 from tests.ingest.conftest import on_film, write_points
 
 SHAPE, SPACING = (200, 320), 1.0
@@ -194,7 +194,7 @@ def mutate(data, rng):
 
 
 def fuzz(root, originals, count):
-    """Reads broken films through the pool; what became of each, and how many were sound."""
+    """Read broken films through the pool; return the results of each."""
     jobs = []
     for number in range(count + len(originals)):
         # The first ones stay whole.
@@ -220,7 +220,9 @@ def fuzz(root, originals, count):
         )
     found = []
     for job, knees in zip(jobs, pool.run_in_order(jobs, 2, seconds=20)):
-        knees = job.lost(knees.reason, knees.detail) if isinstance(knees, pool.Lost) else knees
+        knees = (
+            job.exclude(knees.reason, knees.detail) if isinstance(knees, pool.Failure) else knees
+        )
         found.append(knees)
     return found
 
@@ -230,7 +232,7 @@ def check(found, num_whole):
     for number, knees in enumerate(found):
         assert len(knees) == 2
         for knee in knees:
-            if isinstance(knee, Dropped):
+            if isinstance(knee, Exclusion):
                 assert number >= num_whole, knee
                 # Landmarks do not fit a film whose spacing was changed.
                 assert knee.reason in REASONS or knee.reason.startswith("landmarks_"), knee
@@ -248,7 +250,7 @@ def test_some(originals, tmp_path):
     assert reasons["kept"] > 50
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand(originals, tmp_path):
     reasons = check(fuzz(tmp_path, originals, 1000), len(originals))
     assert len(reasons) > 12
@@ -266,7 +268,7 @@ def test_a_film_that_kills_its_decoder(originals, tmp_path):
         file = FilmFile("9000001", 0, "c", "", *2 * [str(number)], READINGS)
         jobs.append(FilmJob(tmp_path, file, Roi()))
     killed, (right, left) = pool.run_in_order(jobs, 1, seconds=60)
-    assert isinstance(killed, pool.Lost)
+    assert isinstance(killed, pool.Failure)
     assert killed.reason == "crashed_reader"
     assert right.reason == left.reason == "no_landmarks"
 

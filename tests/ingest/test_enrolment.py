@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.ingest.enrolment import COLUMNS, READERS, read_most, read_oai, read_sites
+from knee_jax.ingest.enrolment import COLUMNS, LOADERS, read_most, read_oai, read_sites
 from knee_jax.ingest.study import LAYOUTS
 from knee_jax.phantom.study import write_study
 
@@ -115,7 +115,7 @@ class TestMost:
 
     def test_no_table(self, tmp_path):
         assert rows(read_most(tmp_path)) == []
-        assert READERS.keys() == LAYOUTS.keys()
+        assert LOADERS.keys() == LAYOUTS.keys()
 
     def test_phantom(self, tmp_path):
         size = {"num_subjects": 40, "visits": (0,), "rows": 32, "progress": False}

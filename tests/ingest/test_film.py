@@ -5,7 +5,7 @@ import scipy.ndimage
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest.dicom import Film, read_film
-from knee_jax.ingest.film import Roi, cut, intensity_window, roi_to_film
+from knee_jax.ingest.film import Roi, cut_roi, intensity_window, roi_to_film
 
 BLOBS = (0, 20, 36, 40, 47, 55, 63, 70)
 SIGMA_MM = 1.0
@@ -38,7 +38,7 @@ class TestGeometry:
         points = make.on_film((95.3, 80.9), side, tilt)
         shape = (round(160 / spacing[1]), round(190 / spacing[0]))
         pixels = (60000 * blobs(points[list(BLOBS)], spacing, shape)).astype(np.uint16)
-        image, keypoints = cut(Film(pixels, spacing), (0, 60000), points, side, Roi())
+        image, keypoints = cut_roi(Film(pixels, spacing), (0, 60000), points, side, Roi())
         assert image.shape == (350, 350)
         for index in BLOBS:
             found = centroid(image, keypoints[index])
@@ -49,7 +49,7 @@ class TestGeometry:
         points = make.on_film((70.0, 60.0), side, 8.0)
         pixels = np.zeros((600, 900), np.uint16)
         film = Film(pixels, (0.2, 0.2))
-        _, keypoints = cut(film, (0, 1), points, side, Roi())
+        _, keypoints = cut_roi(film, (0, 1), points, side, Roi())
         np.testing.assert_allclose(keypoints[55], (175, 175), atol=1e-9)
         # 80 mm of plateau, level: 200 pixels of 0.4 mm about the centre.
         np.testing.assert_allclose(keypoints[47], (75, 175), atol=1e-9)
@@ -60,7 +60,7 @@ class TestGeometry:
     def test_tilt_is_kept_on_demand(self, make, side):
         points = make.on_film((70.0, 60.0), side, 8.0)
         film = Film(np.zeros((600, 900), np.uint16), (0.2, 0.2))
-        _, keypoints = cut(film, (0, 1), points, side, Roi(level_plateau=False))
+        _, keypoints = cut_roi(film, (0, 1), points, side, Roi(level_plateau=False))
         x, y = keypoints[63] - keypoints[47]
         assert np.degrees(np.arctan2(y, x)) == pytest.approx(8.0)
 
@@ -69,9 +69,9 @@ class TestGeometry:
         pixels = rng.integers(0, 4096, (700, 900), np.uint16)
         points = make.on_film((82.0, 66.0), "R", 5.0)
         mirrored = points * (-1, 1) + (900 * 0.2, 0)
-        right, of_right = cut(Film(pixels, (0.2, 0.2)), (0, 4095), points, "R", Roi())
+        right, of_right = cut_roi(Film(pixels, (0.2, 0.2)), (0, 4095), points, "R", Roi())
         film = Film(pixels[:, ::-1], (0.2, 0.2))
-        left, of_left = cut(film, (0, 4095), mirrored, "L", Roi())
+        left, of_left = cut_roi(film, (0, 4095), mirrored, "L", Roi())
         # OpenCV's interpolation steps are not symmetric: half a grey level, rounded.
         assert np.abs(right.astype(int) - left).max() <= 1
         np.testing.assert_allclose(of_right, of_left, atol=1e-9)
@@ -101,7 +101,7 @@ def test_tilt_of_real_knees(request):
         (a, b, _), (c, d, _) = roi_to_film(points, "R", Roi())
         assert (a, c) == pytest.approx((d, -b))
         tilts.append(np.degrees(np.arctan2(c, a)))
-        _, keypoints = cut(film, (0, 1), points, "R", Roi(140, 35))
+        _, keypoints = cut_roi(film, (0, 1), points, "R", Roi(140, 35))
         assert keypoints[47, 1] == pytest.approx(keypoints[63, 1])
         widths.append((keypoints[63, 0] - keypoints[47, 0]) * 4)
     assert np.mean(tilts) == pytest.approx(-1.0, abs=0.05)
@@ -125,7 +125,7 @@ class TestResampling:
         pixels = np.rint(noise / noise.std() * 10000 + 30000).clip(0, 65535).astype(np.uint16)
         points = make.on_film((30.0, 31.0), side, 6.0)
         roi = Roi(28, 70)
-        image, _ = cut(Film(pixels, spacing), (9000, 51000), points, side, roi)
+        image, _ = cut_roi(Film(pixels, spacing), (9000, 51000), points, side, roi)
 
         windowed = np.clip((pixels.astype(float) - 9000) / 42000 * 255, 0, 255)
         k = 12
@@ -143,7 +143,7 @@ class TestResampling:
         pixels = np.zeros((1700, 2000), np.uint16)
         pixels[:, ::3] = 3000
         points = make.on_film((100.0, 80.0))
-        image, _ = cut(Film(pixels, (0.1, 0.1)), (0, 3000), points, "R", Roi())
+        image, _ = cut_roi(Film(pixels, (0.1, 0.1)), (0, 3000), points, "R", Roi())
         # 4 film pixels lie under one of the ROI, one or two of them white.
         assert image.min() >= 255 / 4 - 1
         assert image.max() <= 255 / 2 + 1
@@ -152,7 +152,7 @@ class TestResampling:
     def test_black_beyond_the_film(self, make):
         pixels = np.full((400, 900), 5000, np.uint16)
         points = make.on_film((90.0, 20.0))
-        image, _ = cut(Film(pixels, (0.2, 0.2)), (0, 5000), points, "R", Roi())
+        image, _ = cut_roi(Film(pixels, (0.2, 0.2)), (0, 5000), points, "R", Roi())
         # The joint, 50 pixels of 0.4 mm below the film's upper edge, is in the middle, row 175.
         assert (image[:124] == 0).all()
         assert (image[126:320] == 255).all()
@@ -162,7 +162,7 @@ class TestResampling:
         points = make.on_film((90.0, 80.0))
         film = Film(pixels, (0.2, 0.2))
         levels = [
-            cut(film, window, points, "R", Roi())[0] for window in ((0, 60), (30, 40), (0, 9))
+            cut_roi(film, window, points, "R", Roi())[0] for window in ((0, 60), (30, 40), (0, 9))
         ]
         assert [int(level[175, 175]) for level in levels] == [128, 0, 255]
 
@@ -186,5 +186,7 @@ class TestWindow:
         make.write(tmp_path / "1", inverted)
         points = make.on_film((100.0, 75.0))
         films = [read_film(tmp_path / name) for name in "12"]
-        images = [cut(film, intensity_window(film.pixels), points, "R", Roi())[0] for film in films]
+        images = [
+            cut_roi(film, intensity_window(film.pixels), points, "R", Roi())[0] for film in films
+        ]
         np.testing.assert_array_equal(*images)

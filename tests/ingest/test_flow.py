@@ -6,8 +6,8 @@ import knee_jax.ingest
 from knee_jax.ingest import oai_images, progression
 from knee_jax.ingest.flow import IMAGE, STAGES, flow, text
 
-TELLERS = ("UnusableKnee", "Dropped", "lost", "Lost", "Reading")
-"""What is called with a reason and, last, what was found in words."""
+REASONED = ("UnusableKnee", "Exclusion", "exclude", "Failure", "Reading")
+"""Names that are called with a reason and, last, its description."""
 
 CONSTANTS = {name: getattr(oai_images, name) for name in ("NOT_ON_DISK", "UNREADABLE_FOLDER")}
 REASONS = [reason for reasons in STAGES.values() for reason in reasons]
@@ -18,7 +18,7 @@ def test_the_knees_are_followed_to_the_set():
     assert table.iloc[0].to_dict() == {
         "stage": "in the tables or on an image",
         "reason": "",
-        "dropped": 0,
+        "excluded": 0,
         "left": 100,
     }
     left = table[table["reason"] == ""].set_index("stage")["left"]
@@ -57,7 +57,7 @@ def test_every_reason_of_the_ingest_has_one_stage_and_every_stage_s_reason_occur
                 written.add(node.value)
             if isinstance(node, ast.Call) and len(node.args) >= 2:
                 called = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                reason = node.args[-2] if called in TELLERS else None
+                reason = node.args[-2] if called in REASONED else None
                 if isinstance(reason, ast.Constant):
                     raised.add(reason.value)
                 elif isinstance(reason, ast.Name) and reason.id in CONSTANTS:
@@ -65,7 +65,7 @@ def test_every_reason_of_the_ingest_has_one_stage_and_every_stage_s_reason_occur
             if isinstance(node, ast.FunctionDef) and "UnusableKnee:" in (
                 documented := ast.get_docstring(node) or ""
             ):
-                told = documented.partition("UnusableKnee:")[2].split("UserError:")[0]
-                raised |= set(re.findall(r"(?<![`.\w])[a-z]+(?:_[a-z0-9]+)+", told))
+                reasons = documented.partition("UnusableKnee:")[2].split("UserError:")[0]
+                raised |= set(re.findall(r"(?<![`.\w])[a-z]+(?:_[a-z0-9]+)+", reasons))
     assert raised <= set(REASONS)
     assert set(REASONS) <= written

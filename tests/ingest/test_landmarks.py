@@ -128,7 +128,7 @@ class TestOrientation:
         assert not self.reasons({})
 
     def test_a_film_upside_down(self, make):
-        """Flipped, or turned by half a turn: the femur tells before the halves do."""
+        """Flipped or turned by half a turn: the femur is checked before the halves."""
         flipped = {side: knee * (1, -1) + (0, 200) for side, knee in self.both(make).items()}
         assert self.reasons(flipped) == {"R": "upside_down", "L": "upside_down"}
         turned = {side: knee * (-1, 1) + (WIDTH, 0) for side, knee in flipped.items()}

@@ -10,11 +10,11 @@ import pydicom
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
-from knee_jax.ingest.account import Account, Dropped, index_row
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import Rules
+from knee_jax.ingest.report import Exclusion, IngestReport, index_row
 from knee_jax.ingest.study import plan_study
+from knee_jax.targets.grades import GRADES
 
 from .sas import write_sas7bdat
 
@@ -84,19 +84,19 @@ def add_to_list(study, *lines):
 
 
 def ingest(root, rounding="floor", **rules):
-    """Runs all jobs: knees kept by (subject, side, visit), the dropped ones, and the notes."""
+    """Runs all jobs: knees kept by (subject, side, visit), the excluded ones, and the notes."""
     rules = Rules(rounding, **rules)
-    jobs, dropped, notes = plan_study(root, "test", ROI, layout="most", rules=rules)
+    jobs, exclusions, notes = plan_study(root, "test", ROI, layout="most", rules=rules)
     results = [knee for job in jobs for knee in job()]
-    kept = [knee for knee in results if not isinstance(knee, Dropped)]
-    dropped = [*dropped, *(knee for knee in results if isinstance(knee, Dropped))]
+    kept = [knee for knee in results if not isinstance(knee, Exclusion)]
+    exclusions = [*exclusions, *(knee for knee in results if isinstance(knee, Exclusion))]
     by_knee = {(k["subject"], k["side"], k["visit"]): k for k in kept}
     assert len(by_knee) == len(kept)
-    return by_knee, dropped, notes
+    return by_knee, exclusions, notes
 
 
-def reasons(dropped):
-    return {(knee.subject, knee.side, knee.visit): knee.reason for knee in dropped}
+def reasons(exclusions):
+    return {(knee.subject, knee.side, knee.visit): knee.reason for knee in exclusions}
 
 
 def grades(kept, *knee):
@@ -104,13 +104,13 @@ def grades(kept, *knee):
 
 
 def test_a_clean_study(study):
-    kept, dropped, notes = ingest(study)
+    kept, exclusions, notes = ingest(study)
     assert list(kept) == [
         (subject, side, month)
         for subject, month in [("M00123", 0), ("M00123", 60), ("MB04567", 0)]
         for side in "RL"
     ]
-    assert not dropped
+    assert not exclusions
     assert {name: count for name, count in notes.items() if count} == {
         "knees_in_the_tables": 5,
         "films_of_view_PA05": 1,
@@ -138,15 +138,15 @@ class TestGrades:
 
     def test_code_8_of_kl_loses_the_knee(self, study):
         rewrite(study, lambda text: text.replace("1.9|0|0|1|1|0|0", "8|8|8|8|8|8|8"))
-        kept, dropped, notes = ingest(study)
-        assert reasons(dropped) == {("MB04567", "R", 0): "prosthesis_or_unreadable"}
+        kept, exclusions, notes = ingest(study)
+        assert reasons(exclusions) == {("MB04567", "R", 0): "prosthesis_or_unreadable"}
         assert ("MB04567", "R", 0) not in kept
         assert notes["grades_out_of_range"] == 0
 
     def test_codes_and_blanks_are_missing(self, study):
         rewrite(study, lambda text: text.replace("1.9|0|0|1|1|0|0", "9|8|9.0||.|0| "))
-        kept, dropped, notes = ingest(study)
-        assert not dropped
+        kept, exclusions, notes = ingest(study)
+        assert not exclusions
         assert grades(kept, "MB04567", "R", 0) == [-1, -1, -1, -1, -1, 0, -1]
         assert notes["grades_out_of_range"] == 0
 
@@ -156,7 +156,7 @@ class TestGrades:
         assert grades(kept, "MB04567", "R", 0) == [-1, -1, 0, 1, 1, 3, -1]
         assert notes["grades_out_of_range"] == 3
 
-    def test_knee_that_nobody_read_is_kept_without_grades(self, study):
+    def test_knee_that_was_not_read_is_kept_without_grades(self, study):
         kept, _, _ = ingest(study)
         assert grades(kept, "M00123", "L", 60) == [-1] * 7
 
@@ -186,8 +186,8 @@ class TestGrades:
         path.unlink()
         columns = {name: cells[name].tolist() for name in cells}
         write_sas7bdat(path.with_suffix(".sas7bdat"), columns)
-        kept, dropped, _ = ingest(study)
-        assert not dropped
+        kept, exclusions, _ = ingest(study)
+        assert not exclusions
         assert grades(kept, "M00123", "R", 60) == [4, 3, 3, 3, 3, 1, 2]
         assert grades(kept, "M00123", "L", 60) == [-1] * 7
         assert grades(kept, "MB04567", "R", 0)[0] == 1
@@ -220,9 +220,9 @@ class TestList:
         for view in ("PA05", "PA15", "LATL"):
             write_film(make, study, path_of("MB04567", 0, view))
             add_to_list(study, path_of("MB04567", 0, view))
-        kept, dropped, notes = ingest(study)
+        kept, exclusions, notes = ingest(study)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         assert {knee["source"].split("/")[2] for knee in kept.values()} == {"PA10"}
         assert notes["films_of_view_PA05"] == 2
         assert notes["films_of_view_PA15"] == notes["films_of_view_LATL"] == 1
@@ -230,19 +230,19 @@ class TestList:
 
     def test_listed_but_not_on_the_disk(self, study):
         (study / path_of("MB04567", 0)).unlink()
-        kept, dropped, _ = ingest(study)
+        kept, exclusions, _ = ingest(study)
         assert len(kept) == 4
         # Its readings are not a second knee.
-        assert len(dropped) == 2
-        assert reasons(dropped) == {("MB04567", side, 0): "film_missing" for side in "RL"}
+        assert len(exclusions) == 2
+        assert reasons(exclusions) == {("MB04567", side, 0): "film_missing" for side in "RL"}
 
     def test_on_the_disk_but_not_listed(self, make, study):
         write_film(make, study, path_of("M00123", 1))
         write_film(make, study, path_of("M00123", 1, "PA05"))
         (study / "readme.txt").write_text("how these came here")
-        kept, dropped, notes = ingest(study)
+        kept, exclusions, notes = ingest(study)
         assert len(kept) == 6
-        assert reasons(dropped) == {("M00123", side, 15): "not_listed" for side in "RL"}
+        assert reasons(exclusions) == {("M00123", side, 15): "not_listed" for side in "RL"}
         assert notes["unlisted_films_of_other_views"] == 1
         assert notes["other_files"] == 1
 
@@ -255,23 +255,23 @@ class TestList:
             ("M00123_XRAY/Doe_Jane/PA10/001", "second part"),
         ],
     )
-    def test_paths_of_no_known_pattern_are_told(self, study, line, detail):
+    def test_paths_of_no_known_pattern_are_reported(self, study, line, detail):
         add_to_list(study, line)
-        kept, dropped, _ = ingest(study)
+        kept, exclusions, _ = ingest(study)
         assert len(kept) == 6
-        assert [(k.side, k.source, k.reason) for k in dropped] == [
+        assert [(k.side, k.source, k.reason) for k in exclusions] == [
             (side, "tables/MOST_names.csv", "path_unknown") for side in "RL"
         ]
         lines = (study / "tables" / "MOST_names.csv").read_text().splitlines()
-        assert re.search(f"^line {len(lines)}: .*{detail}", dropped[0].detail)
-        assert "Doe" not in dropped[0].detail
+        assert re.search(f"^line {len(lines)}: .*{detail}", exclusions[0].detail)
+        assert "Doe" not in exclusions[0].detail
 
     def test_a_header_of_the_list_is_no_film(self, study):
         path = study / "tables" / "MOST_names.csv"
         path.write_text("path\n" + path.read_text())
-        kept, dropped, _ = ingest(study)
+        kept, exclusions, _ = ingest(study)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
 
     def test_words_of_a_path_that_may_be_a_name_are_not_told(self, make, study):
         """Kept, not in the list, not on the disk, of two films, without landmarks, not to enter."""
@@ -291,28 +291,28 @@ class TestList:
                     marks = (study / path_of("M00123", 0)).with_name(f"001{suffix}").read_bytes()
                     film.with_name(film.name + suffix).write_bytes(marks)
         add_to_list(study, *(films[name] for name in ("kept", "again", "bare", "absent")))
-        kept, dropped, _ = ingest(study)
-        told = {knee.reason: knee.source for knee in dropped}
-        assert told == {
+        kept, exclusions, _ = ingest(study)
+        reported = {knee.reason: knee.source for knee in exclusions}
+        assert reported == {
             "repeated_film": "M00123_XRAY/V1_*^*_*/PA10/*.DCM",
             "no_landmarks": "M00123_*/V5*/PA10/*-7.dcm",
             "not_listed": "MB04567_XRAY/V2*/PA10/*.dcm",
             "film_missing": "MB04567_XRAY/V5/PA10/*.dcm",
         }
-        told["kept"] = kept["M00123", "R", 15]["source"]
-        assert told["kept"] == "M00123_XRAY/V1_*^*_*/PA10/* O'* *.DCM"
-        words = [*told.values(), *(knee.detail for knee in dropped)]
+        reported["kept"] = kept["M00123", "R", 15]["source"]
+        assert reported["kept"] == "M00123_XRAY/V1_*^*_*/PA10/* O'* *.DCM"
+        words = [*reported.values(), *(knee.detail for knee in exclusions)]
         assert not re.search("doe|roe|jane|2004", " ".join(words), re.IGNORECASE)
-        assert study / films["kept"] in study.glob(told["kept"])
+        assert study / films["kept"] in study.glob(reported["kept"])
 
     def test_repeats(self, make, study):
         again = "M00123_XRAY/V0_20040109/PA10/001"
         write_film(make, study, again)
         add_to_list(study, again, again, "", path_of("M00123", 0))
-        kept, dropped, notes = ingest(study)
+        kept, exclusions, notes = ingest(study)
         assert len(kept) == 6
-        assert reasons(dropped) == {("M00123", side, 0): "repeated_film" for side in "RL"}
-        assert {knee.source for knee in dropped} == {"M00123_XRAY/V0_*/PA10/001"}
+        assert reasons(exclusions) == {("M00123", side, 0): "repeated_film" for side in "RL"}
+        assert {knee.source for knee in exclusions} == {"M00123_XRAY/V0_*/PA10/001"}
         assert notes["repeated_lines_of_the_list"] == 2
 
     def test_quoted_paths_and_backslashes(self, study):
@@ -329,9 +329,9 @@ class TestNoList:
         write_film(make, study, path_of("M00123", 0, "PA05"))
         (study / "tables" / "MOST_names.csv").unlink()
         (study / "readme.txt").write_text("how these came here")
-        kept, dropped, notes = ingest(study)
+        kept, exclusions, notes = ingest(study)
         assert list(kept) == list(before)
-        assert not dropped
+        assert not exclusions
         assert notes["lists_of_films_missing"] == notes["other_files"] == 1
         assert notes["films_of_view_PA05"] == 1
 
@@ -350,8 +350,8 @@ class TestNoList:
     def test_list_with_a_byte_order_mark(self, study):
         path = study / "tables" / "MOST_names.csv"
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-        _, dropped, notes = ingest(study)
-        assert not dropped
+        _, exclusions, notes = ingest(study)
+        assert not exclusions
         assert notes["films_of_view_PA05"] == 1
 
     def test_film_that_cannot_tell_its_view_is_no_film_of_another(self, make, study):
@@ -360,8 +360,8 @@ class TestNoList:
         numbered = source.parent.with_name("0123456")
         source.parent.rename(numbered)
         (numbered / "001").write_bytes(b"no longer a film")
-        kept, dropped, _ = ingest(study)
-        found = [(knee.side, knee.reason) for knee in dropped if knee.subject == "MB04567"]
+        kept, exclusions, _ = ingest(study)
+        found = [(knee.side, knee.reason) for knee in exclusions if knee.subject == "MB04567"]
         assert found == [("R", "not_dicom"), ("L", "not_dicom")]
         assert len(kept) == 4
 
@@ -375,9 +375,9 @@ class TestSubjects:
 
     def test_a_header_of_another_subject_loses_the_knees(self, study):
         self.set_id(study, "MB04567")
-        kept, dropped, _ = ingest(study)
+        kept, exclusions, _ = ingest(study)
         assert len(kept) == 4
-        assert reasons(dropped) == {("M00123", side, 0): "subject_contradicts" for side in "RL"}
+        assert reasons(exclusions) == {("M00123", side, 0): "subject_contradicts" for side in "RL"}
         assert len(ingest(study, check_subject=False)[0]) == 6
 
     @pytest.mark.parametrize("subject_id", ["m00123", "MOST-M00123", "anonymous", ""])
@@ -385,7 +385,7 @@ class TestSubjects:
         self.set_id(study, subject_id)
         assert len(ingest(study)[0]) == 6
 
-    def test_views_are_told_by_known_words_alone(self, study):
+    def test_views_are_reported_by_known_words_alone(self, study):
         add_to_list(study, path_of("M00123", 0, "JSMITH"))
         _, _, notes = ingest(study)
         assert notes["films_of_view_unknown"] == 1
@@ -397,25 +397,25 @@ class TestTable:
         rewrite(
             study, lambda text: text + table({"M777": {"V0XL": "0|0|0|0|0|0|0"}}).split("\n")[1]
         )
-        _, dropped, _ = ingest(study)
-        assert reasons(dropped) == {("M777", "L", 0): "no_film"}
+        _, exclusions, _ = ingest(study)
+        assert reasons(exclusions) == {("M777", "L", 0): "no_film"}
 
     def test_readings_of_visits_without_films_are_dropped(self, study):
         cells = CELLS | {"MB04567": CELLS["MB04567"] | {"V5XR": "0|0|0|0|0|0|0"}}
         (study / "tables" / "mostv01235xray.txt").write_text(table(cells))
-        kept, dropped, notes = ingest(study)
+        kept, exclusions, notes = ingest(study)
         assert len(kept) == 6
-        assert reasons(dropped) == {("MB04567", "R", 84): "no_film"}
+        assert reasons(exclusions) == {("MB04567", "R", 84): "no_film"}
         assert notes["knees_in_the_tables"] == 6
 
-    def test_unknown_and_repeated_subjects_are_told(self, study):
+    def test_unknown_and_repeated_subjects_are_reported(self, study):
         again = table({"m00123": CELLS["MB04567"], "9000123": CELLS["MB04567"]})
         rewrite(study, lambda text: text + again.split("\n", 1)[1])
-        kept, dropped, notes = ingest(study)
+        kept, exclusions, notes = ingest(study)
         assert grades(kept, "M00123", "R", 0)[0] == 2
-        assert reasons(dropped) == {("", side, -1): "subject_unknown" for side in "RL"}
-        assert dropped[0].source == "tables/mostv01235xray.txt"
-        assert dropped[0].detail.startswith("row 4: ")
+        assert reasons(exclusions) == {("", side, -1): "subject_unknown" for side in "RL"}
+        assert exclusions[0].source == "tables/mostv01235xray.txt"
+        assert exclusions[0].detail.startswith("row 4: ")
         assert notes["duplicate_readings"] == 1
 
     def test_missing_column_is_named(self, study):
@@ -443,17 +443,17 @@ class TestOutcomes:
 
     def test_knees_replaced_by_a_visit_are_dropped_from_it_on(self, study):
         write_table(study, "mostoutcomes", self.TEXT + "m00123|.|3|\nMB04567||0|5\n")
-        kept, dropped, _ = ingest(study)
-        assert reasons(dropped) == {("M00123", "L", 60): "replaced"}
-        assert dropped[0].source == "M00123_XRAY/V3_*/PA10/001"
-        assert "replacement by visit 3" in dropped[0].detail
+        kept, exclusions, _ = ingest(study)
+        assert reasons(exclusions) == {("M00123", "L", 60): "replaced"}
+        assert exclusions[0].source == "M00123_XRAY/V3_*/PA10/001"
+        assert "replacement by visit 3" in exclusions[0].detail
         assert len(kept) == 5
 
     def test_before_the_first_later_visit(self, study):
         """A replacement reported on the telephone, between two visits."""
         write_table(study, "mostoutcomes", self.TEXT + "M00123|1|1|2\n")
-        _, dropped, _ = ingest(study)
-        assert reasons(dropped) == {("M00123", side, 60): "replaced" for side in "RL"}
+        _, exclusions, _ = ingest(study)
+        assert reasons(exclusions) == {("M00123", side, 60): "replaced" for side in "RL"}
 
     def test_code_8_is_then_known_to_be_a_replacement(self, study):
         rewrite(study, lambda text: text.replace("4|3|3|3|3|1.5|2.5", "8|8|8|8|8|8|8"))
@@ -472,9 +472,9 @@ class TestEnrolment:
         write_table(study, "mostv0enroll", "MOSTID|V0PA\nM00123|1\nMB04567|0\nM00009|1\n")
         write_table(study, "mostv3enroll", "MOSTID|V3PA\nM00123|1\nM00009|1\nM00010|1.0\n")
         write_table(study, "mostv5enroll", "MOSTID|V5PA\nM00010|1\n")
-        kept, dropped, notes = ingest(study)
+        kept, exclusions, notes = ingest(study)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         assert notes["films_unknown_to_enrolment"] == 1
         assert notes["films_taken_but_not_here"] == 3
 
@@ -499,25 +499,25 @@ class TestUserErrors:
 
 
 def test_account_adds_up(make, study):
-    """Every knee of a film or of a table is kept or dropped, once."""
+    """Every knee of a film or of a table is kept or excluded, once."""
     add_to_list(study, path_of("M00123", 1), "nonsense")
     write_film(make, study, path_of("M00123", 2))
     (study / path_of("MB04567", 0)).with_name("001_f.pts").unlink()
     rewrite(study, lambda text: text.replace("2|1|0|1|2|0|1", "8|8|8|8|8|8|8"))
-    jobs, dropped, notes = plan_study(study, "test", ROI, layout="most")
-    account = Account(dropped, notes)
+    jobs, exclusions, notes = plan_study(study, "test", ROI, layout="most")
+    report = IngestReport(exclusions, notes)
     knees = [knee for job in jobs for knee in job()]
-    lost = [knee for knee in knees if isinstance(knee, Dropped)]
-    account.add("study", (index_row(knee) for knee in knees if knee not in lost), lost)
-    account.write(study)
-    counts = json.loads((study / "account.json").read_text())
+    lost = [knee for knee in knees if isinstance(knee, Exclusion)]
+    report.add("study", (index_row(knee) for knee in knees if knee not in lost), lost)
+    report.write(study)
+    counts = json.loads((study / "ingest_report.json").read_text())
     assert counts["kept"] == 4
-    assert counts["dropped"] == {
+    assert counts["excluded"] == {
         "film_missing": 2,
         "not_listed": 2,
         "path_unknown": 2,
         "no_landmarks": 1,
         "prosthesis_or_unreadable": 1,
     }
-    assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values())
+    assert counts["seen"] == counts["kept"] + sum(counts["excluded"].values())
     assert counts["notes"]["films_of_view_PA05"] == 1

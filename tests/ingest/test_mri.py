@@ -6,9 +6,9 @@ import pydicom
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.mri import plan_study
 from knee_jax.ingest.progression import REASONS
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.volume import Preparation
 from knee_jax.phantom import clutter
 from knee_jax.phantom.mri import write_mri_study
@@ -40,18 +40,18 @@ def of_jobs(jobs):
 
 def test_every_knee_is_either_read_or_dropped_with_a_reason(study):
     root, knees = study
-    jobs, dropped, notes = plan(root)
+    jobs, exclusions, notes = plan(root)
     everyone = sorted(zip(knees["subject"], knees["side"]))
-    assert sorted([*of_jobs(jobs), *((k.subject, k.side) for k in dropped)]) == everyone
+    assert sorted([*of_jobs(jobs), *((k.subject, k.side) for k in exclusions)]) == everyone
     assert of_jobs(jobs) == sorted(of_jobs(jobs))
-    assert {k.reason for k in dropped} <= {*REASONS, "unread"}
-    assert all(k.source for k in dropped)
+    assert {k.reason for k in exclusions} <= {*REASONS, "unread"}
+    assert all(k.source for k in exclusions)
     assert notes["other_series"] == 0
 
     site = dict(zip(knees["subject"], knees["site"]))
     read_kl = {(row.subject, row.side): row.read_kl for row in knees.itertuples()}
     examples = [example for job in jobs for example in job()]
-    assert not any(isinstance(example, Dropped) for example in examples)
+    assert not any(isinstance(example, Exclusion) for example in examples)
     for example in examples:
         assert example["volume"].shape == PREPARATION.result_shape
         assert example["site"] == site[example["subject"]]
@@ -62,7 +62,7 @@ def test_every_knee_is_either_read_or_dropped_with_a_reason(study):
 def test_subjects_of_unknown_body_mass_index_are_left_out_where_asked(study):
     """As in Panfilov et al. 2022: the same knees without theirs, each with its reason."""
     root, _ = study
-    jobs, dropped, _ = plan(root)
+    jobs, exclusions, _ = plan(root)
     path = root / "tables" / "AllClinical00.txt"
     table = pd.read_csv(path, sep="|", dtype=str, keep_default_na=False)
     column = next(name for name in table if name.upper() == "P01BMI")
@@ -73,20 +73,20 @@ def test_subjects_of_unknown_body_mass_index_are_left_out_where_asked(study):
     lost = [knee for knee in of_jobs(jobs) if knee[0] == subject]
     left, dropped_now, _ = plan(root, with_bmi=True)
     assert of_jobs(left) == [knee for knee in of_jobs(jobs) if knee[0] != subject]
-    more = [k for k in dropped_now if k not in dropped]
+    more = [k for k in dropped_now if k not in exclusions]
     assert [(k.subject, k.side, k.reason) for k in more] == [(*knee, "no_bmi") for knee in lost]
     assert of_jobs(plan(root)[0]) == of_jobs(jobs)
 
 
 def test_of_repeated_series_the_last_counts(study):
     root, _ = study
-    (first, *_), dropped, _ = plan(root)
+    (first, *_), exclusions, _ = plan(root)
     source = first.file.source
     again = root / source[:-1]
     shutil.copytree(root / source, again.with_name(again.name + "9"))
     (now, *_), dropped_now, _ = plan(root)
     assert now.file.source == again.relative_to(root).as_posix() + "9"
-    (new,) = set(dropped_now) - set(dropped)
+    (new,) = set(dropped_now) - set(exclusions)
     assert (new.source, new.reason) == (source, "repeated_series")
 
 
@@ -101,9 +101,9 @@ def test_the_last_is_that_of_the_latest_time_before_that_of_the_last_path(study)
             header = pydicom.dcmread(file)
             header.SeriesDate = date
             header.save_as(file)
-        (now, *_), dropped, _ = plan(root)
+        (now, *_), exclusions, _ = plan(root)
         assert (now.file.source == again.relative_to(root).as_posix()) is last
-        assert [k.reason for k in dropped].count("repeated_series") == 1
+        assert [k.reason for k in exclusions].count("repeated_series") == 1
         shutil.rmtree(again)
 
 
@@ -121,21 +121,21 @@ def test_what_is_no_image_beside_the_slices_costs_no_knee(study):
 
 def test_a_header_of_another_subject_loses_the_knee(study):
     root, _ = study
-    jobs, dropped, _ = plan(root)
+    jobs, exclusions, _ = plan(root)
     file = jobs[0].file
     for path in (root / file.source).iterdir():
         header = pydicom.dcmread(path)
         header.PatientID = "9999999"
         header.save_as(path)
     _, now, _ = plan(root)
-    told = [(k.subject, k.side, k.source, k.reason) for k in now if k not in dropped]
-    assert told == [(file.subject, file.side, file.source, "subject_contradicts")]
+    reported = [(k.subject, k.side, k.source, k.reason) for k in now if k not in exclusions]
+    assert reported == [(file.subject, file.side, file.source, "subject_contradicts")]
     assert of_jobs(plan(root, check_subject=False)[0]) == of_jobs(jobs)
 
 
 def test_a_table_of_contents_does_not_vouch_for_the_subject(study):
     root, _ = study
-    jobs, dropped, _ = plan(root)
+    jobs, exclusions, _ = plan(root)
     file = jobs[0].file
     last = max((root / file.source).iterdir())
     header = pydicom.dcmread(last)
@@ -143,22 +143,22 @@ def test_a_table_of_contents_does_not_vouch_for_the_subject(study):
     header.save_as(last)
     clutter.write_contents(root, sorted(root.rglob("001")))
     (job, *_), now, _ = plan(root)
-    assert (job.file, now) == (file, dropped)
+    assert (job.file, now) == (file, exclusions)
     (knee,) = job()
     assert (knee.side, knee.reason) == (file.side, "subject_contradicts")
     (job, *_), _, _ = plan(root, check_subject=False)
-    assert not isinstance(job()[0], Dropped)
+    assert not isinstance(job()[0], Exclusion)
 
 
 def test_what_the_disk_lacks_is_lost_once(study):
     root, _ = study
-    jobs, dropped, _ = plan(root)
+    jobs, exclusions, _ = plan(root)
     file = jobs[0].file
     clutter.write_contents(root, sorted(root.rglob("001")))
     shutil.rmtree(root / file.source)
     _, now, _ = plan(root)
-    told = [(k.subject, k.side, k.source, k.reason) for k in now if k not in dropped]
-    assert told == [(file.subject, file.side, file.source, "not_on_disk")]
+    reported = [(k.subject, k.side, k.source, k.reason) for k in now if k not in exclusions]
+    assert reported == [(file.subject, file.side, file.source, "not_on_disk")]
 
 
 def test_films_and_other_series_are_left_alone(study, make):
@@ -170,22 +170,22 @@ def test_films_and_other_series_are_left_alone(study, make):
     shutil.copytree(root / first.file.source, beside / "0902")
     for file in (beside / "0902").iterdir():
         file.write_bytes(file.read_bytes().replace(b"SAG_3D_DESS_", b"COR_MPR_____"))
-    jobs, dropped, notes = plan(root)
+    jobs, exclusions, notes = plan(root)
     assert of_jobs(jobs) == of_jobs(before[0])
-    assert dropped == before[1]
+    assert exclusions == before[1]
     assert notes["other_series"] == 1
     assert notes["films"] == 1
 
 
-def test_a_series_that_cannot_be_read_is_told(study):
+def test_a_series_that_cannot_be_read_is_reported(study):
     root, _ = study
-    jobs, dropped, _ = plan(root)
+    jobs, exclusions, _ = plan(root)
     file = jobs[0].file
     (root / file.source / "001").write_bytes(b"")
     # The other slices tell what it is.
     (job, *_), now, _ = plan(root)
     assert job.file == file
-    assert now == dropped
+    assert now == exclusions
     (knee,) = job()
     assert (knee.subject, knee.side, knee.source, knee.reason) == (
         file.subject,
@@ -197,11 +197,11 @@ def test_a_series_that_cannot_be_read_is_told(study):
         slice_file.write_bytes(b"")
     fewer, now, _ = plan(root)
     assert len(fewer) == len(jobs) - 1
-    told = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(dropped)}
-    assert told == {(file.subject, file.side, file.source, "empty_file")}
+    reported = {(k.subject, k.side, k.source, k.reason) for k in set(now) - set(exclusions)}
+    assert reported == {(file.subject, file.side, file.source, "empty_file")}
 
 
-def test_if_all_headers_name_others_the_remedy_is_told(study):
+def test_if_all_headers_name_others_the_remedy_is_reported(study):
     root, knees = study
     for source in knees["source"]:
         for path in (root / source).iterdir():
@@ -217,9 +217,9 @@ def test_readings_without_a_series(study):
     jobs, _, _ = plan(root)
     file = jobs[0].file
     shutil.rmtree(root / file.source)
-    _, dropped, _ = plan(root)
+    _, exclusions, _ = plan(root)
     assert ("no_series", file.side) in {
-        (k.reason, k.side) for k in dropped if k.subject == file.subject
+        (k.reason, k.side) for k in exclusions if k.subject == file.subject
     }
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from knee_jax.errors import UserError
 from knee_jax.ingest import contents, landmarks
-from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.film import Roi
-from knee_jax.ingest.headers import DEFAULT_READER, Header, Reader
+from knee_jax.ingest.headers import DEFAULT_LOADER, Header, HeaderLoader
 from knee_jax.ingest.inventory import DEFAULT_RULES, Rules
 from knee_jax.ingest.oai_images import film_sides
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.study import plan_study
 from knee_jax.phantom import clutter
 from knee_jax.phantom.study import write_study
@@ -27,20 +27,20 @@ def study(make, tmp_path):
     return tmp_path, make.write_study(tmp_path, SUBJECTS)
 
 
-def ingest(root, rules=DEFAULT_RULES, reader=DEFAULT_READER):
-    """Kept knees by (subject, side, visit), the dropped ones, and the notes that are not 0."""
-    jobs, dropped, notes = plan_study(root, "test", ROI, rules=rules, reader=reader)
+def ingest(root, rules=DEFAULT_RULES, loader=DEFAULT_LOADER):
+    """Kept knees by (subject, side, visit), the excluded ones, and the notes that are not 0."""
+    jobs, exclusions, notes = plan_study(root, "test", ROI, rules=rules, loader=loader)
     results = [knee for job in jobs for knee in job()]
     kept = [knee for knee in results if isinstance(knee, dict)]
     by_knee = {(k["subject"], k["side"], k["visit"]): k for k in kept}
     assert len(by_knee) == len(kept)
-    dropped = [*dropped, *(knee for knee in results if isinstance(knee, Dropped))]
+    exclusions = [*exclusions, *(knee for knee in results if isinstance(knee, Exclusion))]
     del notes["knees_in_the_tables"]
-    return by_knee, dropped, {name: count for name, count in notes.items() if count}
+    return by_knee, exclusions, {name: count for name, count in notes.items() if count}
 
 
-def reasons(dropped):
-    return sorted((knee.subject, knee.side, knee.reason) for knee in dropped)
+def reasons(exclusions):
+    return sorted((knee.subject, knee.side, knee.reason) for knee in exclusions)
 
 
 def both(subject, reason):
@@ -95,25 +95,25 @@ class TestOtherFilms:
             hand = path.parents[1] / "0123" / "001"
             change(path, hand, SeriesDescription="PA Right Hand", Laterality="R")
         change(paths[0], paths[0].parents[1] / "0124" / "001", SeriesDescription="AP Pelvis")
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         assert notes == {"other_films_pa_right_hand": 2, "other_films_ap_pelvis": 1}
 
     def test_a_visit_with_no_other_film_has_no_film(self, study):
         root, paths = study
         change(paths[0], SeriesDescription="AP Pelvis")
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert len(kept) == 4
-        assert reasons(dropped) == both("9000001", "no_film")
+        assert reasons(exclusions) == both("9000001", "no_film")
         assert notes == {"other_films_ap_pelvis": 1}
 
     def test_a_film_without_a_description_is_taken_for_one_of_both_knees(self, study):
         root, paths = study
         change(paths[0], SeriesDescription="")
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         assert notes == {"films_without_description": 1}
 
     def test_mr_series_are_no_films(self, study, make):
@@ -123,9 +123,9 @@ class TestOtherFilms:
         (paths[1].parents[1] / "0998").mkdir()
         for name in ("001", "002"):
             (paths[1].parents[1] / "0998" / name).write_bytes(b"")
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         assert notes == {"mr_series": 2}
 
 
@@ -135,9 +135,9 @@ class TestFilmsOfOneKnee:
         made = write_study(tmp_path, num_subjects=3, visits=(0,), seed=3, rows=512, progress=False)
         before, _, _ = ingest(tmp_path)
         source = made["source"].iloc[2]
-        halves = clutter.split(tmp_path / source)
-        after, dropped, _ = ingest(tmp_path)
-        assert not dropped
+        halves = clutter.separate_knees(tmp_path / source)
+        after, exclusions, _ = ingest(tmp_path)
+        assert not exclusions
         assert list(after) == list(before)
         for (subject, side, visit), knee in after.items():
             old = before[subject, side, visit]
@@ -153,9 +153,9 @@ class TestFilmsOfOneKnee:
     def test_one_alone_leaves_the_other_knee_without_a_film(self, study):
         root, paths = study
         change(paths[0], SeriesDescription="PA Fixed Flexion Left Knee")
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert ("9000001", "L", 0) in kept
-        assert reasons(dropped) == [("9000001", "R", "no_film")]
+        assert reasons(exclusions) == [("9000001", "R", "no_film")]
 
     def test_a_film_of_both_counts_before_them(self, study):
         root, paths = study
@@ -164,10 +164,10 @@ class TestFilmsOfOneKnee:
             paths[0], again, SeriesDescription="PA Fixed Flexion Left Knee", StudyDate="20050101"
         )
         change(again, again.parent.with_name("0998") / "001")
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert len(kept) == 6
-        assert reasons(dropped) == [("9000001", "L", "repeated_film")] * 2
-        assert {root / knee.source for knee in dropped} == {
+        assert reasons(exclusions) == [("9000001", "L", "repeated_film")] * 2
+        assert {root / knee.source for knee in exclusions} == {
             again,
             again.parent.with_name("0998") / "001",
         }
@@ -175,30 +175,30 @@ class TestFilmsOfOneKnee:
     def test_a_side_that_is_not_told(self, study):
         root, paths = study
         change(paths[0], SeriesDescription="PA Fixed Flexion Knee")
-        _, dropped, _ = ingest(root)
-        assert reasons(dropped) == both("9000001", "no_side")
-        assert {root / knee.source for knee in dropped} == {paths[0]}
+        _, exclusions, _ = ingest(root)
+        assert reasons(exclusions) == both("9000001", "no_side")
+        assert {root / knee.source for knee in exclusions} == {paths[0]}
 
     def test_of_two_films_whose_side_is_not_told_each_knee_is_lost_once(self, study):
         root, paths = study
         change(paths[0], SeriesDescription="PA Fixed Flexion Knee")
         change(paths[0], paths[0].parent.with_name("1900000100") / "001")
-        _, dropped, _ = ingest(root)
-        assert [knee.reason for knee in dropped] == ["no_side"] * 3
-        assert sorted(knee.side for knee in dropped) == ["", "L", "R"]
+        _, exclusions, _ = ingest(root)
+        assert [knee.reason for knee in exclusions] == ["no_side"] * 3
+        assert sorted(knee.side for knee in exclusions) == ["", "L", "R"]
 
     def test_a_side_that_is_not_told_where_one_knee_has_a_film(self, study):
         root, paths = study
         change(paths[0], SeriesDescription="PA Fixed Flexion Left Knee")
         untold = paths[0].parent.with_name("1900000100") / "001"
         change(paths[0], untold, SeriesDescription="PA Fixed Flexion Knee")
-        kept, (dropped,), _ = ingest(root)
+        kept, (exclusions,), _ = ingest(root)
         assert len(kept) == 5
-        assert (dropped.side, dropped.reason) == ("R", "no_side")
+        assert (exclusions.side, exclusions.reason) == ("R", "no_side")
         change(paths[0], SeriesDescription="Bilateral PA Fixed Flexion Knee")
-        kept, (dropped,), _ = ingest(root)
+        kept, (exclusions,), _ = ingest(root)
         assert len(kept) == 6
-        assert (dropped.side, dropped.reason) == ("", "no_side")
+        assert (exclusions.side, exclusions.reason) == ("", "no_side")
 
 
 class TestRepeats:
@@ -224,30 +224,30 @@ class TestRepeats:
         root, paths = study
         again = change(paths[0], paths[0].parent.with_name("1900000100") / "001", **new)
         change(paths[0], **old)
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert len(kept) == 6
         chosen, other = (again, paths[0]) if latest == "new" else (paths[0], again)
         assert root / kept["9000001", "R", 0]["source"] == chosen
-        assert reasons(dropped) == both("9000001", "repeated_film")
-        assert {root / knee.source for knee in dropped} == {other}
+        assert reasons(exclusions) == both("9000001", "repeated_film")
+        assert {root / knee.source for knee in exclusions} == {other}
 
     def test_two_films_in_one_folder(self, study):
         root, paths = study
         change(paths[0], StudyDate="20041115")
         change(paths[0], paths[0].with_name("002"), StudyDate="20000101")
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert root / kept["9000001", "R", 0]["source"] == paths[0]
-        assert {root / knee.source for knee in dropped} == {paths[0].with_name("002")}
+        assert {root / knee.source for knee in exclusions} == {paths[0].with_name("002")}
 
     def test_a_broken_one_never_counts(self, study):
         root, paths = study
         again = paths[0].parent.with_name("1900000100") / "001"
         again.parent.mkdir()
         again.write_bytes(b"")
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert len(kept) == 6
-        assert reasons(dropped) == [("9000001", "", "empty_file")]
-        assert root / dropped[0].source == again
+        assert reasons(exclusions) == [("9000001", "", "empty_file")]
+        assert root / exclusions[0].source == again
 
     def test_of_broken_ones_alone_each_knee_is_lost_once(self, study):
         root, paths = study
@@ -255,10 +255,10 @@ class TestRepeats:
         again.parent.mkdir()
         for path in (paths[0], again):
             path.write_bytes(b"")
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert len(kept) == 4
-        assert sorted(knee.side for knee in dropped) == ["", "L", "R"]
-        assert {knee.reason for knee in dropped} == {"empty_file"}
+        assert sorted(knee.side for knee in exclusions) == ["", "L", "R"]
+        assert {knee.reason for knee in exclusions} == {"empty_file"}
 
 
 class TestSubjects:
@@ -266,10 +266,10 @@ class TestSubjects:
         root, paths = study
         change(paths[0], PatientID="9000002")
         change(paths[1], PatientID="9000002")
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert len(kept) == 4
-        assert reasons(dropped) == both("9000001", "subject_contradicts")
-        assert all("9000002" not in knee.detail for knee in dropped)
+        assert reasons(exclusions) == both("9000001", "subject_contradicts")
+        assert all("9000002" not in knee.detail for knee in exclusions)
 
     def test_a_subject_of_whom_enrolment_does_not_know(self, study):
         root, _ = study
@@ -284,7 +284,7 @@ class TestSubjects:
         change(paths[0], PatientID="a replaced id")
         assert len(ingest(root, Rules(check_subject=False))[0]) == 6
 
-    def test_if_all_headers_do_the_remedy_is_told(self, study):
+    def test_if_all_headers_do_the_remedy_is_reported(self, study):
         root, paths = study
         for number, path in enumerate(paths):
             change(path, PatientID=f"123456{number}")
@@ -301,9 +301,9 @@ class TestSubjects:
         ]
         table = root / "tables" / "contents.csv"
         table.write_text("\n".join(["Folder,StudyDate,SeriesDescription", *rows]))
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert len(kept) == 2
-        assert {knee.reason for knee in dropped} == {"subject_contradicts"}
+        assert {knee.reason for knee in exclusions} == {"subject_contradicts"}
         assert len(ingest(root, Rules(check_subject=False))[0]) == 6
 
     def test_nor_for_that_of_a_repeat_which_would_count(self, study):
@@ -317,18 +317,18 @@ class TestSubjects:
         header = "Folder,StudyDate,SeriesDescription"
         table = root / "tables" / "contents.csv"
         table.write_text("\n".join([header, *rows]))
-        kept, (dropped,), _ = ingest(root)
+        kept, (exclusions,), _ = ingest(root)
         assert root / kept["9000001", "R", 0]["source"] == paths[0]
-        assert (dropped.side, dropped.reason) == ("", "subject_contradicts")
-        assert root / dropped.source == again
+        assert (exclusions.side, exclusions.reason) == ("", "subject_contradicts")
+        assert root / exclusions.source == again
 
     def test_tables_of_other_ids(self, study):
         root, _ = study
         table = root / "tables" / "kxr_sq_bu00.txt"
         table.write_text(table.read_text().replace("9000001", "8000001"))
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert kept["9000001", "R", 0]["grades"].tolist() == [-1] * 7
-        assert reasons(dropped) == both("8000001", "no_film")
+        assert reasons(exclusions) == both("8000001", "no_film")
         assert notes == {"filmed_subjects_in_no_table": 1}
         table.write_text(table.read_text().replace("9000", "8000"))
         with pytest.raises(UserError, match=r"none of the 3 subjects with films is in the tables"):
@@ -346,25 +346,25 @@ class TestVisits:
         other = film.parents[3].with_name(release)
         other.mkdir()
         film.parents[2].rename(other / "9000001")
-        _, dropped, _ = ingest(root)
-        lost = [knee for knee in dropped if knee.visit == visit]
+        _, exclusions, _ = ingest(root)
+        lost = [knee for knee in exclusions if knee.visit == visit]
         assert reasons(lost) == both("9000001", "visit_contradicts")
 
     @pytest.mark.parametrize(
-        ("told", "expected"), [("1.66E+10", 0), ("", 0), ("nan", 0), ("501", 6), ("9", 6)]
+        ("barcode", "expected"), [("1.66E+10", 0), ("", 0), ("nan", 0), ("501", 6), ("9", 6)]
     )
-    def test_readings_of_another_film_are_counted(self, study, told, expected):
-        """What is no barcode says nothing; the end of one is none."""
+    def test_readings_of_another_film_are_counted(self, study, barcode, expected):
+        """A cell that is not a barcode is ignored; the end of a barcode is not one."""
         root, _ = study
         table = root / "tables" / "kxr_sq_bu00.txt"
         first, *lines = table.read_text().splitlines()
-        rows = [f"{first}|V00BARCDBU", *(f"{line}|{told}" for line in lines)]
+        rows = [f"{first}|V00BARCDBU", *(f"{line}|{barcode}" for line in lines)]
         table.write_text("\n".join(rows))
         _, _, notes = ingest(root)
         assert notes.get("readings_of_another_film", 0) == expected
 
-    @pytest.mark.parametrize("told", ["0090000010001", "90000010001", "016690000010001"])
-    def test_the_film_that_was_read_counts_before_a_later_one(self, study, told):
+    @pytest.mark.parametrize("barcode", ["0090000010001", "90000010001", "016690000010001"])
+    def test_the_film_that_was_read_counts_before_a_later_one(self, study, barcode):
         root, paths = study
         first = paths[0].parent.rename(paths[0].parent.with_name("0090000010001")) / "001"
         change(first, StudyDate="20041115")
@@ -373,17 +373,17 @@ class TestVisits:
         lines = table.read_text().splitlines()
         kept, _, _ = ingest(root)
         assert "0090000010002" in kept["9000001", "R", 0]["source"]
-        barcodes = ["V00BARCDBU", told, told, "", "", "99", "99"]
+        barcodes = ["V00BARCDBU", barcode, barcode, "", "", "99", "99"]
         table.write_text("\n".join(map("|".join, zip(lines, barcodes))))
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert root / kept["9000001", "R", 0]["source"] == first
-        assert reasons(dropped) == both("9000001", "repeated_film")
+        assert reasons(exclusions) == both("9000001", "repeated_film")
         assert notes["readings_of_another_film"] == 2
         for film in paths[0].parents[1].glob("*/001"):
             change(film, SeriesDescription="PA Fixed Flexion Left Knee")
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert root / kept["9000001", "L", 0]["source"] == first
-        assert ("9000001", "L", "repeated_film") in reasons(dropped)
+        assert ("9000001", "L", "repeated_film") in reasons(exclusions)
 
 
 def refuse(monkeypatch, folder):
@@ -409,9 +409,9 @@ class TestTree:
         shutil.copyfile(paths[0], root / "baseline" / "001")
         (root / "24m" / "3.C.2" / "9000001").mkdir(parents=True)
         (paths[0].parents[1] / "0555").mkdir()
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         assert notes == {"other_files": 1, "files_elsewhere": 3, "empty_folders": 2}
 
     def test_names_with_a_suffix(self, study):
@@ -426,11 +426,11 @@ class TestTree:
         root, paths = study
         subject = paths[0].parents[2]
         refuse(monkeypatch, subject)
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert len(kept) == 4
-        assert reasons(dropped) == both("9000001", "unreadable_folder")
-        assert {(root / knee.source, knee.visit) for knee in dropped} == {(subject, 0)}
-        assert {knee.detail for knee in dropped} == {"Permission denied"}
+        assert reasons(exclusions) == both("9000001", "unreadable_folder")
+        assert {(root / knee.source, knee.visit) for knee in exclusions} == {(subject, 0)}
+        assert {knee.detail for knee in exclusions} == {"Permission denied"}
 
     @pytest.mark.parametrize(
         ("level", "reason"), [(1, "unreadable_folder"), (3, "unreadable_folder"), (None, "")]
@@ -446,17 +446,17 @@ class TestTree:
             with pytest.raises(UserError, match=r"no films are here.*1 unreadable_folder"):
                 ingest(root)
             return
-        kept, dropped, notes = ingest(root)
-        assert {knee.reason for knee in dropped} == {reason} - {""}
-        assert len(kept) == 6 - len(dropped)
+        kept, exclusions, notes = ingest(root)
+        assert {knee.reason for knee in exclusions} == {reason} - {""}
+        assert len(kept) == 6 - len(exclusions)
         assert notes.get("unreadable_folders_elsewhere", 0) == (level is None)
 
     def test_a_link_to_nothing(self, study):
         root, paths = study
         paths[0].unlink()
         paths[0].symlink_to("nothing")
-        _, dropped, _ = ingest(root)
-        assert reasons(dropped) == both("9000001", "unreadable")
+        _, exclusions, _ = ingest(root)
+        assert reasons(exclusions) == both("9000001", "unreadable")
 
     def test_a_visit_that_is_linked_from_within(self, study):
         root, _ = study
@@ -464,9 +464,9 @@ class TestTree:
         (root / "A_disk").mkdir()
         (root / "00m").rename(root / "A_disk" / "00m")
         (root / "00m").symlink_to(root / "A_disk" / "00m")
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert list(kept) == list(before)
-        assert not dropped
+        assert not exclusions
         assert notes == {"folders_linked_twice": 1, "empty_folders": 1}
 
     @pytest.mark.parametrize("level", range(1, 4))
@@ -478,9 +478,9 @@ class TestTree:
         store.mkdir()
         folder.rename(store / folder.name)
         folder.symlink_to(store / folder.name)
-        kept, dropped, _ = ingest(root)
+        kept, exclusions, _ = ingest(root)
         assert list(kept) == list(before)
-        assert not dropped
+        assert not exclusions
 
     @pytest.mark.parametrize("level", range(4))
     def test_folders_that_are_named_otherwise_may_name_somebody(self, study, level):
@@ -491,8 +491,8 @@ class TestTree:
             with pytest.raises(UserError, match=r"no films are here.*3 files_elsewhere"):
                 ingest(root)
             return
-        _, dropped, notes = ingest(root)
-        assert reasons(dropped) == both("9000001", "no_film")
+        _, exclusions, notes = ingest(root)
+        assert reasons(exclusions) == both("9000001", "no_film")
         assert notes == {"files_elsewhere": 1}
 
     def test_subjects_on_another_disk(self, study, tmp_path_factory):
@@ -518,7 +518,7 @@ class TestContents:
         films = [tmp_path / source for source in made["source"].unique()]
         clutter.add_rescan(films[0])
         clutter.add_other_films(films[1])
-        clutter.split(films[2])
+        clutter.separate_knees(films[2])
         of_headers = ingest(tmp_path)
         assert collections.Counter(k.reason for k in of_headers[1]) == {"repeated_film": 2}
         everything = sorted(tmp_path.rglob("001"))
@@ -537,15 +537,17 @@ class TestContents:
         table = root / "tables" / "contents.csv"
         table.write_text("\n".join(["Folder,StudyDate,SeriesDescription", *rows]))
         asked = []
-        read = Reader.read
+        read = HeaderLoader.read
         monkeypatch.setattr(
-            Reader, "read", lambda self, root, paths: asked.extend(paths) or read(self, root, paths)
+            HeaderLoader,
+            "read",
+            lambda self, root, paths: asked.extend(paths) or read(self, root, paths),
         )
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         # Of whom the films of interest are, no table vouches for.
         assert [root / path for path in asked] == paths[:2]
         assert len(kept) == 4
-        assert reasons(dropped) == both("9000003", "no_film")
+        assert reasons(exclusions) == both("9000003", "no_film")
         assert notes == {"other_films_ap_pelvis": 1}
 
     def test_rows_of_folders_that_are_not_the_layout_s(self, study):
@@ -553,12 +555,12 @@ class TestContents:
         (root / "tables" / "contents.csv").write_text(
             f"Folder,StudyDate,SeriesDescription\n0.C.2/9000001/Doe/1,,{contents.BILATERAL}\n"
         )
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         assert notes == {"listed_elsewhere": 1}
 
-    def test_what_the_disk_lacks_is_told(self, study):
+    def test_what_the_disk_lacks_is_reported(self, study):
         root, paths = study
         rows = ["ID,SIDE,READPRJ,KLG,Visit,Folder,StudyDate,Barcode"]
         for path in paths:
@@ -567,10 +569,10 @@ class TestContents:
         rows.append("9,1,15,1,12m,1.C.2/9000001/20051115/0777,20051115,1")
         (root / "tables" / "OAI_summary.csv").write_text("\n".join(rows))
         shutil.rmtree(paths[0].parent)
-        kept, dropped, notes = ingest(root)
+        kept, exclusions, notes = ingest(root)
         assert len(kept) == 4
-        assert reasons(dropped) == both("9000001", "not_on_disk")
-        assert {root / knee.source for knee in dropped} == {paths[0].parent}
+        assert reasons(exclusions) == both("9000001", "not_on_disk")
+        assert {root / knee.source for knee in exclusions} == {paths[0].parent}
         assert notes == {"empty_folders": 1, "listed_of_visits_without_images": 1}
 
 
@@ -588,8 +590,8 @@ def test_kept_headers_change_nothing(study, tmp_path_factory):
     change(paths[1], SeriesDescription="PA Fixed Flexion Left Knee")
     paths[2].write_bytes(b"")
     fresh = ingest(root)
-    reader = Reader(tmp_path_factory.mktemp("inventories"))
+    loader = HeaderLoader(tmp_path_factory.mktemp("inventories"))
     for _ in range(2):
-        found = ingest(root, reader=reader)
+        found = ingest(root, loader=loader)
         _same(found, fresh)
         assert found[1:] == fresh[1:]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest.pool import Lost, run_in_order
+from knee_jax.ingest.pool import Failure, run_in_order
 from tests.commands import REPOSITORY, lives, wait_for
 
 
@@ -18,7 +18,7 @@ def jobs(function, values):
 
 
 def wait_or_die(what):
-    """Sleeps, dies in some way, or gives back what it was given."""
+    """Sleep, die in some way, or return the argument."""
     if what == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "exit":
@@ -68,14 +68,14 @@ def test_only_the_job_that_harms_its_worker_is_lost(workers):
     begin = time.monotonic()
     found = list(run_in_order(jobs(wait_or_die, values), workers, seconds=1.5))
     assert time.monotonic() - begin < 40
-    lost = {v: r.reason for v, r in zip(values, found) if isinstance(r, Lost)}
+    lost = {v: r.reason for v, r in zip(values, found) if isinstance(r, Failure)}
     assert lost == {
         "segfault": "crashed_reader",
         "sleep": "timed_out",
         "exit": "crashed_reader",
         "memory": "out_of_memory",
     }
-    assert [r for r in found if not isinstance(r, Lost)] == ["a", "b", "c", "d", "e"]
+    assert [r for r in found if not isinstance(r, Failure)] == ["a", "b", "c", "d", "e"]
 
 
 def die_once(mark):

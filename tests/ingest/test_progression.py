@@ -15,7 +15,7 @@ from knee_jax.ingest.progression import (
     SLOW,
     UNKNOWN,
     VISITS,
-    dropped,
+    exclusions,
     label_progression,
     read_replacements,
     tidy,
@@ -108,10 +108,10 @@ def test_published_rule(story, other, expected, why):
 
 class TestSwitches:
     def test_knee_itself_must_be_seen(self):
-        assert label("22222-", "-----2", seen="knee")[2] == "lost_to_follow_up"
-        assert label("22222.", "-----2", seen="knee")[2] == "lost_to_follow_up"
-        assert label("2----2", "------", seen="knee") == (NONE, -1, "")
-        assert label("23----", "------", seen="knee") == (FAST, 12, "")
+        assert label("22222-", "-----2", follow_up="knee")[2] == "lost_to_follow_up"
+        assert label("22222.", "-----2", follow_up="knee")[2] == "lost_to_follow_up"
+        assert label("2----2", "------", follow_up="knee") == (NONE, -1, "")
+        assert label("23----", "------", follow_up="knee") == (FAST, 12, "")
 
     def test_cut_off_between_fast_and_slow(self):
         assert label("222233", fast_until=72)[0] == FAST  # As the paper's text has it.
@@ -120,12 +120,12 @@ class TestSwitches:
     def test_visits(self):
         with_48 = (0, 12, 24, 36, 48, 72, 96)
         table = table_of({KNEE: "2222322"}, with_48)
-        labels, account = label_progression(table)
+        labels, counts = label_progression(table)
         assert labels["progression"].tolist() == [NONE]
-        assert account["readings_of_other_visits"] == 1
-        labels, account = label_progression(table, visits=with_48)
+        assert counts["readings_of_other_visits"] == 1
+        labels, counts = label_progression(table, visits=with_48)
         assert (labels["progression"].iloc[0], labels["month"].iloc[0]) == (FAST, 48)
-        assert account["readings_of_other_visits"] == 0
+        assert counts["readings_of_other_visits"] == 0
 
     def test_another_baseline_and_end(self):
         table = table_of({KNEE: "012223"})
@@ -173,8 +173,8 @@ def test_account_counts_every_knee_and_row():
         {"subject": ["2", "8", "3"], "side": ["R", "L", "R"], "visit": [108, 24, 120]}
     )
     table = pd.concat([table, again, later], ignore_index=True)
-    labels, account = label_progression(table, replacements=replacements)
-    assert account == {
+    labels, counts = label_progression(table, replacements=replacements)
+    assert counts == {
         "knees": 6,
         "none": 1,
         "fast": 1,
@@ -192,7 +192,7 @@ def test_account_counts_every_knee_and_row():
     assert labels["subject"].tolist() == ["1", "1", "2", "2", "3", "5"]
     assert labels["side"].tolist() == ["L", "R", "L", "R", "R", "R"]
     assert labels["kl"].tolist() == [1, 0, 4, 2, 0, -1]
-    assert [(k.subject, k.side, k.visit, k.reason) for k in dropped(labels)] == [
+    assert [(k.subject, k.side, k.visit, k.reason) for k in exclusions(labels)] == [
         ("2", "L", 0, "baseline_kl4"),
         ("3", "R", 0, "lost_to_follow_up"),
         ("5", "R", 0, "no_baseline"),
@@ -242,16 +242,16 @@ stories_of_knees = st.dictionaries(
     stories_of_knees, st.sampled_from(("coded", "published")), st.sampled_from(("subject", "knee"))
 )
 def test_as_one_by_one(stories, rule, seen):
-    labels, account = label_progression(table_of(stories), rule=rule, seen=seen)
+    labels, counts = label_progression(table_of(stories), rule=rule, follow_up=seen)
     found = dict(zip(zip(labels["subject"], labels["side"]), labels["progression"]))
     assert found == one_by_one(stories, rule, seen)
-    # Every knee has either a label or a reason, and the account says how many have which.
+    # Every knee has either a label or a reason, and the counts says how many have which.
     has_label, has_reason = labels["progression"] != UNKNOWN, labels["reason"] != ""
     assert (has_label ^ has_reason).all()
-    assert account["knees"] == len(labels)
-    assert account["none"] + account["fast"] + account["slow"] == has_label.sum()
-    assert sum(account[reason] for reason in REASONS) == has_reason.sum()
-    # A month is told of progressions only, and is on the side of the cut-off that the label says.
+    assert counts["knees"] == len(labels)
+    assert counts["none"] + counts["fast"] + counts["slow"] == has_label.sum()
+    assert sum(counts[reason] for reason in REASONS) == has_reason.sum()
+    # Only progressions have a month, which is on the side of the cut-off that the label says.
     assert (labels.loc[labels["progression"].isin([NONE, UNKNOWN]), "month"] == -1).all()
     assert labels.loc[labels["progression"] == FAST, "month"].between(1, FAST_UNTIL).all()
     assert (labels.loc[labels["progression"] == SLOW, "month"] > FAST_UNTIL).all()
@@ -338,7 +338,7 @@ class TestTables:
     ("arguments", "message"),
     [
         ({"rule": "strict"}, "choose coded or published"),
-        ({"seen": "both"}, "choose subject or knee"),
+        ({"follow_up": "both"}, "choose subject or knee"),
         ({"visits": (0,)}, "two or more ascending months"),
         ({"visits": (0, 24, 12)}, "two or more ascending months"),
         ({"replacements": pd.DataFrame({"subject": []})}, "lacks the columns side, visit"),
@@ -365,9 +365,9 @@ def test_strange_tables_are_named():
 
 
 def test_nobody():
-    labels, account = label_progression(table_of({}))
+    labels, counts = label_progression(table_of({}))
     assert labels.empty
-    assert account["knees"] == 0
+    assert counts["knees"] == 0
 
 
 @pytest.mark.real
@@ -391,18 +391,18 @@ class TestPublishedLabels:
         assert (joined["KL"] == joined["film"]).mean() > 0.99
 
     def test_a_story_that_would_give_each_label_does(self, real_data):
-        """Of the readings only how much the grade grew is told; 5 stood for a missing one."""
+        """The readings have only the increase of the grade; 5 stands for a missing one."""
         published = pd.read_csv(real_data / "progression_labels.csv", dtype={"ID": str})
         stories = {}
         for row in published.itertuples():
             end = str(row.KL + row.Prog_increase).replace("5", ".")
             story = {NONE: "-----{0}", FAST: "---{1}--", SLOW: "----{1}-"}[row.Progressor]
             stories[row.ID, row.Side] = str(row.KL) + story[1:].format(row.KL, end)
-        labels, account = label_progression(table_of(stories), rule="published")
+        labels, counts = label_progression(table_of(stories), rule="published")
         found = labels.set_index(["subject", "side"])["progression"]
         expected = published.set_index(["ID", "Side"])["Progressor"]
         assert (found.loc[expected.index].to_numpy() == expected.to_numpy()).all()
-        assert [account[name] for name in ("none", "fast", "slow")] == [2715, 677, 280]
+        assert [counts[name] for name in ("none", "fast", "slow")] == [2715, 677, 280]
         # Whatever grew, grew to a grade that counts.
         grown = published[published["Prog_increase"] > 0]
         assert ((grown["KL"] + grown["Prog_increase"]).between(2, 5)).all()

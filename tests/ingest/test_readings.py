@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.ingest.inventory import Rules
 from knee_jax.ingest.readings import VISITS, read_readings, round_grades
 from knee_jax.phantom.study import write_study
+from knee_jax.targets.grades import GRADES
 
 from .sas import write_sas7bdat
 

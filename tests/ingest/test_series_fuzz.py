@@ -1,4 +1,4 @@
-"""Broken MR series by the hundred: each is read or dropped, and none harms the others."""
+"""Broken MR series by the hundred: each is read or excluded, and none harms the others."""
 
 import collections
 import io
@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from knee_jax.ingest import flow, pool
-from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.series import Volume
 from knee_jax.ingest.volume import Preparation, VolumeFile, VolumeJob, prepare
 from knee_jax.phantom import dicom as phantom
@@ -38,7 +38,7 @@ SYNTAXES = (
     JPEG2000Lossless,
 )
 EVERY = 10
-"""Of so many series one stays whole."""
+"""One of so many series stays intact."""
 REASONS = {reason for reasons in flow.STAGES.values() for reason in reasons}
 
 
@@ -70,7 +70,7 @@ def written(film, syntax):
 
 
 def change_of_geometry(rng):
-    """Values for tags of which a volume is built; None takes one away."""
+    """Values of tags that a volume is built from; None removes the tag."""
     position, axes = rng.normal(0, 60, 3), rng.normal(0, 1, 6)
     odd = [0.0, -1.0, 1e-9, 1e9, 1e300, float("nan"), float("inf")]
     choices = {
@@ -136,7 +136,7 @@ def in_geometry(files, rng):
 
 
 def exchanged(files, rng):
-    """Two slices exchange their places or pixels; returns what is to be read then."""
+    """Exchange places or pixels of two slices; return the expected volume."""
     names = list(files)
     first, second = rng.choice(len(names), 2, replace=False)
     a, b = names[first], names[second]
@@ -177,7 +177,7 @@ def with_gap(files, rng):
 
 
 def harmless(files, rng):
-    """Other names and numbers, on which the order of slices does not depend."""
+    """Change names and numbers, on which the order of slices does not depend."""
     names = rng.permutation(list(files))
     slices = list(files.values())
     files.clear()
@@ -231,7 +231,9 @@ def fuzz(root, originals, count):
         jobs.append(VolumeJob(root, file, PREPARATION))
     found = []
     for job, what, knees in zip(jobs, done, pool.run_in_order(jobs, 2, seconds=20)):
-        knees = job.lost(knees.reason, knees.detail) if isinstance(knees, pool.Lost) else knees
+        knees = (
+            job.exclude(knees.reason, knees.detail) if isinstance(knees, pool.Failure) else knees
+        )
         (knee,) = knees
         found.append((*what, knee))
     return found
@@ -240,7 +242,7 @@ def fuzz(root, originals, count):
 def check(found):
     reasons = collections.Counter()
     for number, (kind, voxels, knee) in enumerate(found):
-        if isinstance(knee, Dropped):
+        if isinstance(knee, Exclusion):
             assert voxels is None, knee
             assert knee.subject == str(number)
             assert knee.reason in REASONS, knee
@@ -269,7 +271,7 @@ def test_some(originals, tmp_path):
     assert reasons["kept"] > 40
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_thousands(originals, tmp_path):
     reasons = check(fuzz(tmp_path, originals, 3000))
     assert len(reasons) > 25

@@ -7,9 +7,9 @@ import pydicom
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.ingest.account import Dropped, Note
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import Rules
+from knee_jax.ingest.report import Exclusion, Note
 from knee_jax.ingest.study import plan_study
 from knee_jax.landmarks import PRESETS
 from knee_jax.phantom import placements
@@ -44,28 +44,28 @@ def study(trees, tmp_path):
 
 
 def ingest(root, kind, roi=None, layout="oai"):
-    """Kept knees by (subject, side), dropped ones likewise, and notes."""
+    """Kept and excluded knees by (subject, side), and notes."""
     rules = Rules(landmarks=kind)
-    jobs, dropped, notes = plan_study(root, "test", roi or Roi(), layout, rules)
+    jobs, exclusions, notes = plan_study(root, "test", roi or Roi(), layout, rules)
     kept, noted = {}, dict(notes)
-    dropped = {(knee.subject, knee.side): knee for knee in dropped}
+    exclusions = {(knee.subject, knee.side): knee for knee in exclusions}
     for found in (found for job in jobs for found in job()):
         if isinstance(found, Note):
             noted[found.name] = noted.get(found.name, 0) + 1
-        elif isinstance(found, Dropped):
-            dropped[found.subject, found.side] = found
+        elif isinstance(found, Exclusion):
+            exclusions[found.subject, found.side] = found
         else:
             kept[found["subject"], found["side"]] = found
-    return kept, dropped, noted
+    return kept, exclusions, noted
 
 
-def reasons(dropped):
-    return {knee: each.reason for knee, each in dropped.items()}
+def reasons(exclusions):
+    return {knee: each.reason for knee, each in exclusions.items()}
 
 
 def same_but_for_pixels(one, other):
-    told = ("subject", "side", "visit", "cohort", "site", "spacing_mm")
-    assert {name: one[name] for name in told} == {name: other[name] for name in told}
+    fields = ("subject", "side", "visit", "cohort", "site", "spacing_mm")
+    assert {name: one[name] for name in fields} == {name: other[name] for name in fields}
     np.testing.assert_array_equal(one["grades"], other["grades"])
 
 
@@ -73,10 +73,10 @@ def test_keypoints_are_a_part_of_the_landmarks(tree):
     """The region depends on three landmarks of the 16, and these are the same: the same pixels."""
     layout, root = tree
     expected, _, _ = ingest(root, "bonefinder", layout=layout)
-    kept, dropped, notes = ingest(root, "keypoints", layout=layout)
+    kept, exclusions, notes = ingest(root, "keypoints", layout=layout)
     assert len(kept) == 4
     assert kept.keys() == expected.keys()
-    assert not dropped
+    assert not exclusions
     assert notes["rows_of_landmarks_without_a_film"] == 0
     for knee, found in kept.items():
         same_but_for_pixels(found, expected[knee])
@@ -92,10 +92,10 @@ def test_boxes_are_not_levelled(tree):
     """Their centres have three decimals of a pixel: a grey level at most, where it is rounded."""
     layout, root = tree
     expected, _, _ = ingest(root, "bonefinder", Roi(level_plateau=False), layout)
-    kept, dropped, _ = ingest(root, "boxes", layout=layout)
+    kept, exclusions, _ = ingest(root, "boxes", layout=layout)
     assert len(kept) == 4
     assert kept.keys() == expected.keys()
-    assert not dropped
+    assert not exclusions
     for knee, found in kept.items():
         same_but_for_pixels(found, expected[knee])
         assert np.abs(found["image"].astype(int) - expected[knee]["image"]).max() <= 1
@@ -112,9 +112,9 @@ def test_crops_need_no_films(tree, tmp_path):
     expected, _, _ = ingest(root, "bonefinder", layout=layout)
     for folder in ("tables", "crops"):
         shutil.copytree(root / folder, tmp_path / folder)
-    kept, dropped, _ = ingest(tmp_path, "crops", layout=layout)
+    kept, exclusions, _ = ingest(tmp_path, "crops", layout=layout)
     assert list(kept) == list(expected)
-    assert not dropped
+    assert not exclusions
     for knee, found in kept.items():
         same_but_for_pixels(found, expected[knee])
         difference = np.abs(found["image"].astype(float) - expected[knee]["image"])
@@ -130,8 +130,8 @@ def test_landmark_files_apart_from_the_films(study):
         apart = study / "landmarks" / path.relative_to(study)
         apart.parent.mkdir(parents=True, exist_ok=True)
         path.rename(apart)
-    kept, dropped, _ = ingest(study, "bonefinder")
-    assert not dropped
+    kept, exclusions, _ = ingest(study, "bonefinder")
+    assert not exclusions
     for knee, found in kept.items():
         np.testing.assert_array_equal(found["keypoints"], expected[knee]["keypoints"])
 
@@ -145,45 +145,45 @@ class TestLost:
     def test_a_knee_that_the_table_does_not_name(self, study, kind):
         path, (header, first, *others) = self.lines(study, kind)
         path.write_text("\n".join([header, *others]))
-        kept, dropped, _ = ingest(study, kind)
+        kept, exclusions, _ = ingest(study, kind)
         assert len(kept) == 3
-        (knee,) = dropped
+        (knee,) = exclusions
         assert knee[0] in first
         assert knee[1] in first.split(",")
-        assert dropped[knee].reason == "no_landmarks"
+        assert exclusions[knee].reason == "no_landmarks"
 
     @pytest.mark.parametrize("kind", ["keypoints", "boxes"])
     def test_a_row_without_a_film(self, study, kind):
         path, lines = self.lines(study, kind)
         strange = lines[1].replace("9000099", "9999999")
         path.write_text("\n".join([*lines, strange]))
-        kept, dropped, notes = ingest(study, kind)
+        kept, exclusions, notes = ingest(study, kind)
         assert len(kept) == 4
-        assert not dropped
+        assert not exclusions
         assert notes["rows_of_landmarks_without_a_film"] == 1
 
     def test_a_bad_row(self, study):
         path, lines = self.lines(study, "keypoints")
         lines[1] = lines[1].rsplit('"', 2)[0] + '"1,2"'
         path.write_text("\n".join(lines))
-        kept, dropped, _ = ingest(study, "keypoints")
+        kept, exclusions, _ = ingest(study, "keypoints")
         assert len(kept) == 3
-        ((knee, drop),) = dropped.items()
-        assert (drop.reason, knee) == ("landmarks_count", ("9000099", "R"))
-        assert drop.detail.startswith("keypoints.csv, line 2: ")
+        ((knee, exclusion),) = exclusions.items()
+        assert (exclusion.reason, knee) == ("landmarks_count", ("9000099", "R"))
+        assert exclusion.detail.startswith("keypoints.csv, line 2: ")
 
     def test_a_reading_without_a_crop(self, study):
         (study / "crops" / "9000099_00_L.png").unlink()
-        kept, dropped, _ = ingest(study, "crops")
+        kept, exclusions, _ = ingest(study, "crops")
         assert len(kept) == 3
-        assert reasons(dropped) == {("9000099", "L"): "no_crop"}
+        assert reasons(exclusions) == {("9000099", "L"): "no_crop"}
 
     def test_a_crop_that_cannot_be_read(self, study):
         (study / "crops" / "9000099_00_L.png").write_bytes(b"")
-        kept, dropped, _ = ingest(study, "crops")
+        kept, exclusions, _ = ingest(study, "crops")
         assert len(kept) == 3
-        assert reasons(dropped) == {("9000099", "L"): "empty_file"}
-        assert dropped["9000099", "L"].source == "crops/9000099_00_L.png"
+        assert reasons(exclusions) == {("9000099", "L"): "empty_file"}
+        assert exclusions["9000099", "L"].source == "crops/9000099_00_L.png"
 
     def test_no_table(self, study):
         (study / "tables" / "boxes.csv").unlink()
@@ -193,15 +193,15 @@ class TestLost:
 
 class TestOrientation:
     def test_a_film_whose_sides_are_swapped(self, study):
-        """The table's sides are; the landmark files, which are right, are not asked."""
+        """The table's sides are swapped; the correct landmark files are not read."""
         path = study / "tables" / "boxes.csv"
         swap = str.maketrans("LR", "RL")
         lines = path.read_text().splitlines()
         lines[1:] = [line.translate(swap) if "9000099" in line else line for line in lines[1:]]
         path.write_text("\n".join(lines))
-        kept, dropped, _ = ingest(study, "boxes")
+        kept, exclusions, _ = ingest(study, "boxes")
         assert len(kept) == 2
-        assert reasons(dropped) == {("9000099", side): "sides_swapped" for side in "RL"}
+        assert reasons(exclusions) == {("9000099", side): "sides_swapped" for side in "RL"}
 
     def test_one_knee_marked_twice(self, study):
         (film,) = study.glob("00m/*/9000099/*/*/001")
@@ -212,8 +212,8 @@ class TestOrientation:
             x, y = map(float, line.split())
             text[number] = f"{width - x} {y}"
         film.with_name("001_f.pts").write_text("\n".join(text))
-        _, dropped, _ = ingest(study, "bonefinder")
-        assert reasons(dropped) == {("9000099", side): "same_half" for side in "RL"}
+        _, exclusions, _ = ingest(study, "bonefinder")
+        assert reasons(exclusions) == {("9000099", side): "same_half" for side in "RL"}
 
     @pytest.mark.parametrize(
         ("tags", "note"),
@@ -234,8 +234,8 @@ class TestOrientation:
         for name, value in tags.items():
             setattr(film, name, value)
         make.write(path, film)
-        kept, dropped, notes = ingest(tmp_path, "bonefinder", Roi(140, 70))
+        kept, exclusions, notes = ingest(tmp_path, "bonefinder", Roi(140, 70))
         assert len(kept) == 6
-        assert not dropped
+        assert not exclusions
         found = {name: count for name, count in notes.items() if name.startswith("header_")}
         assert found == ({note: 1} if note else {})

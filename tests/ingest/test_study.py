@@ -7,31 +7,31 @@ import pydicom
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.ingest.account import Dropped
 from knee_jax.ingest.film import Roi
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.study import plan_study
 
 ROI = Roi(140, 70)
 
 
 def ingest(root):
-    """Runs all jobs of a study: knees kept by (subject, side, visit), dropped ones likewise."""
-    jobs, dropped, notes = plan_study(root, "test", ROI)
+    """Run all jobs of a study; return kept and excluded knees by (subject, side, visit)."""
+    jobs, exclusions, notes = plan_study(root, "test", ROI)
     results = [knee for job in jobs for knee in job()]
-    kept = {(k["subject"], k["side"], k["visit"]): k for k in results if not _is_dropped(k)}
-    dropped = [*dropped, *filter(_is_dropped, results)]
-    return kept, {(k.subject, k.side, k.visit): k for k in dropped}, notes
+    kept = {(k["subject"], k["side"], k["visit"]): k for k in results if not _is_excluded(k)}
+    exclusions = [*exclusions, *filter(_is_excluded, results)]
+    return kept, {(k.subject, k.side, k.visit): k for k in exclusions}, notes
 
 
-def _is_dropped(knee):
-    return isinstance(knee, Dropped)
+def _is_excluded(knee):
+    return isinstance(knee, Exclusion)
 
 
 def test_a_clean_study(make, tmp_path):
     make.write_study(tmp_path)
-    kept, dropped, notes = ingest(tmp_path)
+    kept, exclusions, notes = ingest(tmp_path)
     assert len(kept) == 6
-    assert not dropped
+    assert not exclusions
     assert {name: n for name, n in notes.items() if n} == {"knees_in_the_tables": 6}
     knee = kept["9000002", "L", 0]
     assert knee["image"].shape == (70, 70)
@@ -73,21 +73,21 @@ def test_sides_of_the_film(make, tmp_path):
 
 
 class TestUnlabelled:
-    def test_knee_that_nobody_read(self, make, tmp_path):
+    def test_knee_that_was_not_read(self, make, tmp_path):
         make.write_study(tmp_path)
         table = tmp_path / "tables" / "kxr_sq_bu00.txt"
         lines = table.read_text().splitlines()
         table.write_text("\n".join(line for line in lines if "9000001|2" not in line))
-        kept, dropped, _ = ingest(tmp_path)
-        assert not dropped
+        kept, exclusions, _ = ingest(tmp_path)
+        assert not exclusions
         assert kept["9000001", "L", 0]["grades"].tolist() == [-1] * 7
         assert kept["9000001", "R", 0]["grades"].tolist() == [2, 1, 0, 1, 2, 0, 1]
 
     def test_interim_visit_without_a_table(self, make, tmp_path):
         make.write_study(tmp_path)
         make.write_visit(tmp_path, "9000001", 18)
-        kept, dropped, notes = ingest(tmp_path)
-        assert not dropped
+        kept, exclusions, notes = ingest(tmp_path)
+        assert not exclusions
         assert notes["films_of_visits_without_readings"] == 1
         assert kept["9000001", "R", 18]["grades"].tolist() == [-1] * 7
 
@@ -134,14 +134,14 @@ def test_bad_film(make, tmp_path, reason):
     paths = make.write_study(tmp_path)
     before, _, _ = ingest(tmp_path)
     BAD_FILMS[reason](make, paths[1])
-    kept, dropped, _ = ingest(tmp_path)
-    assert {knee: drop.reason for knee, drop in dropped.items()} == {
+    kept, exclusions, _ = ingest(tmp_path)
+    assert {knee: exclusion.reason for knee, exclusion in exclusions.items()} == {
         ("9000002", side, 0): reason for side in "RL"
     }
-    for drop in dropped.values():
-        assert (tmp_path / drop.source) == paths[1]
-        assert drop.detail
-    assert set(kept) == set(before) - set(dropped)
+    for exclusion in exclusions.values():
+        assert (tmp_path / exclusion.source) == paths[1]
+        assert exclusion.detail
+    assert set(kept) == set(before) - set(exclusions)
     for knee, example in kept.items():
         np.testing.assert_array_equal(example["image"], before[knee]["image"])
 
@@ -159,16 +159,20 @@ def test_bad_landmarks(make, tmp_path, reason):
     paths = make.write_study(tmp_path)
     points = make.on_film((0.73 * 320, 100.0), "L")
     make.write_points(paths[0].with_name("001.pts"), BAD_POINTS[reason](points))
-    kept, dropped, _ = ingest(tmp_path)
-    assert {k: drop.reason for k, drop in dropped.items()} == {("9000001", "L", 0): reason}
+    kept, exclusions, _ = ingest(tmp_path)
+    assert {k: exclusion.reason for k, exclusion in exclusions.items()} == {
+        ("9000001", "L", 0): reason
+    }
     assert len(kept) == 5
 
 
 def test_missing_landmarks(make, tmp_path):
     paths = make.write_study(tmp_path)
     paths[0].with_name("001_f.pts").unlink()
-    kept, dropped, _ = ingest(tmp_path)
-    assert {k: drop.reason for k, drop in dropped.items()} == {("9000001", "R", 0): "no_landmarks"}
+    kept, exclusions, _ = ingest(tmp_path)
+    assert {k: exclusion.reason for k, exclusion in exclusions.items()} == {
+        ("9000001", "R", 0): "no_landmarks"
+    }
     assert len(kept) == 5
 
 
@@ -179,29 +183,31 @@ def test_prosthesis(make, tmp_path):
     read = "9000001|1: Right|15|2|1|0|1|2|0|1"
     assert read in text
     table.write_text(text.replace(read, "9000001|1: Right|15" + "|.P: Prosthetic" * 7))
-    kept, dropped, _ = ingest(tmp_path)
-    assert {k: drop.reason for k, drop in dropped.items()} == {("9000001", "R", 0): "prosthesis"}
+    kept, exclusions, _ = ingest(tmp_path)
+    assert {k: exclusion.reason for k, exclusion in exclusions.items()} == {
+        ("9000001", "R", 0): "prosthesis"
+    }
     assert len(kept) == 5
 
 
 def test_replacements_that_only_the_outcomes_tell_of(make, tmp_path):
-    """A filmed knee without a grade is dropped from the visit on at which it was reported."""
+    """A filmed knee without a grade is excluded from the visit on at which it was reported."""
     make.write_study(tmp_path)
     make.write_visit(tmp_path, "9000001", 24)
     make.write_visit(tmp_path, "9000002", 24)
     rows = [("9000001", "1: Right", 15, *[""] * 7), ("9000002", 1, 15, 4, *[3] * 6)]
     (tmp_path / "tables" / "kxr_sq_bu03.txt").write_text(make.table(24, rows))
-    _, dropped, _ = ingest(tmp_path)
-    assert not dropped
+    _, exclusions, _ = ingest(tmp_path)
+    assert not exclusions
     cells = "9000001|5: 36-month|3: 24-month\n9000002|2: 18-month|1: 12-month\n9|1|1\n"
     (tmp_path / "tables" / "outcomes99.txt").write_text("ID|V99ELKVSRP|V99ERKVSRP\n" + cells)
-    kept, dropped, _ = ingest(tmp_path)
+    kept, exclusions, _ = ingest(tmp_path)
     # The readers saw a joint in the right knee of the second subject, and nobody read the left one.
-    assert {knee: drop.reason for knee, drop in dropped.items()} == {
+    assert {knee: exclusion.reason for knee, exclusion in exclusions.items()} == {
         ("9000001", "R", 24): "replaced",
         ("9000002", "L", 24): "replaced",
     }
-    assert "by month 24" in dropped["9000001", "R", 24].detail
+    assert "by month 24" in exclusions["9000001", "R", 24].detail
     assert len(kept) == 8
 
 
@@ -212,9 +218,9 @@ def test_reading_without_film_and_repeated_film(make, tmp_path):
     again = paths[0].parent.with_name("1900000100")
     again.mkdir()
     (again / "001").write_bytes(paths[0].read_bytes())
-    jobs, dropped, _ = plan_study(tmp_path, "test", ROI)
+    jobs, exclusions, _ = plan_study(tmp_path, "test", ROI)
     assert len(jobs) == 3
-    assert collections.Counter(drop.reason for drop in dropped) == {
+    assert collections.Counter(exclusion.reason for exclusion in exclusions) == {
         "no_film": 1,
         "repeated_film": 2,
     }
@@ -239,29 +245,29 @@ class TestUserErrors:
             plan_study(tmp_path, "test", ROI)
 
 
-def test_account_is_complete(make, tmp_path):
-    """Every knee of a film or of a table is kept or dropped, once."""
-    from knee_jax.ingest.account import Account, index_row
+def test_report_is_complete(make, tmp_path):
+    """Every knee of a film or of a table is kept or excluded, once."""
+    from knee_jax.ingest.report import IngestReport, index_row
 
     paths = make.write_study(tmp_path)
     paths[0].write_bytes(b"")
     paths[1].with_name("001.pts").unlink()
-    jobs, dropped, notes = plan_study(tmp_path, "test", ROI)
-    account = Account(dropped, notes)
+    jobs, exclusions, notes = plan_study(tmp_path, "test", ROI)
+    report = IngestReport(exclusions, notes)
     for knee in (knee for job in jobs for knee in job()):
-        if isinstance(knee, Dropped):
-            account.dropped.append(knee)
+        if isinstance(knee, Exclusion):
+            report.exclusions.append(knee)
         else:
-            account.add("study", [index_row(knee)], [])
-    account.write(tmp_path)
-    counts = json.loads((tmp_path / "account.json").read_text())
+            report.add("study", [index_row(knee)], [])
+    report.write(tmp_path)
+    counts = json.loads((tmp_path / "ingest_report.json").read_text())
     assert counts["seen"] == 6
     assert counts["kept"] == 3
-    assert counts["dropped"] == {"empty_file": 2, "no_landmarks": 1}
+    assert counts["excluded"] == {"empty_file": 2, "no_landmarks": 1}
     assert counts["splits"] == {"study": 3}
-    quarantine = (tmp_path / "quarantine.csv").read_text().splitlines()
-    assert quarantine[0] == "subject,side,visit,source,reason,detail"
-    assert len(quarantine) == 4
+    exclusions = (tmp_path / "exclusions.csv").read_text().splitlines()
+    assert exclusions[0] == "subject,side,visit,source,reason,detail"
+    assert len(exclusions) == 4
     index = (tmp_path / "index.csv").read_text().splitlines()
     assert index[1].startswith("study,0,9000002,R,0,test,B,00m/0.C.2/9000002/")
     assert index[1].endswith(",2.0,True,2,1,0,1,2,0,1")

@@ -57,7 +57,7 @@ class TestFinding:
 
 class TestReading:
     @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-    def test_text_as_utf_16_is_told(self, tmp_path, encoding):
+    def test_text_as_utf_16_is_reported(self, tmp_path, encoding):
         path = write(tmp_path / "a.txt", "\ufeffID|X\n1|2\n".encode(encoding))
         with pytest.raises(UserError, match="text as UTF-16; save it as UTF-8"):
             read_table(path)

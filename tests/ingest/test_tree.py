@@ -67,7 +67,7 @@ def test_pipes_are_not_files(tmp_path):
 
 
 def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
-    """Not by permissions, which the superuser does not meet."""
+    """Not by permissions, which do not apply to the superuser."""
     grow(tmp_path, "a/1", "b/1")
     list_folder = os.scandir
 

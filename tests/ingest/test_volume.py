@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest.account import Dropped
+from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.series import Volume, read_series
 from knee_jax.ingest.volume import (
     FACTORS,
@@ -223,7 +223,7 @@ class TestReadKnee:
     def test_dropped(self, make, tmp_path, reason, change, side):
         self.write(make, tmp_path, change, side)
         (knee,) = VolumeJob(tmp_path, self.FILE, SMALL)()
-        assert isinstance(knee, Dropped)
+        assert isinstance(knee, Exclusion)
         assert (knee.subject, knee.side, knee.visit) == ("9000001", "L", 0)
         assert (knee.source, knee.reason) == (self.FILE.source, reason)
 
@@ -234,7 +234,7 @@ class TestReadKnee:
 
 @pytest.mark.real
 def test_a_real_series_of_another_scanner(real_data):
-    """Its range is beyond OAI's, which the published rule says, and the other one takes."""
+    """Its range is beyond OAI's: the published rule refuses it, the other one takes it."""
     knee = read_series(sorted((real_data / "mri_series").glob("*.dcm")), "R")
     assert reason_of(quantise, knee.voxels) == "beyond_8_bits"
     preparation = Preparation(shape=(256, 256, 24), intensity="scale")

@@ -6,9 +6,9 @@ import pytest
 from scipy import special
 
 from knee_jax.errors import UserError
-from knee_jax.grades import NUM_CLASSES
 from knee_jax.metrics import ensemble
-from knee_jax.metrics.predictions import check_predictions, probability_columns
+from knee_jax.metrics.predictions import check_predictions
+from tests.factories import NUM_CLASSES, probability_columns, random_values
 
 
 def table_of(logits, **origin):
@@ -138,7 +138,7 @@ def test_the_ensemble_says_what_it_is_of(logits, caplog):
         ),
         (
             lambda t: t.drop(columns=[c for c in t if c.startswith("jsl")]),
-            "has the grades kl, table",
+            "has the targets kl, table",
         ),
         (lambda t: t.assign(kl_p0=2.0), "table 2 of the ensemble: kl_p0 is not a probability"),
     ],
@@ -153,3 +153,14 @@ def test_nothing_to_average_and_an_unknown_way(logits):
         ensemble.average([])
     with pytest.raises(UserError, match="'votes' is unknown: choose probabilities or logits"):
         ensemble.average([table_of(logits[0])], by="votes")
+
+
+def test_measured_values_are_averaged_whatever_the_average_of_probabilities():
+    first, second = random_values(5, missing=0.2), random_values(5, missing=0.2)
+    second["jsw_medial_pred"] += 1
+    for by in ensemble.AVERAGES:
+        found = ensemble.average([first, second], by)
+        np.testing.assert_allclose(found["jsw_medial_pred"], first["jsw_medial_pred"] + 0.5)
+    second.loc[1, "jsw_medial"] = 99.0
+    with pytest.raises(UserError, match="another true jsw_medial"):
+        ensemble.average([first, second])

@@ -5,15 +5,16 @@ import pandas as pd
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.metrics.predictions import (
     check_predictions,
     first_visit,
-    grades_in,
     read_predictions,
     subjects_of,
+    targets_in,
     write_predictions,
 )
+from knee_jax.targets.grades import GRADES
+from tests.factories import random_values
 
 
 def test_a_table_survives_the_csv(make_table, tmp_path):
@@ -44,8 +45,8 @@ def test_the_first_visit_is_month_zero(make_table):
 
 def test_the_grades_come_in_their_order(make_table):
     table = make_table(2)
-    assert grades_in(table[list(reversed(table.columns))]) == list(GRADES)
-    assert grades_in(make_table(2, grades=("jsm", "kl"))) == ["kl", "jsm"]
+    assert targets_in(table[list(reversed(table.columns))]) == list(GRADES)
+    assert targets_in(make_table(2, names=("jsm", "kl"))) == ["kl", "jsm"]
 
 
 def test_cohorts_may_share_subject_numbers(make_table):
@@ -94,8 +95,8 @@ def test_a_missing_column_is_named(make_table, column):
 
 
 def test_a_table_without_grades_or_rows(make_table):
-    with pytest.raises(UserError, match="has no grade"):
-        check_predictions(make_table(2, grades=()))
+    with pytest.raises(UserError, match="has no target"):
+        check_predictions(make_table(2, names=()))
     with pytest.raises(UserError, match="has no rows"):
         check_predictions(make_table(2).head(0))
 
@@ -107,7 +108,7 @@ def test_a_table_without_grades_or_rows(make_table):
         (b"", "cannot be read as a CSV table"),
         (b"a,b\n1,2,3\n1,2,3,4,5\n", "cannot be read as a CSV table"),
         (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "cannot be read as a CSV table"),
-        (b"subject,side,visit\n1,L,0\n", "has no grade"),
+        (b"subject,side,visit\n1,L,0\n", "has no target"),
     ],
 )
 def test_a_file_that_is_no_table(tmp_path, content, message):
@@ -118,3 +119,20 @@ def test_a_file_that_is_no_table(tmp_path, content, message):
         read_predictions(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("jsw_medial", "wide", r"jsw_medial is not a number \(mm\), nor empty in row 3"),
+        ("jsw_medial_pred", np.nan, r"jsw_medial_pred is not a number \(mm\) in row 3"),
+        ("jsw_medial_pred", np.inf, r"jsw_medial_pred is not a number \(mm\) in row 3"),
+    ],
+)
+def test_measured_values_are_numbers_and_labels_may_be_missing(column, value, problem):
+    table = random_values(4, missing=0.3)
+    check_predictions(table)
+    table[column] = table[column].astype(object)
+    table.loc[2, column] = value
+    with pytest.raises(UserError, match=problem):
+        check_predictions(table)

@@ -2,16 +2,17 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from knee_jax.grades import MISSING
 from knee_jax.metrics import subgroups
+from knee_jax.targets.kinds import MISSING
+from tests.factories import endpoint
 
-TASK = "progression_any"
+TASK = endpoint("progression_any")
 
 
 @pytest.fixture
 def table(make_table):
     """Progression of knees of which something is known, and in places is not."""
-    table = make_table(50, missing=0.1, grades=("progression",))
+    table = make_table(50, missing=0.1, names=("progression",))
     rng = np.random.default_rng(1)
     number = len(table)
     return table.assign(

@@ -8,13 +8,18 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
+from knee_jax import targets
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
 from knee_jax.metrics import agreement, calibration
-from knee_jax.metrics.summary import TASKS, summarise, task_samples, write_metrics
+from knee_jax.metrics.scoring import dichotomy_samples
+from knee_jax.metrics.summary import summarise, write_metrics
+from knee_jax.targets.grades import GRADES, MISSING
+from tests.factories import NUM_CLASSES, endpoint, random_values
 
 OARSI_GRADES = GRADES[1:]
-TASKS_OF_GRADES = [task for task, (grades, *_) in TASKS.items() if set(grades) <= set(GRADES)]
+TASKS_OF_GRADES = [
+    name for name, each in targets.dichotomies().items() if set(each.targets) <= set(GRADES)
+]
 
 
 def test_values_are_those_of_scikit_learn_on_the_labelled_rows(make_table):
@@ -54,7 +59,7 @@ def test_values_are_those_of_scikit_learn_on_the_labelled_rows(make_table):
 
 def test_a_target_of_two_classes_has_its_own_metrics(make_table):
     """Called positive where class 1 is the predicted one, whatever the probabilities are."""
-    table = make_table(missing=0.2, grades=("kl0_vs_kl2",))
+    table = make_table(missing=0.2, names=("kl0_vs_kl2",))
     table.loc[:4, "kl0_vs_kl2_pred"] = 1 - table.loc[:4, "kl0_vs_kl2_pred"]
     summary = summarise(table, 20)
     assert list(summary) == ["kl0_vs_kl2"]
@@ -82,7 +87,7 @@ def test_a_target_of_two_classes_has_its_own_metrics(make_table):
 
 @pytest.mark.parametrize("scheme", ["subject", "class"])
 def test_two_classes_are_resampled_as_tables_are(make_table, scheme):
-    table = make_table(12, grades=("kl0_vs_kl2",))
+    table = make_table(12, names=("kl0_vs_kl2",))
     names = "sensitivity", "kappa", "roc_auc", "brier", "ece"
     units = table["subject"].to_numpy() if scheme == "subject" else table.index.to_numpy()
     strata = np.zeros(len(table)) if scheme == "subject" else table["kl0_vs_kl2"].to_numpy()
@@ -105,7 +110,7 @@ def test_two_classes_are_resampled_as_tables_are(make_table, scheme):
 
 
 def test_one_class_alone_leaves_what_compares_two_undefined(make_table):
-    table = make_table(5, grades=("kl0_vs_kl2",)).assign(kl0_vs_kl2=0)
+    table = make_table(5, names=("kl0_vs_kl2",)).assign(kl0_vs_kl2=0)
     estimates = summarise(table, 10)["kl0_vs_kl2"]
     undefined = {name for name, estimate in estimates.items() if estimate["value"] is None}
     assert undefined == {"sensitivity", "roc_auc", "average_precision"}
@@ -143,7 +148,7 @@ def test_a_pooled_task_keeps_both_compartments_of_a_subject_together(make_table)
     values = []
     for draw in np.random.default_rng(3).integers(len(names), size=(50, len(names))):
         resampled = pd.concat([table[table["subject"] == names[s]] for s in draw])
-        rows, scores, positives = task_samples(resampled, "osteophytes_medial_ge_1")
+        rows, scores, positives = dichotomy_samples(resampled, endpoint("osteophytes_medial_ge_1"))
         values.append(sk.roc_auc_score(positives, scores))
         assert rows.max() < len(resampled)
     estimate = summarise(table, 50, seed=3)["osteophytes_medial_ge_1"]["roc_auc"]
@@ -154,7 +159,7 @@ def test_a_pooled_task_keeps_both_compartments_of_a_subject_together(make_table)
 
 def test_a_pooled_task_draws_whole_knees_within_classes(make_table):
     """Two samples of equal score and truth a knee: intervals as of one, not narrower."""
-    table = make_table(30, grades=("osfl", "ostl", "jsl"))
+    table = make_table(30, names=("osfl", "ostl", "jsl"))
     for column in [c for c in table if c.startswith("osfl")]:
         table[column.replace("osfl", "ostl")] = table[column]
         table[column.replace("osfl", "jsl")] = table[column]
@@ -167,7 +172,7 @@ def test_a_pooled_task_draws_whole_knees_within_classes(make_table):
 
 
 def test_a_task_needs_all_of_its_grades(make_table, caplog):
-    summary = summarise(make_table(5, grades=("kl", "osfl", "jsm")), 5)
+    summary = summarise(make_table(5, names=("kl", "osfl", "jsm")), 5)
     assert list(summary) == ["kl", "osfl", "jsm", "kl_ge_2", "jsn_medial_ge_1"]
     with caplog.at_level(logging.WARNING):
         summary = summarise(make_table(5).assign(ostl=MISSING), 5)
@@ -209,7 +214,7 @@ def test_the_interval_of_oarsi_is_of_common_resamples(make_table):
 
 def test_progression_is_of_classes_in_no_order_and_of_two(make_table):
     """Fast and slow together are positive from a probability of a half on."""
-    table = make_table(40, missing=0.2, grades=("progression",))
+    table = make_table(40, missing=0.2, names=("progression",))
     summary = summarise(table, 20)
     assert list(summary) == ["progression", "progression_any"]
     rows = table[table["progression"] != MISSING]
@@ -249,7 +254,7 @@ def test_progression_is_of_classes_in_no_order_and_of_two(make_table):
 
 def test_the_deviation_is_that_of_the_papers_resamples(make_table):
     """Panfilov et al. 2022 print it: knees drawn within the positive and the negative ones."""
-    table = make_table(30, grades=("progression",))
+    table = make_table(30, names=("progression",))
     truth = table["progression"].to_numpy() > 0
     score = table[["progression_p1", "progression_p2"]].to_numpy().sum(1)
     rng = np.random.default_rng(0)
@@ -336,12 +341,12 @@ def test_a_grade_that_nobody_read_is_skipped_and_said(make_table, caplog):
     assert "kl" not in summary
     assert "kl_ge_2" not in summary
     assert set(summary) == {*GRADES, "oarsi", *TASKS_OF_GRADES} - {"kl", "kl_ge_2"}
-    assert "kl: no knee has this grade" in caplog.text
+    assert "kl: no knee has this target" in caplog.text
 
 
 def test_undefined_resamples_are_left_out_and_said(make_table, caplog):
     """One positive subject of six is absent from a third of the resamples."""
-    table = make_table(6, grades=("kl",))
+    table = make_table(6, names=("kl",))
     table["kl"] = np.where(table["subject"] == "00000", 3, 0)
     with caplog.at_level(logging.WARNING):
         estimate = summarise(table, 300)["kl_ge_2"]["roc_auc"]
@@ -352,7 +357,7 @@ def test_undefined_resamples_are_left_out_and_said(make_table, caplog):
 
 
 def test_undefined_values_are_null_in_strict_json(make_table, tmp_path):
-    table = make_table(4, grades=("kl",)).assign(kl=0)
+    table = make_table(4, names=("kl",)).assign(kl=0)
     summary = summarise(table, 10)
     nothing = dict.fromkeys(("value", "low", "high", "std"))
     assert summary["kl_ge_2"]["roc_auc"] == nothing | {"n": 16}
@@ -373,10 +378,49 @@ def test_a_bad_table_or_scheme_is_refused(make_table):
         summarise(make_table(2), scheme="knees")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_of_the_size_of_oai_takes_seconds(make_table):
     table = make_table(5750)
     assert len(table) == 23_000
     start = time.process_time()
     summarise(table, 1000)
     assert time.process_time() - start < 30
+
+
+def test_measured_values_are_scored_by_errors_bias_and_limits_of_agreement():
+    """As Bland & Altman 1986 define them, on the labelled rows alone."""
+    table = random_values(60, missing=0.2)
+    summary = summarise(table, 200)
+    assert list(summary) == ["jsw_medial"]
+    rows = table[table["jsw_medial"].notna()]
+    truth, predicted = (rows[c].to_numpy(np.float64) for c in ("jsw_medial", "jsw_medial_pred"))
+    errors = predicted - truth
+    expected = {
+        "rmse": sk.root_mean_squared_error(truth, predicted),
+        "mae": sk.mean_absolute_error(truth, predicted),
+        "bias": errors.mean(),
+        "limit_low": errors.mean() - 1.96 * errors.std(ddof=1),
+        "limit_high": errors.mean() + 1.96 * errors.std(ddof=1),
+    }
+    assert set(summary["jsw_medial"]) == set(expected)
+    for name, value in expected.items():
+        estimate = summary["jsw_medial"][name]
+        assert estimate["value"] == pytest.approx(value, rel=1e-9)
+        assert estimate["low"] < value < estimate["high"]
+        assert estimate["n"] == len(rows)
+    # The interval of the bias is that of resampled subjects.
+    subjects = rows["subject"].to_numpy()
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(400):
+        drawn = rng.choice(np.unique(subjects), len(np.unique(subjects)))
+        means.append(np.concatenate([errors[subjects == s] for s in drawn]).mean())
+    low, high = np.percentile(means, [2.5, 97.5])
+    found = summary["jsw_medial"]["bias"]
+    np.testing.assert_allclose([found["low"], found["high"]], [low, high], atol=0.02)
+
+
+def test_a_single_measured_knee_has_no_limits_of_agreement():
+    estimates = summarise(random_values(1).head(1), 10)["jsw_medial"]
+    assert estimates["limit_low"]["value"] is None
+    assert estimates["rmse"]["value"] == pytest.approx(abs(estimates["bias"]["value"]))

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
-from torch_reference import torch
 
 from knee_jax.errors import UserError
 from knee_jax.models.antony2017 import Model
+from tests.models import torch_reference as reference
+from tests.models.torch_reference import torch
 
 
 class Antony(torch.nn.Module):
@@ -48,6 +48,6 @@ def test_the_hidden_layer_reads_a_joint_of_200_by_300_px(side):
     assert shapes["params"]["classifier_0"]["kernel"].shape == (5 * 8 * 128, 1024)
 
 
-def test_a_knee_that_is_too_small_is_told():
+def test_a_knee_that_is_too_small_is_reported():
     with pytest.raises(UserError, match="too small for this network: a map of 2 x 5 px"):
         jax.eval_shape(Model().init, jax.random.key(0), jnp.zeros((1, 90, 96, 1)))

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
-from torch_reference import torch, torchvision
 
 from knee_jax.errors import UserError
 from knee_jax.models import densenet, weights
 from knee_jax.models.densenet import Model
+from tests.models import torch_reference as reference
+from tests.models.torch_reference import torch, torchvision
 
 BLOCKS = (2, 1, 3, 1)
 
@@ -25,11 +25,11 @@ def narrow(classes=5):
 
 def test_training_step_equals_torchvision():
     image = np.random.default_rng(1).normal(size=(5, 107, 94, 3)).astype(np.float32)
-    model = Model(width=8, blocks=BLOCKS, grades=("kl",))
+    model = Model(width=8, blocks=BLOCKS, targets=("kl",))
     reference.assert_training_step_equals(narrow(), model, image)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("depth", densenet.BLOCKS)
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_published_networks_equal(depth, library):
@@ -39,7 +39,7 @@ def test_published_networks_equal(depth, library):
         net = getattr(torchvision.models, f"densenet{depth}")(weights=None, num_classes=5)
         net = reference.randomise(net)
     image = np.random.default_rng(1).normal(size=(1, 75, 64, 3)).astype(np.float32)
-    model = Model(depth=depth, grades=("kl",))
+    model = Model(depth=depth, targets=("kl",))
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     variables = densenet.load(variables, reference.state_dict(net))
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_names_of_older_files_are_understood():
         ({}, 28, "too small for this network: a map of 1 x 1 px"),
     ],
 )
-def test_wrong_settings_are_told(kwargs, size, message):
+def test_wrong_settings_are_reported(kwargs, size, message):
     model = Model(**{"width": 4, "blocks": (1, 1, 1, 1), **kwargs})
     if "depth" in kwargs:
         model = Model(width=4, **kwargs)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, NUM_CLASSES
 from knee_jax.landmarks import PRESETS, compartment
 from knee_jax.models import keypoint_pooling
+from knee_jax.targets.grades import GRADES, NUM_CLASSES
 
 WIDTHS = {"fl": range(0, 7), "fm": range(6, 13), "tl": range(13, 22), "tm": range(21, 30)}
 """The compartments' places among the 30 points of the preset `joint`, counted by hand."""
@@ -86,8 +86,8 @@ def torch_heads(params, points, aggregation):
 )
 def test_network_equals_its_pytorch_twin(aggregation, hidden, depth):
     pytest.importorskip("torch", reason="parity with PyTorch needs the `torch` extra")
-    import torch_reference as reference
-    from torch_reference import torch
+    from tests.models import torch_reference as reference
+    from tests.models.torch_reference import torch
 
     net = reference.resnet(depth)
     rng = np.random.default_rng(0)
@@ -156,15 +156,15 @@ def test_without_keypoint_pooling_there_is_a_fourth_stage_and_no_need_of_keypoin
         ({"landmarks": "ankle"}, "unknown landmark preset 'ankle'; choose from: joint, all74"),
         ({"aggregation": "sum"}, "unknown aggregation 'sum'; choose from: concat, mean, max"),
         ({"depth": 19}, "unknown ResNet depth 19; choose from: 18, 34, 50"),
-        ({"grades": ("kl", "foot")}, "unknown grade 'foot'"),
+        ({"targets": ("kl", "foot")}, "unknown target 'foot'"),
     ],
 )
-def test_wrong_settings_are_told(kwargs, message):
+def test_wrong_settings_are_reported(kwargs, message):
     with pytest.raises(UserError, match=message):
         init(**kwargs)
 
 
-def test_missing_keypoints_are_told():
+def test_missing_keypoints_are_reported():
     model = keypoint_pooling.Model(depth=18, width=4)
     with pytest.raises(UserError, match="needs keypoints"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 1)))

@@ -213,7 +213,7 @@ def test_biases_are_added_and_have_their_initial_values():
     np.testing.assert_allclose(conv.apply({"params": params}, x), bare + 0.1, rtol=1e-6)
 
 
-def test_an_image_smaller_than_the_kernel_is_told():
+def test_an_image_smaller_than_the_kernel_is_reported():
     with pytest.raises(
         UserError, match="a map of 2 x 9 px is left of it where 3 x 3 px are needed"
     ):

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
 from flax.traverse_util import flatten_dict
-from torch_reference import assert_close, to_torch, torch, torchvision
 
 from knee_jax.errors import UserError
 from knee_jax.models import resnext, weights
+from tests.models import torch_reference as reference
+from tests.models.torch_reference import assert_close, to_torch, torch, torchvision
 
 
 def test_logits_equal_torchvision_and_the_weights_come_back():
@@ -54,7 +54,7 @@ def test_the_network_has_the_published_number_of_parameters():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 24_030_531
 
 
-def test_odd_width_is_told():
+def test_odd_width_is_reported():
     with pytest.raises(UserError, match="width = 3: resnext wants an even one"):
         shapes_of(width=3)
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
 
 from knee_jax.errors import UserError
 from knee_jax.models import siamese_gap
 from knee_jax.models.siamese_gap import Model
+from tests.models import torch_reference as reference
 
 GRADES = ("kl0_vs_kl2",)
 
@@ -20,8 +20,8 @@ def normal(*shape):
 @pytest.mark.parametrize(
     ("kwargs", "patch", "shape"),
     [
-        ({}, 108, (4, 163, 170, 1)),
-        pytest.param({"attention": False}, 128, (3, 299, 299, 3), marks=pytest.mark.slow),
+        pytest.param({}, 108, (4, 163, 170, 1), marks=pytest.mark.slow),
+        pytest.param({"attention": False}, 128, (3, 299, 299, 3), marks=pytest.mark.long),
         ({"positions": (1, 2), "combine": "concatenate"}, 32, (3, 49, 50, 3)),
         ({"positions": (2,), "pooling": "max", "attention": False}, 33, (3, 50, 49, 1)),
     ],
@@ -30,7 +30,7 @@ def test_training_step_equals_pytorch(kwargs, patch, shape):
     """Logits, loss, gradients, and running statistics that both sides have entered."""
     reference.torch.manual_seed(0)
     net = reference.SiameseGAP(8, patch=patch, channels=shape[-1], **kwargs)
-    model = Model(width=8, grades=GRADES, dropout=0.0, patch=patch, **kwargs)
+    model = Model(width=8, targets=GRADES, dropout=0.0, patch=patch, **kwargs)
     image = normal(*shape)
     reference.assert_training_step_equals(reference.randomise(net), model, image)
 
@@ -86,12 +86,12 @@ def test_initial_values_are_those_of_the_published_code():
         ({"positions": (5,)}, r"positions = \(5,\)"),
         ({"pooling": "gwap"}, "unknown pooling 'gwap'; choose from: average, max"),
         ({"combine": "multiply"}, "unknown combination 'multiply'; choose from: add, concatenate"),
-        ({"grades": ("hip",)}, "unknown grade 'hip'"),
+        ({"targets": ("hip",)}, "unknown target 'hip'"),
         ({"patch": 201}, "side patches of 201 px do not fit a knee of 299 x 299 px"),
         ({"patch": 98}, "too small for this network: a map of 2 x 2 px .* or the patch"),
     ],
 )
-def test_wrong_settings_are_told(kwargs, message):
+def test_wrong_settings_are_reported(kwargs, message):
     with pytest.raises(UserError, match=message):
         jax.eval_shape(Model(**kwargs).init, jax.random.key(0), jnp.zeros((1, 299, 299, 1)))
 

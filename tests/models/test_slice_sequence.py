@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
 from flax.traverse_util import flatten_dict
-from torch_reference import assert_close, torch, torchvision
 
 from knee_jax.errors import UserError
 from knee_jax.models import resnet, slice_sequence, weights
+from tests.models import torch_reference as reference
+from tests.models.torch_reference import assert_close, torch, torchvision
 
 SMALL = {"depth": 18, "embedding": 32, "heads": 4, "blocks": 2}
 SHAPE = (2, 3, 32, 40, 1)
@@ -169,17 +169,17 @@ def pair(aggregation="transformer", views="one", shape=SHAPE, **kwargs):
     ("aggregation", "views", "shape", "kwargs"),
     [
         ("transformer", "one", SHAPE, {}),
-        pytest.param(*("transformer", "shared", (1, 2, 16, 17, 1), {}), marks=pytest.mark.slow),
+        pytest.param(*("transformer", "shared", (1, 2, 16, 17, 1), {}), marks=pytest.mark.long),
         ("transformer", "individual", (1, 2, 16, 17, 1), {}),
         ("linear", "one", SHAPE, {}),
         ("lstm", "one", SHAPE, {}),
         pytest.param(
             *("transformer", "one", (1, 4, 64, 64, 1)),
             {"depth": 50, "embedding": 2048, "heads": 8, "blocks": 4},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
         *(
-            pytest.param(name, "one", (1, 4, 64, 64, 1), {"depth": 50}, marks=pytest.mark.slow)
+            pytest.param(name, "one", (1, 4, 64, 64, 1), {"depth": 50}, marks=pytest.mark.long)
             for name in ("linear", "lstm")
         ),
     ],
@@ -223,8 +223,9 @@ def step_of(model, volume, labels):
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "aggregation", ["transformer", pytest.param("lstm", marks=pytest.mark.slow)]
+    "aggregation", ["transformer", pytest.param("lstm", marks=pytest.mark.long)]
 )
 def test_training_step_equals_pytorch(aggregation):
     net, model, variables, volume = pair(aggregation)
@@ -249,7 +250,7 @@ def filled(shapes):
     return jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype("f4"), shapes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_step_is_the_same_without_keeping_activations():
     _, model, variables, volume = pair()
     kept, again = (step_of(model.clone(remat=on), volume, np.array([2, 0])) for on in (False, True))
@@ -368,23 +369,23 @@ def test_initial_values_are_those_of_the_published_code():
         ({"aggregation": "gru"}, "unknown aggregation 'gru'; choose from: transformer, linear, ls"),
         ({"views": "two"}, "unknown views 'two'; choose from: one, shared, individual"),
         ({"depth": 51}, "unknown ResNet depth 51"),
-        ({"grades": ("hip",)}, "unknown target 'hip'"),
+        ({"targets": ("hip",)}, "unknown target 'hip'"),
     ],
 )
-def test_wrong_settings_are_told(kwargs, message):
+def test_wrong_settings_are_reported(kwargs, message):
     with pytest.raises(UserError, match=message):
         shapes_of((2, 32, 32), **{**SMALL, **kwargs})
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32, 1), (1, 2, 32, 32, 3)])
-def test_what_is_no_volume_is_told(shape):
+def test_what_is_no_volume_is_reported(shape):
     model = slice_sequence.Model(**SMALL)
     with pytest.raises(UserError, match=r"reads grey volumes, \[batch, slices, rows, columns, 1\]"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
 
 
 @pytest.mark.parametrize("aggregation", ["transformer", "linear"])
-def test_another_number_of_slices_is_told(aggregation):
+def test_another_number_of_slices_is_reported(aggregation):
     model = slice_sequence.Model(aggregation=aggregation, **SMALL)
     shapes = shapes_of((3, 32, 32), aggregation=aggregation, **SMALL)
     with pytest.raises(UserError, match="are for another number of slices than 4"):

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
-from torch_reference import torch
 
 from knee_jax.errors import UserError
 from knee_jax.models.tiulpin2018 import Model
+from tests.models import torch_reference as reference
+from tests.models.torch_reference import torch
 
 
 class KneeNet(torch.nn.Module):
@@ -36,7 +36,7 @@ class KneeNet(torch.nn.Module):
     ("width", "patch", "shape"),
     [
         (8, 57, (5, 90, 88, 3)),
-        pytest.param(16, 128, (4, 299, 299, 1), marks=pytest.mark.slow),
+        pytest.param(16, 128, (4, 299, 299, 1), marks=pytest.mark.long),
     ],
 )
 def test_training_step_equals_pytorch(width, patch, shape):
@@ -58,6 +58,6 @@ def test_the_last_map_has_ten_pixels_a_side():
     assert state["intermediates"]["maps_medial"][0].shape == (1, 10, 10, 16)
 
 
-def test_a_patch_that_is_too_small_is_told():
+def test_a_patch_that_is_too_small_is_reported():
     with pytest.raises(UserError, match="too small for this network: a map of 2 x 2 px"):
         jax.eval_shape(Model(patch=48).init, jax.random.key(0), jnp.zeros((1, 99, 99, 1)))

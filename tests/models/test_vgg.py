@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
 from flax.traverse_util import flatten_dict
-from torch_reference import torch, torchvision
 
 from knee_jax.errors import UserError
 from knee_jax.models import vgg, weights
 from knee_jax.models.vgg import Model
+from tests.models import torch_reference as reference
+from tests.models.torch_reference import torch, torchvision
 
 WIDTH = 4
 
@@ -33,7 +33,7 @@ def narrow(depth, pixels, channels, classes=5):
 
 @pytest.mark.parametrize(
     ("depth", "channels"),
-    [(11, 3), *(pytest.param(depth, 1, marks=pytest.mark.slow) for depth in (13, 16, 19))],
+    [(11, 3), *(pytest.param(depth, 1, marks=pytest.mark.long) for depth in (13, 16, 19))],
 )
 def test_training_step_equals_torchvision(depth, channels):
     image = np.random.default_rng(1).normal(size=(4, 67, 96, channels)).astype(np.float32)
@@ -41,7 +41,7 @@ def test_training_step_equals_torchvision(depth, channels):
     reference.assert_training_step_equals(narrow(depth, 6, channels), model, image)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_published_network_equals(library):
     if library == "timm":
@@ -76,12 +76,12 @@ def test_timms_names_are_understood():
     assert weights.describe(found) == "a VGG of 8 convolutions with a stem of 4 channels"
 
 
-def test_weights_for_another_size_are_told_and_fit_without_hidden_layers():
+def test_weights_for_another_size_are_reported_and_fit_without_hidden_layers():
     model = Model(depth=11, width=WIDTH)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 299, 299, 1)))
     state = narrow(11, 49, 3).state_dict()
-    told = r"'classifier\.0\.weight' has shape .*; knee_jax\.convert --noheads leaves it out"
-    with pytest.raises(UserError, match=told):
+    message = r"'classifier\.0\.weight' has shape .*; knee_jax\.convert --noheads leaves it out"
+    with pytest.raises(UserError, match=message):
         vgg.load(shapes, state)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), shapes)
     convolutions = {name: value for name, value in state.items() if name.startswith("features")}
@@ -93,11 +93,11 @@ def test_weights_for_another_size_are_told_and_fit_without_hidden_layers():
     ("kwargs", "size", "message"),
     [
         ({"depth": 12}, 64, "unknown VGG depth 12; choose from: 11, 13, 16, 19"),
-        ({"grades": ("hip",)}, 64, "unknown grade 'hip'"),
+        ({"targets": ("hip",)}, 64, "unknown target 'hip'"),
         ({}, 31, "too small for this network: a map of 1 x 1 px"),
     ],
 )
-def test_wrong_settings_are_told(kwargs, size, message):
+def test_wrong_settings_are_reported(kwargs, size, message):
     model = Model(width=WIDTH, **kwargs)
     with pytest.raises(UserError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 1)))

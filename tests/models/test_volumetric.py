@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference as reference
 from flax.traverse_util import flatten_dict
-from torch_reference import assert_close, to_ours, to_torch, torch
 
 from knee_jax.errors import UserError
 from knee_jax.models import volumetric, weights
+from tests.models import torch_reference as reference
+from tests.models.torch_reference import assert_close, to_ours, to_torch, torch
 
 # Compiling takes longer than all the rest.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -154,7 +154,7 @@ def pair(arch, width, blocks, shape):
         ("resnext3d_50", 8, (1, 2, 1, 1), (2, 19, 33, 32)),
         ("shufflenet3d", 32, (1, 2, 1), (2, 16, 35, 32)),
         *(
-            pytest.param(arch, 64, blocks, (1, 16, 64, 64), marks=pytest.mark.slow)
+            pytest.param(arch, 64, blocks, (1, 16, 64, 64), marks=pytest.mark.long)
             for arch, blocks in volumetric.ARCHITECTURES.items()
         ),
     ],
@@ -177,8 +177,8 @@ def test_maps_and_logits_equal_pytorch_and_the_weights_come_back(arch, width, bl
 @pytest.mark.parametrize(
     ("arch", "width", "blocks"),
     [
-        pytest.param("r2plus1d_34", 4, (1, 1, 1, 1), marks=pytest.mark.slow),
-        pytest.param("resnext3d_50", 4, (1, 1, 1, 1), marks=pytest.mark.slow),
+        pytest.param("r2plus1d_34", 4, (1, 1, 1, 1), marks=pytest.mark.long),
+        pytest.param("resnext3d_50", 4, (1, 1, 1, 1), marks=pytest.mark.long),
         ("shufflenet3d", 16, (1, 1, 1)),
     ],
 )
@@ -269,11 +269,11 @@ def test_shuffle_deals_the_groups_out():
         ({"blocks": (1, 1, 0, 1)}, (16, 32, 32, 1), "give the 4 stages 1 or more each"),
         ({"arch": "resnext3d_50", "width": 5}, (16, 32, 32, 1), "resnext3d_50 wants an even one"),
         ({"arch": "shufflenet3d"}, (20, 32, 32, 1), "20 slices are no multiple of 16"),
-        ({"grades": ("hip",)}, (16, 32, 32, 1), "unknown target 'hip'"),
+        ({"targets": ("hip",)}, (16, 32, 32, 1), "unknown target 'hip'"),
         ({}, (32, 32, 1), "reads grey volumes"),
         ({}, (16, 32, 32, 3), r"was given \[1, 16, 32, 32, 3\]"),
     ],
 )
-def test_what_does_not_go_together_is_told(kwargs, shape, message):
+def test_what_does_not_go_together_is_reported(kwargs, shape, message):
     with pytest.raises(UserError, match=message):
         shapes_of(shape, **kwargs)

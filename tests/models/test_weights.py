@@ -37,7 +37,7 @@ def source():
 
 @functools.cache
 def variables(channels=3, name="resnet", **kwargs):
-    model = models.create(name, depth=18, width=4, grades=("kl", "osfl"), **kwargs)
+    model = models.create(name, depth=18, width=4, targets=("kl", "osfl"), **kwargs)
     image = np.zeros((1, 32, 32, channels), np.float32)
     keypoints = np.ones((1, 74, 2), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
@@ -126,15 +126,15 @@ def test_wrappings_are_taken_off(source, nest):
 def test_weights_of_another_network_are_described(source):
     bottleneck = models.create("resnet", depth=50, width=4)
     shapes = jax.eval_shape(bottleneck.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
-    told = (
+    message = (
         r"lack 'layer1\.0\.bn3\..*' and \d+ more.*; 'layer1\.0\.conv1\.weight' has shape .* They "
         r"look like a ResNet of 2, 2, 2, 2 blocks \(3x3, 3x3\) with a stem of 4 channels"
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         resnet.load(shapes, source)
 
 
-POOLED = {"pooling": "gwap_hidden", "grades": ("kl", "osfl")}
+POOLED = {"pooling": "gwap_hidden", "targets": ("kl", "osfl")}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_every_network_goes_to_a_file_and_back_in_both_layouts(name, kwargs, suf
     assert {path.name for path in tmp_path.iterdir()} == {f"0{suffix}", f"1{suffix}"}
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"weights can be written to \.npz, \.safetensors, \.pth"):
         weights.write(tmp_path / "weights.h5", {})
     monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
@@ -213,7 +213,7 @@ def test_pickled_code_is_not_executed(tmp_path):
         weights.read(path)
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path):
+def test_files_that_cannot_be_read_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"gone\.npz: no such file"):
         weights.read(tmp_path / "gone.npz")
     with pytest.raises(UserError, match=r"one of \.npz, \.safetensors, \.pth"):

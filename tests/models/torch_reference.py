@@ -176,8 +176,8 @@ def assert_network_equals(net, model, module, height: int, width: int, channels:
         model: our `Model`, reading KL alone.
         module: our file of that model, with `load`.
         height: of the image, in pixels.
-        width: likewise.
-        channels: likewise.
+        width: of the image, in pixels.
+        channels: of the image.
     """
     import jax
     from flax.traverse_util import flatten_dict
@@ -217,7 +217,7 @@ def assert_training_step_equals(net, model, image):
     a hundredth behind batch norm of few numbers.
 
     Args:
-        net: the reference, without dropout, with a classifier for the one grade of the model.
+        net: the reference, without dropout, with a classifier for the only target of the model.
         model: our `Model`, without dropout.
         image: [batch, height, width, channels].
     """
@@ -226,8 +226,8 @@ def assert_training_step_equals(net, model, image):
 
     from knee_jax.models import weights
 
-    (grade,) = model.grades
-    state = state_dict(net, grade)
+    (target,) = model.targets
+    state = state_dict(net, target)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     variables = weights.fill(variables, state)
     net, inputs = net.double(), to_torch(image).double()
@@ -242,11 +242,11 @@ def assert_training_step_equals(net, model, image):
             logits, state = model.apply(
                 {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
             )
-            log_p = jax.nn.log_softmax(logits[grade])
+            log_p = jax.nn.log_softmax(logits[target])
             return -log_p[np.arange(len(labels)), labels].mean(), state
 
         value = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        return value, model.apply(variables, image)[grade]
+        return value, model.apply(variables, image)[target]
 
     ((value, statistics), gradients), logits = step(variables)
     assert_close(logits, expected)
@@ -254,7 +254,7 @@ def assert_training_step_equals(net, model, image):
     expected.backward()
     assert value == pytest.approx(expected.item(), rel=1e-4)
 
-    after = state_dict(net, grade)
+    after = state_dict(net, target)
     names = dict(zip(net.state_dict(), after, strict=True))
     for name, parameter in net.named_parameters():
         unread = parameter.grad is None
@@ -271,10 +271,10 @@ def assert_training_step_equals(net, model, image):
             assert_close(value, desired[path], 1e-5)
 
 
-def state_dict(net, grade: str = "kl") -> dict:
+def state_dict(net, target: str = "kl") -> dict:
     """The reference's weights, its classifier named as our head."""
     return {
-        CLASSIFIER.sub(f"head_{grade}.", name): value for name, value in net.state_dict().items()
+        CLASSIFIER.sub(f"head_{target}.", name): value for name, value in net.state_dict().items()
     }
 
 

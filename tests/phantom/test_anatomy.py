@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from knee_jax.landmarks import CONDYLES, FEMUR, NUM_LANDMARKS, PLATEAU, TIBIA
-from knee_jax.phantom.anatomy import Knee, make_knee
+from knee_jax.phantom.anatomy import Knee, make_knee, medial_joint_space
 
 KNEEL_TIBIA, KNEEL_FEMUR = list(range(47, 64, 2)), list(range(12, 25, 2))
 
@@ -49,6 +51,25 @@ def test_joint_space_is_what_it_says(seed):
         lateral = gap(made, -0.40 * 78, -0.20 * 78)
         medial = gap(made, 0.20 * 78, 0.40 * 78)
         np.testing.assert_allclose([lateral, medial], made.space, atol=0.25)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_medial_joint_space_is_the_least_distance_of_the_bones(seed):
+    """By brute force, from the outlines' own points; they are 0.4 mm apart, which adds a little."""
+    for spurs, lost in (((0, 0, 0, 0), (0, 0)), ((2, 5, 1, 6), (0.4, 0.6)), ((0,) * 4, (0, 0.9))):
+        made = knee(seed, spurs=spurs, lost=lost)
+        (left, _), (right, _) = made.landmarks[[59, 62]]
+        across = (made.tibia[:, 0] > left - 0.4) & (made.tibia[:, 0] < right + 0.4)
+        nearest = distance(made.tibia[across & (made.tibia[:, 1] < 20)], made.femur).min()
+        found = medial_joint_space(made)
+        assert nearest - 0.25 < found < nearest + 0.1
+        assert found < made.space[1] + 0.1
+        # Between the landmarks, which are joined by straight lines here.
+        plateau, condyles = (
+            np.concatenate([np.linspace(a, b, 40) for a, b in itertools.pairwise(points)])
+            for points in (made.landmarks[59:63], made.landmarks[list(CONDYLES)])
+        )
+        assert -0.1 < distance(plateau, condyles).min() - found < 0.35
 
 
 def test_joint_space_narrows_with_what_is_lost():

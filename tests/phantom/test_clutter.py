@@ -52,7 +52,7 @@ def test_halves_of_a_film_are_its_pixels_and_landmarks(films):
         whole = pydicom.dcmread(film)
         marks = {"R": film.with_name("001_f.pts"), "L": film.with_name("001.pts")}
         points = {side: read_points(path) for side, path in marks.items() if path.exists()}
-        halves = clutter.split(film)
+        halves = clutter.separate_knees(film)
         assert not film.parent.exists()
         parts = {side: pydicom.dcmread(path) for side, path in halves.items()}
         together = np.hstack([parts["R"].pixel_array, parts["L"].pixel_array])
@@ -109,16 +109,16 @@ def test_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--study=most", "--clutter=rescans"], "there are none of most"),
         (["--study=most", "--mri"], "there are none of most"),
         (["--clutter=single_films", "--landmarks=boxes"], "leave --landmarks out"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, flags, told):
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, flags, message):
     failed = command(f"--out={tmp_path}/tree", *flags)
     assert failed.returncode == 1
-    assert told in failed.stderr
+    assert message in failed.stderr
     assert failed.stderr.count("\n") == 1
     assert not (tmp_path / "tree").exists()

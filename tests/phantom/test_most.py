@@ -7,8 +7,8 @@ import pandas as pd
 import pydicom
 import pytest
 
-from knee_jax.grades import GRADES
 from knee_jax.phantom.study import write_study
+from knee_jax.targets.grades import GRADES
 
 ROWS = 96
 VISITS = {0: 0, 15: 1, 84: 5}
@@ -131,8 +131,8 @@ def test_outcomes_tell_of_the_prostheses(tmp_path):
     assert len(first) > 0
     for (subject, side), month in first.items():
         assert people.loc[subject, f"V99E{side}KRINDEX"] == {60: "3", 84: "5"}[month]
-    told = people[["V99ELKRINDEX", "V99ERKRINDEX"]] != ""
-    assert told.to_numpy().sum() == len(first)
+    reported = people[["V99ELKRINDEX", "V99ERKRINDEX"]] != ""
+    assert reported.to_numpy().sum() == len(first)
 
 
 def test_no_film_is_like_one_of_the_other_cohort(study, tmp_path):

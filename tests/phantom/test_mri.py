@@ -61,10 +61,10 @@ def labels_of(tables):
 
 def test_the_tables_tell_who_progresses(study):
     root, knees = study
-    labels, account = labels_of(root / "tables")
-    assert account["none"] + account["fast"] + account["slow"] >= 12
-    assert account["none"] > 0
-    assert account["fast"] + account["slow"] > 0
+    labels, counts = labels_of(root / "tables")
+    assert counts["none"] + counts["fast"] + counts["slow"] >= 12
+    assert counts["none"] > 0
+    assert counts["fast"] + counts["slow"] > 0
     assert enrolment.read_sites(root / "tables") == dict(zip(knees["subject"], knees["site"]))
     known = set(zip(knees["subject"], knees["side"]))
     assert set(zip(labels["subject"], labels["side"])) <= known
@@ -98,9 +98,9 @@ def test_a_lesion_tells_of_the_pace():
     assert abs(np.corrcoef(found["lesion_mm"], knees["lost_jsm"])[0, 1]) < 0.04
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_how_well_progression_can_be_told_from_what_is_drawn():
-    """Figures for the documentation, from a booster that is told the truth that is drawn."""
+    """Figures for the documentation, from a booster that gets the truth that is drawn."""
 
     def cohort(num_subjects, seed):
         knees = severity.simulate(num_subjects, seed=seed)

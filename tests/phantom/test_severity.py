@@ -4,8 +4,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.phantom import severity
+from knee_jax.targets.grades import GRADES
 
 VISITS = (0, 12, 24, 36)
 COHORTS = {"oai": severity.OAI, "most": severity.MOST}

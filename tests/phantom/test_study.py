@@ -9,10 +9,10 @@ import pydicom
 import pytest
 
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES
 from knee_jax.landmarks import CONDYLES, PLATEAU
 from knee_jax.phantom import most, oai
 from knee_jax.phantom.study import write_study
+from knee_jax.targets.grades import GRADES
 
 ROWS = 192
 
@@ -103,7 +103,7 @@ def test_joint_space_of_the_landmarks_follows_the_grades(study):
     assert np.corrcoef(spaces, lost)[0, 1] < -0.6
 
 
-def test_nobody_marks_a_prosthesis(tmp_path):
+def test_a_prosthesis_has_no_landmarks(tmp_path):
     knees = write_study(tmp_path, num_subjects=40, visits=(96,), seed=1, rows=64, progress=False)
     metal = knees[knees["code"] == "P"]
     assert len(metal) > 0
@@ -116,7 +116,14 @@ def test_tables_hold_the_readings(study):
     root, knees = study
     names = {0: "kxr_sq_bu00.txt", 12: "kxr_sq_bu01.txt", 72: "kxr_sq_bu08.txt"}
     found = {path.name for path in (root / "tables").iterdir()}
-    assert found == {*names.values(), "enrollees.txt", "AllClinical00.txt", "outcomes99.txt"}
+    widths = {name.replace("sq_bu", "qjsw_duryea") for name in names.values()}
+    assert found == {
+        *names.values(),
+        *widths,
+        "enrollees.txt",
+        "AllClinical00.txt",
+        "outcomes99.txt",
+    }
     for visit, name in names.items():
         table = read_table(root / "tables" / name)
         assert (table.columns == table.columns.str.lower()).all() == (visit == 12)

@@ -1,50 +1,35 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from knee_jax.grades import GRADES, NUM_CLASSES
 from knee_jax.metrics.summary import summarise, write_metrics
 from knee_jax.report.examples import Example
-
-
-def random_table(num_subjects, seed, grades=GRADES):
-    rng = np.random.default_rng(seed)
-    rows = []
-    for subject in range(num_subjects):
-        for side in "LR":
-            row = {"subject": f"{subject:05d}", "side": side, "visit": 0}
-            for grade in grades:
-                truth = int(rng.integers(NUM_CLASSES[grade]))
-                probabilities = rng.dirichlet(1 + 3 * np.eye(NUM_CLASSES[grade])[truth])
-                row |= {grade: truth, f"{grade}_pred": int(probabilities.argmax())}
-                row |= {f"{grade}_p{c}": float(p) for c, p in enumerate(probabilities)}
-            rows.append(row)
-    return pd.DataFrame(rows)
+from knee_jax.targets.grades import GRADES
+from tests.factories import random_predictions
 
 
 @pytest.fixture
 def table():
-    return random_table(30, seed=0)
+    return random_predictions(30)
 
 
 @pytest.fixture
 def early():
     """Knees of KL 0 and 2 alone, told apart."""
-    return random_table(20, 0, ("kl0_vs_kl2",))
+    return random_predictions(20, names=("kl0_vs_kl2",))
 
 
 @pytest.fixture
 def make_workdir(tmp_path):
     """Makes a work directory as an evaluation leaves it."""
 
-    def make(name="run", grades=GRADES, splits=("validation", "test")):
+    def make(name="run", names=GRADES, splits=("validation", "test")):
         workdir = tmp_path / name
         (workdir / "predictions").mkdir(parents=True)
         metrics = {}
         for seed, split in enumerate(splits):
-            predictions = random_table(12, seed, grades)
+            predictions = random_predictions(12, seed, names)
             predictions.to_csv(workdir / "predictions" / f"{split}.csv", index=False)
             metrics[split] = summarise(predictions, num_resamples=20)
         write_metrics(workdir / "metrics.json", metrics)

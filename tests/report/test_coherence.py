@@ -3,10 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from knee_jax import coherence as losses
-from knee_jax.grades import GRADES
 from knee_jax.report import coherence, figures
 from knee_jax.report.examples import Example
+from knee_jax.targets.grades import GRADES
+from knee_jax.tasks import coherence_loss as losses
 
 DENSITY = np.linspace(-30, 30, 61)
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pandas as pd
 
-from knee_jax.grades import GRADES
 from knee_jax.metrics.calibration import reliability
 from knee_jax.report import figures
 from knee_jax.report.confidence import (
@@ -9,6 +8,8 @@ from knee_jax.report.confidence import (
     curves_figure,
     reliability_figure,
 )
+from knee_jax.targets.grades import GRADES
+from tests.factories import kinds
 
 EARLY = "kl0_vs_kl2"
 
@@ -29,7 +30,7 @@ def test_the_diagram_shows_the_bins(table):
 
 
 def test_curves_are_sorted_and_wrong_knees_are_marked(early):
-    (axes,) = curves_figure(early, EARLY).axes
+    (axes,) = curves_figure(early, kinds([EARLY])[0]).axes
     _, zero, wrong_zeros, two, wrong_twos, _ = axes.lines
     for value, line, marks in ((0, zero, wrong_zeros), (1, two, wrong_twos)):
         knees = early[early[EARLY] == value]
@@ -46,7 +47,9 @@ def test_curves_are_sorted_and_wrong_knees_are_marked(early):
 
 
 def test_curves_of_one_class_alone(early, tmp_path):
-    figures.save(curves_figure(early[early[EARLY] == 0], EARLY), tmp_path / "curves.png")
+    figures.save(
+        curves_figure(early[early[EARLY] == 0], kinds([EARLY])[0]), tmp_path / "curves.png"
+    )
 
 
 def test_two_classes_have_curves_and_grades_have_diagrams(table, early):

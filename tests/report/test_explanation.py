@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 from threadpoolctl import threadpool_limits
 
-from knee_jax.explain import Explanation, HeatMaps, SliceMaps
+from knee_jax.evaluation.explain import Explanation, HeatMaps, SliceMaps
 from knee_jax.report import explanation, figures
 from knee_jax.report.explanation import (
     features_section,

@@ -4,16 +4,17 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from knee_jax.grades import GRADES
-from knee_jax.metrics.summary import TASKS, summarise, task_samples
+from knee_jax import targets
+from knee_jax.metrics.scoring import dichotomy_samples
+from knee_jax.metrics.summary import summarise
 from knee_jax.report import figures
 from knee_jax.report.examples import Example
-from knee_jax.report.tables import TARGET_TITLES
-from tests.report.conftest import random_table
+from knee_jax.targets.grades import GRADES
+from tests.factories import endpoint, kinds, random_predictions, random_values
 
 
 def test_confusion_matrices_show_percent_and_counts(table):
-    (axes,) = figures.confusion_figure(table, ["kl"]).axes
+    (axes,) = figures.confusion_figure(table, kinds(["kl"])).axes
     texts = [text.get_text() for text in axes.texts]
     counts = pd.crosstab(table["kl"], table["kl_pred"]).reindex(
         index=range(5), columns=range(5), fill_value=0
@@ -30,7 +31,7 @@ def test_curves_have_the_areas_that_their_legend_says(table):
     """Five curves in each panel (Tiulpin & Saarakkala 2020, Figure 3), also with missing grades."""
     table = table.assign(ostl=np.where(table.index < 20, -1, table["ostl"]))
     summary = summarise(table, num_resamples=20)
-    tasks = [task for task, (grades, *_) in TASKS.items() if set(grades) <= set(GRADES)]
+    tasks = [each for each in targets.dichotomies().values() if set(each.targets) <= set(GRADES)]
     left, right = figures.curves_figure(table, tasks, summary).axes
     curves = left.lines[1:]  # after the diagonal
     steps = right.lines[::2]  # with the prevalence after each
@@ -38,29 +39,29 @@ def test_curves_have_the_areas_that_their_legend_says(table):
     assert len({line.get_color() for line in curves}) == 5
     for task, roc, step, prevalence in zip(tasks, curves, steps, right.lines[1::2], strict=True):
         x, y = roc.get_data()
-        area = summary[task]["roc_auc"]
+        area = summary[task.name]["roc_auc"]
         assert np.trapezoid(y, x) == pytest.approx(area["value"])
-        words = f"{TARGET_TITLES[task]}: AUC {area['value']:.3f}"
+        words = f"{task.title}: AUC {area['value']:.3f}"
         assert roc.get_label() == f"{words} [{area['low']:.3f}, {area['high']:.3f}]"
         x, y = step.get_data()
-        area = summary[task]["average_precision"]
+        area = summary[task.name]["average_precision"]
         assert (np.diff(x) * y[1:]).sum() == pytest.approx(area["value"])
-        assert f"{TARGET_TITLES[task]}: AP {area['value']:.3f}" in step.get_label()
-        assert prevalence.get_ydata()[0] == task_samples(table, task).positives.mean()
+        assert f"{task.title}: AP {area['value']:.3f}" in step.get_label()
+        assert prevalence.get_ydata()[0] == dichotomy_samples(table, task).positives.mean()
         assert prevalence.get_color() == step.get_color() == roc.get_color()
     texts = [text.get_text() for text in left.get_legend().get_texts()]
     assert texts == [line.get_label() for line in curves]
 
 
 def test_two_classes_are_named_and_have_curves():
-    table = random_table(30, 0, ("kl0_vs_kl2",))
-    (axes,) = figures.confusion_figure(table, ["kl0_vs_kl2"]).axes
+    table = random_predictions(30, names=("kl0_vs_kl2",))
+    (axes,) = figures.confusion_figure(table, kinds(["kl0_vs_kl2"])).axes
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [text.get_text() for text in labels] == ["KL 0", "KL 2"]
-    (axes,) = figures.distribution_figure(table, ["kl0_vs_kl2"]).axes
+    (axes,) = figures.distribution_figure(table, kinds(["kl0_vs_kl2"])).axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["KL 0", "KL 2"]
     summary = summarise(table, num_resamples=20)
-    left, _ = figures.curves_figure(table, ["kl0_vs_kl2"], summary).axes
+    left, _ = figures.curves_figure(table, [endpoint("kl0_vs_kl2")], summary).axes
     x, y = left.lines[1].get_data()
     assert np.trapezoid(y, x) == pytest.approx(summary["kl0_vs_kl2"]["roc_auc"]["value"])
 
@@ -70,7 +71,7 @@ def test_cohorts_stand_side_by_side_in_percent_of_each():
     oai, most = (
         pd.DataFrame(rng.integers(-1, 4, (n, 3)), columns=["osfl", "ostl", "jsl"]) for n in (90, 40)
     )
-    figure = figures.cohorts_figure({"OAI": oai, "MOST": most}, ("osfl", "ostl", "jsl"))
+    figure = figures.cohorts_figure({"OAI": oai, "MOST": most}, kinds(("osfl", "ostl", "jsl")))
     for axes, grade in zip(figure.axes, ("osfl", "ostl", "jsl"), strict=True):
         for bars, table in zip(axes.containers, (oai, most), strict=True):
             read = table[grade][table[grade] >= 0]
@@ -84,7 +85,7 @@ def test_cohorts_stand_side_by_side_in_percent_of_each():
 
 @pytest.mark.parametrize("grades", [GRADES, ("kl",), ("kl", "jsl", "jsm", "osfl", "ostl")])
 def test_distributions_sum_to_a_hundred_percent(table, grades):
-    figure = figures.distribution_figure(table.assign(osfm=-1), grades)
+    figure = figures.distribution_figure(table.assign(osfm=-1), kinds(grades))
     assert len(figure.axes) == len(grades)
     for axes, grade in zip(figure.axes, grades, strict=True):
         for bars in axes.containers:
@@ -140,5 +141,21 @@ def test_the_image_is_shown_upright_with_lateral_at_the_left(tmp_path):
 
 def test_figures_are_the_same_bytes_again(table, tmp_path):
     for name in ("a.png", "b.png"):
-        figures.save(figures.confusion_figure(table, ["kl", "jsm"]), tmp_path / name)
+        figures.save(figures.confusion_figure(table, kinds(["kl", "jsm"])), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_the_bland_altman_plot_has_bias_and_limits_of_agreement():
+    table = random_values(40, missing=0.1)
+    (width,) = kinds(["jsw_medial"])
+    left, right = figures.bland_altman_figure(table, width).axes
+    errors = (table["jsw_medial_pred"] - table["jsw_medial"]).dropna()
+    bias, spread = errors.mean(), 1.96 * errors.std()
+    heights = [line.get_ydata()[0] for line in left.lines]
+    np.testing.assert_allclose(heights, [bias, bias + spread, bias - spread], rtol=1e-5)
+    assert left.texts[0].get_text() == f"bias {bias:.2f}"
+    points = left.collections[0].get_offsets()
+    assert len(points) == len(errors)
+    np.testing.assert_allclose(np.sort(points[:, 1]), np.sort(errors), rtol=1e-5)
+    assert "mm" in left.get_xlabel()
+    assert "mm" in right.get_ylabel()

@@ -76,7 +76,7 @@ def test_the_same_inputs_give_the_same_files(make_workdir, examples):
 
 
 def test_figures_of_an_earlier_report_do_not_stay(make_workdir, examples, undrawn):
-    workdir = make_workdir(grades=("jsl",))
+    workdir = make_workdir(names=("jsl",))
     write_report(workdir, examples, "Knees")
     write_report(workdir, [], "Knees", intervals="By hand.")
     assert not list((workdir / "report" / "figures").glob("example_*"))
@@ -84,7 +84,7 @@ def test_figures_of_an_earlier_report_do_not_stay(make_workdir, examples, undraw
 
 
 def test_one_grade_and_nothing_but_an_evaluation(make_workdir, undrawn):
-    workdir = make_workdir(grades=("jsm",))
+    workdir = make_workdir(names=("jsm",))
     for name in ("metrics.jsonl", "config.json", "environment.json"):
         (workdir / name).unlink()
     page = Page(write_report(workdir, [], "Knees").read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def test_one_grade_and_nothing_but_an_evaluation(make_workdir, undrawn):
 def test_two_classes_have_matrix_curves_and_headlines(make_workdir, undrawn):
     image = np.zeros((8, 8), np.uint8)
     knee = Example(image, {"kl0_vs_kl2": 1}, {"kl0_vs_kl2": 0}, "early")
-    workdir = make_workdir(grades=("kl0_vs_kl2",))
+    workdir = make_workdir(names=("kl0_vs_kl2",))
     page = Page(write_report(workdir, [knee], "Knees").read_text(encoding="utf-8"))
     for name in ("confusion_kl0_vs_kl2", "curves", "distribution"):
         assert f"figures/test_{name}.png" in page.sources
@@ -113,7 +113,7 @@ def undrawn(monkeypatch):
 
 
 def test_progression_has_matrix_curves_and_headlines(make_workdir, undrawn):
-    workdir = make_workdir(grades=("progression",), splits=("test",))
+    workdir = make_workdir(names=("progression",), splits=("test",))
     image = np.zeros((16, 20), np.uint8)
     knee = {"truth": {"progression": 1}, "prediction": {"progression": 2}, "modality": "volume"}
     page = write_report(workdir, [Example(image, **knee)], "progression").read_text()
@@ -129,7 +129,7 @@ def test_progression_has_matrix_curves_and_headlines(make_workdir, undrawn):
 
 def test_the_splits_of_a_cross_validation_come_in_their_order(make_workdir, undrawn):
     splits = ("out_of_fold", "test_first_visit", "mine", "test")
-    workdir = make_workdir(grades=("jsl",), splits=splits)
+    workdir = make_workdir(names=("jsl",), splits=splits)
     text = write_report(workdir, [], "Knees").read_text(encoding="utf-8")
     page = Page(text)
     assert [name for name in page.ids if name.startswith("split-")] == [
@@ -146,7 +146,7 @@ def test_further_sections_are_shown_with_tables_and_pictures(make_workdir, undra
         Drawing("label_0", "A knee", Figure((1, 1)), "subject 7 & R"),
     ]
     section = Section("Model selection", ("In brackets <b>",), (table,), drawings)
-    workdir = make_workdir(grades=("jsl",))
+    workdir = make_workdir(names=("jsl",))
     path = write_report(workdir, [], "Knees", extra_sections=[section, Section("Nothing more")])
     page = Page(path.read_text(encoding="utf-8"))
     assert "#section-1" in page.links
@@ -173,7 +173,7 @@ def test_further_sections_are_shown_with_tables_and_pictures(make_workdir, undra
     ],
 )
 def test_a_damaged_work_directory_is_named(make_workdir, file, content, message):
-    workdir = make_workdir(grades=("jsl",))
+    workdir = make_workdir(names=("jsl",))
     (workdir / file).unlink()
     if content is not None:
         (workdir / file).write_text(content)

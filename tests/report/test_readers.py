@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from knee_jax.grades import NUM_CLASSES
 from knee_jax.metrics.readers import Study, compare, mcnemar, positive_probabilities
 from knee_jax.report import figures
 from knee_jax.report.readers import (
@@ -12,13 +11,13 @@ from knee_jax.report.readers import (
     write_readers,
 )
 from knee_jax.report.tables import format_estimate
-from tests.report.conftest import random_table
+from tests.factories import NUM_CLASSES, random_predictions
 from tests.report.test_page import Page
 
 
 def study_of(target="kl0_vs_kl2", confidences=("A", "B")):
     """Two readers, the second named to be escaped, of sixty knees."""
-    knees = random_table(30, 0, (target,))
+    knees = random_predictions(30, names=(target,))
     rng = np.random.default_rng(1)
     grades = {}
     for reader in ("A", "B <b>"):

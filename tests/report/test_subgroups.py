@@ -3,13 +3,13 @@ import numpy as np
 from knee_jax.metrics import subgroups
 from knee_jax.report.subgroups import ATTRIBUTES, subgroups_section
 from knee_jax.report.tables import format_interval, format_value
-from tests.report.conftest import random_table
+from tests.factories import endpoint, random_predictions
 
-TASK = "progression_any"
+TASK = endpoint("progression_any")
 
 
 def test_a_row_for_each_subgroup_and_those_of_one_class_are_said():
-    table = random_table(30, 0, ("progression",))
+    table = random_predictions(30, names=("progression",))
     table["sex"] = np.where(np.arange(len(table)) % 3 == 0, "F", "M")
     table["kl_baseline"] = np.where(table["progression"] == 0, 0, 2)
     scored = subgroups.score(table, TASK, 20)
@@ -26,12 +26,13 @@ def test_a_row_for_each_subgroup_and_those_of_one_class_are_said():
 
 
 def test_without_anything_to_divide_by_it_is_said():
-    section = subgroups_section(subgroups.score(random_table(5, 0, ("progression",)), TASK), TASK)
+    table = random_predictions(5, names=("progression",))
+    section = subgroups_section(subgroups.score(table, TASK), TASK)
     assert section.tables == ()
     assert "Not shown" in section.notes[0]
 
 
 def test_every_attribute_has_a_title():
-    table = random_table(9, 0, ("progression",))
+    table = random_predictions(9, names=("progression",))
     table = table.assign(kl_baseline=1, sex="F", age=50, bmi=30, site="A")
     assert list(subgroups.divide(table)) == list(ATTRIBUTES)

@@ -1,30 +1,23 @@
 import re
 
-from knee_jax.grades import GRADES, TARGETS, TITLES, class_name
+from knee_jax import targets
 from knee_jax.metrics import agreement
-from knee_jax.metrics.summary import OARSI, TASKS, summarise
+from knee_jax.metrics.summary import summarise
 from knee_jax.report import tables
-from tests.report.conftest import random_table
+from knee_jax.targets.grades import GRADES
+from tests.factories import random_predictions, random_values
+
+TITLES = {name: target.title for name, target in targets.all_targets().items()}
 
 
 def test_every_metric_and_target_has_a_title():
     metrics = {*agreement.METRICS, *agreement.TWO_CLASS_METRICS, *agreement.NOMINAL_METRICS}
     assert metrics | {"brier", "ece"} <= set(tables.METRIC_TITLES)
-    assert {*TARGETS, OARSI, *TASKS} == set(tables.TARGET_TITLES)
-    assert {*TARGETS, OARSI} == set(tables.SHORT_TITLES)
-
-
-def test_classes_have_titles():
-    assert tables.class_titles("kl") == ("0", "1", "2", "3", "4")
-    assert tables.class_titles("jsl") == ("0", "1", "2", "3")
-    assert tables.class_titles("kl0_vs_kl2") == ("KL 0", "KL 2")
-    assert tables.class_titles("progression") == ("none", "fast", "slow")
-
-
-def test_classes_are_called_by_their_grade():
-    assert class_name("kl", 3) == "KL 3"
-    assert class_name("jsm", 0) == "JSM 0"
-    assert [class_name("kl0_vs_kl2", c) for c in (0, 1)] == ["KL 0", "KL 2"]
+    assert {"rmse", "mae", "bias", "limit_low", "limit_high"} <= set(tables.METRIC_TITLES)
+    names = (*targets.all_targets(), *targets.dichotomies(), "oarsi")
+    titles = [tables.target_title(name) for name in names]
+    assert "KL grade" in titles
+    assert not {name for name, title in zip(names, titles) if title == name.replace("_", " ")}
 
 
 def test_estimates_as_text():
@@ -48,9 +41,10 @@ def test_the_terminal_table_has_a_row_for_each_grade(table):
     for line, grade in zip(lines[2:9], GRADES):
         for metric in ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse"):
             assert tables.format_estimate(summary[grade][metric]) in line
-    # Columns are aligned: every interval closes where the one above does.
-    closings = [[i for i, c in enumerate(line) if c == "]"] for line in lines[2:9]]
-    assert all(row == closings[0] for row in closings)
+    # Columns are aligned: every estimate starts below its title.
+    for title in ("Accuracy", "Balanced accuracy", "Quadratic kappa", "RMSE"):
+        start = lines[0].index(title)
+        assert all(line[start - 2 : start] == "  " and line[start] != " " for line in lines[2:9])
     assert lines[9].startswith("OARSI average")
     assert tables.format_estimate(summary["oarsi"]["rmse"]) in lines[9]
     assert lines[11].startswith("KL >= 2: ROC AUC 0.")
@@ -68,7 +62,7 @@ def test_the_terminal_table_of_one_grade(table):
 
 
 def test_the_terminal_table_of_two_classes():
-    summary = summarise(random_table(30, 0, ("kl0_vs_kl2",)), 20)
+    summary = summarise(random_predictions(30, names=("kl0_vs_kl2",)), 20)
     lines = tables.terminal_table(summary).splitlines()
     assert re.split(" {2,}", lines[0].strip()) == [
         *("n", "Accuracy", "F1", "Sensitivity", "Specificity", "ROC AUC")
@@ -80,7 +74,7 @@ def test_the_terminal_table_of_two_classes():
 
 
 def test_the_terminal_table_of_progression():
-    summary = summarise(random_table(30, 0, ("progression",)), 20)
+    summary = summarise(random_predictions(30, names=("progression",)), 20)
     lines = tables.terminal_table(summary).splitlines()
     assert len(lines) == 8
     assert "F1, macro" in lines[0]
@@ -93,7 +87,8 @@ def test_the_terminal_table_of_progression():
 
 
 def test_models_of_two_classes_stand_beside_each_other():
-    summaries = {name: summarise(random_table(20, 0, ("kl0_vs_kl2",)), 20) for name in "ab"}
+    table = random_predictions(20, names=("kl0_vs_kl2",))
+    summaries = {name: summarise(table, 20) for name in "ab"}
     (balanced,) = tables.selection_tables(summaries)
     assert balanced.header == ("Model", "KL 0/2")
 
@@ -103,11 +98,11 @@ def test_models_stand_beside_each_other(table):
     summaries = {"SE-ResNet-50": summarise(table, 20), "without KL": summarise(rest, 20)}
     kappa, balanced = tables.selection_tables(summaries)
     assert (kappa.title, balanced.title) == ("Quadratic kappa", "Balanced accuracy")
-    targets = [*GRADES, OARSI]
-    assert kappa.header == ("Model", *(tables.SHORT_TITLES[target] for target in targets))
+    names = [*GRADES, "oarsi"]
+    assert kappa.header == ("Model", *map(tables.short_title, names))
     for row, (name, summary) in zip(balanced.rows, summaries.items(), strict=True):
         assert row[0] == name
-        for target, cell in zip(targets, row[1:], strict=True):
+        for target, cell in zip(names, row[1:], strict=True):
             if target in summary:
                 estimate = summary[target]["balanced_accuracy"]
                 assert " ".join(cell.split("\n")) == tables.format_estimate(estimate)
@@ -147,3 +142,14 @@ def test_knees_are_counted_by_cohort_and_grade(table):
         assert osfl == (str((table["osfl"] == value).sum()) if value < 4 else "-")
         assert jsm == ("0" if value < 4 else "-")
         assert counts.rows[5 + value][2:] == (kl, osfl, *["-"] * 5)
+
+
+def test_measured_values_have_a_row_of_errors():
+    summary = summarise(random_values(20), 20)
+    header, _, row, _ = tables.terminal_table(summary).splitlines()
+    assert re.split(" {2,}", header.strip()) == [
+        *("n", "RMSE", "MAE", "Bias", "Lower limit of agreement", "Upper limit of agreement")
+    ]
+    assert row.startswith("Joint space width, medial  40  ")
+    for metric in ("rmse", "mae", "bias", "limit_low", "limit_high"):
+        assert tables.format_estimate(summary["jsw_medial"][metric]) in row

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 import subprocess
@@ -5,35 +6,35 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knee_jax.data.statistics import Statistics
+from knee_jax import targets
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
+from knee_jax.targets.grades import GRADES, MISSING
 from knee_jax.tasks import early_detection
 from knee_jax.tasks.early_detection import partition
 from tests.commands import REPOSITORY
+from tests.tasks import cases
 
 BINARY, FIVE = "kl0_vs_kl2", "kl"
+NUM_CLASSES = {BINARY: 2, FIVE: 5}
+EQUATIONS, REDUCTIONS = ("sensible", "literal"), ("mean", "sum")
 KL_OF_CLASS = {BINARY: (0, 2), FIVE: (0, 1, 2, 3, 4)}
 BATCH = 32
 LATER = jnp.float32(3.0)
 
 
-def config_of(target=BINARY, loss="hybrid", selection="accuracy", **hybrid):
-    fields = {"grades": (target,), "loss": loss, "selection": selection, "hybrid": hybrid}
-    return ml_collections.ConfigDict(fields)
+def settings_of(target=BINARY, loss="hybrid", selection="accuracy", data=None, **hybrid):
+    changes = {"loss": loss, "selection": selection, "hybrid": hybrid}
+    return cases.check(early_detection.Settings, (target,), data, **changes)
 
 
 def make(target=BINARY, **fields):
-    config = config_of(target, **fields)
-    early_detection.check(config)
-    return early_detection.make(config, Statistics(0.5, 0.2, {}), np.empty((0, 7), np.int8))
+    return settings_of(target, **fields).make(targets.get_all([target]), {}, {}, 0)
 
 
 def grades_of(classes, target):
@@ -47,7 +48,7 @@ def grades_of(classes, target):
 
 
 def random_case(seed, target=BINARY, batch=BATCH):
-    """Logits, batch and memory; few or no knees of some classes, ties, and masked NaN."""
+    """Logits, batch and stats; few or no knees of some classes, ties, and masked NaN."""
     rng = np.random.default_rng(seed)
     number = NUM_CLASSES[target]
     shares = rng.dirichlet(np.full(number, 0.5))
@@ -60,10 +61,10 @@ def random_case(seed, target=BINARY, batch=BATCH):
         logits[batch // 2 :] = logits[: batch - batch // 2]
     mask = rng.random(batch) < rng.choice([0.1, 0.6, 1.0])
     logits[~mask] = np.nan
-    memory = {"confidence": rng.uniform(0.3, 1, number).astype(np.float32)}
+    stats = {"confidence": rng.uniform(0.3, 1, number).astype(np.float32)}
     if seed % 7 == 0:
-        memory["confidence"][0] = 1.0
-    return {target: logits}, {"grades": grades_of(classes, target), "mask": mask}, memory
+        stats["confidence"][0] = 1.0
+    return {target: logits}, {"grades": grades_of(classes, target), "mask": mask}, stats
 
 
 # ---- The reference: the paper's equations, knee by knee, in float64 ----
@@ -93,7 +94,7 @@ def reference_subsets(log_c, classes, counted, shares):
 
 def reference(logits, classes, counted, confidence, *, ranked=None, **fields):
     """J_hybrid; `ranked`: logits to rank by, where not by `logits`."""
-    fields = early_detection.HYBRID | fields
+    fields = dataclasses.asdict(early_detection.Hybrid()) | fields
     epsilon, literal = fields["epsilon"], fields["equations"] == "literal"
     number = logits.shape[1]
 
@@ -142,25 +143,29 @@ def reference(logits, classes, counted, confidence, *, ranked=None, **fields):
     return total
 
 
-def as_reference(outputs, batch, memory, target):
-    classes = early_detection.labels(batch["grades"], target).astype(int)
-    return outputs[target], classes, batch["mask"] & (classes != MISSING), memory["confidence"]
+def as_reference(outputs, batch, stats, target):
+    classes = np.asarray(cases.labels_of(batch["grades"])[target]).astype(int)
+    return outputs[target], classes, batch["mask"] & (classes != MISSING), stats["confidence"]
 
 
 @jax.jit
-def compiled(task, outputs, batch, epoch, memory):
-    """The loss and its gradient as in training: the task, the epoch and memory are arguments."""
-    return jax.value_and_grad(task.loss, has_aux=True)(outputs, batch, epoch, memory)
+def compiled(task, outputs, batch, epoch, stats):
+    """The loss and its gradient as in training: the task, the epoch and stats are arguments."""
+
+    def loss(outputs):
+        return cases.loss(task, outputs, batch, epoch, stats)
+
+    return jax.value_and_grad(loss, has_aux=True)(outputs)
 
 
-def loss_of(task, outputs, batch, memory, epoch=LATER):
-    return float(compiled(task, outputs, batch, epoch, memory)[0][0])
+def loss_of(task, outputs, batch, stats, epoch=LATER):
+    return float(compiled(task, outputs, batch, epoch, stats)[0][0])
 
 
 VARIANTS = [
     {"equations": equations, "reduction": reduction}
-    for equations in early_detection.EQUATIONS
-    for reduction in early_detection.REDUCTIONS
+    for equations in EQUATIONS
+    for reduction in REDUCTIONS
 ]
 NUMBERS = (
     {},
@@ -178,9 +183,9 @@ def test_the_loss_is_the_papers(target, variant):
     before = compiled._cache_size()
     for seed in range(84):
         fields = variant | NUMBERS[seed % len(NUMBERS)]
-        outputs, batch, memory = random_case(seed, target)
-        expected = reference(*as_reference(outputs, batch, memory, target), **fields)
-        ours = loss_of(make(target, **fields), outputs, batch, memory)
+        outputs, batch, stats = random_case(seed, target)
+        expected = reference(*as_reference(outputs, batch, stats, target), **fields)
+        ours = loss_of(make(target, **fields), outputs, batch, stats)
         assert ours == pytest.approx(expected, rel=2e-5, abs=2e-6), seed
     assert compiled._cache_size() == before + 1
 
@@ -190,11 +195,11 @@ def test_the_loss_is_the_papers(target, variant):
 def test_the_gradient_is_the_references_with_fixed_ranks(target, variant):
     """Central differences in float64; ranks and right or wrong stay as they are."""
     for seed in (1, 2, 3):
-        outputs, batch, memory = random_case(seed, target, batch=16)
+        outputs, batch, stats = random_case(seed, target, batch=16)
         batch["mask"][:] = True
         outputs[target] = np.random.default_rng(seed).normal(size=outputs[target].shape)
         outputs[target] = outputs[target].astype(np.float32)
-        case = as_reference(outputs, batch, memory, target)
+        case = as_reference(outputs, batch, stats, target)
         logits, *rest = case
         step, expected = 1e-5, np.zeros(logits.shape)
         for place in np.ndindex(*logits.shape):
@@ -204,47 +209,53 @@ def test_the_gradient_is_the_references_with_fixed_ranks(target, variant):
                 other[place] += sign * step
                 moved.append(reference(other, *rest, ranked=logits, **variant))
             expected[place] = (moved[0] - moved[1]) / (2 * step)
-        gradient = compiled(make(target, **variant), outputs, batch, LATER, memory)[1][target]
+        gradient = compiled(make(target, **variant), outputs, batch, LATER, stats)[1][target]
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("equations", early_detection.EQUATIONS)
+@pytest.mark.parametrize("equations", EQUATIONS)
 def test_the_mean_confidence_and_the_ranks_have_no_gradient(equations):
-    outputs, batch, memory = random_case(1)
+    outputs, batch, stats = random_case(1)
     task = make(equations=equations)
-    gradient = jax.jit(jax.grad(lambda m: task.loss(outputs, batch, LATER, m)[0]))(memory)
+    gradient = jax.jit(jax.grad(lambda m: cases.loss(task, outputs, batch, LATER, m)[0]))(stats)
     assert (np.asarray(gradient["confidence"]) == 0).all()
-    through = jax.jit(jax.grad(lambda shares: task.replace(shares=shares).loss(
-        outputs, batch, LATER, memory)[0]))(jnp.array([7.0, 2.0, 1.0]))  # fmt: skip
+
+    def of_shares(shares):
+        return cases.loss(task.replace(shares=shares), outputs, batch, LATER, stats)[0]
+
+    through = jax.jit(jax.grad(of_shares))(jnp.array([7.0, 2.0, 1.0]))
     assert (np.asarray(through) == 0).all()
 
 
 def test_one_program_serves_every_memory_epoch_and_class_count():
-    program = jax.jit(lambda task, *case: task.loss(*case))
+    program = jax.jit(lambda task, *case: cases.loss(task, *case))
     for seed in range(12):
-        outputs, batch, memory = random_case(seed)
+        outputs, batch, stats = random_case(seed)
         epoch = jnp.float32(seed / 3)
-        program(make(**NUMBERS[seed % len(NUMBERS)]), outputs, batch, epoch, memory)
+        program(make(**NUMBERS[seed % len(NUMBERS)]), outputs, batch, epoch, stats)
     assert program._cache_size() == 1
 
 
-def test_members_with_other_numbers_are_one_vmapped_program():
-    members = [make(**fields) for fields in NUMBERS[:3]]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    assert len(jax.tree.leaves(members[0])) == 7
-    cases = [random_case(seed) for seed in (3, 8, 11)]
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
+def test_tasks_with_other_numbers_are_one_vmapped_program():
+    tasks = [make(**fields) for fields in NUMBERS[:3]]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+    assert len(jax.tree.leaves(tasks[0])) == 7
+    drawn = [random_case(seed) for seed in (3, 8, 11)]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
 
     @jax.jit
-    def all_of_them(tasks, cases):
-        def one(task, outputs, batch, memory):
-            return jax.value_and_grad(task.loss, has_aux=True)(outputs, batch, LATER, memory)
+    def all_of_them(tasks, drawn):
+        def one(task, outputs, batch, stats):
+            def loss(outputs):
+                return cases.loss(task, outputs, batch, LATER, stats)
 
-        return jax.vmap(lambda task, case: one(task, *case))(tasks, cases)
+            return jax.value_and_grad(loss, has_aux=True)(outputs)
+
+        return jax.vmap(lambda task, case: one(task, *case))(tasks, drawn)
 
     (losses, parts), gradients = all_of_them(stacked, together)
-    for i, (task, (outputs, batch, memory)) in enumerate(zip(members, cases)):
-        (loss, own_parts), gradient = compiled(task, outputs, batch, LATER, memory)
+    for i, (task, (outputs, batch, stats)) in enumerate(zip(tasks, drawn)):
+        (loss, own_parts), gradient = compiled(task, outputs, batch, LATER, stats)
         assert float(losses[i]) == pytest.approx(float(loss), rel=1e-6)
         for name, value in own_parts.items():
             assert float(parts[name][i]) == pytest.approx(float(value), rel=1e-6)
@@ -294,13 +305,13 @@ def test_ranks_are_within_a_class():
 @given(st.integers(0, 10_000), st.sampled_from([BINARY, FIVE]))
 def test_the_order_of_the_batch_does_not_matter(seed, target):
     rng = np.random.default_rng(seed)
-    outputs, batch, memory = random_case(4 * seed + 1, target)
+    outputs, batch, stats = random_case(4 * seed + 1, target)
     outputs[target] = rng.normal(size=outputs[target].shape).astype(np.float32)  # No ties.
     order = rng.permutation(BATCH)
     turned = {target: outputs[target][order]}, {name: a[order] for name, a in batch.items()}
     task = make(target)
-    (loss, parts), gradient = compiled(task, outputs, batch, LATER, memory)
-    (other, other_parts), other_gradient = compiled(task, *turned, LATER, memory)
+    (loss, parts), gradient = compiled(task, outputs, batch, LATER, stats)
+    (other, other_parts), other_gradient = compiled(task, *turned, LATER, stats)
     assert float(loss) == pytest.approx(float(other), rel=1e-5, abs=1e-6)
     for name, value in parts.items():
         assert float(value) == pytest.approx(float(other_parts[name]), rel=1e-5, abs=1e-6)
@@ -312,11 +323,11 @@ def test_the_order_of_the_batch_does_not_matter(seed, target):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_masked_knees_and_those_of_no_class_count_nowhere(seed):
-    outputs, batch, memory = random_case(seed)
+    outputs, batch, stats = random_case(seed)
     logits = outputs[BINARY]
     kept = batch["mask"] & np.isin(batch["grades"][:, 0], (0, 2))
     task = make()
-    (loss, parts), gradient = compiled(task, outputs, batch, LATER, memory)
+    (loss, parts), gradient = compiled(task, outputs, batch, LATER, stats)
     assert np.isfinite(loss)
     assert (np.asarray(gradient[BINARY])[~kept] == 0).all()
     # Whatever is said of the others.
@@ -325,31 +336,31 @@ def test_masked_knees_and_those_of_no_class_count_nowhere(seed):
     changed = batch | {"grades": batch["grades"].copy()}
     changed["grades"][~batch["mask"], 0] = rng.integers(-1, 5, (~batch["mask"]).sum())
     other[BINARY] = other[BINARY].astype(np.float32)
-    (again, again_parts), again_gradient = compiled(task, other, changed, LATER, memory)
+    (again, again_parts), again_gradient = compiled(task, other, changed, LATER, stats)
     assert float(loss) == float(again)
     assert parts == again_parts
     np.testing.assert_array_equal(gradient[BINARY], again_gradient[BINARY])
 
 
 def test_nan_in_a_knee_that_counts_shows():
-    outputs, batch, memory = random_case(3)
+    outputs, batch, stats = random_case(3)
     outputs[BINARY] = np.zeros_like(outputs[BINARY])
     batch["mask"][::2] = False
-    for equations in early_detection.EQUATIONS:
+    for equations in EQUATIONS:
         for knee in (np.flatnonzero(batch["mask"])[0], np.flatnonzero(~batch["mask"])[0]):
             bad = {BINARY: outputs[BINARY].copy()}
             bad[BINARY][knee, 0] = np.nan
-            loss = loss_of(make(equations=equations), bad, batch, memory)
+            loss = loss_of(make(equations=equations), bad, batch, stats)
             assert np.isnan(loss) == batch["mask"][knee]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v.values()))
 @pytest.mark.parametrize("size", [50.0, 1e4, 1e30])
 def test_extreme_logits_have_finite_losses_and_gradients(size, variant):
-    outputs, batch, memory = random_case(2)
+    outputs, batch, stats = random_case(2)
     signs = np.sign(np.random.default_rng(0).normal(size=outputs[BINARY].shape))
     outputs[BINARY] = (size * signs).astype(np.float32)
-    for confidence in (memory["confidence"], np.float32([0.0, 1.0])):
+    for confidence in (stats["confidence"], np.float32([0.0, 1.0])):
         (loss, parts), gradient = compiled(
             make(**variant), outputs, batch, LATER, {"confidence": confidence}
         )
@@ -359,15 +370,15 @@ def test_extreme_logits_have_finite_losses_and_gradients(size, variant):
 
 @pytest.mark.parametrize("target", [BINARY, FIVE])
 def test_a_batch_of_one_class_or_none(target):
-    outputs, batch, memory = random_case(1, target)
+    outputs, batch, stats = random_case(1, target)
     batch["mask"][:], outputs[target][:] = True, np.random.default_rng(0).normal(size=(BATCH, 1))
     outputs[target][:, 0] += np.arange(BATCH)
     batch["grades"][:, 0] = 2
-    case = as_reference(outputs, batch, memory, target)
+    case = as_reference(outputs, batch, stats, target)
     task = make(target)
-    assert loss_of(task, outputs, batch, memory) == pytest.approx(reference(*case), rel=1e-5)
+    assert loss_of(task, outputs, batch, stats) == pytest.approx(reference(*case), rel=1e-5)
     batch["grades"][:, 0] = MISSING
-    (loss, parts), gradient = compiled(task, outputs, batch, LATER, memory)
+    (loss, parts), gradient = compiled(task, outputs, batch, LATER, stats)
     assert float(loss) == 0
     assert all(float(value) == 0 for value in parts.values())
     assert (np.asarray(gradient[target]) == 0).all()
@@ -393,8 +404,8 @@ def test_as_printed_wrong_knees_of_low_and_medium_confidence_have_no_loss():
     classes = np.zeros(9, int)
     outputs = {BINARY: np.tile(np.float32([0.0, 2.0]), (9, 1))}  # All predicted as class 1.
     batch = {"grades": grades_of(classes, BINARY), "mask": np.ones(9, bool)}
-    memory = {"confidence": np.float32([0.85, 0.85])}
-    case = outputs, batch, LATER, memory
+    stats = {"confidence": np.float32([0.85, 0.85])}
+    case = outputs, batch, LATER, stats
     high, medium, low = (
         compiled(make(shares=shares, equations="literal"), *case)
         for shares in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -404,23 +415,23 @@ def test_as_printed_wrong_knees_of_low_and_medium_confidence_have_no_loss():
     for (loss, _), gradient in (medium, low):
         assert float(loss) == 0
         assert (np.asarray(gradient[BINARY]) == 0).all()
-    assert loss_of(make(shares=(0, 0, 1)), outputs, batch, memory) > 0.1
+    assert loss_of(make(shares=(0, 0, 1)), outputs, batch, stats) > 0.1
 
 
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from knee_jax import sharding
+from knee_jax.data import mesh as meshes
 from tests.tasks import test_early_detection as ours
 
-mesh = sharding.make_mesh()
+mesh = meshes.make_mesh()
 assert len(jax.devices()) == 4
 for seed, target in ((3, ours.BINARY), (8, ours.FIVE), (12, ours.BINARY)):
-    outputs, batch, memory = ours.random_case(seed, target)
+    outputs, batch, stats = ours.random_case(seed, target)
     task = ours.make(target)
-    (loss, _), gradient = ours.compiled(task, outputs, batch, ours.LATER, memory)
-    divided = sharding.place((outputs, batch), sharding.batches(mesh, 1))
-    (other, _), its = ours.compiled(task, *divided, ours.LATER, memory)
+    (loss, _), gradient = ours.compiled(task, outputs, batch, ours.LATER, stats)
+    divided = meshes.place((outputs, batch), meshes.batches(mesh, 1))
+    (other, _), its = ours.compiled(task, *divided, ours.LATER, stats)
     np.testing.assert_allclose(other, loss, rtol=1e-5)
     np.testing.assert_allclose(its[target], gradient[target], rtol=1e-5, atol=1e-7)
 """
@@ -446,25 +457,25 @@ def cross_entropy(outputs, batch, target=BINARY):
 
 
 def test_until_the_warmup_is_over_the_loss_is_cross_entropy():
-    outputs, batch, memory = random_case(6)
+    outputs, batch, stats = random_case(6)
     expected = cross_entropy(outputs, batch)
     for epoch in (0.0, 0.999):
-        ours = loss_of(make(), outputs, batch, memory, jnp.float32(epoch))
+        ours = loss_of(make(), outputs, batch, stats, jnp.float32(epoch))
         assert ours == pytest.approx(expected, rel=1e-5)
-    hybrid = reference(*as_reference(outputs, batch, memory, BINARY))
-    assert loss_of(make(), outputs, batch, memory, jnp.float32(1.0)) == pytest.approx(hybrid)
+    hybrid = reference(*as_reference(outputs, batch, stats, BINARY))
+    assert loss_of(make(), outputs, batch, stats, jnp.float32(1.0)) == pytest.approx(hybrid)
     at_once = make(warmup_epochs=0)
-    assert loss_of(at_once, outputs, batch, memory, jnp.float32(0.0)) == pytest.approx(hybrid)
+    assert loss_of(at_once, outputs, batch, stats, jnp.float32(0.0)) == pytest.approx(hybrid)
 
 
 @pytest.mark.parametrize("target", [BINARY, FIVE])
 def test_the_loss_may_be_cross_entropy_alone(target):
     outputs, batch, _ = random_case(5, target)
     task = make(target, loss="cross_entropy")
-    (loss, parts), _ = compiled(task, outputs, batch, LATER, task.initial_memory())
+    (loss, parts), _ = compiled(task, outputs, batch, LATER, task.initial_validation_stats())
     assert float(loss) == pytest.approx(cross_entropy(outputs, batch, target), rel=1e-5)
     assert set(parts) == {"cross_entropy"}
-    assert task.initial_memory() == task.remember(pd.DataFrame()) == {}
+    assert task.initial_validation_stats() == task.validation_stats(pd.DataFrame()) == {}
 
 
 # ---- Memory, tables and scores ----
@@ -485,14 +496,15 @@ def table_of(task, kl, probabilities):
 
 def test_the_memory_is_the_mean_confidence_of_each_class():
     task = make(initial_confidence=0.7)
-    assert task.initial_memory()["confidence"].dtype == np.float32
-    np.testing.assert_array_equal(task.initial_memory()["confidence"], np.float32([0.7, 0.7]))
-    assert make(FIVE).initial_memory()["confidence"].tolist() == pytest.approx([0.85] * 5)
+    assert task.initial_validation_stats()["confidence"].dtype == np.float32
+    initial = task.initial_validation_stats()["confidence"]
+    np.testing.assert_array_equal(initial, np.float32([0.7, 0.7]))
+    assert make(FIVE).initial_validation_stats()["confidence"].tolist() == pytest.approx([0.85] * 5)
     p = [[0.9, 0.1], [0.3, 0.7], [0.4, 0.6], [0.2, 0.8], [0.5, 0.5]]
-    memory = task.remember(table_of(task, [0, 0, 2, 2, 1], p))
-    np.testing.assert_allclose(memory["confidence"], [0.6, 0.7], rtol=1e-6)
-    assert memory["confidence"].dtype == np.float32
-    above = task.remember(table_of(task, [0, 2], [[1.0000001, 0.0], [0.0, 1.0]]))
+    stats = task.validation_stats(table_of(task, [0, 0, 2, 2, 1], p))
+    np.testing.assert_allclose(stats["confidence"], [0.6, 0.7], rtol=1e-6)
+    assert stats["confidence"].dtype == np.float32
+    above = task.validation_stats(table_of(task, [0, 2], [[1.0000001, 0.0], [0.0, 1.0]]))
     assert above["confidence"].tolist() == [1, 1]
 
 
@@ -501,10 +513,10 @@ def test_a_class_without_a_validation_knee_is_named():
     with pytest.raises(
         UserError, match=r"validation part has no knee of KL 2.*config\.data\.split"
     ):
-        task.remember(table_of(task, [0, 0, 1], [[0.5, 0.5]] * 3))
+        task.validation_stats(table_of(task, [0, 0, 1], [[0.5, 0.5]] * 3))
     five = make(FIVE)
     with pytest.raises(UserError, match=r"no knee of KL 1 and of KL 3, "):
-        five.remember(table_of(five, [0, 2, 4], np.eye(5)[[0, 2, 4]]))
+        five.validation_stats(table_of(five, [0, 2, 4], np.eye(5)[[0, 2, 4]]))
 
 
 @pytest.mark.parametrize("target", [BINARY, FIVE])
@@ -536,77 +548,76 @@ def test_scores_are_scikit_learns(target):
 def test_tables_and_probabilities():
     task = make()
     outputs, _, _ = random_case(1)
-    values = np.asarray(task.probabilities({BINARY: jnp.nan_to_num(outputs[BINARY])})[BINARY])
+    values = np.asarray(task.decode({BINARY: jnp.nan_to_num(outputs[BINARY])})[BINARY])
     assert values.dtype == np.float32
     np.testing.assert_allclose(values.sum(1), 1, atol=1e-6)
     table = task.table(index_of([0, 2, 3]), np.array([2, 1]), {BINARY: np.eye(2)})
     assert table[BINARY].tolist() == [MISSING, 1]
     assert table[f"{BINARY}_pred"].tolist() == [0, 1]
-    assert (task.grades, task.mixture) == ((BINARY,), None)
+    assert (task.targets, task.mixture) == ((BINARY,), None)
 
 
 def test_knees_of_a_class_are_usable():
-    index, rows = index_of([0, 1, 2, MISSING, 4]), np.array([0, 1, 2, 3, 4])
-    assert early_detection.usable(index, rows, config_of()).tolist() == [0, 2]
-    assert early_detection.usable(index, rows[::-1], config_of(FIVE)).tolist() == [4, 2, 1, 0]
+    index = index_of([0, 1, 2, MISSING, 4])
+    for target, usable in ((BINARY, [0, 2]), (FIVE, [0, 1, 2, 4])):
+        found = settings_of(target).usable(index, targets.get_all([target]))
+        assert np.flatnonzero(found).tolist() == usable
 
 
 def test_parts_to_learn_from_need_every_class():
-    index = index_of([0, 2, 0, 0])
-    early_detection.check_part("train", index, np.array([0, 1]), config_of())
+    index, settings, binary = index_of([0, 2, 0, 0]), settings_of(), targets.get_all([BINARY])
+    settings.check_part("train", index.iloc[:2], binary)
     for part in ("train", "validation"):
         with pytest.raises(UserError, match=f"the {part} part has no knee of KL 2, "):
-            early_detection.check_part(part, index, np.array([2, 3]), config_of())
-    early_detection.check_part("test", index, np.array([2, 3]), config_of())
+            settings.check_part(part, index.iloc[2:], binary)
+    settings.check_part("test", index.iloc[2:], binary)
 
 
 # ---- From a config ----
 
 
-def test_a_config_without_the_optional_fields_is_the_papers():
-    config = ml_collections.ConfigDict({"grades": (BINARY,)})
-    early_detection.check(config)
-    task = early_detection.make(config, Statistics(0.5, 0.2, {}), np.empty((0, 7)))
+def test_the_defaults_are_the_papers():
+    task = make()
     assert task.shares.tolist() == [7, 2, 1]
     numbers = [float(n) for n in (task.epsilon, task.alpha, task.beta, task.gamma)]
     assert numbers == pytest.approx([0.15, 0.4, 0.5, 0.1])
-    assert (task.kind, task.reduction, task.equations) == ("hybrid", "mean", "sensible")
+    assert (task.kind_of_loss, task.reduction, task.equations) == ("hybrid", "mean", "sensible")
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(task))
     # As it comes back from a file.
-    early_detection.check(config_of(shares=[6, 3, 1]))
+    assert make(shares=[6, 3, 1]).shares.tolist() == [6, 3, 1]
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"grades": ()}, "grades = .*one target, of kl, "),
-        ({"grades": ("kl", "jsm")}, "grades = .*one target"),
-        ({"grades": ("hip",)}, "grades = .*one target"),
-        ({"loss": "focal"}, "loss = 'focal': choose hybrid or cross_entropy"),
-        ({"selection": "kappa"}, "selection = 'kappa': choose accuracy or roc_auc or loss"),
-        ({"hybrid": {"lambda": 1}}, "hybrid has no lambda: choose from shares"),
-        ({"hybrid": {"reduction": "max"}}, "hybrid.reduction = 'max': choose mean or sum"),
-        ({"hybrid": {"equations": "both"}}, "hybrid.equations = 'both': choose sensible or"),
-        ({"hybrid": {"shares": (7, 3)}}, "hybrid.shares = .*three numbers"),
-        ({"hybrid": {"shares": (7, -2, 1)}}, "hybrid.shares = .*0 or more"),
-        ({"hybrid": {"shares": (0, 0, 0)}}, "hybrid.shares = .*not all 0"),
-        ({"hybrid": {"shares": "7:2:1"}}, "hybrid.shares = '7:2:1'"),
-        ({"hybrid": {"shares": (7, 2, math.nan)}}, "hybrid.shares = "),
-        ({"hybrid": {"epsilon": 1.0}}, "hybrid.epsilon = 1.0: from 0 to below 1"),
-        ({"hybrid": {"epsilon": -0.1}}, "hybrid.epsilon = -0.1"),
-        ({"hybrid": {"alpha": -1}}, "hybrid.alpha = -1: a number of 0 or more"),
-        ({"hybrid": {"beta": "0.5"}}, "hybrid.beta = '0.5'"),
-        ({"hybrid": {"gamma": math.inf}}, "hybrid.gamma = inf"),
-        ({"hybrid": {"warmup_epochs": -1}}, "hybrid.warmup_epochs = -1"),
-        ({"hybrid": {"alpha": 0, "beta": 0, "gamma": 0}}, "hybrid: alpha, beta and gamma"),
-        ({"hybrid": {"initial_confidence": 0.0}}, "hybrid.initial_confidence = 0.0: above 0"),
-        ({"hybrid": {"initial_confidence": 1.1}}, "hybrid.initial_confidence = 1.1"),
-        ({"class_weights": "prevalence"}, "class_weights = 'prevalence' has no meaning.*'none'"),
-        ({"coherence": {"weight": 1.0}}, "coherence.weight = 1.0 has no meaning"),
+        ({"names": ()}, "targets = .*has one target"),
+        ({"names": ("kl", "jsm")}, "targets = .*has one target"),
+        ({"names": ("progression",)}, "targets = .*learns a grade or a target made of one"),
+        ({"names": ("jsw_medial",)}, "targets: jsw_medial allows the loss squared_error"),
+        ({"loss": "focal"}, "task.loss = 'focal': choose from hybrid, cross_entropy"),
+        ({"selection": "kappa"}, "task.selection = 'kappa': choose from accuracy, roc_auc, loss"),
+        ({"hybrid": {"lambda": 1}}, "task.hybrid has no field 'lambda': choose from shares"),
+        ({"hybrid": {"reduction": "max"}}, "task.hybrid.reduction = 'max': choose from mean, sum"),
+        ({"hybrid": {"equations": "both"}}, "task.hybrid.equations = 'both': choose from sensible"),
+        ({"hybrid": {"shares": (7, 3)}}, "task.hybrid.shares = .*a tuple of 3 numbers"),
+        ({"hybrid": {"shares": (7, -2, 1)}}, "task.hybrid.shares = .*0 or more"),
+        ({"hybrid": {"shares": (0, 0, 0)}}, "task.hybrid.shares = .*all are 0"),
+        ({"hybrid": {"shares": "7:2:1"}}, "task.hybrid.shares = '7:2:1'"),
+        ({"hybrid": {"shares": (7, 2, math.nan)}}, "task.hybrid.shares = "),
+        ({"hybrid": {"epsilon": 1.0}}, "task.hybrid.epsilon = 1.0: a number from 0 below 1"),
+        ({"hybrid": {"epsilon": -0.1}}, "task.hybrid.epsilon = -0.1"),
+        ({"hybrid": {"alpha": -1}}, "task.hybrid.alpha = -1: a number of 0 or more"),
+        ({"hybrid": {"beta": "0.5"}}, "task.hybrid.beta = '0.5'"),
+        ({"hybrid": {"gamma": math.inf}}, "task.hybrid.gamma = inf"),
+        ({"hybrid": {"warmup_epochs": -1}}, "task.hybrid.warmup_epochs = -1"),
+        ({"hybrid": {"alpha": 0, "beta": 0, "gamma": 0}}, "task.hybrid: alpha, beta and gamma"),
+        ({"hybrid": {"initial_confidence": 0.0}}, "task.hybrid.initial_confidence = 0.0: a number"),
+        ({"hybrid": {"initial_confidence": 1.1}}, "task.hybrid.initial_confidence = 1.1"),
+        ({"class_weights": "prevalence"}, "task has no field 'class_weights'"),
+        ({"coherence": {"weight": 1.0}}, "task has no field 'coherence'"),
         ({"data": {"unlabelled": "natural"}}, "data.unlabelled = 'natural' has no meaning"),
     ],
 )  # fmt: skip
 def test_what_has_no_meaning_is_named(fields, message):
-    config = ml_collections.ConfigDict({"grades": (BINARY,)} | fields)
     with pytest.raises(UserError, match=rf"config\.{message}"):
-        early_detection.check(config)
+        cases.check(early_detection.Settings, **({"names": (BINARY,)} | fields))

@@ -1,15 +1,15 @@
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pandas as pd
 import pytest
 
-from knee_jax import coherence
-from knee_jax.data.statistics import Statistics
+from knee_jax import targets as all_targets
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING, NUM_CLASSES
+from knee_jax.metrics import grade_coherence as coherence
+from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 from knee_jax.tasks import grading
+from tests.tasks import cases
 
 CLASSES = {g: NUM_CLASSES[g] for g in GRADES}
 
@@ -23,23 +23,20 @@ def random_case(batch=24, seed=0):
     return outputs, {"grades": grades.astype(np.int8), "mask": rng.random(batch) < 0.8}
 
 
-def random_statistics(seed=1):
+def random_counts(seed=1):
     rng = np.random.default_rng(seed)
-    counts = {g: rng.integers(1, 500, c).tolist() for g, c in CLASSES.items()}
-    return Statistics(0.5, 0.2, counts)
+    return {g: rng.integers(1, 500, c).tolist() for g, c in CLASSES.items()}
 
 
 NO_GRADES = np.empty((0, 7), np.int8)
 
 
-def config_of(**fields):
-    whole = {"grades": GRADES, "class_weights": "prevalence", "seed": 0, "coherence": {}} | fields
-    return ml_collections.ConfigDict(whole)
-
-
-def make(grades=GRADES, class_weights="prevalence", mixture=None, **fields):
-    config = config_of(grades=grades, class_weights=class_weights, **fields)
-    return grading.make(config, random_statistics(), NO_GRADES, mixture)
+def make(
+    names=GRADES, class_weights="prevalence", mixture=None, grades=NO_GRADES, seed=0, **fields
+):
+    settings = cases.check(grading.Settings, names, class_weights=class_weights, **fields)
+    labels = dict(zip(GRADES, grades.T))
+    return settings.make(all_targets.get_all(names), random_counts(), labels, seed, mixture)
 
 
 def loss_of(task, outputs, batch, epoch=2.0):
@@ -49,7 +46,7 @@ def loss_of(task, outputs, batch, epoch=2.0):
 # Run one by one, each operation would be compiled by itself.
 @jax.jit
 def _loss(task, outputs, batch, epoch):
-    return task.loss(outputs, batch, epoch, task.initial_memory())
+    return cases.loss(task, outputs, batch, epoch, task.initial_validation_stats())
 
 
 def test_loss_equals_pytorch():
@@ -57,7 +54,7 @@ def test_loss_equals_pytorch():
     outputs, batch = random_case()
     expected = 0.0
     for i, grade in enumerate(GRADES):
-        counts = torch.tensor(random_statistics().counts[grade], dtype=torch.float64)
+        counts = torch.tensor(random_counts()[grade], dtype=torch.float64)
         labels = torch.tensor(np.where(batch["mask"], batch["grades"][:, i], MISSING)).long()
         expected += torch.nn.functional.cross_entropy(
             torch.tensor(outputs[grade], dtype=torch.float64),
@@ -117,46 +114,44 @@ def test_table_and_score():
 
 def test_probabilities_sum_to_one():
     outputs, _ = random_case()
-    for values in make().probabilities(outputs).values():
+    for values in make().decode(outputs).values():
         np.testing.assert_allclose(np.asarray(values).sum(1), 1, atol=1e-6)
 
 
 def test_only_knees_with_a_grade_are_usable():
     index = index_of([[-1] * 7, [2] + [-1] * 6, [-1] * 6 + [1]])
-    rows = np.arange(3)
-    config = ml_collections.ConfigDict({"grades": ("kl",)})
-    assert grading.usable(index, rows, config).tolist() == [1]
-    config.grades = GRADES
-    assert grading.usable(index, rows, config).tolist() == [1, 2]
+    settings = grading.Settings()
+    assert settings.usable(index, all_targets.get_all(["kl"])).tolist() == [False, True, False]
+    assert settings.usable(index, all_targets.get_all(GRADES)).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"grades": ("kl", "hip")}, "hip: choose from kl, osfl"),
-        ({"grades": ()}, "names no grade: choose from kl"),
-        ({"class_weights": "sqrt"}, "choose prevalence or none"),
-        ({"loss_reduction": "max"}, "config.loss_reduction = 'max': choose sum or mean"),
-        ({"selection": "kappa"}, "choose mean_accuracy or loss"),
-        ({"regression_weight": -1.0}, "config.regression_weight = -1.0: it must be 0 or more"),
-        ({"coherence": {"lambda": 1.0}}, "config.coherence has no lambda: choose from weight"),
-        ({"coherence": {"weight": -1.0}}, "config.coherence.weight = -1.0"),
-        ({"coherence": {"temperature": 0.0}}, "config.coherence.temperature = 0.0"),
+        ({"names": ("kl", "hip")}, "unknown target 'hip'"),
+        ({"names": ()}, "names no target: name at least one"),
+        ({"names": ("kl", "kl")}, "names kl more than once"),
+        ({"names": ("jsw_medial",)}, "selection = 'mean_accuracy': jsw_medial is no class"),
+        ({"class_weights": "sqrt"}, "choose from prevalence, none"),
+        ({"reduction": "max"}, "config.task.reduction = 'max': choose from sum, mean"),
+        ({"selection": "kappa"}, "choose from mean_accuracy, loss"),
+        ({"regression_weight": -1.0}, "config.task.regression_weight = -1.0: a number of 0 or"),
+        ({"coherence": {"lambda": 1.0}}, "config.task.coherence has no field 'lambda': choose"),
+        ({"coherence": {"weight": -1.0}}, "config.task.coherence.weight = -1.0"),
+        ({"coherence": {"temperature": 0.0}}, "config.task.coherence.temperature = 0.0"),
         (
             {"coherence": {"weight": 1.0}},
-            "config.grades lacks osfl, osfm, ostl, ostm, jsl, jsm: coherence",
+            "config.targets lacks osfl, osfm, ostl, ostm, jsl, jsm: coherence",
         ),
     ],
 )
 def test_a_mistyped_field_is_named(kwargs, message):
     with pytest.raises(UserError, match=message):
-        grading.check(config_of(**({"grades": ("kl",), "class_weights": "none"} | kwargs)))
+        cases.check(grading.Settings, **({"names": ("kl",), "class_weights": "none"} | kwargs))
 
 
-def test_a_config_without_the_optional_fields_is_whole():
-    config = ml_collections.ConfigDict({"grades": ("kl",), "class_weights": "none", "seed": 0})
-    grading.check(config)
-    task = grading.make(config, random_statistics(), NO_GRADES)
+def test_the_settings_have_defaults():
+    task = grading.Settings().make(all_targets.get_all(["kl"]), random_counts(), {}, 0)
     assert (task.mixture, task.coherence_weight, task.reduction) == (None, 0.0, "sum")
 
 
@@ -186,7 +181,7 @@ def test_loss_with_coherence_is_equation_5():
     parts = [multivariate_normal.logpdf(codes, mean, np.eye(29) / 16) for mean in mixture.means]
     density = logsumexp(parts, axis=0) - np.log(3)
     expected = (np.logaddexp(0, -0.25 * density) / 0.25).mean()
-    loss, scalars = coherent().loss(outputs, batch, 1.0, {})
+    loss, scalars = cases.loss(coherent(), outputs, batch, 1.0)
     classification = loss_of(make(), outputs, batch)
     assert float(loss) == pytest.approx(float(classification) + 0.7 * expected, rel=1e-5)
     assert float(scalars["incoherence"]) == pytest.approx(expected, rel=1e-5)
@@ -202,7 +197,10 @@ def compiled():
 
     @jax.jit
     def value_and_grad(task, outputs, batch, epoch):
-        return jax.value_and_grad(task.loss, has_aux=True)(outputs, batch, epoch, {})
+        def loss(outputs):
+            return cases.loss(task, outputs, batch, epoch)
+
+        return jax.value_and_grad(loss, has_aux=True)(outputs)
 
     return value_and_grad
 
@@ -256,7 +254,7 @@ def test_nan_shows_in_the_loss_unless_the_knee_is_masked(compiled, labelled):
 
 def test_the_mean_over_the_grades_is_a_seventh_of_the_sum():
     outputs, batch = random_case()
-    mean = loss_of(make(loss_reduction="mean"), outputs, batch)
+    mean = loss_of(make(reduction="mean"), outputs, batch)
     assert float(mean) == pytest.approx(float(loss_of(make(), outputs, batch)) / 7, rel=1e-6)
 
 
@@ -270,7 +268,7 @@ def test_regression_adds_the_mean_squared_error():
         known = batch["mask"] & (batch["grades"][:, i] != MISSING)
         expected += np.square(values[f"{grade}_value"] - batch["grades"][:, i])[known].mean()
     task = make(regression_weight=0.3)
-    loss, scalars = task.loss(outputs | values, batch, 0.0, {})
+    loss, scalars = cases.loss(task, outputs | values, batch, 0.0)
     assert float(scalars["regression"]) == pytest.approx(expected, rel=1e-5)
     classification = float(loss_of(task, outputs, batch))
     assert float(loss) == pytest.approx(classification + 0.3 * expected, rel=1e-5)
@@ -296,6 +294,7 @@ def test_selection_by_loss_is_minus_the_mean_log_loss():
     assert task.score(table) == pytest.approx(-np.mean(expected))
     assert task.score_name == "minus_cross_entropy"
     assert make().score_name == "mean_accuracy"
+    assert make(("jsw_medial",), selection="loss").score_name == "minus_loss"
     certain = {g: np.eye(c)[np.zeros(40, int)] for g, c in CLASSES.items()}
     assert np.isfinite(task.score(task.table(index, np.arange(40), certain)))
 
@@ -336,11 +335,47 @@ def test_the_mixture_is_fitted_to_the_training_knees_or_given():
     rng = np.random.default_rng(0)
     grades = np.stack([rng.integers(0, NUM_CLASSES[g], 40) for g in GRADES], 1).astype(np.int8)
     settings = {"weight": 1.0, "components": 2, "sigma": 0.3, "replicas": 2}
-    config = config_of(seed=3, coherence=settings)
-    task = grading.make(config, random_statistics(), grades)
+    task = make(grades=grades, seed=3, coherence=settings)
     expected = coherence.fit(grades, num_components=2, sigma=0.3, num_replicas=2, seed=3)
     jax.tree.map(np.testing.assert_array_equal, task.mixture, expected)
-    given = grading.make(config, random_statistics(), NO_GRADES, expected)
+    given = make(seed=3, coherence=settings, mixture=expected)
     assert given.mixture is expected
-    with pytest.raises(UserError, match=r"lower config\.coherence\.components"):
-        grading.make(config, random_statistics(), NO_GRADES)
+    with pytest.raises(UserError, match=r"lower config\.task\.coherence\.components"):
+        make(seed=3, coherence=settings)
+
+
+def test_a_measured_value_has_its_squared_error_in_units_of_its_scale():
+    (width,) = all_targets.get_all(["jsw_medial"])
+    task = make(("jsw_medial",), selection="loss")
+    rng = np.random.default_rng(0)
+    outputs = {"jsw_medial": rng.normal(size=(12, 1)).astype(np.float32)}
+    truth = rng.uniform(1, 7, 12).astype(np.float32)
+    truth[:3] = np.nan
+    mask = np.arange(12) < 10
+    loss, parts = task.loss(outputs, {"jsw_medial": truth}, mask, 0.0, {})
+    known = mask & np.isfinite(truth)
+    values = width.centre + width.scale * outputs["jsw_medial"][:, 0]
+    expected = np.square((values - truth) / width.scale)[known].mean()
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(parts["measurement"]) == pytest.approx(expected, rel=1e-5)
+    assert float(parts["labelled"]) == pytest.approx(7 / 10)
+    gradient = jax.grad(lambda x: task.loss(x, {"jsw_medial": truth}, mask, 0.0, {})[0])(outputs)
+    assert (np.asarray(gradient["jsw_medial"])[~known] == 0).all()
+    assert np.isfinite(gradient["jsw_medial"]).all()
+    np.testing.assert_allclose(task.decode(outputs)["jsw_medial"], values, rtol=1e-6)
+    # Beside a grade, each has its own loss.
+    both = make(("kl", "jsw_medial"), "none", selection="loss")
+    kl = rng.normal(size=(12, 5)).astype(np.float32)
+    grades = rng.integers(0, 5, 12)
+    total, _ = both.loss(outputs | {"kl": kl}, {"jsw_medial": truth, "kl": grades}, mask, 0.0, {})
+    entropy = -np.asarray(jax.nn.log_softmax(kl))[np.arange(12), grades][mask].mean()
+    assert float(total) == pytest.approx(expected + entropy, rel=1e-5)
+
+
+def test_a_measured_value_is_selected_by_its_error():
+    task = make(("jsw_medial",), selection="loss")
+    index = index_of([[0] * 7] * 3).assign(jsw_medial=[4.0, np.nan, 2.0])
+    table = task.table(index, np.arange(3), {"jsw_medial": np.array([5.5, 1.0, 2.0])})
+    assert table["jsw_medial_pred"].tolist() == [5.5, 1.0, 2.0]
+    assert table["kl_baseline"].tolist() == [0, 0, 0]
+    assert task.score(table) == pytest.approx(-0.5)

@@ -1,31 +1,25 @@
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pandas as pd
 import pytest
 from jax.test_util import check_grads
 
-from knee_jax import tasks
-from knee_jax.data.statistics import Statistics
+from knee_jax import targets, tasks
 from knee_jax.errors import UserError
-from knee_jax.grades import GRADES, MISSING
+from knee_jax.targets.grades import GRADES, MISSING
 from knee_jax.tasks import one_target, progression
 from knee_jax.tasks.progression import focal_loss
+from tests.tasks import cases
 
 TARGET = "progression"
 EPOCH = jnp.float32(3.0)
 BATCH = 24
 
 
-def config_of(**fields):
-    return ml_collections.ConfigDict({"grades": (TARGET,)} | fields)
-
-
 def make(**fields):
-    config = config_of(**fields)
-    progression.check(config)
-    return progression.make(config, Statistics(0.5, 0.2, {}), np.empty((0, 7), np.int8))
+    settings = cases.check(progression.Settings, (TARGET,), **fields)
+    return settings.make(targets.get_all([TARGET]), {}, {}, 0)
 
 
 def random_case(seed, scale=3.0):
@@ -41,7 +35,7 @@ def random_case(seed, scale=3.0):
 @jax.jit
 def compiled(task, outputs, batch):
     def loss(outputs):
-        return task.loss(outputs, batch, EPOCH, {})
+        return task.loss(outputs, batch, batch["mask"], EPOCH, {})
 
     return jax.value_and_grad(loss, has_aux=True)(outputs)
 
@@ -179,13 +173,13 @@ def test_tables_tell_what_is_known_of_a_knee():
     assert table["kl_baseline"].tolist() == [1, 1]
     assert table["sex"].tolist() == ["F", "M"]
     assert "bmi" not in table
-    assert (task.grades, task.mixture) == ((TARGET,), None)
-    assert task.initial_memory() == task.remember(table) == {}
+    assert (task.targets, task.mixture) == ((TARGET,), None)
+    assert task.initial_validation_stats() == task.validation_stats(table) == {}
 
 
 def test_probabilities_are_those_of_the_logits():
     logits = np.random.default_rng(0).normal(size=(5, 3))
-    found = make().probabilities({TARGET: jnp.asarray(logits, jnp.bfloat16)})[TARGET]
+    found = make().decode({TARGET: jnp.asarray(logits, jnp.bfloat16)})[TARGET]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
 
@@ -194,22 +188,27 @@ def test_probabilities_are_those_of_the_logits():
 
 
 def test_knees_of_a_class_are_usable():
-    index = index_of([0, MISSING, 2, 1])
-    assert progression.usable(index, np.array([3, 1, 0]), config_of()).tolist() == [3, 0]
-    assert progression.usable(index.drop(columns=TARGET), np.arange(4), config_of()).tolist() == []
+    index, own = index_of([0, MISSING, 2, 1]), targets.get_all([TARGET])
+    settings = progression.Settings()
+    assert settings.usable(index, own).tolist() == [True, False, True, True]
+    assert not settings.usable(index.drop(columns=TARGET), own).any()
 
 
 def test_parts_need_what_they_are_for():
-    index = index_of([0, 1, 2, 0, 1])
-    progression.check_part("train", index, np.arange(3), config_of())
-    progression.check_part("validation", index, np.array([0, 1]), config_of())
-    progression.check_part("test", index, np.array([0]), config_of())
+    index, own = index_of([0, 1, 2, 0, 1]), targets.get_all([TARGET])
+
+    def check_part(part, rows):
+        progression.Settings().check_part(part, index.iloc[rows], own)
+
+    check_part("train", [0, 1, 2])
+    check_part("validation", [0, 1])
+    check_part("test", [0])
     with pytest.raises(UserError, match="train part has no knee of slow, "):
-        progression.check_part("train", index, np.array([0, 1]), config_of())
+        check_part("train", [0, 1])
     with pytest.raises(UserError, match="validation part no knee is other than none, "):
-        progression.check_part("validation", index, np.array([0, 3]), config_of())
+        check_part("validation", [0, 3])
     with pytest.raises(UserError, match="validation part no knee is none, "):
-        progression.check_part("validation", index, np.array([1, 2]), config_of())
+        check_part("validation", [1, 2])
 
 
 def test_a_config_without_the_optional_fields_is_the_papers():
@@ -222,21 +221,21 @@ def test_a_config_without_the_optional_fields_is_the_papers():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"grades": ("kl",)}, "grades = .*one target, of progression"),
-        ({"grades": ()}, "grades = "),
-        ({"selection": "kappa"}, "selection = 'kappa': choose accuracy or "),
-        ({"focal_gamma": -1.0}, "focal_gamma = -1.0: a number of 0 or more"),
-        ({"focal_gamma": "2"}, "focal_gamma = '2'"),
-        ({"class_weights": "prevalence"}, "class_weights = .* has no meaning for progression"),
+        ({"names": ("kl",)}, "targets = .*learns a target of its own classes"),
+        ({"names": ()}, "targets = .*has one target"),
+        ({"selection": "kappa"}, "task.selection = 'kappa': choose from accuracy, "),
+        ({"focal_gamma": -1.0}, "task.focal_gamma = -1.0: a number of 0 or more"),
+        ({"focal_gamma": "2"}, "task.focal_gamma = '2'"),
+        ({"class_weights": "prevalence"}, "task has no field 'class_weights'"),
         ({"data": {"unlabelled": "natural"}}, "data.unlabelled = 'natural' has no meaning"),
         ({"data": {"partially_labelled": "drop"}}, "data.partially_labelled = 'drop' has no"),
     ],
 )
 def test_what_has_no_meaning_is_named(fields, message):
     with pytest.raises(UserError, match=rf"config\.{message}"):
-        progression.check(config_of(**fields))
+        cases.check(progression.Settings, **({"names": (TARGET,)} | fields))
 
 
 def test_what_tasks_share_is_no_task():
-    with pytest.raises(UserError, match=r"choose from: early_detection, grading, progression$"):
+    with pytest.raises(UserError, match=r"choose from early_detection, grading, progression$"):
         tasks.find("one_target")

@@ -1,0 +1,94 @@
+"""The command line: `knee-jax COMMAND`, one module per command, imported by nothing else.
+
+A command's module says in its docstring what the command does, which opens its `--help`, and has
+
+- `define_flags()`, which defines its absl flags;
+- `main(words)`, which does the work and may return an exit status; `words` are the arguments that
+  are no flags.
+
+It may have
+
+- `CHOICES`, the values of the one word that it takes; without them it takes none;
+- `rewrite(arguments)`, which changes the command line before the flags are parsed.
+
+Modules import what is heavy inside `main`, so that `--help` answers at once. `run.py` runs them.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+import knee_jax
+
+COMMANDS = {
+    "train": "train and evaluate a system; cross-validate it; sweep variants and seeds",
+    "demo": "train the demo of kpn on phantom knees, which needs no data",
+    "prepare": "make a prepared set from a study's raw files",
+    "reproduce": "make a table of a paper again",
+    "convert": "convert weights from PyTorch to ours, and back",
+    "coherence": "list the knees whose seven grades fit together least",
+    "readers": "compare human readers with a model on the same knees",
+    "phantom": "write a study tree of phantom knees",
+    "list": "list configs, their variants, models, data sets or papers' tables",
+    "completion": "print a script that completes commands and configs in a shell",
+}
+"""Command → summary, in the order of the overview."""
+
+TRAINING = ("train", "demo")
+"""Commands that train, for which the process is prepared (`process`)."""
+
+HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names; flags alone are those of `train`."""
+    from knee_jax.cli.process import with_large_pages
+    from knee_jax.cli.run import fail, run_command
+
+    as_process = arguments is None
+    first, *others = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if first == "help" and others:
+        first, others = others[0], ["--help"]
+    if first in (*HELP, "help"):
+        show(overview())
+    elif first.startswith("-") or first in COMMANDS:
+        command, others = (first, others) if first in COMMANDS else ("train", [first, *others])
+        if as_process and command in TRAINING:
+            with_large_pages()
+        run_command(command, others)
+    else:
+        fail(f"there is no command '{first}'" + nearest(first, COMMANDS))
+
+
+def overview() -> str:
+    """Return the text of `knee-jax --help`."""
+    width = max(map(len, COMMANDS)) + 2
+    return "\n".join(
+        [
+            f"knee_jax {knee_jax.__version__}: knee osteoarthritis from radiographs and MR volumes",
+            "",
+            "usage: knee-jax COMMAND [--FLAG=VALUE ...]",
+            "",
+            *(f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items()),
+            "",
+            "`knee-jax COMMAND --help` lists a command's flags; without a command it is `train`.",
+            "Results are for research, not for the care of patients.",
+        ]
+    )
+
+
+def show(text: str) -> None:
+    """Print a text; a reader of it such as `head` may leave before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would flush once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown word: the name most like it, or all names."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(names), n=1)
+    return f"; did you mean '{close[0]}'?" if close else f": choose {', '.join(names)}"

@@ -1,0 +1,67 @@
+"""The values of `--config`: configs by name, a file of a config, or a run's `config.json`."""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from knee_jax.cli import nearest, saved_config
+from knee_jax.errors import UserError
+
+
+def names() -> list[str]:
+    """Return the names of the configs that come with the package."""
+    import knee_jax.configs as configs
+
+    modules = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+    return sorted(name for name in modules if hasattr(_module(name), "get_config"))
+
+
+def variants() -> list[str]:
+    """Return every config with each of its variants, as in `kpn:demo`."""
+    return [f"{name}:{variant}" for name in names() for variant in _module(name).VARIANTS]
+
+
+def _module(name: str):
+    return importlib.import_module(f"knee_jax.configs.{name}")
+
+
+def rewrite(arguments: Sequence[str]) -> list[str]:
+    """Replace the value of `--config` by one that ml_collections takes: FILE.py:ARGUMENT.
+
+    Raises:
+        UserError: no config has that name, and no file.
+    """
+    rewritten, is_value = [], False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if is_value:
+            argument = resolve(argument)
+        elif flag in ("--config", "-config") and equals:
+            argument = f"{flag}={resolve(value)}"
+        is_value = argument in ("--config", "-config")
+        rewritten.append(argument)
+    return rewritten
+
+
+def resolve(value: str) -> str:
+    """Return the file and argument that a value of `--config` stands for.
+
+    Raises:
+        UserError: no config has that name, and no file.
+    """
+    path, colon, variant = value.partition(":")
+    if path.endswith(".json"):
+        return f"{saved_config.__file__}:{path}"
+    if not path.endswith(".py"):
+        if path not in names():
+            raise UserError(
+                f"--config={value}: there is no config '{path}'{nearest(path, names())}"
+            )
+        return f"{_module(path).__file__}{colon}{variant}"
+    name = Path(path).stem
+    if not Path(path).exists() and name in names():
+        raise UserError(
+            f"{path}: no such file; the config of the package is --config={name}{colon}{variant}"
+        )
+    return value

@@ -1,0 +1,81 @@
+"""Train a system and evaluate it, cross-validate it, or sweep its variants and seeds.
+
+    knee-jax train --config=kpn:demo --workdir=runs/demo
+    knee-jax train --config=oarsi --mode=cv --workdir=runs/oarsi
+    knee-jax train --config=runs/demo/config.json --config.seed=1 --workdir=runs/demo_1
+
+The same command again resumes a run. `--help-config` lists the fields of a config, with their
+ranges and defaults.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from knee_jax.cli import config_argument
+
+FLAGS = flags.FLAGS
+rewrite = config_argument.rewrite
+
+
+def define_flags() -> None:
+    """Define the flags."""
+    config_flags.DEFINE_config_file(
+        "config",
+        help_string="NAME or NAME:VARIANT of a config (`knee-jax list variants`), a config file "
+        "(PATH.py:VARIANT), or a run's config.json; --config.FIELD=VALUE changes a field.",
+        lock_config=True,
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run; the same command again resumes it.")
+    flags.DEFINE_string("data_dir", "data", "Folder of prepared sets; a missing set is made there.")
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "evaluate", "cv", "sweep"],
+        "Train and then evaluate; evaluate only; train and evaluate all folds of all networks; or "
+        "all variants and seeds of config.sweep.",
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of this run; on Slurm and TPU pods this is enough.",
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, where it is not found by itself."
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "Number of processes of the run, where it is not found."
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "Number of this process, from 0, where it is not found."
+    )
+    flags.mark_flags_as_required(["config", "workdir"])
+    flags.register_validator("workdir", bool, "it must name a folder")
+
+
+def main(_: list[str]) -> None:
+    """Do what `--mode` says."""
+    import jax
+
+    from knee_jax.cli.process import cache_programs
+    from knee_jax.config import load
+
+    config = load.parse(FLAGS.config)
+    cache_programs()
+    workdir, data_dir = Path(FLAGS.workdir), Path(FLAGS.data_dir)
+
+    from knee_jax.evaluation.evaluate import evaluate
+    from knee_jax.experiments.cross_validate import cross_validate
+    from knee_jax.experiments.sweep import sweep
+    from knee_jax.training.train import train
+    from knee_jax.workdir.folder import lock
+
+    if FLAGS.distributed:
+        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    modes = {"train": train, "cv": cross_validate, "sweep": sweep}
+    if FLAGS.mode in modes:
+        with lock(workdir):
+            modes[FLAGS.mode](config, workdir, data_dir)
+    if FLAGS.mode in ("train", "evaluate"):
+        evaluate(config, workdir, data_dir)

@@ -1,0 +1,117 @@
+"""The device mesh, and how state and batches lie on it.
+
+Two axes. Along `data` parameters are replicated and batches are split; `jax.jit` inserts the
+collectives, so a step reads the same on one device, on eight and on many processes. Along `run` lie
+runs that are trained side by side (the folds of a cross-validation, the seeds of a sweep).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from knee_jax.errors import UserError
+
+
+def make_mesh(runs: int = 1) -> Mesh:
+    """Arrange all devices as [groups of runs, devices of each], those of a process side by side.
+
+    `jax.make_mesh` would order a TPU slice by its wiring; then the part of a batch that a process
+    loads (`local_slice`) would not be the part that lies on its devices.
+
+    Args:
+        runs: Runs that are trained together. The devices are divided into as many groups as divide
+            both; where there are fewer groups than runs, a group trains several.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    grid = np.array(devices).reshape(math.gcd(runs, len(devices)), -1)
+    return Mesh(grid, ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of the same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batches(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Return the sharding of [batch], of [steps, batch], or of [runs, steps, batch].
+
+    A run's part lies on its own devices, divided over them.
+    """
+    axes = {1: (("run", "data"),), 2: (None, ("run", "data")), 3: ("run", None, "data")}
+    return NamedSharding(mesh, PartitionSpec(*axes[ndim]))
+
+
+def side_by_side(steps: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Run `steps` for every run; all arguments but the last, and all results, are stacked.
+
+    Each group of devices has its own runs. With one run in each it computes the plain steps,
+    without `jax.vmap`, which would make grouped convolutions of the runs' convolutions.
+    """
+
+    def of_group(*arguments: Any) -> Any:
+        *stacked, shared = arguments
+        if len(jax.tree.leaves(stacked)[0]) > 1:
+            return jax.vmap(steps, (*len(stacked) * (0,), None))(*stacked, shared)
+        result = steps(*jax.tree.map(lambda leaf: leaf[0], stacked), shared)
+        return jax.tree.map(lambda leaf: leaf[None], result)
+
+    run = PartitionSpec("run")
+    return jax.shard_map(
+        of_group,
+        mesh=mesh,
+        in_specs=(run, run, run, PartitionSpec()),
+        out_specs=run,
+        axis_names={"run"},
+        check_vma=False,
+    )
+
+
+def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
+    """Stack the pytrees of several runs, the new leading axis divided over the mesh."""
+    stacked = NamedSharding(mesh, PartitionSpec("run"))
+    return jax.jit(
+        lambda *leaves: jax.tree.map(lambda *each: jnp.stack(each), *leaves), out_shardings=stacked
+    )(*trees)
+
+
+def check_batch_size(batch_size: int, name: str, runs: int = 1) -> None:
+    """Raise UserError when a batch cannot be divided evenly over the devices of a run."""
+    devices = jax.device_count() // math.gcd(runs, jax.device_count())
+    if batch_size < 1 or batch_size % devices:
+        raise UserError(
+            f"config.{name} = {batch_size} does not divide over {devices} devices: "
+            f"choose a multiple of {devices}"
+        )
+
+
+def local_slice(batch_size: int) -> slice:
+    """Return the contiguous part of a global batch that this process loads."""
+    size = batch_size // jax.process_count()
+    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+
+def to_global(local: Any, sharding: NamedSharding) -> Any:
+    """Return a pytree of process-local host arrays as global device arrays."""
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, array), local
+    )
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """Put a pytree that is equal on every process on the devices."""
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
+    )
+
+
+def agreed(value: int) -> int:
+    """Return the first process' value on all of them, where each machine may find another."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -1,0 +1,81 @@
+"""From a batch of knees to a network's input, in training, evaluation and prediction alike."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+from knee_jax.config.schema import Input
+from knee_jax.data import augment
+
+
+@flax.struct.dataclass
+class Intensities:
+    """Mean and standard deviation that intensities in [0, 1] are normalised by, float32."""
+
+    mean: Any
+    std: Any
+
+    @classmethod
+    def of(cls, mean: float, std: float) -> "Intensities":
+        """Make them of two numbers."""
+        return cls(np.asarray(mean, np.float32), np.asarray(std, np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How knees become a network's input.
+
+    Attributes:
+        augmentation: Random changes, and the deterministic input for evaluation.
+        inputs: The part `input` of a config.
+    """
+
+    augmentation: augment.Augmentation
+    inputs: Input
+
+    @property
+    def size(self) -> augment.Size:
+        """Side of the input of films, or shape of that of volumes."""
+        return augment.size_of(self.inputs)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the input of one knee; images and volumes end with the channels."""
+        return augment.input_shape(self.augmentation, self.size, self.inputs.channels)
+
+    def __call__(
+        self, batch: Mapping[str, Any], key: jax.Array, intensities: Intensities, *, train: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Make the normalised input of a batch, and its keypoints; see `augment.make_inputs`.
+
+        Args:
+            batch: `image` and `keypoints`, or `volume`.
+            key: Random key of the step, the same on every device; unused in evaluation.
+            intensities: To normalise by.
+            train: Whether inputs are changed at random.
+        """
+        images, keypoints = augment.make_inputs(
+            batch,
+            key,
+            self.size,
+            (intensities.mean, intensities.std),
+            self.augmentation,
+            train=train,
+            channels=self.inputs.channels,
+        )
+        if self.inputs.statistics == "each":
+            images = augment.standardise(images)
+        return images, keypoints
+
+    def raw_training_input(
+        self, batch: Mapping[str, Any], key: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Make the training input of a batch before its intensities are normalised."""
+        channels = self.inputs.channels
+        return augment.make_inputs(
+            batch, key, self.size, (0.0, 1.0), self.augmentation, train=True, channels=channels
+        )

@@ -1,0 +1,466 @@
+"""What a network saw in knees: the features that its heads read, and where its evidence lay.
+
+Networks let themselves be looked into by `knee_jax.models.layers.observe`. Grad-CAM (Selvaraju et
+al. 2017, section 3) weighs each channel of the last maps by the mean of the gradient of a class'
+logit, and keeps what speaks for the class. Wang et al. show both: Figs. 4 and 6. Of a volume it is
+seen in the slices that count most: those that the Transformer of Panfilov et al. 2022 attends to.
+"""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from flax.traverse_util import flatten_dict
+
+from knee_jax import targets
+from knee_jax.data import mesh
+from knee_jax.data.batches import Batch
+from knee_jax.data.preprocessing import Intensities
+from knee_jax.errors import UserError
+from knee_jax.landmarks import NUM_LANDMARKS
+from knee_jax.models.patches import PATCH, paste_patches
+from knee_jax.models.slice_sequence import VIEWS
+from knee_jax.targets.kinds import Classes
+from knee_jax.training.run import Run, StepConstants
+from knee_jax.training.state import Variables
+
+WHOLE, SIDES = ("maps",), ("maps_lateral", "maps_medial")
+"""The last maps of a network that reads the whole knee, or its two side patches."""
+
+BORDER = 7
+"""Pixels over which heat fades at the border of a patch, as where Tiulpin et al. 2018 paste it."""
+
+MOST_KNEES = 2000
+"""Knees whose features are gathered, at most."""
+
+VIEW_MAPS = types.MappingProxyType({f"maps_{view}": view for view in VIEWS})
+"""Last maps of a network that reads a volume in three views → the view."""
+
+NUM_SLICES = 3
+"""Slices of a volume that are shown, of all its views together."""
+
+NUM_SHOWN = 15
+"""Knees whose heat maps are made, at most."""
+
+
+class HeatMaps(NamedTuple):
+    """Knees as the network sees them, and where the evidence for a class lay.
+
+    Attributes:
+        images: uint8 [n, size, size], its input.
+        heat: float32 [n, size, size], 0 to 1, the highest of each knee being 1; zeros where
+            nothing speaks for the class.
+        patch: side of the two patches that it reads, pixels; 0: it reads the whole knee.
+    """
+
+    images: np.ndarray
+    heat: np.ndarray
+    patch: int = 0
+
+
+class SliceMaps(NamedTuple):
+    """Volumes as the network sees them in one view: the slices that count most, and the evidence.
+
+    Attributes:
+        strength: float32 [n, slices], how much each slice counts: the attention of the class token
+            to it, the mean of the heads of the last block; without attention its share of the
+            evidence.
+        numbers: int32 [n, k], the slices of most strength, ascending, from 0.
+        images: uint8 [n, k, rows, columns], these slices.
+        heat: float32 [n, k, rows, columns], 0 to 1, where in them the evidence for a class lay; 1
+            is the highest of all slices, shown or not; zeros where nothing speaks for the class.
+    """
+
+    strength: np.ndarray
+    numbers: np.ndarray
+    images: np.ndarray
+    heat: np.ndarray
+
+
+class Explanation(NamedTuple):
+    """What the network saw in some knees of a predictions table.
+
+    Attributes:
+        target: the grade, or other target, that is explained.
+        gathered: int64 [m], rows of the table, ascending.
+        features: float32 [m, d], theirs; None if the network does not let them be seen.
+        shown: int64 [n], rows of the table, as `choose_knees` has them.
+        heat_maps: Maps of the `shown` rows for the predicted class; None for volumes.
+        slices: View → maps of the `shown` rows, of volumes; otherwise None.
+        attended: whether the strength of slices is attention.
+    """
+
+    target: str
+    gathered: np.ndarray
+    features: np.ndarray | None
+    shown: np.ndarray
+    heat_maps: HeatMaps | None
+    slices: Mapping[str, SliceMaps] | None = None
+    attended: bool = False
+
+
+def explain(run: Run, variables: Variables, name: str, table: pd.DataFrame) -> Explanation:
+    """Look into the network while it reads knees of a part; every process must take part.
+
+    Args:
+        run: The run.
+        variables: Variables of its network.
+        name: Name of the subset.
+        table: its predictions, as `knee_jax.evaluation.predict` makes them.
+    """
+    target, part = run.task.targets[0], run.subsets[name]
+    known = np.flatnonzero(targets.get(target).is_known(table[target].to_numpy()))
+    gathered = known[evenly(len(known), MOST_KNEES)]
+    shown = known[choose_knees(table.iloc[known], target)]
+    seen = observed(run, variables)
+    found, heat_maps, slices = None, None, None
+    if len(known) and "features" in seen:
+        found = features(run, variables, name, part.rows[gathered])
+    if run.config.input.volume:
+        if len(known) and _view_maps_among(run, seen):
+            slices = slice_maps(run, variables, name, part.rows[shown], target)
+    elif len(known) and _maps_among(seen):
+        heat_maps = grad_cam(run, variables, name, part.rows[shown], target)
+    return Explanation(target, gathered, found, shown, heat_maps, slices, "attention" in seen)
+
+
+def observed(run: Run, variables: Variables) -> dict[str, tuple[int, ...]]:
+    """Name → shape, for a batch of one knee, of what the network lets be seen."""
+    image, keypoints = (
+        jnp.zeros((1, *run.preprocessing.input_shape)),
+        jnp.zeros((1, NUM_LANDMARKS, 2)),
+    )
+    seen = _shapes(run, variables, image, keypoints)["intermediates"]
+    return {name: value.shape for name, value in _by_name(seen).items()}
+
+
+def features(
+    run: Run, variables: Variables, name: str, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the features that the heads read, float32 [n, d].
+
+    Args:
+        run: The run.
+        variables: Variables of its network.
+        name: Name of the subset of the knees.
+        rows: int64 [n], of its index; all of the part if omitted.
+
+    Raises:
+        UserError: the network does not let its features be seen.
+    """
+    if "features" not in observed(run, variables):
+        raise UserError(_unseen(run, "features"))
+
+    def look(
+        variables: Variables, constants: StepConstants, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        images, keypoints = run.preprocessing(
+            batch, jax.random.key(0), constants.intensities, train=False
+        )
+        _, seen = run.model.apply(
+            variables, images, keypoints, train=False, mutable=["intermediates"]
+        )
+        return batch["row"], _by_name(seen["intermediates"])["features"].astype(jnp.float32)
+
+    return _map(run, variables, name, rows, look)
+
+
+def grad_cam(
+    run: Run,
+    variables: Variables,
+    name: str,
+    rows: np.ndarray,
+    target: str,
+    chosen: int | None = None,
+) -> HeatMaps:
+    """Return maps of where the evidence for a class lay (Grad-CAM).
+
+    Args:
+        run: The run.
+        variables: Variables of its network.
+        name: Name of the subset of the knees.
+        rows: int64 [n], of its index.
+        target: grade, or other target, whose logits count.
+        chosen: the class; that of the highest logit of each knee if omitted.
+
+    Raises:
+        UserError: the network lets no maps be seen.
+    """
+    names = _maps_among(observed(run, variables))
+    if not names:
+        raise UserError(_unseen(run, "maps"))
+    size = run.config.input.size
+    patch = getattr(run.model, "patch", PATCH) if names == SIDES else 0
+
+    def look(
+        variables: Variables, constants: StepConstants, batch: Batch
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        images, keypoints = run.preprocessing(
+            batch, jax.random.key(0), constants.intensities, train=False
+        )
+        seen, gradients = _evidence(run, variables, images, keypoints, target, chosen)
+        heat = {each: class_activation(seen[each], gradients[each]) for each in names}
+        whole = _on_side_patches(heat, patch, size) if patch else _grow(heat["maps"], size)
+        return batch["row"], (_grey(images, constants.intensities), _normalise(whole))
+
+    images, heat = _map(run, variables, name, rows, look)
+    return HeatMaps(images, heat, patch)
+
+
+def slice_maps(
+    run: Run,
+    variables: Variables,
+    name: str,
+    rows: np.ndarray,
+    target: str,
+    chosen: int | None = None,
+) -> dict[str, SliceMaps]:
+    """Return how much each slice of a volume counts, and where in it the evidence for a class lay.
+
+    Of a network that reads slice by slice, Grad-CAM weighs the channels in each slice by itself.
+
+    Args:
+        run: The run.
+        variables: Variables of its network.
+        name: Name of the subset of the knees, which are volumes.
+        rows: int64 [n], of its index.
+        target: Name of the target whose logits count.
+        chosen: the class; that of the highest logit of each knee if omitted.
+
+    Returns:
+        View → of the slices of that view.
+
+    Raises:
+        UserError: the network lets no maps be seen.
+    """
+    names = _view_maps_among(run, observed(run, variables))
+    if not names:
+        raise UserError(_unseen(run, "maps"))
+
+    def look(
+        variables: Variables, constants: StepConstants, batch: Batch
+    ) -> tuple[jax.Array, dict[str, tuple[jax.Array, ...]]]:
+        images, keypoints = run.preprocessing(
+            batch, jax.random.key(0), constants.intensities, train=False
+        )
+        seen, gradients = _evidence(run, variables, images, keypoints, target, chosen)
+        found, first = {}, 0
+        for each, view in names.items():
+            volume = images.transpose(VIEWS[view]) if each in VIEW_MAPS else images
+            count = volume.shape[1]
+            attention = None
+            if "attention" in seen:
+                attention = seen["attention"][:, :, first : first + count].mean(1)
+            heat = class_activation(seen[each], gradients[each])
+            heat = heat.reshape(len(images), -1, *heat.shape[-2:])
+            found[view] = _strongest(
+                _grey(volume, constants.intensities), heat, attention, NUM_SLICES // len(names)
+            )
+            first += count
+        return batch["row"], found
+
+    of_views = _map(run, variables, name, rows, look)
+    return {view: SliceMaps(*arrays) for view, arrays in of_views.items()}
+
+
+def _strongest(
+    volumes: jax.Array, heat: jax.Array, attention: jax.Array | None, number: int
+) -> tuple[jax.Array, ...]:
+    """The slices that count most, as `SliceMaps` has them.
+
+    Args:
+        volumes: uint8 [batch, slices, rows, columns].
+        heat: [batch, depth, h, w], coarser.
+        attention: [batch, slices], if there is any.
+        number: Number of slices.
+    """
+    count, *side = volumes.shape[1:]
+    if heat.shape[1] != count:
+        shape = (len(heat), count, *heat.shape[2:])
+        heat = jax.image.resize(heat, shape, "linear", antialias=False)
+    of_slices = heat.sum((2, 3))
+    total = of_slices.sum(1, keepdims=True)
+    strength = of_slices / jnp.where(total > 0, total, 1.0) if attention is None else attention
+    numbers = jnp.sort(jax.lax.top_k(strength, min(number, count))[1], axis=1)
+    at = numbers[:, :, None, None]
+    shown = jnp.take_along_axis(_normalise(heat), at, axis=1)
+    shown = jax.image.resize(shown, (*shown.shape[:2], *side), "linear", antialias=False)
+    return strength, numbers, jnp.take_along_axis(volumes, at, axis=1), shown
+
+
+def class_activation(maps: jax.Array, gradients: jax.Array) -> jax.Array:
+    """The evidence for a class, float32 [batch, ...], 0 or more (ibid., eq. 1 and 2).
+
+    Args:
+        maps: [batch, ..., channels], of two or three dimensions.
+        gradients: Gradients of the class logit by the maps, the same shape.
+    """
+    places = tuple(range(1, maps.ndim - 1))
+    weights = gradients.astype(jnp.float32).mean(places, keepdims=True)
+    return jax.nn.relu((weights * maps.astype(jnp.float32)).sum(-1))
+
+
+def choose_knees(table: pd.DataFrame, target: str, number: int = NUM_SHOWN) -> np.ndarray:
+    """Choose knees that say most of a network: certain and right or wrong, and undecided.
+
+    Args:
+        table: a predictions table in which every knee has a class of the target.
+        target: which.
+        number: of knees, fewer where there are not so many. Four fifths are shared by the classes,
+            right and wrong alike, one each at least; the rest are undecided.
+
+    Returns:
+        int64 [n], rows of the table: for each class those that were right and most certain; for
+        each true class those that were wrong and most certain; then those whose two most probable
+        classes differ least. Of a continuous target knees from the best to the worst predicted.
+    """
+    kind = targets.get(target)
+    truth, predicted = (table[c].to_numpy() for c in (target, f"{target}_pred"))
+    if not isinstance(kind, Classes):
+        # From the best to the worst.
+        by_error = np.argsort(np.abs(predicted - truth), kind="stable")
+        return by_error[np.unique(np.linspace(0, len(by_error) - 1, number).astype(int))]
+    ascending = np.sort(table[kind.output_columns()].to_numpy(np.float64), axis=1)
+    confidence, margin = ascending[:, -1], ascending[:, -1] - ascending[:, -2]
+    each = max(1, 2 * number // (5 * kind.num_outputs))
+    by_confidence = np.argsort(-confidence, kind="stable")
+    chosen: list[int] = []
+    for right in (True, False):
+        for value in range(kind.num_outputs):
+            of_kind = (truth == value) & ((predicted == truth) == right)
+            chosen += by_confidence[of_kind[by_confidence]][:each].tolist()
+    undecided = np.argsort(margin, kind="stable")
+    room = number - 2 * each * kind.num_outputs
+    chosen += undecided[~np.isin(undecided, chosen)][: max(0, room)].tolist()
+    return np.array(chosen, np.int64)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` positions, evenly drawn, int64, ascending."""
+    number = min(count, most)
+    return np.arange(number) * count // max(number, 1)
+
+
+def _map(
+    run: Run,
+    variables: Variables,
+    name: str,
+    rows: np.ndarray | None,
+    look: Callable[[Variables, StepConstants, Batch], tuple[jax.Array, Any]],
+) -> Any:
+    """Apply `look`, compiled, to the knees of a subset."""
+    part = run.subsets[name]
+    look = jax.jit(look, out_shardings=mesh.replicated(run.mesh))
+    return part.map(
+        lambda batch: look(variables, run.constants, batch),
+        part.rows if rows is None else rows,
+        run.config.evaluation.batch_size,
+    )
+
+
+def _evidence(
+    run: Run,
+    variables: Variables,
+    images: jax.Array,
+    keypoints: Any,
+    target: str,
+    chosen: int | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values that the network exposes, and a class logit's gradients by them."""
+
+    def evidence(perturbations: Any) -> tuple[jax.Array, Any]:
+        outputs, seen = run.model.apply(
+            {**variables, "perturbations": perturbations},
+            images,
+            keypoints,
+            train=False,
+            mutable=["intermediates"],
+        )
+        logits = outputs[target]
+        # The only output of a continuous target is the highest.
+        classes = logits.argmax(-1) if chosen is None else jnp.full(len(logits), chosen)
+        # Knees do not meet in evaluation: the sum's gradient is each knee's own.
+        of_class = jnp.take_along_axis(logits, classes[:, None], axis=1)
+        return of_class.sum(), seen["intermediates"]
+
+    shapes = _shapes(run, variables, images, keypoints)["perturbations"]
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    gradients, seen = jax.grad(evidence, has_aux=True)(nothing)
+    return _by_name(seen), _by_name(gradients)
+
+
+def _grey(images: jax.Array, intensities: Intensities) -> jax.Array:
+    """Normalised images [..., channels] as grey values again, uint8 [...]."""
+    grey = (images[..., 0] * intensities.std + intensities.mean) * 255
+    return jnp.clip(jnp.round(grey), 0, 255).astype(jnp.uint8)
+
+
+def _shapes(
+    run: Run, variables: Variables, images: jax.Array, keypoints: jax.Array | None
+) -> dict[str, Any]:
+    """Shapes of what the network lets be seen: `intermediates` and `perturbations`."""
+
+    def look(variables: Variables, images: jax.Array, keypoints: Any) -> Any:
+        return run.model.apply(
+            variables,
+            images,
+            keypoints,
+            train=False,
+            mutable=["intermediates", "perturbations"],
+        )
+
+    _, seen = jax.eval_shape(look, variables, images, keypoints)
+    return {"intermediates": {}, "perturbations": {}} | dict(seen)
+
+
+def _by_name(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the exposed values by name, wherever in the network they are."""
+    values = {path[-1]: value for path, value in flatten_dict(seen).items()}
+    return {name: v[0] if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _unseen(run: Run, what: str) -> str:
+    return (
+        f"the network {run.config.model.name} does not let its {what} be seen: choose one "
+        "that calls `layers.observe` for them"
+    )
+
+
+def _maps_among(seen: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the names of the maps that explain the network, `WHOLE` or `SIDES`; or none."""
+    for names in (WHOLE, SIDES):
+        if all(len(seen.get(name, ())) == 4 for name in names):
+            return names
+    return ()
+
+
+def _view_maps_among(run: Run, seen: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Return the maps that explain a network of volumes → the view of their slices."""
+    if "maps" in seen:
+        # As the volume comes: of the view that the augmentation makes.
+        return {"maps": getattr(run.config.augmentation, "view", "sagittal")}
+    return dict(VIEW_MAPS) if set(VIEW_MAPS) <= set(seen) else {}
+
+
+def _grow(heat: jax.Array, size: int) -> jax.Array:
+    """[batch, height, width] stretched bilinearly over [batch, size, size]."""
+    return jax.image.resize(heat, (len(heat), size, size), "linear", antialias=False)
+
+
+def _on_side_patches(heat: Mapping[str, jax.Array], patch: int, size: int) -> jax.Array:
+    """Heat of the two patches where they lie on the knee, [batch, size, size]."""
+    centres = np.arange(patch) + 0.5
+    fade = np.minimum(1.0, np.minimum(centres, patch - centres) / BORDER).astype(np.float32)
+    lateral, medial = (_grow(heat[name], patch) * fade[:, None] * fade for name in SIDES)
+    pasted, _ = paste_patches(lateral[..., None], medial[..., None], size, size)
+    return pasted[..., 0]
+
+
+def _normalise(heat: jax.Array) -> jax.Array:
+    """Divide each knee's heat [batch, ...] by its maximum; without heat there is none to show."""
+    highest = heat.max(tuple(range(1, heat.ndim)), keepdims=True)
+    return heat / jnp.where(highest > 0, highest, 1.0)

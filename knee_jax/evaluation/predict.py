@@ -1,0 +1,53 @@
+"""A network's predictions of a run's knees: every knee exactly once, on any number of devices."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import pandas as pd
+
+from knee_jax.data import mesh
+from knee_jax.data.batches import Batch
+
+if TYPE_CHECKING:
+    from knee_jax.training.run import Run, StepConstants
+    from knee_jax.training.state import Variables
+
+Predictor = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+"""Compiled: (variables, constants, batch) → the batch's rows of the index, and decoded outputs."""
+
+
+def make_predictor(run: "Run") -> Predictor:
+    """Compile the prediction; its results are whole on every process."""
+
+    def predictor(
+        variables: "Variables", constants: "StepConstants", batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        images, keypoints = run.preprocessing(
+            batch, jax.random.key(0), constants.intensities, train=False
+        )
+        outputs: Any = run.model.apply(variables, images, keypoints, train=False)
+        return batch["row"], constants.task.decode(outputs)
+
+    return jax.jit(predictor, out_shardings=mesh.replicated(run.mesh))
+
+
+def predict(run: "Run", predictor: Predictor, variables: "Variables", part: str) -> pd.DataFrame:
+    """Make the predictions table of a part of a run's knees."""
+    subset = run.subsets[part]
+    predicted = subset.map(
+        lambda batch: predictor(variables, run.constants, batch),
+        subset.rows,
+        run.config.evaluation.batch_size,
+    )
+    # In the task's order: a compiled function sorts its results by name.
+    decoded = {name: predicted[name] for name in run.task.targets}
+    table = run.task.table(subset.prepared.index, subset.rows, decoded)
+    origin: dict[str, str | int] = {
+        "split": part,
+        "model": run.config.model.name,
+        "fold": run.config.data.fold,
+    }
+    for place, (column, value) in enumerate(origin.items(), start=5):
+        table.insert(place, column, value)
+    return table

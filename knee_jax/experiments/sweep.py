@@ -1,0 +1,85 @@
+"""Variants of a config, each with several seeds → a table with means and spreads over the seeds.
+
+Wang et al., Table V, is such a table: partition ratios, smoothing levels and weights of a loss.
+
+    <workdir>/<variant>/seed_<s>/    a run as `knee_jax.training.train` makes it, evaluated
+    <workdir>/sweep.csv              every number of every run
+    <workdir>/sweep.txt, sweep.html  means and spreads
+
+What differs between the runs are constants (`training.run.StepConstants`), not the program: they
+are trained side by side where the devices have room.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from knee_jax.config import load
+from knee_jax.config.load import RunConfig
+from knee_jax.errors import UserError
+from knee_jax.evaluation.evaluate import evaluate_checkpoint, write_results
+from knee_jax.metrics.summary import Summary
+from knee_jax.report.sweep import write_sweep
+from knee_jax.training.run import set_up
+from knee_jax.training.side_by_side import max_at_once, train_all
+
+Results = dict[str, dict[int, dict[str, Summary]]]
+"""variant → seed → metrics of each part."""
+
+
+def sweep(config: RunConfig, workdir: Path, data_dir: Path) -> None:
+    """Train and evaluate all variants with all seeds; a second call goes on where it was killed.
+
+    Args:
+        config: Its `sweep` names the variants and how many seeds there are.
+        workdir: Folder of all the runs.
+        data_dir: Folder of prepared sets.
+
+    Raises:
+        UserError: Whatever the user can mend, in one line.
+    """
+    variants = variants_of(config)
+    seeds = range(config.seed, config.seed + config.sweep.seeds)
+    configs = {
+        workdir / variant / f"seed_{seed}": load.changed(of_variant, {"seed": seed})
+        for variant, of_variant in variants.items()
+        for seed in seeds
+    }
+    first = next(iter(configs))
+    at_once = config.sweep.at_once or max_at_once(
+        set_up(configs[first], first, data_dir), len(configs)
+    )
+    if len(configs) % at_once:
+        raise UserError(
+            f"config.sweep.at_once = {at_once} does not divide the {len(configs)} runs: choose a "
+            "divisor, or 0, which takes what fits"
+        )
+    results: Results = {variant: {} for variant in variants}
+    for run, folder, predictor in train_all(configs, data_dir, at_once):
+        tables = evaluate_checkpoint(run, folder, predictor).tables
+        if jax.process_index() == 0:
+            results[folder.parent.name][run.config.seed] = write_results(run, tables, folder)
+    if jax.process_index() == 0:
+        rows = {variant: of_variant.paper_row for variant, of_variant in variants.items()}
+        print("\n" + write_sweep(workdir, results, config.targets[0], rows))
+
+
+def variants_of(config: RunConfig) -> Mapping[str, RunConfig]:
+    """Return name → config of each variant; the config itself, `base`, where it names none.
+
+    Raises:
+        UserError: A variant changes what is not a number of the task's loss.
+    """
+    allowed = (*(f"task.{name}" for name in config.task.swept), "paper_row")
+    variants = {}
+    for name, changes in (dict(config.sweep.variants) or {"base": {}}).items():
+        for field in load.flatten(changes):
+            if field not in allowed:
+                raise UserError(
+                    f"config.sweep.variants.{name} changes {field}: the runs of a sweep may differ "
+                    f"in {', '.join(allowed)} only, and in their seeds"
+                )
+        without = {**load.plain(config), "sweep": {"seeds": config.sweep.seeds}}
+        variants[name] = load.changed(load.parse(without), changes)
+    return variants

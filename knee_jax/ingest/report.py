@@ -1,0 +1,227 @@
+"""The ingest report: the kept knees in record order, and the excluded ones with their reasons."""
+
+import collections
+import dataclasses
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from knee_jax.ingest import flow
+from knee_jax.targets.grades import GRADES
+
+Example = dict[str, Any]
+"""One knee at one visit: made by `example` of a film, by `volume.VolumeJob` of an MR series."""
+
+Label = int | float | np.integer | np.floating
+
+IDENTITY = ("subject", "side", "visit", "cohort", "site", "source")
+INDEX_COLUMNS = ("split", "record", *IDENTITY, "spacing_mm", "keypoints_valid", *GRADES)
+"""Columns of `index.csv`; a set's own label columns follow them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exclusion:
+    """One knee that cannot be used: a row of `exclusions.csv`.
+
+    Attributes:
+        subject: the study's subject id, '' where unknown.
+        side: 'L' or 'R' as imaged, '' where unknown.
+        visit: months since baseline, -1 where unknown.
+        source: file the knee would have come from, relative to the study's root; '' if none.
+        reason: short fixed name, by which `ingest_report.json` counts.
+        detail: description of the problem.
+    """
+
+    subject: str
+    side: str
+    visit: int
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """A remark on a file that excludes no knee: counted by name in `ingest_report.json`."""
+
+    name: str
+
+
+def example(
+    image: np.ndarray,
+    grades: np.ndarray,
+    *,
+    subject: str,
+    side: str,
+    visit: int,
+    cohort: str,
+    source: str,
+    site: str = "",
+    spacing_mm: float = float("nan"),
+    keypoints: np.ndarray | None = None,
+    labels: Mapping[str, Label] | None = None,
+) -> Example:
+    """Make one radiograph example, oriented as a right knee.
+
+    Args:
+        image: uint8 [H, W], lateral at the left.
+        grades: int8 [7] in the order of `GRADES`, -1 where missing.
+        subject: the study's subject id.
+        side: 'L' or 'R' as imaged.
+        visit: months since baseline.
+        cohort: name of the study.
+        source: file the pixels came from, relative to the study's root.
+        site: clinical site, '' where unknown.
+        spacing_mm: pixel size of `image`, NaN where unknown.
+        keypoints: float [74, 2] (x, y) in pixels of `image`, the first pixel's centre at 0.5, NaN
+            where unknown; None where there are none. They are valid if all are known.
+        labels: further labels by the name of their column, one for each of the set's label
+            columns: -1 where an integer is unknown, NaN where a float is.
+    """
+    points = np.full((74, 2), np.nan) if keypoints is None else keypoints
+    return {
+        "image": np.ascontiguousarray(image),
+        "keypoints": np.asarray(points, np.float32),
+        "keypoints_valid": bool(np.isfinite(points).all()),
+        "grades": np.asarray(grades, np.int8),
+        "subject": subject,
+        "side": side,
+        "visit": visit,
+        "cohort": cohort,
+        "site": site,
+        "spacing_mm": np.float32(spacing_mm),
+        "source": source,
+        **(labels or {}),
+    }
+
+
+_DAY, _YEAR = "(?:0?[1-9]|[12][0-9]|3[01])", "(?:19|20)[0-9]{2}"
+_MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_DATE = re.compile(
+    # 20041231, 2004-12-31; 31.12.2004, 12-31-2004; 31Dec2004, 31-December-2004.
+    rf"(?<!\d)(?:{_YEAR}(?P<dash>[-_.]?)(?:0[1-9]|1[0-2])(?P=dash)(?:0[1-9]|[12]\d|3[01])"
+    rf"|{_DAY}[-_.]{_DAY}[-_.]{_YEAR}|{_DAY}[-_. ]?{_MONTH}[-_. ]?{_YEAR})(?!\d)",
+    re.IGNORECASE,
+)
+
+
+def mask_dates(path: str) -> str:
+    """Replace every date in a path by `*`, so that the path is still a pattern for the file.
+
+    Studies name folders by the day of the examination, which must not leave the study.
+    """
+    return _DATE.sub("*", path)
+
+
+def without_dates(knee: Exclusion) -> Exclusion:
+    """Return the exclusion with the dates in `source` and `detail` masked."""
+    source, detail = mask_dates(knee.source), mask_dates(knee.detail)
+    return dataclasses.replace(knee, source=source, detail=detail)
+
+
+def index_row(knee: Example, label_columns: Iterable[str] = ()) -> dict[str, Any]:
+    """Make the knee's row of the index, of values that JSON has, without the record's number.
+
+    Args:
+        knee: the example.
+        label_columns: names of the further labels that it has.
+    """
+    row = {name: knee[name] for name in IDENTITY}
+    # Three numbers, of a volume; as few digits as a float32 needs.
+    spacing_mm = np.ravel(knee["spacing_mm"])
+    row["spacing_mm"] = (
+        float(str(spacing_mm[0]))
+        if len(spacing_mm) == 1
+        else " x ".join(f"{mm:.4g}" for mm in spacing_mm)
+    )
+    row["keypoints_valid"] = bool(knee.get("keypoints_valid", False))
+    row |= dict(zip(GRADES, knee["grades"].tolist()))
+    return row | {name: _label(knee[name]) for name in label_columns}
+
+
+def _label(value: Label) -> int | float | None:
+    """Return a label for the index: a float with 6 significant digits, None where it is NaN."""
+    number: int | float = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, int):
+        return number
+    return None if math.isnan(number) else float(f"{number:.6g}")
+
+
+class IngestReport:
+    """The kept and excluded knees of one preparation, and the files that list them."""
+
+    def __init__(
+        self,
+        exclusions: Iterable[Exclusion] = (),
+        notes: Mapping[str, int] | None = None,
+        subjects: pd.DataFrame | None = None,
+        label_columns: Iterable[str] = (),
+    ):
+        """Start with what is known before any knee is read.
+
+        Args:
+            exclusions: knees known to be unusable.
+            notes: counts of other things than knees.
+            subjects: table with one row per subject and the column `subject`; None: unknown.
+            label_columns: names of the set's further labels, in the order of their columns.
+        """
+        self.kept: dict[str, list[dict]] = {}
+        self.exclusions = list(map(without_dates, exclusions))
+        self.notes = dict(notes or {})
+        self.subjects = subjects
+        self.label_columns = tuple(label_columns)
+
+    def add(
+        self,
+        split: str,
+        kept: Iterable[dict[str, Any]],
+        exclusions: Iterable[Exclusion],
+        notes: Iterable[str] = (),
+    ) -> None:
+        """Add the next records of a split, as rows of `index_row`, its exclusions and notes."""
+        rows = self.kept.setdefault(split, [])
+        rows += ({"split": split, "record": n} | row for n, row in enumerate(kept, len(rows)))
+        self.exclusions += exclusions
+        for name in notes:
+            self.notes[name] = self.notes.get(name, 0) + 1
+
+    def reasons(self) -> dict[str, int]:
+        """Count the excluded knees by reason, the most frequent reason first."""
+        counts = collections.Counter(knee.reason for knee in self.exclusions)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Write `index.csv`, `exclusions.csv`, `flow.csv` and `ingest_report.json` into `folder`.
+
+        Where the subjects are known, write `subjects.csv` too, with one row per kept subject.
+        """
+        rows = [row for split in self.kept.values() for row in split]
+        index = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, *self.label_columns])
+        index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
+        if self.subjects is not None:
+            kept = index[["subject"]].drop_duplicates()
+            subjects = kept.merge(self.subjects, how="left", on="subject", validate="1:1")
+            path = folder / "subjects.csv"
+            subjects.to_csv(path, index=False, float_format="%g", lineterminator="\n")
+        columns = [field.name for field in dataclasses.fields(Exclusion)]
+        exclusions = pd.DataFrame(
+            [dataclasses.astuple(k) for k in self.exclusions], columns=columns
+        )
+        exclusions.to_csv(folder / "exclusions.csv", index=False, lineterminator="\n")
+        flow.flow(len(rows), self.reasons()).to_csv(
+            folder / "flow.csv", index=False, lineterminator="\n"
+        )
+        counts = {
+            "seen": len(rows) + len(self.exclusions),
+            "kept": len(rows),
+            "excluded": self.reasons(),
+            "splits": {split: len(records) for split, records in self.kept.items()},
+            "notes": self.notes,
+        }
+        (folder / "ingest_report.json").write_text(json.dumps(counts, indent=2) + "\n")

@@ -1,0 +1,13 @@
+"""The type that networks compute in; parameters and outputs are float32 whatever it is."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def compute_dtype(name: str) -> Any:
+    """Return the type named by `config.dtype`; `auto` is bfloat16 except on a CPU."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)

@@ -1,0 +1,19 @@
+"""Minimum joint space width of the medial compartment, in mm.
+
+OAI measures it on baseline and follow-up films (table `kxr_qjsw_duryea`, `MCMJSW`; Duryea et al.
+2010); the phantom knows it. Centre and scale are those of OAI's knees, rounded.
+"""
+
+from knee_jax.targets.kinds import Continuous
+
+TARGETS = (
+    Continuous(
+        name="jsw_medial",
+        title="Joint space width, medial",
+        short_title="JSW M",
+        unit="mm",
+        centre=4.0,
+        scale=1.5,
+        tolerance=0.5,
+    ),
+)

@@ -1,0 +1,119 @@
+"""The train state, and the optimiser and learning-rate schedule of a config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.transforms import conditionally_mask
+
+from knee_jax.config.schema import Optimizer
+
+Variables = Mapping[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+        step: int32, training steps done.
+        params: the network's parameters, float32.
+        batch_stats: running statistics of batch normalisation, float32.
+        opt_state: the optimiser's state.
+        validation_stats: What the loss knows of the last validation.
+    """
+
+    step: jax.Array
+    params: Variables
+    batch_stats: Variables
+    opt_state: optax.OptState
+    validation_stats: Mapping[str, jax.Array]
+
+    @property
+    def variables(self) -> Variables:
+        """Parameters and batch statistics, as `Module.apply` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def group_of(params: Variables) -> dict[str, str]:
+    """Return the optimiser's group of each part of a network: trunk or head."""
+    return {name: "trunk" if name == "trunk" else "head" for name in params}
+
+
+def learning_rates(config: Optimizer, steps_per_epoch: float) -> dict[str, optax.Schedule]:
+    """Return group → learning rate, as functions of the step.
+
+    The rate is multiplied by `drop_factor` after each epoch of `drop_epochs` (Zheng et al. 2021,
+    Implementation Details: 1e-4, halved after 10 and 30 epochs). Through the first `freeze_epochs`
+    the trunk rests (Tiulpin & Saarakkala 2020, Training strategy). Through the first
+    `warmup_epochs` the rate begins at `warmup_factor` of what it would
+    be and grows by equal steps, one an epoch (Panfilov et al. 2022, section 3.2: 1e-5, and 1e-4
+    from the sixth epoch on).
+    """
+    drops = {round(epoch * steps_per_epoch): config.drop_factor for epoch in config.drop_epochs}
+    head = optax.piecewise_constant_schedule(config.learning_rate, drops)
+    if config.warmup_epochs:
+        head = _warmed_up(head, config, steps_per_epoch)
+    frozen = round(config.freeze_epochs * steps_per_epoch)
+
+    def trunk(step: jax.typing.ArrayLike) -> jax.Array:
+        return jnp.where(jnp.asarray(step) < frozen, 0.0, head(step))
+
+    return {"trunk": trunk if frozen else head, "head": head}
+
+
+def _warmed_up(rate: optax.Schedule, config: Optimizer, steps_per_epoch: float) -> optax.Schedule:
+    epochs, factor = config.warmup_epochs, config.warmup_factor
+    begins = np.array([round(epoch * steps_per_epoch) for epoch in range(1, epochs + 1)])
+
+    def warmed_up(step: jax.typing.ArrayLike) -> jax.Array:
+        epoch = (jnp.asarray(step) >= begins).sum()
+        return rate(step) * (factor + (1 - factor) * epoch / epochs)
+
+    return warmed_up
+
+
+def make_optimizer(config: Optimizer, steps_per_epoch: float) -> optax.GradientTransformation:
+    """Make Adam with the weight decay and the learning rates that the config names.
+
+    `adamw` decays the weights themselves (Loshchilov & Hutter 2019); `adam` adds the decay to the
+    gradient before the moments, as `torch.optim.Adam(weight_decay=...)` does. Adam's moments of a
+    frozen trunk begin when it is unfrozen, as those of a parameter group that is added then.
+    """
+    decay = optax.add_decayed_weights(config.weight_decay)
+    if config.name == "adamw":
+        adam = optax.chain(optax.scale_by_adam(), decay)
+    else:
+        adam = optax.chain(decay, optax.scale_by_adam())
+    trunk = adam
+    if frozen := round(config.freeze_epochs * steps_per_epoch):
+        trunk = conditionally_mask(adam, lambda step: step >= frozen)
+    return optax.chain(
+        optax.partition({"trunk": trunk, "head": adam}, group_of),
+        optax.scale_by_learning_rate(learning_rates(config, steps_per_epoch)["head"]),
+    )
+
+
+def create(
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    validation_stats: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """Make the state before the first step.
+
+    Args:
+        variables: the network's, as `Module.init` returns them.
+        optimizer: the optimiser whose state is to be made.
+        validation_stats: What the loss knows before the first validation.
+    """
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+        validation_stats=validation_stats or {},
+    )

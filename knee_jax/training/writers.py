@@ -1,0 +1,68 @@
+"""Scalars to JSONL and TensorBoard; written by the first process only."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from knee_jax.files import write_text
+
+
+class ScalarWriter:
+    """Append rows `{"step": ..., name: value, ...}` to `metrics.jsonl` and to TensorBoard.
+
+    Args:
+        workdir: folder of the run.
+        resume_step: rows of later steps, left by a run that was killed, are removed.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int):
+        self._file = self._tensorboard = None
+        if jax.process_index() == 0:
+            path = workdir / "metrics.jsonl"
+            _drop_after(path, resume_step)
+            self._file = path.open("a", encoding="utf-8")
+            self._tensorboard = _tensorboard_writer(workdir / "tensorboard", resume_step + 1)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Write the scalars of a step."""
+        if self._file and self._tensorboard:
+            self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._file.flush()
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._file and self._tensorboard:
+            self._file.close()
+            self._tensorboard.close()
+
+    def __enter__(self) -> "ScalarWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _tensorboard_writer(folder: Path, purge_step: int):
+    # tensorboardX imports torch where that is installed, which costs a second and serves its graphs
+    # only. A module that is None cannot be imported, as if it were not installed.
+    blocked = "torch" not in sys.modules
+    if blocked:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if blocked:
+            del sys.modules["torch"]
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    # A line without its end is one that the process was killed in.
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    write_text(path, "".join(kept))

@@ -1,0 +1,27 @@
+"""What tests of tasks share: labels of all targets that are made of grades, and settings."""
+
+import jax.numpy as jnp
+
+from knee_jax import targets
+from knee_jax.config import fields
+from knee_jax.config.schema import Data
+from knee_jax.targets.grades import GRADES, MISSING
+
+
+def labels_of(grades):
+    """Labels by target from grades int [batch, 7], traced or not."""
+    kl = grades[:, 0]
+    early = jnp.where(kl == 0, 0, jnp.where(kl == 2, 1, MISSING))
+    return {name: grades[:, i] for i, name in enumerate(GRADES)} | {"kl0_vs_kl2": early}
+
+
+def loss(task, outputs, batch, epoch, stats=None):
+    """The task's loss of a batch with `grades` and `mask`."""
+    return task.loss(outputs, labels_of(batch["grades"]), batch["mask"], epoch, stats or {})
+
+
+def check(settings, names, data=None, **changes):
+    """Makes the settings of a config and checks them against targets and data."""
+    made = fields.build(settings, changes, "config.task")
+    made.check(targets.get_all(names), fields.build(Data, data or {}, "config.data"))
+    return made

@@ -1,0 +1,121 @@
+"""A run that is killed and started again ends in the same bits."""
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.commands import REPOSITORY, command, run, train_flags
+
+pytestmark = pytest.mark.slow
+
+CHANGES = ("--config.epochs=4", "--config.checkpoint_every=3", "--config.log_every=1")
+NUM_KILLS = 6
+
+
+def start(flags):
+    line, environment = command(*flags)
+    return subprocess.Popen(
+        line,
+        env=environment,
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def read_state(workdir):
+    """Step and arrays of the latest checkpoint, by an independent reading."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(
+        (workdir / "checkpoints").absolute(), item_handlers=ocp.StandardCheckpointHandler()
+    ) as manager:
+        step = manager.latest_step()
+        return step, manager.restore(step)
+
+
+def flatten(tree, prefix=""):
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for name, value in items:
+            yield from flatten(value, f"{prefix}/{name}")
+    elif tree is not None:
+        yield prefix, np.asarray(tree)
+
+
+def kill_while_saving(process, workdir):
+    """Kills as soon as a checkpoint is seen that is not yet whole."""
+    while process.poll() is None:
+        if any((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*")):
+            process.send_signal(signal.SIGKILL)
+            return
+        time.sleep(0.0005)
+
+
+def kill_at_a_random_step(process, workdir, rng):
+    """Kills when so many more lines have been logged."""
+    log = workdir / "metrics.jsonl"
+
+    def lines():
+        return log.read_text().count("\n") if log.exists() else 0
+
+    until = lines() + rng.randint(1, 5)
+    while process.poll() is None and lines() < until:
+        time.sleep(0.0005)
+    time.sleep(rng.random() * 0.2)
+    process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_data_dir):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert start(train_flags(folder, tiny_data_dir, "kpn.py:demo", CHANGES)).wait() == 0
+    return folder
+
+
+def test_killed_runs_end_in_the_same_bits(whole, tmp_path, tiny_data_dir):
+    killed = tmp_path / "killed"
+    rng = random.Random(0)
+    flags = train_flags(killed, tiny_data_dir, "kpn.py:demo", CHANGES)
+    kills = torn = 0
+    for attempt in range(NUM_KILLS):
+        process = start(flags)
+        if attempt % 2:
+            kill_while_saving(process, killed)
+        else:
+            kill_at_a_random_step(process, killed, rng)
+        kills += process.wait() == -signal.SIGKILL
+        torn += any((killed / "checkpoints").glob("*orbax-checkpoint-tmp*"))
+    assert kills >= 5
+    assert torn >= 1, "no kill fell into the writing of a checkpoint"
+    assert start(flags).wait() == 0
+
+    (ours_step, ours), (theirs_step, theirs) = read_state(killed), read_state(whole)
+    assert ours_step == theirs_step
+    ours, theirs = dict(flatten(ours)), dict(flatten(theirs))
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 100
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], name)
+    assert (killed / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+    steps = [line.split(",")[0] for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [
+        line.split(",")[0] for line in (whole / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_a_finished_run_is_not_trained_again(whole, tmp_path, tiny_data_dir):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    step, before = read_state(workdir)
+    again = run(*train_flags(workdir, tiny_data_dir, "kpn.py:demo", CHANGES))
+    assert again.returncode == 0
+    assert f"resuming at step {step} of {step}" in again.stdout
+    assert read_state(workdir)[0] == step
+    for (name, ours), (_, theirs) in zip(flatten(read_state(workdir)[1]), flatten(before)):
+        np.testing.assert_array_equal(ours, theirs, name)
