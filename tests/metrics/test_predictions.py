@@ -77,6 +77,7 @@ def damaged(table, row, column, value):
         ("kl_p2", -0.1, "kl_p2 is not a probability in row 4 (found -0.1)"),
         ("kl_p2", 1.2, "kl_p2 is not a probability in row 4 (found 1.2)"),
         ("kl_p2", 0.99, "kl_p0 to kl_p4 do not sum to 1 in row 4"),
+        ("kl_p2", 0.0, "kl_p0 to kl_p4 do not sum to 1 in row 4"),
         ("subject", None, "subject is empty in row 4"),
         ("side", "L", "row 4 repeats the knee subject 00000, side L, visit 24"),
     ],
