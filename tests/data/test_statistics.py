@@ -24,6 +24,15 @@ def inputs_of(augmentation, channels=1):
     )
 
 
+def test_of_pixels_they_are_of_all_pixels_together(knees, monkeypatch):
+    monkeypatch.setattr(statistics, "CHUNK", 7)
+    rows = np.arange(20)
+    pixels = knees.load(rows)["image"].astype(np.float64) / 255
+    measured = statistics.measure(knees, rows)
+    assert measured.mean == pytest.approx(pixels.mean(), rel=1e-9)
+    assert measured.std == pytest.approx(pixels.std(), rel=1e-9)
+
+
 def test_of_inputs_they_are_means_over_batches(knees, monkeypatch):
     monkeypatch.setattr(statistics, "CHUNK", 8)
     monkeypatch.setattr(statistics, "SAMPLE", 29)
