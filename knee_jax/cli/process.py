@@ -1,4 +1,4 @@
-"""What a process that trains does before anything else: large pages, and a cache of programs.
+"""Prepare a process for training: large pages, and a cache of compiled programs.
 
 Both change no number. XLA's CPU back end frees its buffers after every step, and the allocator
 would hand them to the kernel and fault them in again, page by page: a quarter of a step. And the
@@ -19,7 +19,7 @@ TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thr
 """Ask for huge pages, and keep freed memory in the process."""
 
 CACHE_BYTES = 2 * 1024**3
-"""What the cache may hold; the programs that were used longest ago go first."""
+"""Limit of the cache, bytes; the programs that were used longest ago go first."""
 
 
 def with_large_pages() -> None:

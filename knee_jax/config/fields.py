@@ -52,7 +52,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What is known of a field beside its type and default.
+    """Meaning and limits of a field, beside its type and default.
 
     Attributes:
         meaning: One sentence.

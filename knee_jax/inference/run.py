@@ -54,7 +54,7 @@ class Predictor:
 
     @property
     def needs_landmarks(self) -> bool:
-        """Whether the network reads landmarks."""
+        """Return whether the network reads landmarks."""
         return bool(self.model.needs_keypoints)
 
     def predict(

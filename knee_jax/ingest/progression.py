@@ -1,4 +1,4 @@
-"""Whether and how soon a knee's osteoarthritis progresses, from its KL readings over the visits.
+"""Derive whether and how soon osteoarthritis progresses from a knee's KL readings over visits.
 
 The target of Panfilov et al. 2022, section 2.2, who took it from Tiulpin et al. 2019 ("Multimodal
 machine learning-based knee osteoarthritis progression prediction"). Their text puts 72 months into

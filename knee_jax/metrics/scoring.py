@@ -1,4 +1,4 @@
-"""What scores the rows of a predictions table, for any resample of them at once.
+"""Score the rows of a predictions table, for any resample of them at once.
 
 A scorer is a function of integer weights [r, n], how often each row counts in each resample, so
 that a bootstrap of any metric here is a matrix product.
