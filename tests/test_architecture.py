@@ -1,6 +1,7 @@
 """What docs/explanation/architecture.md promises of who imports whom; and never TensorFlow."""
 
 import ast
+import graphlib
 import importlib.util
 import os
 import subprocess
@@ -16,22 +17,30 @@ ROOMS = {"knee_jax": REPOSITORY / "knee_jax"} | {
 }
 
 
+def modules() -> dict[Path, str]:
+    """Path of every module of the package → its dotted name."""
+    return {
+        path: ".".join([package, *path.relative_to(folder).with_suffix("").parts]).removesuffix(
+            ".__init__"
+        )
+        for package, folder in ROOMS.items()
+        for path in folder.rglob("*.py")
+    }
+
+
 def imports_by_module() -> dict[str, set[str]]:
     """Dotted name of every module of the package → dotted names of all that it imports."""
     found = {}
-    for package, folder in ROOMS.items():
-        for path in folder.rglob("*.py"):
-            parts = path.relative_to(folder).with_suffix("").parts
-            module = ".".join([package, *(part for part in parts if part != "__init__")])
-            names = set()
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Import):
-                    names |= {alias.name for alias in node.names}
-                elif isinstance(node, ast.ImportFrom):
-                    assert node.level == 0, f"{path}: a relative import"
-                    names |= {f"{node.module}.{alias.name}" for alias in node.names}
-                    names.add(node.module)
-            found[module] = names
+    for path, module in modules().items():
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: a relative import"
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+                names.add(node.module)
+        found[module] = names
     return found
 
 
@@ -110,6 +119,25 @@ def test_rooms_below_do_not_know_those_above():
         for module in rooms(lower):
             upward = {n for n in IMPORTS[module] for top in ABOVE_THE_RUN if n.startswith(top)}
             assert not upward, f"{module} imports {sorted(upward)}"
+
+
+class WithoutTypeChecking(ast.NodeTransformer):
+    def visit_If(self, node):
+        return None if getattr(node.test, "id", "") == "TYPE_CHECKING" else node
+
+
+def test_imports_run_in_no_circle_late_ones_neither():
+    graph = {}
+    for path, module in modules().items():
+        tree = WithoutTypeChecking().visit(ast.parse(path.read_text(encoding="utf-8")))
+        imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names = [
+            (node.module, f"{node.module}.{each.name}") for node in imported for each in node.names
+        ]
+        graph[module] = {whole if whole in IMPORTS else of for of, whole in names} - {module}
+    graph["knee_jax.cli"] = set()  # The dispatcher starts what stands on it.
+    assert "knee_jax.targets" in graph["knee_jax.metrics.endpoints"]
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_ingest_and_phantom_run_without_jax():

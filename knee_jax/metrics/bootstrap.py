@@ -7,6 +7,7 @@ its replicates. Counts come in chunks that keep memory bounded; the chunking doe
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 
 from knee_jax.errors import UserError
 
@@ -29,6 +30,14 @@ narrow (Field & Welsh 2007): `subject` is the default, `class` is for comparison
 """
 
 _CHUNK_ELEMENTS = 2**22
+
+
+def subjects_of(table: pd.DataFrame) -> np.ndarray:
+    """Return each row's cohort and subject, str [n]: cohorts may share numbers of subjects."""
+    subjects = table["subject"].astype(str)
+    if "cohort" in table.columns:
+        subjects = table["cohort"].astype(str) + "/" + subjects
+    return subjects.to_numpy(str)
 
 
 def describe(num_resamples: int = 1000, seed: int = 0, scheme: str = "subject") -> str:

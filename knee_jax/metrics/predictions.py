@@ -17,6 +17,7 @@ import pandas as pd
 from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.files import write_text
+from knee_jax.metrics.bootstrap import subjects_of
 from knee_jax.targets.kinds import Binary, Ordinal
 
 IDENTITY = ("subject", "side", "visit")
@@ -53,14 +54,6 @@ def targets_in(table: pd.DataFrame) -> list[str]:
     """Return the targets that a table speaks of, in the usual order."""
     columns = set(table.columns)
     return [name for name, t in targets.all_targets().items() if columns & set(t.columns())]
-
-
-def subjects_of(table: pd.DataFrame) -> np.ndarray:
-    """Return each row's cohort and subject, str [n]: cohorts may share numbers of subjects."""
-    subjects = table["subject"].astype(str)
-    if "cohort" in table.columns:
-        subjects = table["cohort"].astype(str) + "/" + subjects
-    return subjects.to_numpy(str)
 
 
 def first_visit(table: pd.DataFrame) -> pd.DataFrame:

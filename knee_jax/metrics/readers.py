@@ -20,7 +20,8 @@ from scipy import stats
 from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.metrics import agreement
-from knee_jax.metrics.predictions import IDENTITY, subjects_of, targets_in
+from knee_jax.metrics.bootstrap import subjects_of
+from knee_jax.metrics.predictions import IDENTITY, targets_in
 from knee_jax.metrics.scoring import Scorer
 from knee_jax.metrics.summary import Summary, estimate
 from knee_jax.targets.kinds import Binary, Classes

@@ -5,40 +5,23 @@ that a bootstrap of any metric here is a matrix product.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from knee_jax import targets
 from knee_jax.metrics import agreement, calibration, discrimination
-from knee_jax.metrics.predictions import subjects_of
-from knee_jax.targets.grades import OARSI_GRADES
-from knee_jax.targets.kinds import Classes, Continuous, Dichotomy, Ordinal
+from knee_jax.metrics.bootstrap import subjects_of
+
+if TYPE_CHECKING:
+    from knee_jax.targets.kinds import Classes, Continuous
 
 Array = np.ndarray
 
 Statistics = Callable[[Array], dict[str, Array]]
 
-AVERAGED_METRICS = ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse")
-"""The metrics of the average over the OARSI grades."""
-
 LIMITS = 1.96
 """Standard deviations from the bias to the limits of agreement (Bland & Altman 1986)."""
-
-
-class Samples(NamedTuple):
-    """The samples of a dichotomy: one for each knee and target that has a label.
-
-    Attributes:
-        rows: int [m], the row of the table that a sample belongs to.
-        scores: float64 [m], 0 to 1, the summed probability of the positive classes.
-        positives: bool [m], whether the true class is among them.
-    """
-
-    rows: Array
-    scores: Array
-    positives: Array
 
 
 class Scorer(NamedTuple):
@@ -57,34 +40,53 @@ class Scorer(NamedTuple):
     num_samples: int
 
 
-def classes(target: Classes, labelled: pd.DataFrame) -> Scorer:
+def classes(target: "Classes", labelled: pd.DataFrame, *more: Statistics) -> Scorer:
     """Score the predicted class of a target, and the worth of its probabilities.
 
     Args:
         target: The target.
         labelled: Rows of a predictions table, all of which have a class.
+        more: Further metrics of these rows.
     """
     truth = labelled[target.name].to_numpy(np.int64)
     prediction = labelled[f"{target.name}_pred"].to_numpy(np.int64)
     probabilities = labelled[target.output_columns()].to_numpy(np.float64)
-    squared_errors = (probabilities @ np.arange(target.num_outputs) - truth) ** 2
-    predicted = _predicted(truth, prediction, probabilities, target.agreement_metrics())
-    own = targets.dichotomies().get(target.name)
-    two_classes = dichotomy(own, labelled) if own else None
+    predicted = predicted_classes(truth, prediction, probabilities, target.agreement_metrics())
 
     def statistics(weights: Array) -> dict[str, Array]:
         weights = weights.astype(np.float64)  # once, and not for each metric
         values, probabilistic = predicted(weights)
-        if isinstance(target, Ordinal):
-            values["rmse_expected"] = np.sqrt(weights @ squared_errors / weights.sum(-1))
-        if two_classes:
-            values |= two_classes.statistics(weights)
+        for each in more:
+            values |= each(weights)
         return values | probabilistic
 
     return Scorer(subjects_of(labelled), truth, statistics, len(labelled))
 
 
-def values(target: Continuous, labelled: pd.DataFrame) -> Scorer:
+def expected_class(target: "Classes", labelled: pd.DataFrame) -> Statistics:
+    """Score the mean of the predicted distribution by its RMSE; rows as in `classes`."""
+    truth = labelled[target.name].to_numpy(np.int64)
+    probabilities = labelled[target.output_columns()].to_numpy(np.float64)
+    squared_errors = (probabilities @ np.arange(target.num_outputs) - truth) ** 2
+    return lambda weights: {"rmse_expected": np.sqrt(weights @ squared_errors / weights.sum(-1))}
+
+
+def ranks(scores: Array, positives: Array) -> Statistics:
+    """Score how positive samples rank above the others: the areas under ROC and PR curve.
+
+    Args:
+        scores: float64 [n], higher where a sample is rather positive.
+        positives: bool [n].
+    """
+
+    def statistics(weights: Array) -> dict[str, Array]:
+        areas = discrimination.areas(scores, positives, weights)
+        return dict(zip(("roc_auc", "average_precision"), areas, strict=True))
+
+    return statistics
+
+
+def values(target: "Continuous", labelled: pd.DataFrame) -> Scorer:
     """Score errors of a continuous target: RMSE, MAE, bias and limits of agreement, in its unit.
 
     Bias is the mean of prediction minus label; the limits of agreement are the bias plus and minus
@@ -119,87 +121,7 @@ def values(target: Continuous, labelled: pd.DataFrame) -> Scorer:
     return Scorer(subjects_of(labelled), np.searchsorted(cuts, truth), statistics, len(labelled))
 
 
-def oarsi_average(labelled: pd.DataFrame) -> Scorer:
-    """Score the mean over the six OARSI grades, all of them on the same resample."""
-    truth = labelled[list(OARSI_GRADES)].to_numpy(np.int64)
-    # A knee where a grade is missing falls into no cell of that grade's confusion matrix.
-    indicators = []
-    for target, read in zip(targets.get_all(OARSI_GRADES), truth.T, strict=True):
-        known = target.is_known(read)
-        knees = labelled[known]
-        cells = np.zeros((len(labelled), target.num_outputs**2))
-        cells[known] = agreement.pair_indicators(
-            knees[target.name].to_numpy(),
-            knees[f"{target.name}_pred"].to_numpy(),
-            target.num_outputs,
-        )
-        indicators.append(cells)
-
-    def statistics(weights: Array) -> dict[str, Array]:
-        weights = weights.astype(np.float64)  # once, and not for each grade
-        confusions = [agreement.confusion_matrices(weights, cells) for cells in indicators]
-        return {
-            name: np.mean([agreement.METRICS[name](confusion) for confusion in confusions], axis=0)
-            for name in AVERAGED_METRICS
-        }
-
-    return Scorer(subjects_of(labelled), truth.max(axis=1), statistics, len(labelled))
-
-
-def dichotomy_samples(table: pd.DataFrame, endpoint: Dichotomy) -> Samples:
-    """Pool the samples of a dichotomy over its targets.
-
-    Args:
-        table: A predictions table that has the dichotomy's targets.
-        endpoint: The dichotomy.
-
-    Returns:
-        One sample for each knee and target that has a label, target after target.
-    """
-    rows, scores, positives = [], [], []
-    for target in targets.get_all(endpoint.targets):
-        truth = table[target.name].to_numpy(np.int64)
-        known = np.flatnonzero(target.is_known(truth))
-        columns = target.output_columns()[endpoint.lowest :]
-        rows.append(known)
-        scores.append(table[columns].to_numpy(np.float64)[known].sum(1))
-        positives.append(truth[known] >= endpoint.lowest)
-    return Samples(np.concatenate(rows), np.concatenate(scores), np.concatenate(positives))
-
-
-def dichotomy(endpoint: Dichotomy, labelled: pd.DataFrame) -> Scorer:
-    """Score a dichotomy on rows of a predictions table where one of its targets has a label."""
-    rows, scores, positives = dichotomy_samples(labelled, endpoint)
-    # Missing, negative or positive, of each target; so that a knee's samples stay together.
-    states = np.stack(
-        [
-            np.where(target.is_known(truth), 1 + (truth >= endpoint.lowest), 0)
-            for target in targets.get_all(endpoint.targets)
-            for truth in [labelled[target.name].to_numpy(np.int64)]
-        ],
-        axis=1,
-    )
-    predicted = None
-    if endpoint.threshold is not None:
-        predictions = (scores >= endpoint.threshold).astype(np.int64)
-        both = np.stack([1 - scores, scores], axis=1)
-        predicted = _predicted(
-            positives.astype(np.int64), predictions, both, agreement.TWO_CLASS_METRICS
-        )
-
-    def statistics(weights: Array) -> dict[str, Array]:
-        areas = discrimination.areas(scores, positives, weights[:, rows])
-        values = dict(zip(("roc_auc", "average_precision"), areas, strict=True))
-        if predicted is None:
-            return values
-        agreeing, probabilistic = predicted(weights[:, rows].astype(np.float64))
-        return agreeing | values | probabilistic
-
-    strata = states @ 3 ** np.arange(len(endpoint.targets))
-    return Scorer(subjects_of(labelled), strata, statistics, len(rows))
-
-
-def _predicted(
+def predicted_classes(
     truth: Array,
     prediction: Array,
     probabilities: Array,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from knee_jax import targets
-from knee_jax.metrics import scoring
+from knee_jax.metrics import endpoints
 from knee_jax.metrics.scoring import Scorer
 from knee_jax.metrics.summary import Estimate, estimate
 from knee_jax.targets.kinds import MISSING, Dichotomy
@@ -95,7 +95,7 @@ def score(
             knees = read[group == name]
             if knees.empty:
                 continue
-            positive = int(scoring.dichotomy_samples(knees, endpoint).positives.sum())
+            positive = int(endpoints.dichotomy_samples(knees, endpoint).positives.sum())
             scores = None
             if 0 < positive < len(knees):
                 scorers = [(f"{endpoint.name}, {attribute} {name}", _scorer(knees, endpoint))]
@@ -117,7 +117,7 @@ def tidy(subgroups: Sequence[Subgroup]) -> pd.DataFrame:
 
 def _scorer(knees: pd.DataFrame, endpoint: Dichotomy) -> Scorer:
     """Return the dichotomy's scorer, with `METRICS` alone."""
-    full = scoring.dichotomy(endpoint, knees)
+    full = endpoints.dichotomy(endpoint, knees)
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         values = full.statistics(weights)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from knee_jax import targets
 from knee_jax.files import write_text
-from knee_jax.metrics import bootstrap, scoring
+from knee_jax.metrics import bootstrap, endpoints
 from knee_jax.metrics.predictions import check_predictions, targets_in
 from knee_jax.metrics.scoring import Scorer
 from knee_jax.targets.grades import OARSI, OARSI_GRADES
@@ -136,9 +136,9 @@ def _scorers(predictions: pd.DataFrame) -> Iterator[tuple[str, Scorer]]:
         if name in targets.all_targets():
             yield name, targets.get(name).scorer(labelled)
         elif name == OARSI:
-            yield name, scoring.oarsi_average(labelled)
+            yield name, endpoints.oarsi_average(labelled)
         else:
-            yield name, scoring.dichotomy(targets.dichotomies()[name], labelled)
+            yield name, endpoints.dichotomy(targets.dichotomies()[name], labelled)
 
 
 def _estimate(value: float, replicates: Array, num_rows: int) -> Estimate:

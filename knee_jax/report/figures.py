@@ -21,8 +21,9 @@ from matplotlib.ticker import MaxNLocator
 from knee_jax import targets
 from knee_jax.landmarks import FEMUR, TIBIA
 from knee_jax.metrics import agreement, discrimination
+from knee_jax.metrics.endpoints import dichotomy_samples
 from knee_jax.metrics.predictions import targets_in
-from knee_jax.metrics.scoring import LIMITS, dichotomy_samples
+from knee_jax.metrics.scoring import LIMITS
 from knee_jax.metrics.summary import Summary
 from knee_jax.report.examples import Example
 from knee_jax.report.tables import METRIC_TITLES, format_estimate

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.files import write_text
-from knee_jax.metrics.predictions import read_predictions, subjects_of, targets_in
+from knee_jax.metrics.bootstrap import subjects_of
+from knee_jax.metrics.predictions import read_predictions, targets_in
 from knee_jax.metrics.summary import Summary
 from knee_jax.report import figures, tables
 from knee_jax.report.examples import Example

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from knee_jax import targets
 from knee_jax.files import atomic_write, write_text
-from knee_jax.metrics.predictions import subjects_of
+from knee_jax.metrics.bootstrap import subjects_of
 from knee_jax.metrics.readers import (
     KAPPA,
     LABEL,

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from knee_jax import targets
-from knee_jax.metrics.scoring import AVERAGED_METRICS
+from knee_jax.metrics.endpoints import AVERAGED_METRICS
 from knee_jax.metrics.summary import Estimate, Summary
 from knee_jax.targets.grades import GRADES, NUM_CLASSES, OARSI
 from knee_jax.targets.kinds import Binary, Continuous, Nominal, Ordinal, Target

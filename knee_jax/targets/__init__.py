@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from knee_jax.errors import UserError
-from knee_jax.targets.kinds import Dichotomy, Target
+from knee_jax.targets.kinds import Binary, Dichotomy, Target
 
 
 @functools.cache
@@ -32,8 +32,6 @@ def all_targets() -> Mapping[str, Target]:
 @functools.cache
 def dichotomies() -> Mapping[str, Dichotomy]:
     """Return every two-class endpoint by its name; a binary target is one of its own."""
-    from knee_jax.targets.kinds import Binary
-
     declared = {each.name: each for each in _declared("DICHOTOMIES")}
     binary = {
         name: Dichotomy(name, target.title, (name,), 1)

@@ -306,6 +306,12 @@ class Ordinal(Classes):
 
         return agreement.METRICS
 
+    def scorer(self, labelled: "pd.DataFrame") -> "Scorer":
+        """Return what scores predicted grades, expected grades and probabilities."""
+        from knee_jax.metrics import scoring
+
+        return scoring.classes(self, labelled, scoring.expected_class(self, labelled))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Nominal(Classes):
@@ -345,6 +351,14 @@ class Binary(Classes):
         from knee_jax.metrics import agreement
 
         return agreement.TWO_CLASS_METRICS
+
+    def scorer(self, labelled: "pd.DataFrame") -> "Scorer":
+        """Return what scores predicted classes, the ranks of knees and probabilities."""
+        from knee_jax.metrics import scoring
+
+        classes, _ = self.true_class_probability(labelled)
+        positive = labelled[self.output_columns()[1]].to_numpy(np.float64)
+        return scoring.classes(self, labelled, scoring.ranks(positive, classes == 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

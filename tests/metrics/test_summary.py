@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.metrics import agreement, calibration
-from knee_jax.metrics.scoring import dichotomy_samples
+from knee_jax.metrics.endpoints import dichotomy_samples
 from knee_jax.metrics.summary import summarise, write_metrics
 from knee_jax.targets.grades import GRADES, MISSING
 from tests.factories import NUM_CLASSES, endpoint, random_values

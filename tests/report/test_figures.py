@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from knee_jax import targets
-from knee_jax.metrics.scoring import dichotomy_samples
+from knee_jax.metrics.endpoints import dichotomy_samples
 from knee_jax.metrics.summary import summarise
 from knee_jax.report import figures
 from knee_jax.report.examples import Example
