@@ -5,7 +5,6 @@ Images are [batch, height, width, channels]; parameters are float32 whatever the
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -102,73 +101,16 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
     return jnp.where(same_group, apart, 0).reshape(side, side, groups * inputs, outputs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """`convolve` with its gradient for the kernel as products of matrices.
+    """Convolve as `convolve` does, in the form that XLA runs fastest on the CPU.
 
-    XLA's own weight gradient takes 2 to 4 times longer on the CPU (benchmarks/train_step.py), and
-    a convolution without any padding 2 to 3 times longer than one that pads a single column,
-    which here is then cut off.
+    A convolution without any padding takes 2 to 3 times longer there than one that pads a single
+    column, which here is then cut off.
     """
     if pad or x.shape[-1] == 1:
         return convolve(x, kernel, stride, pad)
     width = (x.shape[2] - kernel.shape[1]) // stride + 1
     return convolve(x, kernel, stride, 0, more=1)[:, :, :width]
-
-
-def _forward(x, kernel, stride, pad):
-    return convolve_on_cpu(x, kernel, stride, pad), (x, kernel)
-
-
-def _backward(stride, pad, residuals, gradient):
-    x, kernel = residuals
-    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel, stride, pad), x)(gradient)
-    return dx, _kernel_gradient(x, gradient, kernel.shape[0], stride, pad).astype(kernel.dtype)
-
-
-convolve_on_cpu.defvjp(_forward, _backward)
-
-BAND_BYTES = 6e6
-"""Of the patches that are laid out at a time: they should stay in the cache."""
-
-
-def _kernel_gradient(
-    x: jax.Array, gradient: jax.Array, side: int, stride: int, pad: int
-) -> jax.Array:
-    """Sum (patches)^T (gradient), in bands of rows (rows, so that a sharded batch stays so)."""
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    batch, height, width, features = gradient.shape
-    patch = side * side * x.shape[-1]
-    bands = next(
-        n
-        for n in range(1, height + 1)
-        if height % n == 0 and (4 * batch * width * patch * height / n <= BAND_BYTES or n == height)
-    )
-    rows = height // bands
-
-    def add_band(total, band):
-        start = band * rows
-        window = lax.dynamic_slice_in_dim(x, start * stride, (rows - 1) * stride + side, axis=1)
-        shifted = [
-            window[
-                :,
-                i : i + (rows - 1) * stride + 1 : stride,
-                j : j + (width - 1) * stride + 1 : stride,
-            ]
-            for i in range(side)
-            for j in range(side)
-        ]
-        product = lax.dot_general(
-            jnp.concatenate(shifted, axis=-1),
-            lax.dynamic_slice_in_dim(gradient, start, rows, axis=1),
-            (((0, 1, 2), (0, 1, 2)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        return total + product, None
-
-    total = jnp.zeros((patch, features), jnp.float32)
-    total, _ = lax.scan(add_band, total, jnp.arange(bands))
-    return total.reshape(side, side, -1, features)
 
 
 class Conv(nn.Module):

@@ -29,12 +29,10 @@ def normal(seed, *shape):
         (5, 3, 13, 16, 2, 1),
     ],
 )
-@pytest.mark.parametrize("band_bytes", [6e6, 2e4, 0])
 def test_every_form_of_the_convolution_is_the_native_one(
-    monkeypatch, side, stride, height, width, inputs, padding, band_bytes
+    monkeypatch, side, stride, height, width, inputs, padding
 ):
     """Values and both gradients, on the CPU's path and on that of the other back ends."""
-    monkeypatch.setattr(layers, "BAND_BYTES", band_bytes)
     x = normal(0, 3, height, width, inputs)
     conv = layers.Conv(4, side, stride, padding=padding)
     variables = conv.init(jax.random.key(0), x)
