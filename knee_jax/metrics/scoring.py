@@ -1,4 +1,4 @@
-"""Score the rows of a predictions table, for any resample of them at once.
+"""Scoring of the rows of a predictions table, for many resamples at once.
 
 A scorer is a function of integer weights [r, n], how often each row counts in each resample, so
 that a bootstrap of any metric here is a matrix product.
@@ -21,19 +21,19 @@ Array = np.ndarray
 Statistics = Callable[[Array], dict[str, Array]]
 
 AVERAGED_METRICS = ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse")
-"""The metrics of the average over the OARSI grades."""
+"""Metrics of the average over the OARSI grades."""
 
 LIMITS = 1.96
 """Standard deviations from the bias to the limits of agreement (Bland & Altman 1986)."""
 
 
 class Samples(NamedTuple):
-    """The samples of a dichotomy: one for each knee and target that has a label.
+    """Samples of a dichotomy, one for each knee and target that has a label.
 
     Attributes:
-        rows: int [m], the row of the table that a sample belongs to.
-        scores: float64 [m], 0 to 1, the summed probability of the positive classes.
-        positives: bool [m], whether the true class is among them.
+        rows: Row of the table that each sample belongs to, int [m].
+        scores: Summed probability of the positive classes, float64 [m], 0 to 1.
+        positives: Whether the true class is among them, bool [m].
     """
 
     rows: Array
@@ -42,13 +42,13 @@ class Samples(NamedTuple):
 
 
 class Scorer(NamedTuple):
-    """What scores n rows of a table.
+    """Scorer of n rows of a table.
 
     Attributes:
-        subjects: [n], who each row belongs to.
-        strata: int [n], the strata of the resampling scheme `class`.
-        statistics: Weights [r, n] → {metric: [r]}.
-        num_samples: How many values are scored; n where each row is one.
+        subjects: Subject of each row, [n].
+        strata: Strata of the resampling scheme `class`, int [n].
+        statistics: Function from weights [r, n] to {metric: [r]}.
+        num_samples: Number of values that are scored; n if each row is one.
     """
 
     subjects: Array
@@ -58,10 +58,10 @@ class Scorer(NamedTuple):
 
 
 def classes(target: Classes, labelled: pd.DataFrame) -> Scorer:
-    """Score the predicted class of a target, and the worth of its probabilities.
+    """Score the predicted class of a target, and its probabilities.
 
     Args:
-        target: The target.
+        target: Target to score.
         labelled: Rows of a predictions table, all of which have a class.
     """
     truth = labelled[target.name].to_numpy(np.int64)
@@ -91,7 +91,7 @@ def values(target: Continuous, labelled: pd.DataFrame) -> Scorer:
     1.96 standard deviations of the differences (Bland & Altman 1986).
 
     Args:
-        target: The target.
+        target: Target to score.
         labelled: Rows of a predictions table, all of which have a label.
     """
     truth = labelled[target.name].to_numpy(np.float64)
@@ -103,7 +103,7 @@ def values(target: Continuous, labelled: pd.DataFrame) -> Scorer:
         mean_square = weights @ np.square(errors) / total
         bias = weights @ errors / total
         with np.errstate(invalid="ignore", divide="ignore"):
-            # The sample's variance; of a single knee there is none.
+            # The sample's variance; a single knee has none.
             variance = np.maximum(mean_square - np.square(bias), 0.0) * total / (total - 1)
         spread = LIMITS * np.sqrt(np.where(total > 1, variance, np.nan))
         return {
@@ -122,7 +122,7 @@ def values(target: Continuous, labelled: pd.DataFrame) -> Scorer:
 def oarsi_average(labelled: pd.DataFrame) -> Scorer:
     """Score the mean over the six OARSI grades, all of them on the same resample."""
     truth = labelled[list(OARSI_GRADES)].to_numpy(np.int64)
-    # A knee where a grade is missing falls into no cell of that grade's confusion matrix.
+    # A knee with a missing grade falls into no cell of that grade's confusion matrix.
     indicators = []
     for target, read in zip(targets.get_all(OARSI_GRADES), truth.T, strict=True):
         known = target.is_known(read)
@@ -150,8 +150,8 @@ def dichotomy_samples(table: pd.DataFrame, endpoint: Dichotomy) -> Samples:
     """Pool the samples of a dichotomy over its targets.
 
     Args:
-        table: A predictions table that has the dichotomy's targets.
-        endpoint: The dichotomy.
+        table: Predictions table that has the dichotomy's targets.
+        endpoint: Dichotomy to pool samples of.
 
     Returns:
         One sample for each knee and target that has a label, target after target.
@@ -170,7 +170,7 @@ def dichotomy_samples(table: pd.DataFrame, endpoint: Dichotomy) -> Samples:
 def dichotomy(endpoint: Dichotomy, labelled: pd.DataFrame) -> Scorer:
     """Score a dichotomy on rows of a predictions table where one of its targets has a label."""
     rows, scores, positives = dichotomy_samples(labelled, endpoint)
-    # Missing, negative or positive, of each target; so that a knee's samples stay together.
+    # Missing, negative or positive, for each target, so that a knee's samples stay together.
     states = np.stack(
         [
             np.where(target.is_known(truth), 1 + (truth >= endpoint.lowest), 0)
@@ -205,7 +205,7 @@ def _predicted(
     probabilities: Array,
     metrics: Mapping[str, Callable[[Array], Array]],
 ) -> Callable[[Array], tuple[dict[str, Array], dict[str, Array]]]:
-    """Return weights [r, m] of samples → agreement, and the worth of the probabilities."""
+    """Return a function from weights [r, m] of samples to agreement and probabilistic metrics."""
     indicators = agreement.pair_indicators(truth, prediction, probabilities.shape[1])
     confidence = probabilities[np.arange(len(truth)), prediction]
 
