@@ -1,6 +1,6 @@
-"""What is predicted. A file here that defines `TARGETS` adds targets; `DICHOTOMIES` adds endpoints.
+"""Targets of prediction. A file that defines `TARGETS` adds targets, `DICHOTOMIES` endpoints.
 
-Nothing else has to know of a new target: networks size their heads, batches carry its labels, and
+Nothing else needs to know of a new target: networks size their heads, batches carry its labels, and
 tables, metrics and reports follow the object.
 """
 
@@ -25,13 +25,13 @@ def _declared(kind: str) -> tuple[Any, ...]:
 
 @functools.cache
 def all_targets() -> Mapping[str, Target]:
-    """Return every target by its name, in the order in which tables show them."""
+    """Return every target by its name, in the order of tables."""
     return types.MappingProxyType({target.name: target for target in _declared("TARGETS")})
 
 
 @functools.cache
 def dichotomies() -> Mapping[str, Dichotomy]:
-    """Return every two-class endpoint by its name; a binary target is one of its own."""
+    """Return every two-class endpoint by its name; each binary target is also one."""
     from knee_jax.targets.kinds import Binary
 
     declared = {each.name: each for each in _declared("DICHOTOMIES")}
@@ -44,7 +44,7 @@ def dichotomies() -> Mapping[str, Dichotomy]:
 
 
 def get(name: str) -> Target:
-    """Return the target of a name.
+    """Return the target of that name.
 
     Raises:
         UserError: There is no such target.
@@ -66,5 +66,5 @@ Kind = TypeVar("Kind")
 
 
 def of_kind(names: Iterable[str], kind: type[Kind]) -> tuple[Kind, ...]:
-    """Return those targets of some names that are of a kind, such as `kinds.Classes`."""
+    """Return those of the named targets that are of a kind, such as `kinds.Classes`."""
     return tuple(cast(Kind, target) for target in get_all(names) if isinstance(target, kind))
