@@ -1,4 +1,4 @@
-"""The functions that run on the devices: initial state, training steps, predictions."""
+"""Functions that run on the devices: initial state, training steps, predictions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,17 +17,18 @@ from knee_jax.training.state import TrainState
 Scalars = dict[str, jax.Array]
 Step = Callable[[TrainState, StepConstants, Batch], tuple[TrainState, Scalars]]
 Steps = Any
-"""Compiled: (state, constants, batches, how many of them) → the state after those steps, and
-scalars of each, [steps]."""
+"""Compiled function from (state, constants, batches, number of batches) to the state after those
+steps and the scalars of each, [steps].
+"""
 
 
 class Compiled(NamedTuple):
-    """The compiled functions of a run.
+    """Compiled functions of a run.
 
     Attributes:
-        initial_state: Constants → the state before the first step.
-        train_steps: See `Steps`.
-        predictor: See `evaluation.predict.Predictor`.
+        initial_state: Function from constants to the state before the first step.
+        train_steps: Training steps; see `Steps`.
+        predictor: Prediction; see `evaluation.predict.Predictor`.
     """
 
     initial_state: Callable[[StepConstants], TrainState]
@@ -95,9 +96,9 @@ def make_train_step(run: Run) -> Step:
 
 
 def make_train_steps(run: Run, runs: int = 1) -> Steps:
-    """Compile the training: up to `config.steps_per_call` steps in a call.
+    """Compile the training steps, up to `config.steps_per_call` in a call.
 
-    A small network's step takes less time on an accelerator than the host takes to begin it.
+    A step of a small network takes less time on an accelerator than the host takes to launch it.
     """
     train_step = make_train_step(run)
 
@@ -126,7 +127,7 @@ def make_train_steps(run: Run, runs: int = 1) -> Steps:
 
 
 def bytes_of_one(run: Run) -> int:
-    """Return the memory that training a run takes on a device, by the compiler's account."""
+    """Return the device memory that training a run takes, bytes, by the compiler's estimate."""
     state = jax.eval_shape(run.random_state)
     number = run.config.steps_per_call
     rows = jnp.stack([jnp.asarray(run.sampler(0))] * number)
