@@ -38,7 +38,7 @@ def median_seconds(run, rounds: int) -> float:
 
 
 def loss_seconds(mixture: grade_coherence.Mixture | None, grades, rounds: int) -> float:
-    """Return the time of the loss of 48 knees, and of its gradient by their logits."""
+    """Return the time of the loss of 48 knees, and of its gradient with respect to their logits."""
     rng = np.random.default_rng(0)
     weights = {g: uniform_weights(range(c)) for g, c in NUM_CLASSES.items()}
     task = Grading(weights, mixture, coherence_weight=float(mixture is not None))

@@ -24,11 +24,11 @@ from tests.metrics.test_grade_coherence import impossible, plant
 
 RESULTS = Path(__file__).parent / "results" / "planted_incoherence.csv"
 SEEDS = range(6, 12)
-"""None of them was looked at while the listing's settings were chosen."""
+"""Seeds, none of which was looked at while the settings of the listing were chosen."""
 
 
 def misread_kl(grades: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Plant KL 0 where a grade of 2 or more was read, else KL 4 without any narrowing."""
+    """Plant KL 0 where a grade of 2 or more was read, otherwise KL 4 without any narrowing."""
     return plant(grades, seed)
 
 

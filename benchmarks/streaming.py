@@ -36,7 +36,7 @@ NETS = {
     "transformer": {"name": "slice_sequence"},
 }
 WARM = 2
-"""Steps that are not counted."""
+"""Number of steps that are not counted."""
 
 
 def make_step(net: str, dtype: str, size: tuple[int, int, int]):
@@ -85,7 +85,7 @@ def make_step(net: str, dtype: str, size: tuple[int, int, int]):
 
 
 def knees_per_second(batch_size: int, steps: int, one) -> float:
-    """Return the rate at which `one()` is done with a batch, after `WARM` times."""
+    """Return the rate at which `one()` completes batches, after `WARM` calls."""
     for _ in range(WARM):
         one()
     start = time.perf_counter()
@@ -107,7 +107,7 @@ def main() -> None:
 
     busy = round(os.getloadavg()[0], 1)
     knees = prepared.open_set(args.set, ("progression",))
-    # As 176 x 176 x 80 voxels are to 160 x 160 x 64.
+    # Same ratio as 176 x 176 x 80 voxels to 160 x 160 x 64.
     rows, columns, slices = knees.image_shape
     size = tuple(args.size or (rows * 10 // 11, columns * 10 // 11, slices * 4 // 5))
     everyone = np.arange(len(knees.index))

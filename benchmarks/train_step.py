@@ -45,12 +45,13 @@ MATRIX_RATES = {
     "A100": {"bfloat16": 312e12, "float32": 156e12},
     "L4": {"bfloat16": 121e12, "float32": 60e12},
 }
-"""Operations a second of a card's matrix units without sparsity, by its data sheet (float32: TF32,
-which both sides use for convolutions by default)."""
+"""Operations per second of a card's matrix units without sparsity, by its data sheet (float32:
+TF32, which both sides use for convolutions by default).
+"""
 
 
 def ours(net: str, dtype: str, image, keypoints, labels):
-    """Return a function that trains one step and waits for it, and the step's operations."""
+    """Return a function that trains one step and waits for it, and the operations of the step."""
     if net in TIMM:
         model = models.create("senet", arch=net, dtype=dtype)
     elif net == "siamese_gap":
@@ -151,7 +152,7 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
 
 
 def hardware() -> str:
-    """Return the accelerator's name, or the processor's and its number of cores."""
+    """Return the name of the accelerator, or of the processor with its number of cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
