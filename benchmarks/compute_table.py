@@ -4,11 +4,12 @@
     python benchmarks/compute_table.py --time          # and milliseconds, of small networks
     python benchmarks/compute_table.py --time --full   # and milliseconds, of the paper's: a GPU
 
-Beside the printed numbers of Panfilov et al. 2022, Table 1. Parameters and multiply-accumulates
-(half the operations that XLA counts in the program that it is given) are those of the full
-networks, which are traced with abstract values: no weights are made. The paper counts with `thop`,
-which counts products with the zeros around an image too, and none of the attention's own. Its times
-are those of an RTX 2080 Ti; ours the median over repeated runs of one knee that is on the device.
+The results are compared with the printed numbers of Panfilov et al. 2022, Table 1. Parameters and
+multiply-accumulates (half the operations that XLA counts in its input program) are those of the
+full networks, which are traced with abstract values: no weights are made. The paper counts with
+`thop`, which also counts products with the zeros around an image, and none of the attention's own.
+Its times are those of an RTX 2080 Ti; ours are the median over repeated runs of one knee that is on
+the device.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How many planted mistakes the listing of least coherent labels finds, in phantom cohorts.
+"""Share of planted mistakes that the listing of least coherent labels finds in phantom cohorts.
 
     python benchmarks/planted_incoherence.py
 
-Two per cent of a cohort's knees get impossible grades, of three kinds; then the listing is made of
-the contaminated cohort itself. One row per cohort goes to
-`benchmarks/results/planted_incoherence.csv`: the share of the planted knees among the first two
-per cent of the listing. No image is made.
+Two per cent of a cohort's knees get impossible grades, of three kinds; then the listing is made
+from the contaminated cohort itself. One row per cohort goes to
+`benchmarks/results/planted_incoherence.csv`: the share of the planted knees among the first two per
+cent of the listing. No image is made.
 """
 
 import sys

@@ -4,13 +4,14 @@
     # on a GPU
     python benchmarks/streaming.py --set=data/phantom_mri/full/1.0.0 --net=transformer --batch=32
 
-The step is a whole one: inputs (crop, rotation, gamma), a network, the cross-entropy on progression
-and Adam. Without a loader it trains on one batch that lies on the device; with one on the batches
-of a shuffled sampler, read ahead from the prepared set (`batches.Streamed`); and the loader is
-timed alone. The first batches are not counted, since they compile; take several times as many
-steps as are read ahead (8). `small` is a network that is quick on a CPU, so that the loader has to
-be; `transformer` is that of the paper. Whether the set's files lie in the operating system's memory
-is left to chance, as in training. A row is appended to `benchmarks/results/streaming.csv`.
+The step is a complete one: inputs (crop, rotation, gamma), a network, the cross-entropy on
+progression and Adam. Without a loader it trains on one batch that lies on the device; with one, on
+the batches of a shuffled sampler, read ahead from the prepared set (`batches.Streamed`); and the
+loader is timed alone. The first batches are not counted, since they compile; take several times as
+many steps as are read ahead (8). `small` is a network that is fast on a CPU, so that the loader has
+to be; `transformer` is that of the paper. Whether the set's files are in the operating system's
+page cache is left to chance, as in training. A row is appended to
+`benchmarks/results/streaming.csv`.
 """
 
 import argparse

@@ -44,7 +44,7 @@ class PreparedSet:
 
     @functools.cached_property
     def pixels(self) -> str:
-        """Return the name of the array of pixels: 'image' or 'volume'."""
+        """Name of the array of pixels: 'image' or 'volume'."""
         return next(name for name in PIXELS if name in self._builder.info.features)
 
     @functools.cached_property

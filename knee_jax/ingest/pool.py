@@ -36,7 +36,7 @@ class Failure:
     """Result of a job that did not finish.
 
     Attributes:
-        reason: timed_out, crashed_reader or out_of_memory.
+        reason: Reason, one of timed_out, crashed_reader and out_of_memory.
         detail: Description of that reason.
     """
 

@@ -79,7 +79,7 @@ def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     Args:
         path: Path of a SAS file, or of text separated by tabs, by '|' or, if its header has
             neither, by commas.
-        columns: upper-case names of the required columns.
+        columns: Names of the required columns, in upper case.
 
     Raises:
         UserError: The file cannot be read as a table, has no rows, or lacks a column.

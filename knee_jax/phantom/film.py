@@ -202,7 +202,7 @@ def _develop(
     processing: Processing,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Process the log of light like a vendor; return the picture and its noise's deviation.
+    """Process the log of light like a vendor; return the picture and its noise's SD.
 
     Edges are enhanced and a display curve is applied around the bones. The noise is that of a
     Poisson count of quanta, after the logarithm and the curve.
