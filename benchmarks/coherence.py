@@ -3,7 +3,7 @@
     python benchmarks/coherence.py --batch=8 --rounds=3   # the step; the loss always at 48
 
 The loss is timed forward and backward, from the logits of 48 knees to their gradient, and so is the
-classification loss alone; the difference is what coherence adds. The step is keypoint pooling on
+classification loss alone; the difference is the cost of coherence. The step is keypoint pooling on
 ResNet-50 at 320 px (`train_step.py`), with a batch that fits the machine, scaled in proportion to
 48 knees. A row is appended to `benchmarks/results/coherence.csv`.
 """
@@ -38,7 +38,7 @@ def median_seconds(run, rounds: int) -> float:
 
 
 def loss_seconds(mixture: grade_coherence.Mixture | None, grades, rounds: int) -> float:
-    """Return the time of the loss of 48 knees, and of its gradient by their logits."""
+    """Return the time of the loss of 48 knees, and of its gradient with respect to their logits."""
     rng = np.random.default_rng(0)
     weights = {g: uniform_weights(range(c)) for g, c in NUM_CLASSES.items()}
     task = Grading(weights, mixture, coherence_weight=float(mixture is not None))

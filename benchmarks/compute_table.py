@@ -4,11 +4,12 @@
     python benchmarks/compute_table.py --time          # and milliseconds, of small networks
     python benchmarks/compute_table.py --time --full   # and milliseconds, of the paper's: a GPU
 
-Beside the printed numbers of Panfilov et al. 2022, Table 1. Parameters and multiply-accumulates
-(half the operations that XLA counts in the program that it is given) are those of the full
-networks, which are traced with abstract values: no weights are made. The paper counts with `thop`,
-which counts products with the zeros around an image too, and none of the attention's own. Its times
-are those of an RTX 2080 Ti; ours the median over repeated runs of one knee that is on the device.
+The results are compared with the printed numbers of Panfilov et al. 2022, Table 1. Parameters and
+multiply-accumulates (half the operations that XLA counts in its input program) are those of the
+full networks, which are traced with abstract values: no weights are made. The paper counts with
+`thop`, which also counts products with the zeros around an image, and none of the attention's own.
+Its times are those of an RTX 2080 Ti; ours are the median over repeated runs of one knee that is on
+the device.
 """
 
 import argparse
@@ -51,12 +52,13 @@ ROWS = {
     "3D ResNeXt-50": ("volumetric", SAGITTAL, {"arch": "resnext3d_50"}, SMALL_3D, (21, 26, 23.6)),
     "3D ShuffleNet": ("volumetric", SAGITTAL, {"arch": "shufflenet3d"}, SMALL_3D, (4, 1, 45.0)),
 }
-"""Row → network, shape of a knee, attributes, those of the small network as well, and the paper's
-10^9 multiply-accumulates, 10^6 parameters and milliseconds."""
+"""Network, shape of a knee, attributes, additional attributes of the small network, and the paper's
+10^9 multiply-accumulates, 10^6 parameters and milliseconds, by row.
+"""
 
 
 def cost(model, shape) -> tuple[int, float]:
-    """Return parameters, and multiply-accumulates of one knee forwards; nothing is allocated."""
+    """Return parameters, and multiply-accumulates of one forward pass; nothing is allocated."""
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     # On the CPU grouped convolutions are computed as dense ones, mostly with zeros.
@@ -67,11 +69,11 @@ def cost(model, shape) -> tuple[int, float]:
 
 
 def milliseconds(model, shape, rounds: int) -> float:
-    """Return the median time of one knee forwards, in evaluation, with random weights."""
+    """Return the median time of one forward pass, in evaluation, with random weights."""
     rng = np.random.default_rng(0)
     image = jax.device_put(rng.normal(size=(1, *shape)).astype(np.float32))
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    # Compiling `init` would take longer than all the rest.
+    # Compiling `init` would take longer than everything else.
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-2, leaf.dtype), shapes)
     apply = jax.jit(model.apply)
     seconds = []

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measure(root: Path, job: FilmJob) -> dict:
-    """Run a job; return its film's syntax and the seconds it took."""
+    """Run a job; return the syntax of its film and the seconds that it took."""
     start = time.perf_counter()
     knees = job()
     seconds = time.perf_counter() - start
@@ -78,7 +78,7 @@ def measure(root: Path, job: FilmJob) -> dict:
 
 
 def measure_pool(jobs: list[FilmJob], workers: int) -> dict:
-    """Return the films a second through worker processes, from the first result on."""
+    """Return the films per second through worker processes, from the first result on."""
     results = pool.run_in_order([functools.partial(in_worker, job) for job in jobs], workers, 120)
     memory = [next(results)]
     start = time.perf_counter()
@@ -94,7 +94,7 @@ def measure_pool(jobs: list[FilmJob], workers: int) -> dict:
 
 
 def in_worker(job: FilmJob) -> int:
-    """Run a job; return the most memory that its process has held, MiB."""
+    """Run a job; return the peak memory of its process, MiB."""
     knees = job()
     assert not any(isinstance(knee, Exclusion) for knee in knees), knees
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -1,11 +1,11 @@
-"""How many planted mistakes the listing of least coherent labels finds, in phantom cohorts.
+"""Share of planted mistakes that the listing of least coherent labels finds in phantom cohorts.
 
     python benchmarks/planted_incoherence.py
 
-Two per cent of a cohort's knees get impossible grades, of three kinds; then the listing is made of
-the contaminated cohort itself. One row per cohort goes to
-`benchmarks/results/planted_incoherence.csv`: the share of the planted knees among the first two
-per cent of the listing. No image is made.
+Two per cent of a cohort's knees get impossible grades, of three kinds; then the listing is made
+from the contaminated cohort itself. One row per cohort goes to
+`benchmarks/results/planted_incoherence.csv`: the share of the planted knees among the first two per
+cent of the listing. No image is made.
 """
 
 import sys
@@ -24,11 +24,11 @@ from tests.metrics.test_grade_coherence import impossible, plant
 
 RESULTS = Path(__file__).parent / "results" / "planted_incoherence.csv"
 SEEDS = range(6, 12)
-"""None of them was looked at while the listing's settings were chosen."""
+"""Seeds, none of which was looked at while the settings of the listing were chosen."""
 
 
 def misread_kl(grades: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Plant KL 0 where a grade of 2 or more was read, else KL 4 without any narrowing."""
+    """Plant KL 0 where a grade of 2 or more was read, otherwise KL 4 without any narrowing."""
     return plant(grades, seed)
 
 

@@ -4,13 +4,14 @@
     # on a GPU
     python benchmarks/streaming.py --set=data/phantom_mri/full/1.0.0 --net=transformer --batch=32
 
-The step is a whole one: inputs (crop, rotation, gamma), a network, the cross-entropy on progression
-and Adam. Without a loader it trains on one batch that lies on the device; with one on the batches
-of a shuffled sampler, read ahead from the prepared set (`batches.Streamed`); and the loader is
-timed alone. The first batches are not counted, since they compile; take several times as many
-steps as are read ahead (8). `small` is a network that is quick on a CPU, so that the loader has to
-be; `transformer` is that of the paper. Whether the set's files lie in the operating system's memory
-is left to chance, as in training. A row is appended to `benchmarks/results/streaming.csv`.
+The step is a complete one: inputs (crop, rotation, gamma), a network, the cross-entropy on
+progression and Adam. Without a loader it trains on one batch that lies on the device; with one, on
+the batches of a shuffled sampler, read ahead from the prepared set (`batches.Streamed`); and the
+loader is timed alone. The first batches are not counted, since they compile; take several times as
+many steps as are read ahead (8). `small` is a network that is fast on a CPU, so that the loader has
+to be; `transformer` is that of the paper. Whether the set's files are in the operating system's
+page cache is left to chance, as in training. A row is appended to
+`benchmarks/results/streaming.csv`.
 """
 
 import argparse
@@ -36,7 +37,7 @@ NETS = {
     "transformer": {"name": "slice_sequence"},
 }
 WARM = 2
-"""Steps that are not counted."""
+"""Number of steps that are not counted."""
 
 
 def make_step(net: str, dtype: str, size: tuple[int, int, int]):
@@ -85,7 +86,7 @@ def make_step(net: str, dtype: str, size: tuple[int, int, int]):
 
 
 def knees_per_second(batch_size: int, steps: int, one) -> float:
-    """Return the rate at which `one()` is done with a batch, after `WARM` times."""
+    """Return the rate at which `one()` completes batches, after `WARM` calls."""
     for _ in range(WARM):
         one()
     start = time.perf_counter()
@@ -107,7 +108,7 @@ def main() -> None:
 
     busy = round(os.getloadavg()[0], 1)
     knees = prepared.open_set(args.set, ("progression",))
-    # As 176 x 176 x 80 voxels are to 160 x 160 x 64.
+    # Same ratio as 176 x 176 x 80 voxels to 160 x 160 x 64.
     rows, columns, slices = knees.image_shape
     size = tuple(args.size or (rows * 10 // 11, columns * 10 // 11, slices * 4 // 5))
     everyone = np.arange(len(knees.index))

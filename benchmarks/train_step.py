@@ -5,17 +5,16 @@
     python benchmarks/train_step.py --net=se_resnext50_32x4d --size=300 --batch=8 --compile
     python benchmarks/train_step.py --net=siamese_gap --size=299 --batch=32 --rounds=3
 
-Both train on the same random batch with Adam, turn by turn in one process, so that what else the
-machine does falls on both. `kpn_*` stops after the third stage and reads it at 30 landmarks; the
-reference of `se_*` is timm's; `siamese_gap` predicts one target. `--compile` gives
-the reference to `torch.compile`, where that works; the row says whether it did, and how busy the
-machine was before, in processes that wanted to run. On a busy machine the processors' time,
-`..._cpu_s`, is the fairer measure, on one core (`taskset -c 0`) since PyTorch's threads wait for
-each other by spinning. On an NVIDIA GPU there are both sides' peak memory, and the fraction that
-the step's operations, as XLA counts them, are of what the card's matrix units could have done in
-that time. A row is appended to `benchmarks/results/train_step.csv`. On glibc,
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 spares both sides most of the page faults; the row says
-whether it was set.
+Both train on the same random batch with Adam, in turns within one process, so that other load on
+the machine affects both. `kpn_*` stops after the third stage and reads it at 30 landmarks; the
+reference of `se_*` is timm's; `siamese_gap` predicts one target. `--compile` passes the reference
+to `torch.compile`, where that works; the row says whether it did, and how busy the machine was
+before, in number of runnable processes. On a busy machine the processors' time, `..._cpu_s`, is the
+fairer measure, on one core (`taskset -c 0`), since PyTorch's threads spin while waiting for each
+other. On an NVIDIA GPU the row also has the peak memory of both sides, and the ratio of the step's
+operations, as XLA counts them, to what the card's matrix units could have done in that time. A row
+is appended to `benchmarks/results/train_step.csv`. On glibc, GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+spares both sides most of the page faults; the row says whether it was set.
 """
 
 import argparse
@@ -45,12 +44,13 @@ MATRIX_RATES = {
     "A100": {"bfloat16": 312e12, "float32": 156e12},
     "L4": {"bfloat16": 121e12, "float32": 60e12},
 }
-"""Operations a second of a card's matrix units without sparsity, by its data sheet (float32: TF32,
-which both sides use for convolutions by default)."""
+"""Operations per second of a card's matrix units without sparsity, by its data sheet (float32:
+TF32, which both sides use for convolutions by default).
+"""
 
 
 def ours(net: str, dtype: str, image, keypoints, labels):
-    """Return a function that trains one step and waits for it, and the step's operations."""
+    """Return a function that trains one step and waits for it, and the operations of the step."""
     if net in TIMM:
         model = models.create("senet", arch=net, dtype=dtype)
     elif net == "siamese_gap":
@@ -151,7 +151,7 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
 
 
 def hardware() -> str:
-    """Return the accelerator's name, or the processor's and its number of cores."""
+    """Return the name of the accelerator, or of the processor with its number of cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind

@@ -1,6 +1,6 @@
 """TFDS builders of the prepared sets: a module that defines a class `Builder` is a data set.
 
-The module's name is the data set's.
+The name of the module is that of the data set.
 """
 
 import importlib
@@ -23,12 +23,12 @@ def builder(name: str, data_dir: str | pathlib.Path) -> "KneeBuilder":
     """Find the builder of a data set.
 
     Args:
-        name: name of the data set, with a config of it after a slash where it has any
-            ('kneekl224', 'phantom_xray/demo').
-        data_dir: folder of all prepared sets.
+        name: Name of the data set, followed by a slash and its config if it has any ('kneekl224',
+            'phantom_xray/demo').
+        data_dir: Folder of all prepared sets.
 
     Raises:
-        UserError: there is no such data set, or no such config of it.
+        UserError: There is no such data set, or no such config of it.
     """
     builders = _builders()
     module, _, config = name.partition("/")

@@ -1,4 +1,4 @@
-"""The base of all builders: the plan, the shards of records, and the ingest report.
+"""Base of all builders: the plan, the shards of records, and the ingest report.
 
 Records are written shard by shard (`shards`) and not by TFDS: they keep the order of the plan, a
 preparation that was stopped resumes, and nothing passes through TFDS's shuffler, which needs
@@ -39,24 +39,24 @@ from knee_jax.ingest.report import Example, Exclusion, IngestReport
 from knee_jax.targets.grades import GRADES
 
 tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
-"""Make a feature of an array, which is stored as its bytes."""
+"""Constructor of the feature of an array, which is stored as its bytes."""
 
 RESERVED_SPLITS = ("all",)
 """Names to which TFDS gives another meaning: `all` stands for all splits together."""
 
 UNFINISHED = ".partial"
-"""Suffix of the folder of a set that is not finished."""
+"""Suffix of the folder of an unfinished set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class IngestPlan:
-    """The files to read, and what is known before any of them is read.
+    """Files to read, and what is known before any of them is read.
 
     Attributes:
-        jobs: jobs by split, in record order.
-        exclusions: knees that are known to be unusable.
-        notes: counts of other things than knees for the ingest report, such as duplicate rows.
-        subjects: table with the columns `knee_jax.ingest.enrolment.COLUMNS`; None: unknown.
+        jobs: Jobs by split, in record order.
+        exclusions: Knees that are known to be unusable.
+        notes: Counts of things other than knees for the ingest report, such as duplicate rows.
+        subjects: Table with the columns `knee_jax.ingest.enrolment.COLUMNS`; None: unknown.
     """
 
     jobs: Mapping[str, Sequence[Job]]
@@ -86,19 +86,19 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     """Base of the builders; a subclass defines its own features and makes the plan.
 
     Attributes:
-        unit: unit of the progress bar: what a job reads.
-        label_columns: dtypes of further labels beside the grades, by name; each is a scalar feature
-            of the records and a column of the index after the grades.
-        jobs_per_shard: number of jobs whose records form one shard. After a stop, unfinished shards
+        unit: Unit of the progress bar: what a job reads.
+        label_columns: Dtypes of further labels in addition to the grades, by name; each is a scalar
+            feature of the records and a column of the index after the grades.
+        jobs_per_shard: Number of jobs whose records form one shard. After a stop, unfinished shards
             are read again.
-        workers: number of processes; the prepared set does not depend on it.
-        file_timeout: seconds that a job, or reading a header, may take.
-        beam_runner: name of the Apache Beam runner that writes the shards; None: `workers` do.
-        beam_options: flags of that runner.
-        manual_dir: the user's folder of raw files, for builders that read one.
-        inventories: folder of the cache of raw files' headers (`knee_jax.ingest.headers`); None:
+        workers: Number of processes; the prepared set does not depend on it.
+        file_timeout: Time limit of a job, or of reading a header, seconds.
+        beam_runner: Name of the Apache Beam runner that writes the shards; None: `workers` do it.
+        beam_options: Flags of the Apache Beam runner.
+        manual_dir: User's folder of raw files, for builders that read one.
+        inventories: Folder of the cache of raw files' headers (`knee_jax.ingest.headers`); None:
             headers are not cached.
-        has_read_manual_dir: whether the builder has used `manual_dir`.
+        has_read_manual_dir: Whether the builder has used `manual_dir`.
     """
 
     unit: str = "film"
@@ -117,25 +117,25 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
 
     @abc.abstractmethod
     def own_features(self) -> dict[str, Any]:
-        """Return the features of the records beside grades, labels and identity, pixels first."""
+        """Return the features of the records besides grades, labels and identity, pixels first."""
 
     @abc.abstractmethod
     def plan(self, work_dir: pathlib.Path) -> IngestPlan:
         """Plan which files are read.
 
         Args:
-            work_dir: folder for raw files that the plan itself writes, removed afterwards; it
+            work_dir: Folder for raw files that the plan itself writes, removed afterwards; it
                 exists only if an earlier run has written them (`write_once`).
 
         Raises:
-            UserError: the raw study cannot be used at all.
+            UserError: The raw study cannot be used at all.
         """
 
     def manual_folder(self) -> pathlib.Path:
         """Return the user's folder of raw files.
 
         Raises:
-            UserError: no folder was given, or it does not exist.
+            UserError: No folder was given, or it does not exist.
         """
         if self.manual_dir is None:
             raise UserError(
@@ -249,7 +249,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             path = template.sharded_filepath(shard_index=index, num_shards=len(shards))
             num_bytes += shard.records.stat().st_size
             try:
-                # Not moved, so that nothing is lost should the disk be full at the very end.
+                # Not moved, so that nothing is lost if the disk is full at the very end.
                 os.link(shard.records, path)
             except OSError:
                 os.replace(shard.records, path)

@@ -20,7 +20,7 @@ class Builder(RadiographBuilder):
     """Published crops with their KL grade, without landmarks or pixel spacing.
 
     The config `progression` adds the labels of Panfilov et al. 2022, from the table
-    `progression_labels.csv` in `manual_dir` or beside it, where that names the knee.
+    `progression_labels.csv` in `manual_dir` or beside it, if that names the knee.
     """
 
     name = "kneekl224"
@@ -41,7 +41,7 @@ class Builder(RadiographBuilder):
 
     @property
     def label_columns(self) -> Mapping[str, Any]:
-        """Progression, where the config asks for it."""
+        """Progression, if the config requests it."""
         return {} if self.builder_config is None else {progression.COLUMN: np.int8}
 
     def plan(self, work_dir: pathlib.Path) -> IngestPlan:

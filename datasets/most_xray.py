@@ -1,7 +1,7 @@
 """MOST's bilateral films of the view PA10, from the study's own tree.
 
 Under `manual_dir`: the films, landmarks beside them or in landmarks/, and tables/ with
-`mostv01235xray`, the list of films `MOST_names.csv` and, where wanted, `mostv0enroll` and
+`mostv01235xray`, the list of films `MOST_names.csv` and, if wanted, `mostv0enroll` and
 `mostoutcomes` (`knee_jax.ingest.most`, `enrolment`). The configs `keypoints`, `boxes` and `crops`
 are those of `oai_xray`; `crops` needs no list.
 """

@@ -20,14 +20,14 @@ from knee_jax.ingest.volume import Preparation
 
 @dataclasses.dataclass(kw_only=True)
 class MriConfig(tfds.core.BuilderConfig):
-    """The view that the volumes are made for, and the definition of progression.
+    """View that the volumes are made for, and the definition of progression.
 
     Attributes:
-        view: key of `ingest.volume.FACTORS`.
-        rule: rule of `ingest.progression.label_progression`.
-        outcomes: whether replaced joints are read from `outcomes99`, beside the readings.
-        with_bmi: see `ingest.mri.plan_study`.
-        check_subject: see `ingest.inventory.Rules`.
+        view: Key of `ingest.volume.FACTORS`.
+        rule: Rule of `ingest.progression.label_progression`.
+        outcomes: Whether replaced joints are also read from `outcomes99`.
+        with_bmi: Whether the body mass index must be known; see `ingest.mri.plan_study`.
+        check_subject: Whether to compare subject ids; see `ingest.inventory.Rules`.
     """
 
     view: str = "sagittal"
@@ -38,7 +38,7 @@ class MriConfig(tfds.core.BuilderConfig):
 
 
 class Builder(VolumeBuilder):
-    """OAI's knees at baseline, in one split `study`; sites are known (`data.splits`)."""
+    """OAI's knees at baseline, in one split `study`; sites are known (`cohort.splits`)."""
 
     name = "oai_mri"
     VERSION = tfds.core.Version("1.0.0")

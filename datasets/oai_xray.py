@@ -5,8 +5,8 @@ Under `manual_dir`:
 - {month}m/{release}/{subject}/{date}/{barcode}/001 for the films, and landmarks beside them or in
   landmarks/
 - tables/, or folders of it, for the readings of every visit (`kxr_sq_bu00` ... `kxr_sq_bu10`), the
-  enrollees and, where they are wanted, age and body mass index (`allclinical00`) and joint space
-  width (`kxr_qjsw_duryea00` ... `kxr_qjsw_duryea10`); or for the tables of the NIMH Data Archive
+  enrollees and, if wanted, age and body mass index (`allclinical00`) and joint space width
+  (`kxr_qjsw_duryea00` ... `kxr_qjsw_duryea10`); or for the tables of the NIMH Data Archive
   (`oai_kxrsemiquant01`, `oai_enrollee01`, `oai_oarisk01`)
 
 See `knee_jax.ingest.oai`, `readings`, `enrolment` and `joint_space`. The configs `keypoints` and
@@ -26,7 +26,7 @@ from knee_jax.ingest.inventory import Rules
 
 
 class Builder(StudyBuilder):
-    """OAI's knees at all visits; sites are known (`data.splits`)."""
+    """OAI's knees at all visits; sites are known (`cohort.splits`)."""
 
     name = "oai_xray"
     study = "oai"

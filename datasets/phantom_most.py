@@ -1,4 +1,4 @@
-"""A second phantom cohort, of other machines and in MOST's layout, for external tests.
+"""Second phantom cohort, of other machines and in MOST's layout, for external tests.
 
 "Train on OAI, test on MOST" (Tiulpin & Saarakkala 2020) without any data.
 """

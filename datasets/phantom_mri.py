@@ -20,9 +20,9 @@ class PhantomConfig(tfds.core.BuilderConfig):
     """Number and size of the series.
 
     Attributes:
-        num_subjects: number of subjects, each with two knees at baseline.
-        preparation: conversion to examples; its shape is that of the series.
-        seed: random seed of the phantom.
+        num_subjects: Number of subjects, each with two knees at baseline.
+        preparation: Conversion to examples; its shape is that of the series.
+        seed: Random seed of the phantom.
     """
 
     num_subjects: int
@@ -66,11 +66,11 @@ class Builder(VolumeBuilder):
 
     @property
     def preparation(self) -> Preparation:
-        """The config's own."""
+        """Conversion of volumes, that of the config."""
         return self.builder_config.preparation
 
     def plan(self, work_dir: pathlib.Path) -> IngestPlan:
-        """Write the phantom's study tree, and plan to read it as that of a real study."""
+        """Write the phantom's study tree, and plan to read it like that of a real study."""
         config = self.builder_config
         write = functools.partial(
             write_mri_study,

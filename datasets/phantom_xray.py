@@ -21,10 +21,10 @@ class PhantomConfig(FilmConfig):
     """Number and size of the films, and their region of interest.
 
     Attributes:
-        num_subjects: number of subjects, each with two knees.
-        visits: visits in months since baseline.
-        rows: height of the films in pixels.
-        seed: random seed of the phantom.
+        num_subjects: Number of subjects, each with two knees.
+        visits: Visits in months since baseline.
+        rows: Height of the films, pixels.
+        seed: Random seed of the phantom.
     """
 
     num_subjects: int
@@ -36,7 +36,7 @@ class PhantomConfig(FilmConfig):
 class Builder(StudyBuilder):
     """Phantom knees as one split `study`.
 
-    They have seven grades, the width of the medial joint space, landmarks, sites and visits.
+    They have the seven grades, the width of the medial joint space, landmarks, sites and visits.
     """
 
     name = "phantom_xray"
@@ -78,7 +78,7 @@ class Builder(StudyBuilder):
     ]
 
     def plan(self, work_dir: pathlib.Path) -> IngestPlan:
-        """Write the phantom's study tree, and plan to read it as that of a real study."""
+        """Write the phantom's study tree, and plan to read it like that of a real study."""
         config = self.builder_config
         write = functools.partial(
             write_study,

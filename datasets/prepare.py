@@ -1,4 +1,4 @@
-"""Raw study → prepared set, once: `prepare`, and the tables of what became of every knee."""
+"""Preparation of a set from raw files, done once, and tables of what became of every knee."""
 
 import contextlib
 import fcntl
@@ -34,30 +34,31 @@ def prepare(
 ) -> pathlib.Path:
     """Prepare a data set unless that is done; of several processes at once, one does the work.
 
-    A preparation that was stopped goes on from the shards that it has finished.
+    A preparation that was stopped resumes from the shards that it has finished.
 
     Args:
-        name: data set, with its config after a slash if it has any ('phantom_xray/demo').
-        data_dir: folder of all prepared sets.
-        manual_dir: folder of raw files, for the data sets that are made from yours.
-        workers: number of processes; None: one per core. The set does not depend on it.
-        file_timeout: seconds after which a file is given up and its knees are excluded as
-            `timed_out`; None: as the builder has it.
-        beam_runner: runner of Apache Beam that does the work instead of `workers`.
-        beam_options: its flags.
+        name: Data set, with its config after a slash if it has any ('phantom_xray/demo').
+        data_dir: Folder of all prepared sets.
+        manual_dir: Folder of raw files, for data sets that are made from the user's own files.
+        workers: Number of processes; None: one per core. The set does not depend on it.
+        file_timeout: Seconds after which a file is given up and its knees are excluded as
+            `timed_out`; None: default of the builder.
+        beam_runner: Runner of Apache Beam that does the work instead of `workers`.
+        beam_options: Flags of the runner.
 
     Returns:
-        The set's folder, for `tfds.builder_from_directory`; it also holds `index.csv`,
+        Folder of the set, for `tfds.builder_from_directory`; it also holds `index.csv`,
         `exclusions.csv`, `ingest_report.json` and `contact_sheet.png`.
 
     Raises:
-        UserError: unknown data set, raw files that cannot be used as a whole, or a full disk.
+        UserError: The data set is unknown, the raw files cannot be used as a whole, or the disk is
+            full.
     """
     if pathlib.Path(data_dir).expanduser().is_file():
         raise UserError(f"{data_dir} is a file: name a folder for the prepared sets")
     path = datasets.builder(name, data_dir).data_path
     folder = pathlib.Path(path)
-    # Beside the set and not in it: the set's bytes do not depend on where anything lay.
+    # Beside the set and not in it: the bytes of the set do not depend on where anything was.
     origin = folder.parent / f"{folder.name}.made_from"
     raw = pathlib.Path(manual_dir).expanduser().resolve() if manual_dir else None
     if folder.exists():
@@ -90,7 +91,7 @@ def prepare(
 def _refuse_other_source(
     folder: pathlib.Path, origin: pathlib.Path, raw: pathlib.Path | None
 ) -> None:
-    """Raise UserError if the set was made from another folder than the one that is named now."""
+    """Raise UserError if the set was made from another folder than the one named now."""
     made_from = origin.read_text(encoding="utf-8").strip() if origin.exists() else None
     if raw and made_from and str(raw) != made_from:
         raise UserError(
@@ -126,12 +127,12 @@ def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
         raise
     finally:
         logging.set_verbosity(level)
-        # Which also changes what absl's own logger says.
+        # This also changes what absl's own logger reports.
         logging.get_absl_logger().setLevel(spoken)
 
 
 def _num_cores() -> int:
-    # The cores that this process may use; macOS does not say.
+    # The cores that this process may use; macOS does not report them.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -154,7 +155,7 @@ def _remove_leftovers(folder: pathlib.Path) -> None:
 
 
 def report_table(folder: pathlib.Path) -> str:
-    """Lay out the ingest report of a prepared set as text: exclusions, splits, grades, notes."""
+    """Format the ingest report of a prepared set as text: exclusions, splits, grades, notes."""
     report = json.loads((folder / "ingest_report.json").read_text())
     rows = [(f"split {split}", count) for split, count in report["splits"].items()]
     rows += [(name.replace("_", " "), count) for name, count in report["notes"].items()]
@@ -164,7 +165,7 @@ def report_table(folder: pathlib.Path) -> str:
 
 
 def grades_table(index: pd.DataFrame) -> str:
-    """Lay out the knees by grade as text, as Table 1 of Tiulpin & Saarakkala 2020."""
+    """Format the knees by grade as text, like Table 1 of Tiulpin & Saarakkala 2020."""
     grades = index[list(GRADES)].apply(lambda column: column.value_counts())
     rows = {"missing": grades.reindex([MISSING])} | {
         str(grade): grades.reindex([grade]) for grade in range(max(NUM_CLASSES[g] for g in GRADES))
@@ -177,7 +178,7 @@ def grades_table(index: pd.DataFrame) -> str:
 
 
 def paper_table(dataset: str, folder: pathlib.Path) -> str:
-    """Lay out the paper's numbers of the set beside its own; empty where no paper counts it."""
+    """Format the paper's numbers of the set beside its own; empty if no paper counts it."""
     table = paper_knees.compare(dataset, read_index(folder))
     if table.empty:
         return ""

@@ -1,4 +1,4 @@
-"""The bases of the builders of radiographs."""
+"""Bases of the builders of radiographs."""
 
 import dataclasses
 import pathlib
@@ -18,11 +18,11 @@ from knee_jax.landmarks import NUM_LANDMARKS
 
 @dataclasses.dataclass(kw_only=True)
 class FilmConfig(tfds.core.BuilderConfig):
-    """The region of interest of a study's films, and the rules by which the study is read.
+    """Region of interest of a study's films, and the rules by which the study is read.
 
     Attributes:
-        roi: region of interest of a knee.
-        rules: rules for tables and files.
+        roi: Region of interest of a knee.
+        rules: Rules for tables and files.
     """
 
     roi: Roi = dataclasses.field(default_factory=Roi)
@@ -34,7 +34,7 @@ class RadiographBuilder(KneeBuilder, skip_registration=True):
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images in pixels."""
+        """Height and width of the images, pixels."""
         return self.builder_config.roi.pixels
 
     def own_features(self) -> dict[str, Any]:
@@ -53,8 +53,8 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
     Subject-wise splits are drawn by the run (`knee_jax.cohort.splits`).
 
     Attributes:
-        study: layout of the tree, a key of `knee_jax.ingest.study.LAYOUTS`.
-        cohort: name of the study in the examples.
+        study: Layout of the tree, a key of `knee_jax.ingest.study.LAYOUTS`.
+        cohort: Name of the study in the examples.
     """
 
     study: str

@@ -28,13 +28,13 @@ from knee_jax.ingest.report import Example, Exclusion, Note, index_row, mask_dat
 
 
 class Job(Protocol):
-    """A picklable function that reads the knees of one file."""
+    """Picklable function that reads the knees of one file."""
 
     def __call__(self) -> list[Example | Exclusion | Note]:
         """Read the knees, each kept or excluded."""
 
     def exclude(self, reason: str, detail: str) -> list[Example | Exclusion | Note]:
-        """Return the same knees as excluded, where the job cannot be done."""
+        """Return the same knees as excluded, for a job that cannot be done."""
 
     def paths(self) -> list[pathlib.Path]:
         """Return all files that the job reads; they need not exist."""
@@ -42,11 +42,11 @@ class Job(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RecordFormat:
-    """The contents of a record and of its row of the index.
+    """Contents of a record and of its row of the index.
 
     Attributes:
-        features: features of the record.
-        label_columns: names of the features that are columns of the index after the grades.
+        features: Features of the record.
+        label_columns: Names of the features that are columns of the index after the grades.
     """
 
     features: tfds.features.FeaturesDict
@@ -58,8 +58,8 @@ class Shard:
     """Consecutive jobs, and the file of their records.
 
     Attributes:
-        records: path of the records.
-        jobs: jobs in record order.
+        records: Path of the records.
+        jobs: Jobs in record order.
     """
 
     records: pathlib.Path
@@ -73,13 +73,13 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """The kept and the excluded knees of a shard.
+    """Kept and excluded knees of a shard.
 
     Attributes:
-        fingerprint: fingerprint of the jobs and of the files that they read.
-        kept: rows of the index (`report.index_row`), in record order.
-        exclusions: excluded knees in the order of the jobs.
-        notes: names of notes in the order of the jobs.
+        fingerprint: Fingerprint of the jobs and of the files that they read.
+        kept: Rows of the index (`report.index_row`), in record order.
+        exclusions: Excluded knees in the order of the jobs.
+        notes: Names of notes in the order of the jobs.
     """
 
     fingerprint: str
@@ -98,7 +98,7 @@ def make_shards(folder: pathlib.Path, split: str, jobs: Sequence[Job], size: int
 
 
 def read_report(shard: Shard) -> ShardReport | None:
-    """Read the report of a shard; None unless it is finished and nothing has changed since."""
+    """Read the report of a shard; return None unless it is finished and nothing has changed."""
     try:
         found = json.loads(shard.report.read_text(encoding="utf-8"))
         if found["fingerprint"] != _fingerprint(shard.jobs):
@@ -120,13 +120,13 @@ def write_shards(
     """Write the shards one after the other.
 
     Args:
-        shards: shards to write.
-        record_format: contents of the records.
-        workers: number of processes; they read a shard's files while the one before is written.
-        seconds: time limit of a job.
+        shards: Shards to write.
+        record_format: Contents of the records.
+        workers: Number of processes; they read a shard's files while the previous one is written.
+        seconds: Time limit of a job, seconds.
 
     Yields:
-        1 for each job.
+        The number 1 for each job.
     """
     jobs = itertools.chain.from_iterable(shard.jobs for shard in shards)
     with contextlib.closing(_run(jobs, workers, seconds)) as results:
@@ -146,12 +146,12 @@ def write_shards_by_beam(
     """Write the shards with Apache Beam, each in one process on one of its machines.
 
     Args:
-        shards: shards to write; all machines must see their folders and the raw files at the same
+        shards: Shards to write; all machines must see their folders and the raw files at the same
             paths.
-        record_format: contents of the records.
-        seconds: time limit of a job.
-        runner: name of the runner, such as 'DirectRunner'.
-        options: flags of the runner.
+        record_format: Contents of the records.
+        seconds: Time limit of a job, seconds.
+        runner: Name of the runner, such as 'DirectRunner'.
+        options: Flags of the runner.
 
     Raises:
         UserError: Apache Beam is not installed.
@@ -194,7 +194,7 @@ def _write_shard(
     record_format: RecordFormat,
     results: Iterable[list[Example | Exclusion | Note]],
 ) -> Iterator[int]:
-    """Write the records and then, as a sign that they are complete, the report; yield 1 per job."""
+    """Write the records and then, to mark them as complete, the report; yield 1 per job."""
     # Taken before anything is read, so that a file that changes meanwhile is noticed.
     report = ShardReport(_fingerprint(shard.jobs), [], [], [])
     features = record_format.features

@@ -1,4 +1,4 @@
-"""The base of the builders of MR volumes."""
+"""Base of the builders of MR volumes."""
 
 import abc
 import types
@@ -15,7 +15,7 @@ class VolumeBuilder(KneeBuilder, skip_registration=True):
     """Base of the builders of volumes; a subclass defines their preparation and makes the plan.
 
     Volumes are uint8 [rows, columns, slices], superior to inferior, anterior to posterior, lateral
-    to medial. The knees have a progression label and, of the grades, KL alone.
+    to medial. The knees have a progression label and, of the grades, only KL.
     """
 
     unit = "series"

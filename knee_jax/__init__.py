@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def load(run: str | Path) -> "Predictor":
-    """Load a finished run as an object that predicts; see `knee_jax.inference.run.load`."""
+    """Load a finished run as a predictor; see `knee_jax.inference.run.load`."""
     from knee_jax.inference import run as inference
 
     return inference.load(run)

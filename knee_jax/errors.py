@@ -8,18 +8,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that names the thing and the remedy.
+    """Mistake that the user can mend: one line that names the thing and the remedy.
 
     Commands print it without a traceback and exit with status 1 (`knee_jax.cli.run`).
     """
 
 
 class UnusableKnee(Exception):
-    """One film, landmark file or image that cannot be used; the others go on.
+    """Film, landmark file or image that cannot be used; the others are not affected.
 
     Attributes:
-        reason: a short fixed name such as `no_spacing`, by which the ingest report counts.
-        detail: what was found, in words, for the knee's row among the exclusions.
+        reason: Short fixed name, such as `no_spacing`, by which the ingest report counts.
+        detail: Description of what was found, for the knee's row among the exclusions.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -28,12 +28,12 @@ class UnusableKnee(Exception):
         self.detail = detail
 
     def __reduce__(self):
-        # Worker processes send it back to the parent, and pickling an exception replays `args`.
+        # Worker processes send it back to the parent, and unpickling an exception replays `args`.
         return type(self), (self.reason, self.detail)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and, one after another, what it was raised from."""
+    """Yield the error and, one after another, the errors that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -41,7 +41,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def is_full_disk(error: BaseException) -> bool:
     """Return whether the error comes from a full disk, quota or permitted file size."""
-    # ArrayRecord and Orbax turn the system's error into their own and keep only its words.
+    # ArrayRecord and Orbax turn the system's error into their own and keep only its message.
     return any(
         (isinstance(each, OSError) and each.errno in _FULL)
         or any(os.strerror(code) in str(each) for code in _FULL)

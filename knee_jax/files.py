@@ -1,4 +1,4 @@
-"""Writing files all or nothing: a reader sees the old file or the new one, never a part of it."""
+"""Atomic writing of files: a reader sees the old file or the new one, never a part of it."""
 
 import contextlib
 import json
@@ -10,9 +10,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Give a path to write to, and put what was written in the place of `path` at the end.
+    """Yield a path to write to, and replace `path` by what was written at the end.
 
-    Where the writing fails, or the process is killed, `path` stays as it was.
+    If the writing fails, or the process is killed, `path` is unchanged.
     """
     path = Path(path)
     unfinished = path.with_name(f".unfinished_{path.name}")

@@ -12,12 +12,12 @@ FEMUR = range(0, 37)
 TIBIA = range(37, 74)
 
 CONDYLES = range(12, 25)
-"""Points on the femoral condyles' joint surface (13)."""
+"""Points on the joint surface of the femoral condyles (13)."""
 PLATEAU = range(47, 64)
 """Points on the tibial plateau (17); the first is its lateral, the last its medial corner."""
 CONDYLES_CENTRE = 18
 PLATEAU_CENTRE = 55
-"""The centre of the region of interest."""
+"""Centre of the region of interest."""
 
 PRESETS = types.MappingProxyType(
     {
@@ -26,13 +26,13 @@ PRESETS = types.MappingProxyType(
         "kneel16": (*range(12, 25, 2), *range(47, 64, 2)),
     }
 )
-"""Which landmarks a keypoint-pooling network reads, by name."""
+"""Landmarks that a keypoint-pooling network reads, by name of the preset."""
 
 
 def compartment(index: int) -> tuple[str, ...]:
     """Name the compartments ('fl', 'fm', 'tl', 'tm') that landmark `index` belongs to.
 
-    The split is about the central point of each joint surface, which belongs to both sides.
+    The split is at the central point of each joint surface, which belongs to both sides.
     """
     bone, centre = ("f", CONDYLES_CENTRE) if index in FEMUR else ("t", PLATEAU_CENTRE)
     sides = ("l",) * (index <= centre) + ("m",) * (index >= centre)

@@ -1,17 +1,19 @@
-"""The command line: `knee-jax COMMAND`, one module per command, imported by nothing else.
+"""Command line `knee-jax COMMAND`: one module per command, imported by no other package.
 
-A command's module says in its docstring what the command does, which opens its `--help`, and has
+The docstring of a command's module says what the command does and opens its `--help`. The module
+has
 
 - `define_flags()`, which defines its absl flags;
 - `main(words)`, which does the work and may return an exit status; `words` are the arguments that
-  are no flags.
+  are not flags.
 
-It may have
+and may have
 
-- `CHOICES`, the values of the one word that it takes; without them it takes none;
+- `CHOICES`, the values of its one positional argument; without it the command takes none;
 - `rewrite(arguments)`, which changes the command line before the flags are parsed.
 
-Modules import what is heavy inside `main`, so that `--help` answers at once. `run.py` runs them.
+Heavy modules are imported inside `main`, so that `--help` answers at once. `run.py` runs the
+commands.
 """
 
 import os
@@ -32,10 +34,10 @@ COMMANDS = {
     "list": "list configs, their variants, models, data sets or papers' tables",
     "completion": "print a script that completes commands and configs in a shell",
 }
-"""Command → summary, in the order of the overview."""
+"""Summary of each command, in the order of the overview."""
 
 TRAINING = ("train", "demo")
-"""Commands that train, for which the process is prepared (`process`)."""
+"""Commands that train; the process is prepared for them (see `process`)."""
 
 HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull")
 
@@ -78,16 +80,16 @@ def overview() -> str:
 
 
 def show(text: str) -> None:
-    """Print a text; a reader of it such as `head` may leave before its end."""
+    """Print a text, whose reader, such as `head`, may close the pipe early."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python would flush once more at exit, and complain.
+        # Python would flush again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown word: the name most like it, or all names."""
+    """Return the end of a message about an unknown word: the closest name, or all names."""
     import difflib
 
     close = difflib.get_close_matches(word, list(names), n=1)

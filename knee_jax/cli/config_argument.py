@@ -1,4 +1,4 @@
-"""The values of `--config`: configs by name, a file of a config, or a run's `config.json`."""
+"""Values of `--config`: names of configs, config files, and the `config.json` of a run."""
 
 import importlib
 import pkgutil
@@ -27,10 +27,10 @@ def _module(name: str):
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
-    """Replace the value of `--config` by one that ml_collections takes: FILE.py:ARGUMENT.
+    """Replace the value of `--config` by one that ml_collections takes, FILE.py:ARGUMENT.
 
     Raises:
-        UserError: no config has that name, and no file.
+        UserError: Neither a config nor a file has that name.
     """
     rewritten, is_value = [], False
     for argument in arguments:
@@ -48,7 +48,7 @@ def resolve(value: str) -> str:
     """Return the file and argument that a value of `--config` stands for.
 
     Raises:
-        UserError: no config has that name, and no file.
+        UserError: Neither a config nor a file has that name.
     """
     path, colon, variant = value.partition(":")
     if path.endswith(".json"):

@@ -15,7 +15,7 @@ MODELS = (
     *("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
     *("resnext50_32x4d", "se_resnet50", "se_resnext50_32x4d"),
 )
-"""The keys of `knee_jax.inference.conversion.MODELS`, without the import of all networks."""
+"""Keys of `knee_jax.inference.conversion.MODELS`, listed here to avoid importing all networks."""
 
 
 def define_flags() -> None:

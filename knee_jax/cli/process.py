@@ -1,8 +1,8 @@
-"""Prepare a process for training: large pages, and a cache of compiled programs.
+"""Preparation of a process for training: large pages, and a cache of compiled programs.
 
-Both change no number. XLA's CPU back end frees its buffers after every step, and the allocator
-would hand them to the kernel and fault them in again, page by page: a quarter of a step. And the
-same programs would be compiled anew by every run.
+Neither changes any result. XLA's CPU back end frees its buffers after every step; by default the
+allocator returns them to the kernel and faults them in again page by page, which takes a quarter of
+a step. And every run would compile the same programs again.
 
     KNEE_JAX_LARGE_PAGES=0              leaves the allocator as it is; so does GLIBC_TUNABLES, set
                                         to anything
@@ -16,23 +16,23 @@ import sys
 from pathlib import Path
 
 TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
-"""Ask for huge pages, and keep freed memory in the process."""
+"""Tunables of glibc that request huge pages and keep freed memory in the process."""
 
 CACHE_BYTES = 2 * 1024**3
-"""Limit of the cache, bytes; the programs that were used longest ago go first."""
+"""Size limit of the cache, bytes; the least recently used programs are deleted first."""
 
 
 def with_large_pages() -> None:
-    """Start the interpreter again with an allocator that keeps large pages, where it has one.
+    """Restart the interpreter with an allocator that keeps large pages, where glibc offers one.
 
-    The C library reads its tunables when a process starts. Returns where there is nothing to do.
+    The C library reads its tunables when a process starts. Returns if there is nothing to do.
     """
     wanted = os.environ.get("KNEE_JAX_LARGE_PAGES", "1") != "0"
     if not wanted or "GLIBC_TUNABLES" in os.environ or platform.libc_ver()[0] != "glibc":
         return
     environment = os.environ | {"GLIBC_TUNABLES": TUNABLES}
     try:
-        # Named in full, since Python finds its own folders by it.
+        # The full path, since Python locates its own folders by it.
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     except OSError:
         return
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
 
 
 def cache_programs() -> None:
-    """Keep compiled programs for the next run, unless the environment says where or not to."""
+    """Cache compiled programs for the next run, unless the environment sets or disables a cache."""
     import jax
 
     values = jax.config.values
@@ -56,13 +56,13 @@ def cache_programs() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         bound(folder, CACHE_BYTES)
     except OSError:
-        # A home that cannot be written to is no reason not to train.
+        # A home folder that cannot be written to must not prevent training.
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def bound(folder: Path, limit: int) -> None:
-    """Delete the files of a folder that were used longest ago until it holds `limit` bytes."""
+    """Delete the least recently used files of a folder until it holds at most `limit` bytes."""
     found = []
     for path in folder.iterdir():
         try:

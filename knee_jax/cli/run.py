@@ -1,4 +1,4 @@
-"""Running a command: `--help`, flags, and users' mistakes in one line with exit status 1."""
+"""Runner of commands: `--help`, flags, and users' mistakes as one line with exit status 1."""
 
 import errno
 import importlib
@@ -22,12 +22,12 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
     """Run the command `knee_jax.cli.NAME` and exit.
 
     What the user can mend ends in one line on stderr and exit status 1: a `UserError`, a mistyped
-    flag or config field, a file that is missing or not ours to read, a full disk. Ctrl-C exits with
+    flag or config field, a file that is missing or may not be read, a full disk. Ctrl-C exits with
     130. Anything else is a fault of the program and keeps its traceback.
 
     Args:
-        name: a key of `COMMANDS`.
-        arguments: the command line after the command's name; that of the process if None.
+        name: Key of `COMMANDS`.
+        arguments: Command line after the command's name; that of the process if None.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = module_of(name)
@@ -48,7 +48,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
             sys.exit(0)
         if rewrite := getattr(command, "rewrite", None):
             arguments = rewrite(arguments)
-        # ml_collections looks there for the fields that are changed.
+        # ml_collections looks here for the fields that are changed.
         sys.argv = [f"knee-jax {name}", *arguments]
         app.run(
             lambda argv: _quietly(command, argv[1:]),
@@ -71,7 +71,7 @@ def module_of(name: str) -> ModuleType:
 
 
 def help_text(name: str, command: ModuleType) -> str:
-    """Return a command's docstring and all of its flags, which must be defined."""
+    """Return a command's docstring and all of its flags, which must already be defined."""
     modules = sorted(m for m in flags.FLAGS.flags_by_module_dict() if m.startswith("knee_jax.cli."))
     word = f" {'|'.join(command.CHOICES)}" if hasattr(command, "CHOICES") else ""
     parts = [f"usage: knee-jax {name}{word} [--FLAG=VALUE ...]", str(command.__doc__).strip()]
@@ -83,7 +83,7 @@ def help_text(name: str, command: ModuleType) -> str:
 
 
 def line_for_user(error: BaseException) -> str | None:
-    """Return one line on what the user can mend about the error; None if there is nothing."""
+    """Return one line on what the user can mend about an error, or None if there is nothing."""
     chain = list(causes(error))
     for each in chain:
         if isinstance(each, UserError):
@@ -99,7 +99,7 @@ def line_for_user(error: BaseException) -> str | None:
         return f"{place}the disk is full; make room, or name a folder on another disk"
     if isinstance(error, OSError) and (isinstance(error, _MENDABLE) or error.errno == errno.EROFS):
         return f"{error.filename}: {(error.strerror or 'cannot be opened').lower()}"
-    # So ml_collections reports a config file that is missing, as soon as the config is used.
+    # ml_collections reports a missing config file in this way, once the config is used.
     missing = re.search(r"No such file or directory: '(.+)'", str(error))
     return f"{missing[1]}: no such file" if missing else None
 
@@ -111,9 +111,9 @@ def fail(line: str) -> NoReturn:
 
 
 def _quietly(command: ModuleType, words: list[str]) -> object:
-    # Orbax and TFDS log every step they take at the level below.
+    # Orbax and TFDS log every step at the level below.
     logging.set_verbosity(logging.WARNING)
-    # They also warn through absl's logger, even of what they were asked to do.
+    # They also warn through absl's logger, even about what they were instructed to do.
     logging.get_absl_logger().setLevel("ERROR")
     return command.main(words)
 
@@ -122,12 +122,12 @@ def _parse(name: str, argv: list[str], choices: Sequence[str]) -> list[str]:
     try:
         program, *words = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        # A config is locked: ml_collections so refuses an override of a field that it has not.
+        # A config is locked: ml_collections refuses to override a field that does not exist.
         key = error.args[0]
         text = str(key.args[0] if isinstance(key, KeyError) else key)
         fail("the config has no field " + text.replace("\n", ". "))
     except flags.Error as error:
-        # Where a config file raises, ml_collections packs the whole traceback into the message.
+        # If a config file raises, ml_collections packs the whole traceback into the message.
         what, _, rest = str(error).partition("Error whilst parsing config file:")
         last = rest.strip().splitlines()[-1:]
         fail(what + "".join(last).removeprefix("knee_jax.errors.UserError: "))

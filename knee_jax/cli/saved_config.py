@@ -1,4 +1,4 @@
-"""A config file of ml_collections whose argument is the `config.json` of a run."""
+"""Config file of ml_collections whose argument is the `config.json` of a run."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ def get_config(path: str) -> ml_collections.ConfigDict:
     """Return the config of a run.
 
     Raises:
-        UserError: there is no such file, or it is not JSON of a config.
+        UserError: There is no such file, or it does not hold a config in JSON.
     """
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ def get_config(path: str) -> ml_collections.ConfigDict:
 
 
 def _with_tuples(value: Any) -> Any:
-    # JSON has lists only; the sequences of a config are tuples.
+    # JSON has only lists; the sequences of a config are tuples.
     if isinstance(value, dict):
         return {name: _with_tuples(each) for name, each in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

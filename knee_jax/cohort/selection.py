@@ -1,4 +1,4 @@
-"""Who is in: the knees that a run trains, validates and is tested on, and why others are not."""
+"""Selection of the knees that a run trains, validates and tests on, with reasons for exclusion."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ from knee_jax.targets.kinds import Target
 from knee_jax.tasks.protocols import Settings
 
 Flow = dict[str, dict[str, int]]
-"""Part → how many of its knees are used, and how many are not, by reason."""
+"""Number of knees of each part that are used, and of those left out, by reason."""
 
 
 class Cohort(NamedTuple):
-    """The knees of a run.
+    """Knees of a run.
 
     Attributes:
-        parts: 'train', 'validation' and, where there are any, 'unlabelled' and 'test' → knees.
-        flow: How many knees of each part are used, and why others are not.
+        parts: Knees of 'train', 'validation' and, where there are any, 'unlabelled' and 'test'.
+        flow: Number of knees of each part that are used, and of those left out, by reason.
     """
 
     parts: dict[str, Selected]
@@ -39,12 +39,12 @@ def select(
     *,
     reads_landmarks: bool,
 ) -> Cohort:
-    """Select the knees of each part of a run; a missing prepared set is made first.
+    """Select the knees of each part of a run; make a missing prepared set first.
 
     Args:
         data: The part `data` of a config.
-        targets: What is predicted.
-        task: What is optimised, which needs some labels.
+        targets: Targets that are predicted.
+        task: Settings of the task, which needs some labels.
         data_dir: Folder of prepared sets.
         reads_landmarks: Whether the network reads landmarks.
 
@@ -59,7 +59,7 @@ def select(
                 f"the knees of {data.dataset} have no column {target.source}, from which the "
                 f"target {target.name} is read: choose a set that was prepared with it"
             )
-    # On grades always by KL, so that folds are the same whichever of the grades are read.
+    # Grades are always stratified by KL, so that the folds do not depend on which grades are read.
     split = splits.make_split(knees.index, data, targets[0].stratify_by)
     knees = _hide_labels(knees, split["train"], data)
     chosen = {name: Selected(knees, rows) for name, rows in split.items()}
@@ -120,7 +120,7 @@ def _open(name: str, manual_dir: str, data_dir: Path, targets: list[str]) -> pre
 def _hide_labels(
     knees: prepared.PreparedSet, train: np.ndarray, data: Data
 ) -> prepared.PreparedSet:
-    """Return the set as a run may see it: without the labels that the config keeps from it."""
+    """Return the set as the run may see it, without the labels that the config withholds."""
     if data.partially_labelled == "unlabelled":
         knees = knees.hide_labels(train[knees.partially_labelled(train)])
     if data.label_fraction != 1.0:

@@ -1,6 +1,6 @@
-"""Training, validation and test knees, divided by subject unless a name says otherwise.
+"""Splits into training, validation and test knees, by subject unless the name says otherwise.
 
-Both knees and all visits of a subject lie on the same side of every split but `image_ratio`.
+Both knees and all visits of a subject lie on the same side of every split except `image_ratio`.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 Split = dict[str, np.ndarray]
-"""'train', 'validation', 'test' → rows of the index, int64 [n], ascending. 'test' may be empty."""
+"""Rows of the index, int64 [n], ascending, of 'train', 'validation' and 'test'; 'test' may be
+empty.
+"""
 
 PARTS = ("train", "validation", "test")
 PUBLISHED_NAMES = {"train": "train", "val": "validation", "test": "test"}
 
 
 def published(index: pd.DataFrame) -> Split:
-    """The split that the set was published with (its `split` column)."""
+    """Return the split that the set was published with (its `split` column)."""
     return {
         ours: np.flatnonzero(index["split"].to_numpy() == theirs)
         for theirs, ours in PUBLISHED_NAMES.items()
@@ -33,15 +35,15 @@ def published(index: pd.DataFrame) -> Split:
 
 
 def ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Split:
-    """A random split by subject, stratified on the subject's worst KL grade.
+    """Split at random by subject, stratified on the subject's worst KL grade.
 
     Zheng et al. 2021, Experiment Setup: 2:1:1, "subject-stratified". All subjects are divided,
-    whichever knees of theirs a run will use.
+    whichever of their knees a run will use.
 
     Args:
-        index: the prepared set's index; uses `subject` and `kl` (-1 unread counts as a stratum).
-        parts: for instance {"train": 2, "validation": 1, "test": 1}.
-        seed: fixes the split.
+        index: Index of the prepared set; uses `subject` and `kl` (-1, unread, counts as a stratum).
+        parts: Ratio of the parts, such as {"train": 2, "validation": 1, "test": 1}.
+        seed: Random seed of the split.
     """
     worst = index.groupby("subject")["kl"].max()
     part_of_row = index["subject"].map(_deal(worst, parts, seed)).to_numpy()
@@ -49,16 +51,16 @@ def ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Split:
 
 
 def image_ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Split:
-    """A random split by image, stratified on the KL grade; it leaks subjects.
+    """Split at random by image, stratified on the KL grade; this leaks subjects.
 
     Wang et al., section III-B: the images were split 7:1:2, "stratified by KL grade". The other
-    knee and other visits of a training subject then lie among the test knees, which makes results
-    look better than they are: for comparison with the paper alone.
+    knee and other visits of a training subject may then be test knees, which makes results look
+    better than they are: only for comparison with the paper.
 
     Args:
-        index: the prepared set's index; uses `subject`, `side`, `visit` and `kl`.
-        parts: for instance {"train": 7, "validation": 1, "test": 2}.
-        seed: fixes the split.
+        index: Index of the prepared set; uses `subject`, `side`, `visit` and `kl`.
+        parts: Ratio of the parts, such as {"train": 7, "validation": 1, "test": 2}.
+        seed: Random seed of the split.
     """
     rows = index.reset_index(drop=True).sort_values(["subject", "side", "visit"], kind="stable")
     part_of_row = _deal(rows["kl"], parts, seed).sort_index().to_numpy()
@@ -66,10 +68,10 @@ def image_ratio(index: pd.DataFrame, parts: Mapping[str, int], seed: int) -> Spl
 
 
 def _deal(strata: pd.Series, parts: Mapping[str, int], seed: int) -> pd.Series:
-    """The part of each subject, or image; `strata` has a value for each of them."""
+    """Return the part of each subject, or image; `strata` has one value for each."""
     rng = np.random.default_rng(seed)
-    # In random order inside each stratum, the strata laid end to end and dealt in turn: every part
-    # gets its share of every stratum, to within one or two.
+    # Members in random order within each stratum, the strata laid end to end and dealt in turn:
+    # every part gets its share of every stratum, to within one or two.
     members = rng.permutation(strata.index.to_numpy())
     members = members[np.argsort(strata.loc[members].to_numpy(), kind="stable")]
     cycle = [name for name, count in parts.items() for _ in range(count)]
@@ -77,7 +79,7 @@ def _deal(strata: pd.Series, parts: Mapping[str, int], seed: int) -> pd.Series:
 
 
 def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int, target: str = "kl") -> Split:
-    """Fold `fold` (from 0) of a subject-wise cross-validation, stratified on the column `target`.
+    """Return fold `fold` (from 0) of a subject-wise cross-validation, stratified on `target`.
 
     The held-out fold is the validation part; there is no test part.
     """
@@ -89,9 +91,9 @@ def k_fold(index: pd.DataFrame, num_folds: int, fold: int, seed: int, target: st
 
 
 def group_k_fold(index: pd.DataFrame, num_folds: int, fold: int) -> Split:
-    """Fold `fold` (from 0) of a subject-wise cross-validation, neither stratified nor shuffled.
+    """Return fold `fold` (from 0) of a subject-wise cross-validation, not stratified or shuffled.
 
-    What the code of Tiulpin & Saarakkala 2020 did, whose text says stratified: `k_fold`.
+    The code of Tiulpin & Saarakkala 2020 did this; their text says stratified, as in `k_fold`.
     """
     _check_folds(index, num_folds)
     from sklearn.model_selection import GroupKFold
@@ -102,13 +104,13 @@ def group_k_fold(index: pd.DataFrame, num_folds: int, fold: int) -> Split:
 def site_hold_out(
     index: pd.DataFrame, site: str, num_folds: int, fold: int, seed: int, target: str = "kl"
 ) -> Split:
-    """All subjects of one clinical site as test part, the others divided as `k_fold` does.
+    """Hold out all subjects of one clinical site as test part; divide the others by `k_fold`.
 
     Panfilov et al. 2022, section 3.1, whose code tests on site D of OAI. It assigns subjects to
-    folds greedily, by an algorithm of its own; the folds here are scikit-learn's.
+    folds greedily, by an algorithm of its own; here the folds are scikit-learn's.
 
     Raises:
-        UserError: the set has no knee of that site.
+        UserError: The set has no knee of that site.
     """
     here = (index["site"] == site).to_numpy()
     if not here.any():
@@ -116,7 +118,7 @@ def site_hold_out(
         raise UserError(
             f"config.data.test_site = '{site}' is no site of the set: choose {known or 'no site'}"
         )
-    # By subject, should one have been seen at two sites.
+    # By subject, in case one was seen at two sites.
     tested = index["subject"].isin(index["subject"][here]).to_numpy()
     rest = np.flatnonzero(~tested)
     parts = k_fold(index.iloc[rest], num_folds, fold, seed, target)
@@ -147,16 +149,16 @@ def _check_folds(index: pd.DataFrame, num_folds: int) -> None:
 
 
 def label_fraction(index: pd.DataFrame, rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """The rows that stay labelled where only a fraction of the labelled subjects does.
+    """Return the rows that stay labelled when only a fraction of the labelled subjects does.
 
-    Zheng et al. 2021, Table 4. Stratified on the subject's worst KL grade, and nested: a smaller
-    fraction of the same seed lies inside a larger one.
+    Zheng et al. 2021, Table 4. The choice is stratified on the subject's worst KL grade, and
+    nested: a smaller fraction with the same seed is a subset of a larger one.
 
     Args:
-        index: the prepared set's index.
-        rows: int64 [n], rows of the training knees.
-        fraction: Share of the subjects with any grade read; at least one stays.
-        seed: fixes the choice.
+        index: Index of the prepared set.
+        rows: Rows of the training knees, int64 [n].
+        fraction: Share of the subjects with any grade read, 0 to 1; at least one subject stays.
+        seed: Random seed of the choice.
 
     Returns:
         Rows with a grade, of the subjects who stay, int64, ascending.
@@ -168,8 +170,8 @@ def label_fraction(index: pd.DataFrame, rows: np.ndarray, fraction: float, seed:
     worst = knees.groupby("subject")["kl"].max()
     rng = np.random.default_rng(seed)
     subjects = rng.permutation(worst.index.to_numpy())
-    # A subject's place in the random order of its stratum, on a scale from 0 to 1: those with the
-    # lowest places are the same share of every stratum.
+    # Position of each subject in the random order of its stratum, on a scale from 0 to 1: the
+    # lowest positions are the same share of every stratum.
     stratum = worst[subjects].groupby(worst[subjects])
     place = (stratum.cumcount() + 0.5) / stratum.transform("size")
     number = max(1, round(fraction * len(subjects)))
@@ -186,7 +188,8 @@ def make_split(index: pd.DataFrame, data: Data, stratify_by: str = "kl") -> Spli
         stratify_by: Column on which `k_fold` and `site_hold_out` stratify.
 
     Raises:
-        UserError: The set has not enough subjects, or no knee for training or validation.
+        UserError: The set has too few subjects, or a split leaves no knee for training or
+            validation.
     """
     if data.split == "published":
         split = published(index)

@@ -1,1 +1,1 @@
-"""Configs: the schema, the checks, and the way from a config file to typed parts."""
+"""Configs: schema, checks, and the conversion from a config file to typed parts."""

@@ -1,7 +1,7 @@
-"""Fields of a config: declared with meaning and range where they are used, checked at once.
+"""Config fields, declared with meaning and range where they are used, and checked in one place.
 
 A part of a config is a dataclass whose configurable fields are made by `option`. `build` makes one
-from plain values, or says in one line what is wrong with them.
+from plain values, or reports in one line what is wrong with them.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers that are allowed; of a tuple every one of its numbers.
+    """Allowed numbers; for a tuple, of every element.
 
     Attributes:
-        low: Least number.
-        high: Greatest number.
+        low: Smallest number.
+        high: Largest number.
         above: Whether `low` itself is excluded.
         below: Whether `high` itself is excluded.
     """
@@ -52,12 +52,12 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """Meaning and limits of a field, beside its type and default.
+    """Meaning and limits of a field, in addition to its type and default.
 
     Attributes:
-        meaning: One sentence.
+        meaning: Meaning of the field, one sentence.
         range: Allowed numbers.
-        choices: Allowed values; None: any.
+        choices: Allowed values; None allows any.
         increasing: Whether the numbers of a tuple must not decrease.
         optional: Whether an empty string or tuple switches the field off.
     """
@@ -81,7 +81,7 @@ def option(
     increasing: bool = False,
     optional: bool = False,
 ) -> Any:
-    """Declare a field of a config; arguments are those of `Option` and `Range`."""
+    """Declare a field of a config; the arguments are those of `Option` and `Range`."""
     bounds = Range(
         low if above is None else above,
         high if below is None else below,
@@ -99,7 +99,7 @@ def option(
 
 
 def options(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any, Option | None]]:
-    """Yield the configurable fields of a dataclass, with their types; parts have no option."""
+    """Yield the configurable fields of a dataclass with their types; parts have no option."""
     hints = _hints(kind)
     for field in dataclasses.fields(kind):
         if "option" in field.metadata or dataclasses.is_dataclass(hints.get(field.name)):
@@ -112,7 +112,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def defaults(kind: type) -> dict[str, Any]:
-    """Return the default of every configurable field of a dataclass, parts as dicts."""
+    """Return the default of every configurable field of a dataclass, with nested parts as dicts."""
     found: dict[str, Any] = {}
     for field, hint, known in options(kind):
         if known is None:
@@ -123,11 +123,12 @@ def defaults(kind: type) -> dict[str, Any]:
 
 
 def build(kind: type[T], values: Mapping[str, Any], path: str = "config", **fixed: Any) -> T:
-    """Make a part of a config from plain values, checking every one.
+    """Make a part of a config from plain values, checking each of them.
 
     Args:
-        kind: The dataclass of the part.
-        values: Field → value; lists stand for tuples, as in JSON. Fields left out take defaults.
+        kind: Dataclass of the part.
+        values: Value of each field; lists stand for tuples, as in JSON. Omitted fields take their
+            defaults.
         path: Name of the part in messages.
         **fixed: Fields that are not configurable.
 
@@ -138,7 +139,7 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "config", **fixe
 
 
 def checked(kind: type, values: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
-    """Return the values of a part, checked, with defaults for those left out; see `build`."""
+    """Return the checked values of a part, with defaults for omitted fields; see `build`."""
     known = {field.name: (hint, rule) for field, hint, rule in options(kind)}
     for name in values:
         if name not in known:
@@ -158,13 +159,13 @@ def checked(kind: type, values: Mapping[str, Any], path: str = "config") -> dict
 
 
 def is_mapping(hint: Any) -> bool:
-    """Return whether a type is that of a mapping, such as the changes of an ensemble."""
+    """Return whether a type is a mapping, such as the changes of an ensemble."""
     origin = typing.get_origin(hint)
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def nearest(name: object, known: Iterable[Any]) -> str:
-    """Return a hint: the nearest of some names, and all of them."""
+    """Return a hint: the closest of some names, and all of them."""
     names = [str(each) for each in known]
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -172,7 +173,7 @@ def nearest(name: object, known: Iterable[Any]) -> str:
 
 
 def _value(path: str, value: Any, hint: Any, rule: Option) -> Any:
-    """Return a value in the type of its field, or raise UserError."""
+    """Return a value converted to the type of its field, or raise UserError."""
     found = _typed(value, hint)
     if found is _WRONG:
         raise UserError(f"{path} = {_shown(value)}: {expected(hint, rule)} is expected")
@@ -185,7 +186,7 @@ def _value(path: str, value: Any, hint: Any, rule: Option) -> Any:
         wrong = next(each for each in members if each not in rule.choices)
         raise UserError(f"{path} = {_shown(value)}: {nearest(wrong, rule.choices)}")
     numbers = [each for each in members if isinstance(each, int | float)]
-    # An undefined number lies in no range.
+    # NaN lies in no range.
     if any(not math.isfinite(n) or (rule.range and n not in rule.range) for n in numbers):
         raise UserError(f"{path} = {_shown(value)}: {expected(hint, rule)} is expected")
     if rule.increasing and any(b < a for a, b in itertools.pairwise(numbers)):
@@ -194,7 +195,7 @@ def _value(path: str, value: Any, hint: Any, rule: Option) -> Any:
 
 
 def _fixed_length(hint: Any) -> bool:
-    """Return whether a type is that of a tuple of so many members."""
+    """Return whether a type is a tuple of fixed length."""
     return typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint)
 
 
@@ -202,7 +203,7 @@ _WRONG = object()
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    """Return the value as the type asks for it; `_WRONG` where it is of another."""
+    """Return the value converted to the type, or `_WRONG` if it has another type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         found = [each for each in (_typed(value, one) for one in arguments) if each is not _WRONG]
@@ -237,7 +238,7 @@ def _shown(value: Any) -> str:
 
 
 def expected(hint: Any, rule: Option) -> str:
-    """Describe in words which values a field takes."""
+    """Describe in words the values that a field takes."""
     if rule.choices is not None:
         return f"one of {', '.join(map(str, rule.choices))}"
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -1,7 +1,7 @@
-"""From a config file to typed parts, and back: every value is checked here, before any data.
+"""Conversion of config files to typed parts and back; values are checked here, before any data.
 
 Config files (`configs/*.py`) build on `base`, `model`, `augmentation` and `task`; a run begins with
-`parse`, and hands each room its own part.
+`parse`, and passes each package its own part.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ _NAMED = ("model", "augmentation", "task")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The part `model` of a config.
+    """Part `model` of a config.
 
     Attributes:
         name: Name of the network.
-        options: Its fields, by name.
+        options: Fields of the network, by name.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(RunFields):
-    """A checked config, cut into typed parts; each room is handed its own.
+    """Checked config, divided into typed parts.
 
     Attributes:
         model: Name and fields of the network.
-        augmentation: Random changes in training.
-        task: Settings of what is optimised.
+        augmentation: Augmentation of the training inputs.
+        task: Settings of the task.
     """
 
     model: Model
@@ -52,7 +52,7 @@ class RunConfig(RunFields):
 
 
 def base() -> ConfigDict:
-    """Return the neutral config: KL grades of phantom knees by a small ResNet."""
+    """Return the neutral config: KL grades of phantom knees, predicted by a small ResNet."""
     config = ConfigDict(fields.defaults(RunFields))
     config.model = model("resnet")
     config.augmentation = augmentation("affine")
@@ -61,21 +61,21 @@ def base() -> ConfigDict:
 
 
 def model(name: str, **changes: Any) -> ConfigDict:
-    """Return the part `model`: the network's fields with their defaults, but for the changes."""
+    """Return the part `model`: the network's fields with their defaults, except for the changes."""
     from knee_jax import models
 
     return _part(models.find(name), name, changes)
 
 
 def augmentation(name: str, **changes: Any) -> ConfigDict:
-    """Return the part `augmentation`, in the same way."""
+    """Return the part `augmentation` in the same way."""
     from knee_jax.data import augment
 
     return _part(augment.find(name), name, changes)
 
 
 def task(name: str, **changes: Any) -> ConfigDict:
-    """Return the part `task`, in the same way; nested parts are changed by mappings."""
+    """Return the part `task` in the same way; nested parts are changed by mappings."""
     from knee_jax import tasks
 
     return _part(tasks.find(name), name, changes)
@@ -91,7 +91,7 @@ def _part(kind: type, name: str, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def _placeholder(hint: Any) -> Any:
-    """Return None that a flag may replace: by a tuple, a whole number or a number."""
+    """Return a None that a flag may replace, by a tuple, an integer or a float."""
     for kind in (int, float):
         if kind in getattr(hint, "__args__", ()):
             return config_dict.placeholder(kind)
@@ -99,14 +99,15 @@ def _placeholder(hint: Any) -> Any:
 
 
 def parse(config: ConfigDict | Mapping[str, Any]) -> RunConfig:
-    """Check a config and cut it into its typed parts.
+    """Check a config and divide it into its typed parts.
 
     Args:
-        config: As a config file makes it, or as `plain` or a run's `config.json` holds it.
+        config: Config as a config file makes it, or as `plain` or the `config.json` of a run holds
+            it.
 
     Raises:
-        UserError: The first field that is unknown, of a wrong type or out of range; or fields that
-            do not go together.
+        UserError: A field is unknown, has the wrong type or is out of range (the first is
+            reported); or fields do not go together.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     found = fields.checked(RunFields, values)
@@ -119,7 +120,7 @@ def parse(config: ConfigDict | Mapping[str, Any]) -> RunConfig:
 
 
 def _named(part: str, values: Mapping[str, Any] | None) -> Any:
-    """Return a part of several kinds in the type of its kind."""
+    """Return a part that has several kinds as an instance of its kind."""
     from knee_jax import models, tasks
     from knee_jax.data import augment
 
@@ -168,7 +169,7 @@ def _check_together(config: RunConfig) -> None:
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
-    """Return a config as plain values, which `parse` takes back and JSON can hold."""
+    """Return a config as plain values, which `parse` accepts and JSON can hold."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(RunFields):
         value = getattr(config, field.name)
@@ -195,7 +196,7 @@ def _without_classes(value: Any) -> Any:
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """Return a config with some fields changed; nested fields by mappings, or by dotted names."""
+    """Return a config with some fields changed, nested ones by mappings or dotted names."""
     return parse(_merged(plain(config), changes))
 
 
@@ -212,7 +213,7 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def member(config: RunConfig, name: str) -> dict[str, Any]:
-    """Return the plain config of a network of the ensemble."""
+    """Return the plain config of one network of the ensemble."""
     return _merged({**plain(config), "ensemble": {}}, config.ensemble[name])
 
 
@@ -220,7 +221,7 @@ def saved(path: Path) -> RunConfig:
     """Read the `config.json` of a run.
 
     Raises:
-        UserError: There is none, or it is no config of this version.
+        UserError: There is no such file, or it is not a config of this version.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -235,12 +236,12 @@ def saved(path: Path) -> RunConfig:
 
 
 def json_of(config: RunConfig) -> str:
-    """Return a config as JSON."""
+    """Return a config as JSON text."""
     return json.dumps(plain(config), indent=2) + "\n"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a config's plain fields by their dotted names."""
+    """Return the plain fields of a config by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The reference of all config fields, made from the schema: `knee-jax train --help-config`."""
+"""Reference of all config fields, made from the schema: `knee-jax train --help-config`."""
 
 from collections.abc import Iterator
 from typing import Any

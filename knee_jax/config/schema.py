@@ -1,9 +1,9 @@
-"""The parts of a config: every field's type, range, meaning and default.
+"""Parts of a config: the type, range, meaning and default of every field.
 
-`load.parse` cuts a config into these, once, and each room of the project is handed its own. Three
-parts are of several kinds, by their `name`, and are declared where they are used: `model` (the
-`Model` of a file in `knee_jax/models`), `augmentation` (`knee_jax.data.augment`) and `task` (the
-`Settings` of a file in `knee_jax/tasks`).
+`load.parse` divides a config into these parts once, and each package is passed its own. Three parts
+have several kinds, selected by `name`, which are declared where they are used: `model` (the `Model`
+of a file in `knee_jax/models`), `augmentation` (`knee_jax.data.augment`) and `task` (the `Settings`
+of a file in `knee_jax/tasks`).
 """
 
 import dataclasses
@@ -155,7 +155,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFields:
-    """All that decides a run; `load.RunConfig` types the parts of several kinds."""
+    """All fields that determine a run; `load.RunConfig` types the parts that have several kinds."""
 
     targets: tuple[str, ...] = option(("kl",), "Names of what is predicted (`knee_jax/targets`).")
     seed: int = option(

@@ -1,4 +1,4 @@
-"""From prepared knee to network input, on the device: pixels and keypoints, or voxels.
+"""Conversion of prepared knees to network inputs, on the device: pixels and keypoints, or voxels.
 
 Augmentations by name, each with its deterministic view for evaluation:
 
@@ -6,8 +6,8 @@ Augmentations by name, each with its deterministic view for evaluation:
     random_crop  Tiulpin & Saarakkala's: noise, rotation, and a crop of a slightly larger canvas
     volume_crop  Panfilov et al.'s, of MR volumes (`data.volumes`): crop, rotation, gamma
 
-Each is keyed by (seed, step, slot in the global batch): the result does not depend on devices or
-hosts.
+Random numbers are keyed by (seed, step, slot in the global batch): the result does not depend on
+devices or hosts.
 """
 
 import dataclasses
@@ -28,8 +28,9 @@ from knee_jax.data.volumes import Range, VolumeCrop
 from knee_jax.errors import UserError
 
 Size = Any
-"""Of the network's input: the side of an image, int, pixels; or rows, columns and slices of a
-volume, (int, int, int)."""
+"""Size of a network's input: side of an image, int, pixels; or rows, columns and slices of a
+volume, (int, int, int).
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Affine:
     def training_input(
         self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
-        """One knee with random changes; see `make_inputs` for what comes in and out."""
+        """Make one knee's input with random changes; see `make_inputs` for inputs and results."""
         side = image.shape[0]
         shift, turn, zoom, bend, light, grain, tone = jax.random.split(key, 7)
         matrix = geometry.affine(
@@ -99,7 +100,7 @@ class Affine:
     def evaluation_input(
         self, image: jax.Array, keypoints: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
-        """One knee without random changes."""
+        """Make the input of one knee without random changes."""
         matrix = geometry.affine(jnp.zeros(2), jnp.float32(0), 1.0, image.shape[0], size)
         pixels = _resample_roi(image, matrix, size)
         pixels = jnp.repeat(pixels[..., None], channels, axis=-1)
@@ -110,14 +111,14 @@ class Affine:
 class RandomCrop:
     """Noise, rotation, crop and gamma of Tiulpin & Saarakkala 2020; the defaults are theirs.
 
-    Their text leaves the rotation out and says nothing of how the noise is made; this is what
-    their code did with SOLT 0.1.7: the ROI is resized to a canvas, noise is blended in, the canvas
-    grows to hold its rotated content (black corners), a crop is taken anywhere in it, and gamma is
-    applied through a table of 256 entries. The evaluation input is the canvas' central crop.
+    Their text omits the rotation and does not say how the noise is made; this follows what their
+    code did with SOLT 0.1.7: the ROI is resized to a canvas, noise is blended in, the canvas grows
+    to hold its rotated content (black corners), a crop is taken anywhere in it, and gamma is
+    applied through a table of 256 entries. The evaluation input is the central crop of the canvas.
 
-    Intensities are whole numbers from 0 to 255 after each of these steps, as theirs were. Sampling
-    positions are exact, where OpenCV rounds them to 1/32 px; and the rotation is about the
-    canvas' centre, where SOLT is up to a pixel off it.
+    Intensities are integers from 0 to 255 after each of these steps, as in their code. Sampling
+    positions are exact, where OpenCV rounds them to 1/32 px; and the rotation is about the centre
+    of the canvas, where that of SOLT is up to a pixel off it.
     """
 
     name: ClassVar[str] = "random_crop"
@@ -148,9 +149,9 @@ class RandomCrop:
     )
 
     def check_size(self, size: int) -> None:
-        """Raise UserError for a canvas that no crop of `size` pixels can be made of.
+        """Raise UserError for a canvas from which no crop of `size` pixels can be taken.
 
-        A canvas of more than twice its crop was meant for another size of the input.
+        A canvas of more than twice its crop was meant for another input size.
         """
         if not isinstance(self.canvas, int) or not size <= self.canvas <= 2 * size:
             raise UserError(
@@ -161,13 +162,13 @@ class RandomCrop:
     def training_input(
         self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
-        """One knee with random changes; see `make_inputs` for what comes in and out."""
+        """Make one knee's input with random changes; see `make_inputs` for inputs and results."""
         pixels, keypoints = self._on_canvas(image, keypoints)
         grain, draws = jax.random.split(key)
         noisy, gain, turn, x, y, bent, gamma = jax.random.uniform(draws, (7,))
 
-        # The noise lies on the canvas and is rotated with it, so that it cannot wait until all
-        # resampling is done: the ROI is resampled twice, as theirs was.
+        # The noise lies on the canvas and is rotated with it, so it cannot wait until all
+        # resampling is done: the ROI is resampled twice, as in the authors' code.
         pixels = jnp.repeat(pixels[None], channels, axis=0)
         if self.noise_probability:
             normal = jax.random.normal(grain, pixels.shape)
@@ -189,21 +190,22 @@ class RandomCrop:
     def evaluation_input(
         self, image: jax.Array, keypoints: jax.Array, size: int, channels: int
     ) -> tuple[jax.Array, jax.Array]:
-        """One knee without random changes."""
+        """Make the input of one knee without random changes."""
         pixels, keypoints = self._on_canvas(image, keypoints)
         start = self.canvas // 2 - size // 2
         pixels = pixels[start : start + size, start : start + size] / 255
         return jnp.repeat(pixels[..., None], channels, axis=-1), keypoints - start
 
     def _on_canvas(self, image: jax.Array, keypoints: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The ROI and its keypoints at the canvas' resolution; whole numbers from 0 to 255."""
+        """Return the ROI and its keypoints at the canvas' resolution, integers from 0 to 255."""
         pixels = jnp.round(geometry.resize(image.astype(jnp.float32), self.canvas))
         return pixels, keypoints * (self.canvas / image.shape[0])
 
 
 Augmentation = Affine | RandomCrop | VolumeCrop
-"""`reads` says which array of a batch; `intensities` are the mean and the standard deviation to
-normalise by, None where they are those of the training knees."""
+"""Kinds of augmentation. `reads` names the array of a batch; `intensities` are the mean and
+standard deviation to normalise by, None where they are those of the training knees.
+"""
 
 _BY_NAME: Mapping[str, type[Augmentation]] = {
     kind.name: kind for kind in (Affine, RandomCrop, VolumeCrop)
@@ -216,10 +218,10 @@ def all_kinds() -> Mapping[str, type[Augmentation]]:
 
 
 def find(name: str) -> type[Augmentation]:
-    """Return the augmentation of a name; its `option` fields are what a config may set.
+    """Return the augmentation of that name; its `option` fields are what a config may set.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such augmentation.
     """
     if name not in _BY_NAME:
         raise UserError(f"config.augmentation.name = {name!r}: {fields.nearest(name, _BY_NAME)}")
@@ -232,7 +234,7 @@ def size_of(inputs: Input) -> Size:
 
 
 def check_input(augmentation: Augmentation, inputs: Input) -> None:
-    """Raise UserError where an augmentation makes no inputs of the size that is asked for."""
+    """Raise UserError if an augmentation cannot make inputs of the requested size."""
     if bool(inputs.volume) != (augmentation.reads == "volume"):
         wanted = "a volume" if inputs.volume else "no volume, but films"
         raise UserError(
@@ -252,14 +254,14 @@ def check_fit(
     shape: tuple[int, ...],
     spacing_mm: tuple[float, ...],
 ) -> None:
-    """Raise UserError where no input of `size` can be made of the knees of a prepared set.
+    """Raise UserError if no input of `size` can be made from the knees of a prepared set.
 
     Args:
-        augmentation: that makes the inputs.
-        size: Side of the network's input, pixels.
-        pixels: 'image' or 'volume', what the set has.
+        augmentation: Augmentation that makes the inputs.
+        size: Size of the network's input: side of an image, pixels, or shape of a volume, voxels.
+        pixels: Array of pixels that the set has, 'image' or 'volume'.
         shape: Shape of a knee of the set.
-        spacing_mm: Spacing of a volume's rows, columns and slices; ignored for films.
+        spacing_mm: Spacing of a volume's rows, columns and slices, mm; ignored for films.
     """
     if augmentation.reads != pixels:
         raise UserError(
@@ -281,7 +283,7 @@ def check_fit(
 
 
 def input_shape(augmentation: Augmentation, size: Size, channels: int) -> tuple[int, ...]:
-    """Return the shape of one input, channels last; of a volume slices, rows and columns first."""
+    """Return the shape of one input, channels last; for volumes slices, rows and columns first."""
     if isinstance(augmentation, VolumeCrop):
         return augmentation.input_shape(size, channels)
     return (size, size, channels)
@@ -297,19 +299,20 @@ def make_inputs(
     train: bool,
     channels: int,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Make the input of a network from a batch.
+    """Make the inputs of a network from a batch.
 
     Args:
-        batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2], pixels of it; or
+        batch: `image` uint8 [batch, side, side] and `keypoints` [batch, 74, 2] in pixels of it; or
             `volume` uint8 [batch, rows, columns, slices].
-        key: random key of the step, the same on every device; without use in evaluation.
-        size: Side of the network's input, pixels.
-        statistics: mean and standard deviation of the training set's intensities in [0, 1],
-            float scalars.
-        augmentation: the ranges to draw from.
-        train: False gives the augmentation's deterministic view for evaluation.
-        channels: 1, or 3 for a network that reads colours: the grey three times, with noise of
-            its own in each.
+        key: Random key of the step, the same on every device; unused in evaluation.
+        size: Size of the network's input: side of an image, pixels, or shape of a volume, voxels.
+        statistics: Mean and standard deviation of the training set's intensities in [0, 1], float
+            scalars.
+        augmentation: Augmentation that makes the inputs.
+        train: Whether to apply random changes; otherwise the deterministic view for evaluation is
+            made.
+        channels: Number of channels: 1, or 3 for a network that reads colours (the grey value three
+            times, with independent noise in each).
 
     Returns:
         Normalised images float32 [batch, size, size, channels] and keypoints float32
@@ -330,12 +333,12 @@ def make_inputs(
 
 
 def standardise(images: jax.Array) -> jax.Array:
-    """Each image with a mean of 0 and a deviation of 1; one that is a constant becomes 0.
+    """Standardise each image to mean 0 and standard deviation 1; a constant image becomes 0.
 
-    Films of different exposure then look alike, whatever the gain and the offset of each.
+    Films of different exposure then look alike, whatever their gain and offset.
 
     Args:
-        images: float32 [batch, height, width, channels].
+        images: Images, float32 [batch, height, width, channels].
     """
     axes = (1, 2, 3)
     centred = images - images.mean(axes, keepdims=True)
@@ -344,12 +347,13 @@ def standardise(images: jax.Array) -> jax.Array:
 
 
 def blend_noise(image: jax.Array, normal: jax.Array, gain: jax.Array) -> jax.Array:
-    """A grey veil, (1 - gain) image + gain noise, in whole numbers from 0 to 255.
+    """Blend noise into an image, (1 - gain) image + gain noise, as integers from 0 to 255.
 
     Args:
-        image: whole numbers from 0 to 255, any shape.
-        normal: standard normal numbers of that shape, stretched together to the noise's 0..255.
-        gain: share of the noise, from 0 to 1.
+        image: Image of any shape, integers from 0 to 255.
+        normal: Standard normal numbers of that shape, stretched jointly to 0..255 to give the
+            noise.
+        gain: Share of the noise, 0 to 1.
     """
     low, high = normal.min(), normal.max()
     noise = jnp.floor(255 * ((normal - low) / (high - low)))
@@ -357,12 +361,12 @@ def blend_noise(image: jax.Array, normal: jax.Array, gain: jax.Array) -> jax.Arr
 
 
 def change_gamma(image: jax.Array, gamma: jax.Array) -> jax.Array:
-    """Whole numbers from 0 to 255 with the exponent 1/gamma on the scale [0, 1], cut off."""
+    """Raise integers from 0 to 255 to the power 1/gamma on the scale [0, 1], rounding down."""
     return jnp.floor(255 * (image / 255) ** (1 / gamma))
 
 
 def change_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Intensities in [0, 1] with their deviations from the mean multiplied, cut off at 0 and 1."""
+    """Multiply the differences of intensities in [0, 1] from their mean; clip to [0, 1]."""
     mean = image.mean()
     return jnp.clip(mean + factor * (image - mean), 0, 1)
 
@@ -372,7 +376,7 @@ def _between(limits: Range, share: jax.Array) -> jax.Array:
 
 
 def _resample_roi(image: jax.Array, matrix: jax.Array, size: int) -> jax.Array:
-    """Block means and one resampling of a uint8 image; intensities in [0, 1]."""
+    """Resample a uint8 image once, after block means; return intensities in [0, 1]."""
     factor = geometry.shrink_factor(image.shape[0], size)
     pixels = geometry.mean_pool(image.astype(jnp.float32) / 255, factor)
     return geometry.resample(pixels, matrix / factor, size)

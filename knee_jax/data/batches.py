@@ -1,4 +1,4 @@
-"""Prepared set → device batches, resident or streamed; both give the same bits.
+"""Device batches of a prepared set, resident or streamed; both give identical bits.
 
 A batch is a dict of global device arrays:
     image: uint8 [batch, height, width], of films
@@ -9,7 +9,7 @@ A batch is a dict of global device arrays:
     row: int32 [batch], the knee's row in the index, -1 where the batch is filled up
     mask: bool [batch], False where the batch is filled up
 
-Samplers of several steps, or of several runs (`sampling.Sampler`), give each array leading axes.
+Samplers of several steps or several runs (`sampling.Sampler`) add leading axes to each array.
 """
 
 import os
@@ -30,26 +30,26 @@ Batch = dict[str, Any]
 
 
 class Source(Protocol):
-    """Makes the batches of a sampler."""
+    """Source that makes the batches of a sampler."""
 
     def batches(self, sampler: Sampler, steps: range, workers: int = 0) -> Generator[Batch]:
-        """The batches of `steps`, in order.
+        """Yield the batches of `steps`, in order.
 
         Args:
-            sampler: Step → rows.
-            steps: which batches.
-            workers: processes that read from disk; 0 reads in threads of this process, and starts
-                faster. The batches do not depend on it.
+            sampler: Function from a step to rows of the index.
+            steps: Steps to make batches for.
+            workers: Number of processes that read from disk; 0 reads in threads of this process,
+                and starts faster. The batches do not depend on it.
         """
 
 
 class Resident:
-    """The chosen knees lie on every device, and a batch is gathered there.
+    """Source that keeps the chosen knees on every device and gathers batches there.
 
     Args:
-        prepared: the set.
-        rows: int64 [n], every row that a sampler may ask for.
-        mesh: Mesh to put them on.
+        prepared: Prepared set.
+        rows: All rows that a sampler may request, int64 [n].
+        mesh: Mesh to place them on.
     """
 
     def __init__(self, prepared: PreparedSet, rows: np.ndarray, mesh: Mesh):
@@ -57,7 +57,7 @@ class Resident:
         self._knees = meshes.place(prepared.load(self._rows), meshes.replicated(mesh))
 
     def batches(self, sampler: Sampler, steps: range, workers: int = 0) -> Generator[Batch]:
-        """The batches of `steps`, in order."""
+        """Yield the batches of `steps`, in order."""
         batch_sharding = meshes.batches(self._mesh, sampler(steps.start).ndim)
         gather = jax.jit(_gather, out_shardings=batch_sharding)
         for step in steps:
@@ -73,10 +73,10 @@ def _gather(knees: Batch, chosen: Batch) -> Batch:
 
 
 class Streamed:
-    """Knees are read from disk by Grain, ahead of the step that needs them.
+    """Source that reads knees from disk by Grain, ahead of the step that needs them.
 
     Args:
-        prepared: the set.
+        prepared: Prepared set.
         mesh: Mesh that batches go to.
     """
 
@@ -84,7 +84,7 @@ class Streamed:
         self._prepared, self._mesh = prepared, mesh
 
     def batches(self, sampler: Sampler, steps: range, workers: int = 0) -> Generator[Batch]:
-        """The batches of `steps`, in order."""
+        """Yield the batches of `steps`, in order."""
         prepared = self._prepared
         batch_sharding = meshes.batches(self._mesh, sampler(steps.start).ndim)
         stream = (
@@ -108,7 +108,7 @@ def _local(rows: np.ndarray) -> np.ndarray:
 
 
 def make_source(prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, mode: str) -> Source:
-    """The source a config names: 'resident', 'streamed', or 'auto', which takes what fits."""
+    """Make the source of a mode: 'resident', 'streamed', or 'auto', which takes what fits."""
     fits = len(rows) * prepared.bytes_per_knee < _device_memory() / 4
     if mode == "resident" or (mode == "auto" and meshes.agreed(fits)):
         return Resident(prepared, rows, mesh)
@@ -116,7 +116,7 @@ def make_source(prepared: PreparedSet, rows: np.ndarray, mesh: Mesh, mode: str) 
 
 
 def _device_memory() -> int:
-    """Bytes of memory of one device; for a CPU, of the machine shared by its devices."""
+    """Return the memory of one device, bytes; on a CPU, its share of the machine's memory."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]

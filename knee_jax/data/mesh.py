@@ -1,8 +1,9 @@
-"""The device mesh, and how state and batches lie on it.
+"""Device mesh, and the placement of state and batches on it.
 
-Two axes. Along `data` parameters are replicated and batches are split; `jax.jit` inserts the
-collectives, so a step reads the same on one device, on eight and on many processes. Along `run` lie
-runs that are trained side by side (the folds of a cross-validation, the seeds of a sweep).
+The mesh has two axes. Along `data`, parameters are replicated and batches are split; `jax.jit`
+inserts the collectives, so a step reads the same on one device, on eight and on many processes.
+Along `run` lie runs that are trained side by side (the folds of a cross-validation, the seeds of a
+sweep).
 """
 
 import math
@@ -19,14 +20,15 @@ from knee_jax.errors import UserError
 
 
 def make_mesh(runs: int = 1) -> Mesh:
-    """Arrange all devices as [groups of runs, devices of each], those of a process side by side.
+    """Arrange all devices as [groups of runs, devices of each], those of a process being adjacent.
 
-    `jax.make_mesh` would order a TPU slice by its wiring; then the part of a batch that a process
-    loads (`local_slice`) would not be the part that lies on its devices.
+    `jax.make_mesh` would order a TPU slice by its wiring; the part of a batch that a process loads
+    (`local_slice`) would then not be the part that lies on its devices.
 
     Args:
-        runs: Runs that are trained together. The devices are divided into as many groups as divide
-            both; where there are fewer groups than runs, a group trains several.
+        runs: Number of runs that are trained together. The number of groups is the greatest common
+            divisor of it and the number of devices; with fewer groups than runs, a group trains
+            several.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     grid = np.array(devices).reshape(math.gcd(runs, len(devices)), -1)
@@ -34,24 +36,24 @@ def make_mesh(runs: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of the same array on every device."""
+    """Return the sharding of an array that is the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batches(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Return the sharding of [batch], of [steps, batch], or of [runs, steps, batch].
+    """Return the sharding of [batch], [steps, batch] or [runs, steps, batch].
 
-    A run's part lies on its own devices, divided over them.
+    The part of each run lies on its own devices, divided over them.
     """
     axes = {1: (("run", "data"),), 2: (None, ("run", "data")), 3: ("run", None, "data")}
     return NamedSharding(mesh, PartitionSpec(*axes[ndim]))
 
 
 def side_by_side(steps: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Run `steps` for every run; all arguments but the last, and all results, are stacked.
+    """Run `steps` for every run; all arguments except the last, and all results, are stacked.
 
-    Each group of devices has its own runs. With one run in each it computes the plain steps,
-    without `jax.vmap`, which would make grouped convolutions of the runs' convolutions.
+    Each group of devices has its own runs. With one run per group it computes the plain steps,
+    without `jax.vmap`, which would turn convolutions into grouped convolutions.
     """
 
     def of_group(*arguments: Any) -> Any:
@@ -73,7 +75,7 @@ def side_by_side(steps: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
-    """Stack the pytrees of several runs, the new leading axis divided over the mesh."""
+    """Stack the pytrees of several runs along a new leading axis, divided over the mesh."""
     stacked = NamedSharding(mesh, PartitionSpec("run"))
     return jax.jit(
         lambda *leaves: jax.tree.map(lambda *each: jnp.stack(each), *leaves), out_shardings=stacked
@@ -81,7 +83,7 @@ def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
 
 
 def check_batch_size(batch_size: int, name: str, runs: int = 1) -> None:
-    """Raise UserError when a batch cannot be divided evenly over the devices of a run."""
+    """Raise UserError if a batch cannot be divided evenly over the devices of a run."""
     devices = jax.device_count() // math.gcd(runs, jax.device_count())
     if batch_size < 1 or batch_size % devices:
         raise UserError(
@@ -104,14 +106,14 @@ def to_global(local: Any, sharding: NamedSharding) -> Any:
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """Put a pytree that is equal on every process on the devices."""
+    """Place a pytree that is equal on every process on the devices."""
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
     )
 
 
 def agreed(value: int) -> int:
-    """Return the first process' value on all of them, where each machine may find another."""
+    """Return the first process' value on all processes, where each machine may find another."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -1,4 +1,4 @@
-"""A prepared set on disk: its index, and knees by row of the index."""
+"""Prepared set on disk: its index, and its knees by row of the index."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ PIXELS = ("image", "volume")
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSet:
-    """A set made by `knee_jax.prepare`.
+    """Set made by `knee_jax.prepare`.
 
     Attributes:
         path: Folder of the set (`<data_dir>/<name>[/<config>]/<version>`).
@@ -44,34 +44,37 @@ class PreparedSet:
 
     @functools.cached_property
     def pixels(self) -> str:
-        """Return the name of the array of pixels: 'image' or 'volume'."""
+        """Name of the array of pixels: 'image' or 'volume'."""
         return next(name for name in PIXELS if name in self._builder.info.features)
 
     @functools.cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """Height and width of every image, pixels; or rows, columns and slices of every volume."""
+        """Shape of every image (height, width) or volume (rows, columns, slices)."""
         return self._builder.info.features[self.pixels].shape
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
-        """Of rows, columns and slices of the first volume; of a film one, NaN if unknown."""
+        """Spacing of rows, columns and slices of the first volume, mm; films have one number.
+
+        NaN if unknown.
+        """
         first = str(self.index["spacing_mm"].iloc[0])
         return tuple(float(number or "nan") for number in first.split(" x "))
 
     @property
     def bytes_per_knee(self) -> int:
-        """Memory that a knee takes on a device, nearly all of it pixels."""
+        """Memory that a knee takes on a device, bytes, nearly all of it pixels."""
         return int(np.prod(self.image_shape)) + 1024
 
     def load(self, rows: np.ndarray) -> dict[str, Any]:
-        """Read knees: their labels from the index, the rest from the records.
+        """Read knees: their labels from the index, everything else from the records.
 
         Args:
-            rows: int64 [n], rows of the index.
+            rows: Rows of the index, int64 [n].
 
         Returns:
-            `labels`, target → [n]; and of films image uint8 [n, height, width], keypoints float32
-            [n, 74, 2] and keypoints_valid bool [n], of MR series volume uint8
+            `labels`, an array [n] for each target; for films also image uint8 [n, height, width],
+            keypoints float32 [n, 74, 2] and keypoints_valid bool [n]; for MR series volume uint8
             [n, rows, columns, slices].
         """
         where = self.index.iloc[rows]
@@ -93,7 +96,7 @@ class PreparedSet:
         return dataclasses.replace(self, index=index)
 
     def find(self, table: pd.DataFrame) -> np.ndarray:
-        """The rows of the knees that a table speaks of by subject, side and visit, int64 [n]."""
+        """Return the rows of the knees that a table names by subject, side and visit, int64 [n]."""
         identity = ["subject", "side", "visit"]
         known = pd.MultiIndex.from_frame(self.index[identity].astype(str))
         rows = known.get_indexer(pd.MultiIndex.from_frame(table[identity].astype(str)))
@@ -102,13 +105,13 @@ class PreparedSet:
         return rows
 
     def partially_labelled(self, rows: np.ndarray) -> np.ndarray:
-        """Return which of `rows` were read for some of the targets, but not for all; bool [n]."""
+        """Return which of `rows` were read for some of the targets but not for all, bool [n]."""
         knees = self.index.iloc[rows]
         read = np.stack([target.is_read(knees) for target in targets.get_all(self.targets)])
         return np.asarray(read.any(axis=0) & ~read.all(axis=0))
 
     def load_batch(self, rows: np.ndarray) -> dict[str, Any]:
-        """Load rows [..., batch] that may be `PADDING`; adds `row` int32 and `mask` bool."""
+        """Load rows [..., batch] that may include `PADDING`; add `row` int32 and `mask` bool."""
         mask = rows != PADDING
         knees = self.load(np.where(mask, rows, 0).ravel())
 
@@ -124,14 +127,14 @@ class PreparedSet:
 
 
 def open_set(path: epath.PathLike, names: Sequence[str] = ()) -> PreparedSet:
-    """Open the prepared set in folder `path`; its index holds what is known of the subjects.
+    """Open the prepared set in folder `path`; its index includes what is known of the subjects.
 
     Args:
-        path: The folder.
+        path: Folder of the set.
         names: Targets whose labels are loaded with the knees.
 
     Raises:
-        UserError: `path` holds no whole prepared set.
+        UserError: `path` does not hold a complete prepared set.
     """
     file = epath.Path(path) / "index.csv"
     if not file.exists():
@@ -156,6 +159,6 @@ def open_set(path: epath.PathLike, names: Sequence[str] = ()) -> PreparedSet:
 
 
 def _label_columns(index: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns of labels that an index has, each with its missing value."""
+    """Return the label columns of an index, each with its missing value."""
     known = targets.all_targets().values()
     return {target.source: target.missing for target in known if target.source in index}

@@ -1,4 +1,4 @@
-"""From a batch of knees to a network's input, in training, evaluation and prediction alike."""
+"""Conversion of a batch of knees to a network's input, for training, evaluation and prediction."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ class Intensities:
 
     @classmethod
     def of(cls, mean: float, std: float) -> "Intensities":
-        """Make them of two numbers."""
+        """Make the intensities from two numbers."""
         return cls(np.asarray(mean, np.float32), np.asarray(std, np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How knees become a network's input.
+    """Conversion of knees to a network's input.
 
     Attributes:
-        augmentation: Random changes, and the deterministic input for evaluation.
+        augmentation: Augmentation, with its deterministic input for evaluation.
         inputs: The part `input` of a config.
     """
 
@@ -39,23 +39,23 @@ class Preprocessing:
 
     @property
     def size(self) -> augment.Size:
-        """Side of the input of films, or shape of that of volumes."""
+        """Side of the input for films, or its shape for volumes."""
         return augment.size_of(self.inputs)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input of one knee; images and volumes end with the channels."""
+        """Shape of the input of one knee; the channels are the last axis."""
         return augment.input_shape(self.augmentation, self.size, self.inputs.channels)
 
     def __call__(
         self, batch: Mapping[str, Any], key: jax.Array, intensities: Intensities, *, train: bool
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Make the normalised input of a batch, and its keypoints; see `augment.make_inputs`.
+        """Make the normalised input of a batch and its keypoints; see `augment.make_inputs`.
 
         Args:
-            batch: `image` and `keypoints`, or `volume`.
+            batch: Batch with `image` and `keypoints`, or with `volume`.
             key: Random key of the step, the same on every device; unused in evaluation.
-            intensities: To normalise by.
+            intensities: Mean and standard deviation to normalise by.
             train: Whether inputs are changed at random.
         """
         images, keypoints = augment.make_inputs(
@@ -74,7 +74,7 @@ class Preprocessing:
     def raw_training_input(
         self, batch: Mapping[str, Any], key: jax.Array
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Make the training input of a batch before its intensities are normalised."""
+        """Make the training input of a batch without normalising its intensities."""
         channels = self.inputs.channels
         return augment.make_inputs(
             batch, key, self.size, (0.0, 1.0), self.augmentation, train=True, channels=channels

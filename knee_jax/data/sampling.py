@@ -1,8 +1,8 @@
-"""Which knees make up a batch: pure functions of (seed, step), so nothing needs to be saved.
+"""Samplers of batches: pure functions of (seed, step), so that no state needs to be saved.
 
-A *sampler* maps a step to the global batch's rows of the prepared set's index, int64 [batch]; a row
-of `PADDING` stands for no knee. Every process evaluates the same sampler and loads its own part.
-The sampler of several steps at a time maps the number of a call to rows [steps, batch], that of
+A *sampler* maps a step to the rows of the global batch in the prepared set's index, int64 [batch];
+`PADDING` stands for no knee. Every process evaluates the same sampler and loads its own part. A
+sampler of several steps at a time maps the number of a call to rows [steps, batch], and one of
 several runs to rows [runs, steps, batch].
 """
 
@@ -20,14 +20,14 @@ PADDING = -1
 
 
 def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Sampler:
-    """Endless passes over `rows`, each in a new order; a batch may straddle two passes.
+    """Make endless passes over `rows`, each in a new order; a batch may straddle two passes.
 
-    Of labelled and unlabelled rows together, it draws both in their natural ratio.
+    Given labelled and unlabelled rows together, it draws both in their natural ratio.
 
     Args:
-        rows: int64 [n], rows of the index to train on.
-        batch_size: knees in a global batch.
-        seed: fixes the order of every pass.
+        rows: Rows of the index to train on, int64 [n].
+        batch_size: Number of knees in a global batch.
+        seed: Random seed of the order of every pass.
     """
     return _shuffled_passes(rows, batch_size, (seed,))
 
@@ -35,20 +35,20 @@ def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Sampler:
 def mixed(
     labelled: np.ndarray, unlabelled: np.ndarray, batch_size: int, num_unlabelled: int, seed: int
 ) -> Sampler:
-    """Batches with a fixed number of unlabelled knees; passes over either kind as in `shuffled`.
+    """Make batches with a fixed number of unlabelled knees; each kind passes as in `shuffled`.
 
-    The unlabelled ones are spread evenly: any two devices that share a batch have the same number
+    The unlabelled knees are spread evenly: any two devices that share a batch have the same number
     of them, to within one.
 
     Args:
-        labelled: int64 [n], rows of the index.
-        unlabelled: int64 [m], rows of the index.
-        batch_size: knees in a global batch.
-        num_unlabelled: how many of them are unlabelled.
-        seed: fixes the order of every pass.
+        labelled: Rows of labelled knees, int64 [n].
+        unlabelled: Rows of unlabelled knees, int64 [m].
+        batch_size: Number of knees in a global batch.
+        num_unlabelled: Number of unlabelled knees in a global batch.
+        seed: Random seed of the order of every pass.
 
     Raises:
-        UserError: a batch would have no labelled knee, or there is no unlabelled one.
+        UserError: A batch would have no labelled knee, or there is no unlabelled one.
     """
     if not 0 <= num_unlabelled < batch_size:
         raise UserError(
@@ -62,7 +62,7 @@ def mixed(
         )
     ends = np.arange(1, batch_size + 1) * num_unlabelled // batch_size
     is_unlabelled = np.diff(ends, prepend=0) == 1
-    # No batch asks for what there are none of.
+    # Without unlabelled knees in a batch there may be none to draw from.
     parts = [(~is_unlabelled, _shuffled_passes(labelled, batch_size - num_unlabelled, (seed, 0)))]
     if num_unlabelled:
         parts.append((is_unlabelled, _shuffled_passes(unlabelled, num_unlabelled, (seed, 1))))
@@ -77,19 +77,20 @@ def mixed(
 
 
 def oversampled(rows: np.ndarray, classes: np.ndarray, batch_size: int, seed: int) -> Sampler:
-    """Endless passes in which every class is as frequent as the most frequent one.
+    """Make endless passes in which every class is as frequent as the most frequent one.
 
-    A pass has every knee once, and of the rarer classes bootstrap draws besides, anew in each
-    pass, until there are as many; all in a new order. A batch may straddle two passes.
+    A pass has every knee once, plus bootstrap draws of the rarer classes, drawn anew for each pass,
+    until all classes have equal numbers; the whole is in a new order. A batch may straddle two
+    passes.
 
-    Wang et al., section III-C: "the set of KL-2 was oversampled based on bootstrapping". That the
-    knees themselves stay in, and only what is added is drawn, is our reading of "oversampled".
+    Wang et al., section III-C: "the set of KL-2 was oversampled based on bootstrapping". That all
+    knees stay in, and only the additions are drawn, is our reading of "oversampled".
 
     Args:
-        rows: int64 [n], rows of the index to train on.
-        classes: int [n], their classes; knees that are `MISSING` one come once a pass.
-        batch_size: knees in a global batch.
-        seed: fixes the draws and the order of every pass.
+        rows: Rows of the index to train on, int64 [n].
+        classes: Their classes, int [n]; knees whose class is `MISSING` come once per pass.
+        batch_size: Number of knees in a global batch.
+        seed: Random seed of the draws and of the order of every pass.
     """
     rows, classes = np.asarray(rows, np.int64), np.asarray(classes)
     extra = _extra_draws(classes)
@@ -103,24 +104,24 @@ def oversampled(rows: np.ndarray, classes: np.ndarray, batch_size: int, seed: in
 
 
 def oversampled_length(classes: np.ndarray) -> int:
-    """Knees in a pass of `oversampled`: classes times the most frequent one's knees."""
+    """Return the number of knees in a pass of `oversampled`, those without a class included."""
     return len(classes) + sum(_extra_draws(classes).values())
 
 
 def _extra_draws(classes: np.ndarray) -> dict[int, int]:
-    """Class → draws that it lacks to be as frequent as the most frequent one."""
+    """Return the draws that each class lacks to be as frequent as the most frequent one."""
     known, counts = np.unique(classes[classes != MISSING], return_counts=True)
     return {int(c): int(counts.max() - count) for c, count in zip(known, counts)}
 
 
 def weighted(rows: np.ndarray, weights: np.ndarray, batch_size: int, seed: int) -> Sampler:
-    """Independent draws with replacement, in proportion to weights.
+    """Draw knees independently with replacement, in proportion to weights.
 
     Args:
-        rows: int64 [n], rows of the index to train on.
-        weights: [n], not negative, not all zero; for instance `inverse_frequency`.
-        batch_size: knees in a global batch.
-        seed: fixes the draws.
+        rows: Rows of the index to train on, int64 [n].
+        weights: Weights [n], not negative, not all zero; for instance `inverse_frequency`.
+        batch_size: Number of knees in a global batch.
+        seed: Random seed of the draws.
     """
     rows, weights = np.asarray(rows, np.int64), np.asarray(weights, np.float64)
     if rows.shape != weights.shape or not (weights >= 0).all() or not weights.sum() > 0:
@@ -130,13 +131,13 @@ def weighted(rows: np.ndarray, weights: np.ndarray, batch_size: int, seed: int) 
 
 
 def inverse_frequency(classes: np.ndarray) -> np.ndarray:
-    """Weights that draw every class equally often, float64 [n], their mean one.
+    """Return weights that draw every class equally often, float64 [n], with mean one.
 
-    Panfilov et al. 2022, section 3.2, for none, fast and slow progression. Tiulpin & Saarakkala
-    2020 have it for KL in their code (`--weighted_sampling`), and do not use it in the paper.
+    Panfilov et al. 2022, section 3.2, for none, fast and slow progression. The code of Tiulpin &
+    Saarakkala 2020 has it for KL (`--weighted_sampling`), but the paper does not use it.
 
     Args:
-        classes: int [n]; knees that are `MISSING` one keep their share of the draws.
+        classes: Classes, int [n]; knees whose class is `MISSING` keep their share of the draws.
     """
     values, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
     known = values != MISSING
@@ -154,12 +155,12 @@ def _shuffled_passes(rows: np.ndarray, batch_size: int, seeds: tuple[int, ...]) 
 
 
 def _passes(one_pass: Callable[[int], np.ndarray], length: int, batch_size: int) -> Sampler:
-    """Passes laid end to end, and cut into batches.
+    """Lay passes end to end, and cut them into batches.
 
     Args:
-        one_pass: number of the pass, from 0 → its rows, int64 [length].
-        length: knees in a pass.
-        batch_size: knees in a global batch.
+        one_pass: Function from the number of a pass, from 0, to its rows, int64 [length].
+        length: Number of knees in a pass.
+        batch_size: Number of knees in a global batch.
     """
 
     def sampler(step: int) -> np.ndarray:
@@ -174,7 +175,7 @@ def _passes(one_pass: Callable[[int], np.ndarray], length: int, batch_size: int)
 
 
 def in_order(rows: np.ndarray, batch_size: int) -> Sampler:
-    """One pass over `rows`, each exactly once; the last batch is filled up with `PADDING`."""
+    """Make one pass over `rows`, each exactly once; the last batch is filled up with `PADDING`."""
     rows = np.asarray(rows, np.int64)
 
     def sampler(step: int) -> np.ndarray:
@@ -201,7 +202,7 @@ def in_calls(sampler: Sampler, calls: Sequence[range]) -> Sampler:
 
 
 def num_batches(num_rows: int, batch_size: int) -> int:
-    """Batches that `in_order` needs for `num_rows` knees."""
+    """Return the number of batches that `in_order` needs for `num_rows` knees."""
     return -(-num_rows // batch_size)
 
 
@@ -221,15 +222,15 @@ def make(
 
     Args:
         data: The part `data` of a config.
-        batch_size: Knees in a global batch.
+        batch_size: Number of knees in a global batch.
         seed: Random seed of the draws.
-        train: int64 [n], rows of labelled training knees.
-        unlabelled: int64 [m], rows of unlabelled ones.
-        validation: int64 [k], rows of validation knees.
-        classes_of: Rows → classes, for sampling by class.
+        train: Rows of labelled training knees, int64 [n].
+        unlabelled: Rows of unlabelled training knees, int64 [m].
+        validation: Rows of validation knees, int64 [k].
+        classes_of: Function from rows to classes, for sampling by class.
 
     Returns:
-        The sampler, and how many knees make an epoch.
+        The sampler, and the number of knees in an epoch.
     """
 
     def length(rows: np.ndarray) -> int:

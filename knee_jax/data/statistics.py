@@ -1,4 +1,4 @@
-"""What training needs to know of the training knees: intensities and prevalences."""
+"""Statistics of the training knees: intensities and prevalences."""
 
 import dataclasses
 import json
@@ -20,13 +20,14 @@ FILE = "statistics.json"
 """Name of the file in a run's folder."""
 
 SAMPLE = 500
-"""Knees that the intensity statistics are estimated from: their spread is then under 1 %."""
+"""Number of knees that the intensity statistics are estimated from; their error is then below 1 %.
+"""
 
 CHUNK = 50
-"""Knees that are looked at together."""
+"""Number of knees that are processed together."""
 
 RawInputs = Callable[[Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array | None]]
-"""(batch, random key) → images in [0, 1], not normalised, and keypoints."""
+"""Function from (batch, random key) to unnormalised images in [0, 1], and keypoints."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Statistics:
     Attributes:
         mean: Mean of intensities in [0, 1].
         std: Standard deviation of intensities in [0, 1].
-        counts: Class target → knees of each class.
+        counts: Number of knees of each class, for each class target.
     """
 
     mean: float
@@ -50,16 +51,15 @@ def measure(
     raw_inputs: RawInputs | None = None,
     intensities: tuple[float, float] | None = None,
 ) -> Statistics:
-    """Statistics of the training rows; intensities from `SAMPLE` of them, evenly spaced.
+    """Measure statistics of the training rows, intensities on `SAMPLE` of them, evenly spaced.
 
     Args:
-        prepared: the set.
-        rows: int64 [n], the training rows. A grade that is missing, or hidden, is in no class.
-        raw_inputs: Takes the intensities from what the network sees in training, with the
-            augmentation on: mean over batches of the batches' means and of their standard
-            deviations (what the code of Tiulpin & Saarakkala 2020 does). None: from the pixels of
-            the ROIs.
-        intensities: their mean and standard deviation where they need not be measured.
+        prepared: Prepared set.
+        rows: Training rows, int64 [n]. A missing or hidden grade belongs to no class.
+        raw_inputs: Function that makes augmented training inputs, on which the intensities are then
+            measured: mean over batches of the batch means, and of the batch standard deviations (as
+            in the code of Tiulpin & Saarakkala 2020). None: measured on the pixels of the ROIs.
+        intensities: Known mean and standard deviation, which then are not measured.
     """
     if intensities is not None:
         mean, std = intensities
@@ -98,7 +98,8 @@ def _of_inputs(
     prepared: "PreparedSet", rows: np.ndarray, raw_inputs: RawInputs
 ) -> tuple[float, float]:
     number = min(SAMPLE, len(rows))
-    # Batches of one size, since another would be compiled anew; and mixed, as in training.
+    # All batches have one size, since another would be compiled anew; they are mixed, as in
+    # training.
     size = min(CHUNK, number)
     sample = _evenly(rows, number - number % size)
     batches = np.random.default_rng(0).permutation(sample).reshape(-1, size)
@@ -118,11 +119,11 @@ def _of_inputs(
 
 
 def save(statistics: Statistics, path: Path) -> None:
-    """Write the statistics as JSON, all or nothing; the first process does it."""
+    """Write the statistics as JSON, atomically, in the first process only."""
     if jax.process_index() == 0:
         write_json(path, dataclasses.asdict(statistics))
 
 
 def load(path: Path) -> Statistics:
-    """Read what `save` wrote."""
+    """Read statistics that `save` wrote."""
     return Statistics(**json.loads(path.read_text(encoding="utf-8")))

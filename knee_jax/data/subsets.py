@@ -1,4 +1,4 @@
-"""Knees of a prepared set as a run uses them: on devices, by rows of the set's index."""
+"""Knees of a prepared set in use by a run: on devices, by rows of the set's index."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ class Selected(NamedTuple):
 
     Attributes:
         prepared: The set, with the labels that the run may see.
-        rows: int64 [n], rows of its index, ascending.
+        rows: Rows of its index, int64 [n], ascending.
     """
 
     prepared: prepared.PreparedSet
@@ -25,13 +25,13 @@ class Selected(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SharedSource:
-    """All knees of one prepared set that a run uses, whose batches its subsets share.
+    """All knees of one prepared set that a run uses; its subsets share their batches.
 
     Attributes:
         prepared: The set, with the labels that the run may see.
-        rows: int64 [n], rows of its index, ascending.
-        mesh: Where batches go.
-        mode: Of `batches.make_source`.
+        rows: Rows of its index, int64 [n], ascending.
+        mesh: Mesh that batches go to.
+        mode: Mode of `batches.make_source`.
     """
 
     prepared: prepared.PreparedSet
@@ -41,16 +41,16 @@ class SharedSource:
 
     @functools.cached_property
     def batches(self) -> batches.Source:
-        """Source of device batches; reads the knees when it is first asked for."""
+        """Source of device batches; reads the knees on first access."""
         return batches.make_source(self.prepared, self.rows, self.mesh, self.mode)
 
     @property
     def bytes_on_device(self) -> int:
-        """Memory that the knees take on each device, if they lie there."""
+        """Memory that the knees take on each device if they are resident, bytes."""
         return len(self.rows) * self.prepared.bytes_per_knee
 
     def same(self, other: "SharedSource") -> bool:
-        """Return whether batches of the two are the same."""
+        """Return whether the batches of the two are the same."""
         return (
             self.prepared.path == other.prepared.path
             and self.prepared.targets == other.prepared.targets
@@ -62,11 +62,11 @@ class SharedSource:
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """The knees of a part of a run: train, validation, test or unlabelled.
+    """Knees of a part of a run: train, validation, test or unlabelled.
 
     Attributes:
         shared: Source of their batches.
-        rows: int64 [n], rows of the index.
+        rows: Rows of the index, int64 [n].
     """
 
     shared: SharedSource
@@ -74,7 +74,7 @@ class Subset:
 
     @property
     def prepared(self) -> prepared.PreparedSet:
-        """The prepared set."""
+        """Prepared set."""
         return self.shared.prepared
 
     @property
@@ -93,18 +93,18 @@ class Subset:
         Every process takes part, with the same rows.
 
         Args:
-            function: Batch → its rows of the index, and a pytree of [batch, ...]; both whole on
-                every process.
-            rows: int64 [n], at least one.
-            batch_size: Knees in a batch.
+            function: Function from a batch to its rows of the index and a pytree of [batch, ...],
+                both complete on every process.
+            rows: Rows of the index, int64 [n], at least one.
+            batch_size: Number of knees in a batch.
 
         Returns:
-            The pytree, NumPy arrays [n, ...] in the order of `rows`.
+            The pytree, with NumPy arrays [n, ...] in the order of `rows`.
         """
         steps = range(sampling.num_batches(len(rows), batch_size))
         sampler = sampling.in_order(rows, batch_size)
         results = jax.device_get([function(batch) for batch in self.source.batches(sampler, steps)])
-        # Rows come back with the results: whatever the devices did, each keeps its own.
+        # Rows come back with the results, so that each result stays with its knee on any device.
         at = np.concatenate([of_batch for of_batch, _ in results])
         known = at != sampling.PADDING
         if not np.array_equal(at[known], rows):
@@ -119,13 +119,13 @@ def make_subsets(
     mode: str,
     known: Iterable[SharedSource] = (),
 ) -> dict[str, Subset]:
-    """Make the subsets of a run, those of one prepared set with one source of batches.
+    """Make the subsets of a run; those of one prepared set share a source of batches.
 
     Args:
-        selected: Part → its knees.
-        mesh: Where batches go.
-        mode: Of `batches.make_source`.
-        known: Sources of another run, which serve this one too where they are the same.
+        selected: Knees of each part.
+        mesh: Mesh that batches go to.
+        mode: Mode of `batches.make_source`.
+        known: Sources of another run, reused where they are the same.
     """
     known, subsets = list(known), {}
     for name, (knees, rows) in selected.items():

@@ -1,8 +1,8 @@
-"""Voxels from prepared volume to network input, on the device: crop, rotation and gamma.
+"""Conversion of prepared volumes to network inputs, on the device: crop, rotation and gamma.
 
 After Panfilov et al. 2022, section 3.2, and their code, which crops and rotates 320x320x128 voxels
-and shrinks them afterwards; here volumes have been shrunk before (`ingest.volume`), so that a crop
-moves by steps of two of OAI's voxels.
+and shrinks them afterwards; here volumes have already been shrunk (`ingest.volume`), so that a crop
+moves in steps of two of OAI's voxels.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ Shape = tuple[int, int, int]
 """Rows, columns and slices of the knee's frame (`ingest.series`)."""
 
 VIEWS = types.MappingProxyType({"sagittal": (2, 0, 1), "coronal": (1, 0, 2), "axial": (0, 1, 2)})
-"""View → axes of a volume that are the slices, rows and columns of the view's images."""
+"""Axes of a volume that are the slices, rows and columns of the images of each view."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VolumeCrop:
     """Crop, rotation and gamma of Panfilov et al. 2022; the defaults are theirs.
 
-    A crop lies anywhere in the volume, each of its positions being as likely as another, and its
-    intensities are stretched to [0, 1]; it is rotated in the sagittal plane, whatever the view, by
-    one angle for all slices (bilinear, black corners); and gamma is changed. The evaluation input
-    is the central crop.
+    A crop lies anywhere in the volume, all positions being equally likely, and its intensities are
+    stretched to [0, 1]; it is rotated in the sagittal plane, whatever the view, by one angle for
+    all slices (bilinear, black corners); and gamma is changed. The evaluation input is the central
+    crop.
     """
 
     name: ClassVar[str] = "volume_crop"
@@ -61,24 +61,24 @@ class VolumeCrop:
     gamma_probability: float = option(0.5, "Probability of a change of gamma.", low=0, high=1)
 
     def input_shape(self, size: Shape, channels: int) -> tuple[int, ...]:
-        """Slices, rows, columns and channels of a crop of `size`."""
+        """Return the number of slices, rows, columns and channels of a crop of `size`."""
         axes = VIEWS[self.view]
         return (*(size[axis] for axis in axes), channels)
 
     def training_input(
         self, volume: jax.Array, keypoints: None, key: jax.Array, size: Shape, channels: int
     ) -> tuple[jax.Array, None]:
-        """One knee with random changes.
+        """Make the input of one knee with random changes.
 
         Args:
-            volume: uint8 [rows, columns, slices].
-            keypoints: Landmarks of films; None for a volume.
+            volume: Volume, uint8 [rows, columns, slices].
+            keypoints: Landmarks of films; None for volumes.
             key: Random key of this knee.
             size: Shape of the crop, voxels.
-            channels: Channels of the result, the grey being repeated.
+            channels: Channels of the result, in which the grey value is repeated.
 
         Returns:
-            Intensities from 0 to 1, float32 of `input_shape`; and None.
+            Intensities from 0 to 1, float32 with the shape of `input_shape`; and None.
         """
         place, draws = jax.random.split(key)
         room = jnp.array(volume.shape) - jnp.array(size) + 1
@@ -97,15 +97,15 @@ class VolumeCrop:
     def evaluation_input(
         self, volume: jax.Array, keypoints: None, size: Shape, channels: int
     ) -> tuple[jax.Array, None]:
-        """One knee without random changes."""
+        """Make the input of one knee without random changes."""
         start = (jnp.array(volume.shape) - jnp.array(size)) // 2
         return self._arrange(self._crop(volume, start, size), channels), None
 
     def _crop(self, volume: jax.Array, start: jax.Array, size: Shape) -> jax.Array:
-        """The crop from a corner on, its least intensity 0 and its greatest 1."""
+        """Crop the volume at a corner, and stretch the intensities of the crop to [0, 1]."""
         voxels = lax.dynamic_slice(volume, start, size).astype(jnp.float32)
         low, high = voxels.min(), voxels.max()
-        # Whole numbers: a difference below 1 is none.
+        # Intensities are integers: a difference below 1 means that there is none.
         return (voxels - low) / jnp.maximum(high - low, 1)
 
     def _arrange(self, voxels: jax.Array, channels: int) -> jax.Array:
@@ -117,9 +117,9 @@ def rotate(volume: jax.Array, angle: jax.Array, aspect: float = 1.0) -> jax.Arra
     """Rotate all slices of a volume about their centre by one angle; bilinear, zero outside.
 
     Args:
-        volume: float [rows, columns, slices].
-        angle: radians, positive from columns towards rows (clockwise as seen).
-        aspect: distance of the columns over that of the rows.
+        volume: Volume, float [rows, columns, slices].
+        angle: Angle, radians, positive from columns towards rows (clockwise as seen).
+        aspect: Distance of the columns divided by that of the rows.
     """
     rows, columns, _ = volume.shape
     matrix = geometry.rotation(angle, rows, columns, aspect)

@@ -1,4 +1,4 @@
-"""The best checkpoint of a run → predictions tables, metrics with intervals, and the report."""
+"""Evaluation of a run's best checkpoint: predictions tables, metrics with intervals, and report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +24,9 @@ class Evaluated(NamedTuple):
     """Predictions of a checkpoint on a run's knees.
 
     Attributes:
-        tables: 'validation' and, where there are test knees, 'test' → predictions table.
-        step: Training steps of the checkpoint.
-        variables: Variables of its network.
+        tables: Predictions table of 'validation' and, where there are test knees, of 'test'.
+        step: Number of training steps of the checkpoint.
+        variables: Variables of the network.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -40,12 +40,12 @@ def evaluate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
     Writes `predictions/<split>.csv`, `metrics.json` and `report/`, and prints the metrics.
 
     Args:
-        config: The run's config.
-        workdir: The run's folder.
+        config: Config of the run.
+        workdir: Folder of the run.
         data_dir: Folder of prepared sets.
 
     Raises:
-        UserError: There is no checkpoint, or it is of another config.
+        UserError: There is no checkpoint, or it belongs to another config.
     """
     folder.require(workdir)
     folder.check_same_config(workdir, config)
@@ -64,11 +64,11 @@ def evaluate_checkpoint(run: Run, workdir: Path, predictor: Predictor | None = N
 
     Args:
         run: The run.
-        workdir: Its folder; receives `predictions/`.
-        predictor: Compiled prediction, if there is one.
+        workdir: Folder of the run; receives `predictions/`.
+        predictor: Compiled prediction; made if omitted.
     """
     predictor = predictor or make_predictor(run)
-    # Read only: the run may be training at this moment.
+    # Read only, since the run may be training at this moment.
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.best_step()
         if best is None:
@@ -85,7 +85,7 @@ def evaluate_checkpoint(run: Run, workdir: Path, predictor: Predictor | None = N
 def write_results(run: Run, tables: dict[str, pd.DataFrame], workdir: Path) -> dict[str, Summary]:
     """Write predictions tables and `metrics.json`, and return the metrics of each table.
 
-    Knees of another cohort are scored once more at their first visit alone, `test_first_visit`
+    Knees of another cohort are scored again at their first visit only, as `test_first_visit`
     (Tiulpin & Saarakkala 2020, Discussion); that table is added to `tables`.
     """
     settings = run.config.evaluation

@@ -1,9 +1,9 @@
-"""What a network saw in knees: the features that its heads read, and where its evidence lay.
+"""Explanation of a network: the features that its heads read, and where its evidence lay.
 
-Networks let themselves be looked into by `knee_jax.models.layers.observe`. Grad-CAM (Selvaraju et
-al. 2017, section 3) weighs each channel of the last maps by the mean of the gradient of a class'
-logit, and keeps what speaks for the class. Wang et al. show both: Figs. 4 and 6. Of a volume it is
-seen in the slices that count most: those that the Transformer of Panfilov et al. 2022 attends to.
+Networks expose intermediate values by `knee_jax.models.layers.observe`. Grad-CAM (Selvaraju et al.
+2017, section 3) weights each channel of the last maps by the mean gradient of a class logit, and
+keeps the evidence in favour of the class. Wang et al. show both: Figs. 4 and 6. For a volume it is
+shown in the slices that count most: those that the Transformer of Panfilov et al. 2022 attends to.
 """
 
 import types
@@ -29,32 +29,33 @@ from knee_jax.training.run import Run, StepConstants
 from knee_jax.training.state import Variables
 
 WHOLE, SIDES = ("maps",), ("maps_lateral", "maps_medial")
-"""The last maps of a network that reads the whole knee, or its two side patches."""
+"""Last maps of a network that reads the whole knee, or of its two side patches."""
 
 BORDER = 7
-"""Pixels over which heat fades at the border of a patch, as where Tiulpin et al. 2018 paste it."""
+"""Pixels over which heat fades at the border of a patch, as in the pasting of Tiulpin et al. 2018.
+"""
 
 MOST_KNEES = 2000
-"""Knees whose features are gathered, at most."""
+"""Maximum number of knees whose features are gathered."""
 
 VIEW_MAPS = types.MappingProxyType({f"maps_{view}": view for view in VIEWS})
-"""Last maps of a network that reads a volume in three views → the view."""
+"""View of each of the last maps of a network that reads a volume in three views."""
 
 NUM_SLICES = 3
-"""Slices of a volume that are shown, of all its views together."""
+"""Number of slices of a volume that are shown, of all its views together."""
 
 NUM_SHOWN = 15
-"""Knees whose heat maps are made, at most."""
+"""Maximum number of knees whose heat maps are made."""
 
 
 class HeatMaps(NamedTuple):
-    """Knees as the network sees them, and where the evidence for a class lay.
+    """Knees as the network sees them, with the location of the evidence for a class.
 
     Attributes:
-        images: uint8 [n, size, size], its input.
-        heat: float32 [n, size, size], 0 to 1, the highest of each knee being 1; zeros where
-            nothing speaks for the class.
-        patch: side of the two patches that it reads, pixels; 0: it reads the whole knee.
+        images: Input images, uint8 [n, size, size].
+        heat: Evidence, float32 [n, size, size], 0 to 1, the maximum of each knee being 1; zeros
+            where there is none in favour of the class.
+        patch: Side of the two patches that the network reads, pixels; 0 if it reads the whole knee.
     """
 
     images: np.ndarray
@@ -66,13 +67,12 @@ class SliceMaps(NamedTuple):
     """Volumes as the network sees them in one view: the slices that count most, and the evidence.
 
     Attributes:
-        strength: float32 [n, slices], how much each slice counts: the attention of the class token
-            to it, the mean of the heads of the last block; without attention its share of the
-            evidence.
-        numbers: int32 [n, k], the slices of most strength, ascending, from 0.
-        images: uint8 [n, k, rows, columns], these slices.
-        heat: float32 [n, k, rows, columns], 0 to 1, where in them the evidence for a class lay; 1
-            is the highest of all slices, shown or not; zeros where nothing speaks for the class.
+        strength: Weight of each slice, float32 [n, slices]: attention of the class token to it,
+            averaged over the heads of the last block; without attention its share of the evidence.
+        numbers: Slices of greatest strength, int32 [n, k], ascending, from 0.
+        images: Those slices, uint8 [n, k, rows, columns].
+        heat: Evidence for the class in them, float32 [n, k, rows, columns], 0 to 1; 1 is the
+            maximum over all slices, shown or not; zeros where there is none in favour of the class.
     """
 
     strength: np.ndarray
@@ -82,16 +82,17 @@ class SliceMaps(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What the network saw in some knees of a predictions table.
+    """Explanation of the network's predictions on some knees of a predictions table.
 
     Attributes:
-        target: the grade, or other target, that is explained.
-        gathered: int64 [m], rows of the table, ascending.
-        features: float32 [m, d], theirs; None if the network does not let them be seen.
-        shown: int64 [n], rows of the table, as `choose_knees` has them.
+        target: Target that is explained, such as a grade.
+        gathered: Rows of the table, int64 [m], ascending.
+        features: Features of the `gathered` rows, float32 [m, d]; None if the network does not
+            expose them.
+        shown: Rows of the table, int64 [n], as chosen by `choose_knees`.
         heat_maps: Maps of the `shown` rows for the predicted class; None for volumes.
-        slices: View → maps of the `shown` rows, of volumes; otherwise None.
-        attended: whether the strength of slices is attention.
+        slices: Maps of the `shown` rows for each view of volumes; None for films.
+        attended: Whether the strength of slices is attention.
     """
 
     target: str
@@ -104,13 +105,13 @@ class Explanation(NamedTuple):
 
 
 def explain(run: Run, variables: Variables, name: str, table: pd.DataFrame) -> Explanation:
-    """Look into the network while it reads knees of a part; every process must take part.
+    """Inspect the network as it reads the knees of a part; every process must take part.
 
     Args:
         run: The run.
-        variables: Variables of its network.
+        variables: Variables of the network.
         name: Name of the subset.
-        table: its predictions, as `knee_jax.evaluation.predict` makes them.
+        table: Predictions of the subset, as `knee_jax.evaluation.predict` makes them.
     """
     target, part = run.task.targets[0], run.subsets[name]
     known = np.flatnonzero(targets.get(target).is_known(table[target].to_numpy()))
@@ -129,7 +130,7 @@ def explain(run: Run, variables: Variables, name: str, table: pd.DataFrame) -> E
 
 
 def observed(run: Run, variables: Variables) -> dict[str, tuple[int, ...]]:
-    """Name → shape, for a batch of one knee, of what the network lets be seen."""
+    """Return the shapes of values that the network exposes, by name, for a batch of one knee."""
     image, keypoints = (
         jnp.zeros((1, *run.preprocessing.input_shape)),
         jnp.zeros((1, NUM_LANDMARKS, 2)),
@@ -145,12 +146,12 @@ def features(
 
     Args:
         run: The run.
-        variables: Variables of its network.
+        variables: Variables of the network.
         name: Name of the subset of the knees.
-        rows: int64 [n], of its index; all of the part if omitted.
+        rows: Rows of the index, int64 [n]; all of the subset if omitted.
 
     Raises:
-        UserError: the network does not let its features be seen.
+        UserError: The network does not expose its features.
     """
     if "features" not in observed(run, variables):
         raise UserError(_unseen(run, "features"))
@@ -177,18 +178,18 @@ def grad_cam(
     target: str,
     chosen: int | None = None,
 ) -> HeatMaps:
-    """Return maps of where the evidence for a class lay (Grad-CAM).
+    """Return maps of the evidence for a class, by Grad-CAM.
 
     Args:
         run: The run.
-        variables: Variables of its network.
+        variables: Variables of the network.
         name: Name of the subset of the knees.
-        rows: int64 [n], of its index.
-        target: grade, or other target, whose logits count.
-        chosen: the class; that of the highest logit of each knee if omitted.
+        rows: Rows of the index, int64 [n].
+        target: Target whose logits count, such as a grade.
+        chosen: Class; that of the highest logit of each knee if omitted.
 
     Raises:
-        UserError: the network lets no maps be seen.
+        UserError: The network exposes no maps.
     """
     names = _maps_among(observed(run, variables))
     if not names:
@@ -219,23 +220,23 @@ def slice_maps(
     target: str,
     chosen: int | None = None,
 ) -> dict[str, SliceMaps]:
-    """Return how much each slice of a volume counts, and where in it the evidence for a class lay.
+    """Return the weight of each slice of a volume, and the evidence for a class in it.
 
-    Of a network that reads slice by slice, Grad-CAM weighs the channels in each slice by itself.
+    For a network that reads slice by slice, Grad-CAM weights the channels of each slice separately.
 
     Args:
-        run: The run.
-        variables: Variables of its network.
+        run: Run.
+        variables: Variables of the network.
         name: Name of the subset of the knees, which are volumes.
-        rows: int64 [n], of its index.
+        rows: Rows of the index, int64 [n].
         target: Name of the target whose logits count.
-        chosen: the class; that of the highest logit of each knee if omitted.
+        chosen: Class; that of the highest logit of each knee if omitted.
 
     Returns:
-        View → of the slices of that view.
+        Maps of the slices of each view.
 
     Raises:
-        UserError: the network lets no maps be seen.
+        UserError: The network exposes no maps.
     """
     names = _view_maps_among(run, observed(run, variables))
     if not names:
@@ -270,13 +271,13 @@ def slice_maps(
 def _strongest(
     volumes: jax.Array, heat: jax.Array, attention: jax.Array | None, number: int
 ) -> tuple[jax.Array, ...]:
-    """The slices that count most, as `SliceMaps` has them.
+    """Return the slices that count most, in the form of `SliceMaps`.
 
     Args:
-        volumes: uint8 [batch, slices, rows, columns].
-        heat: [batch, depth, h, w], coarser.
-        attention: [batch, slices], if there is any.
-        number: Number of slices.
+        volumes: Volumes, uint8 [batch, slices, rows, columns].
+        heat: Evidence at a coarser resolution, [batch, depth, h, w].
+        attention: Attention to each slice, [batch, slices], if there is any.
+        number: Number of slices to choose.
     """
     count, *side = volumes.shape[1:]
     if heat.shape[1] != count:
@@ -293,11 +294,11 @@ def _strongest(
 
 
 def class_activation(maps: jax.Array, gradients: jax.Array) -> jax.Array:
-    """The evidence for a class, float32 [batch, ...], 0 or more (ibid., eq. 1 and 2).
+    """Return the evidence for a class, float32 [batch, ...], 0 or more (ibid., eqs. 1 and 2).
 
     Args:
-        maps: [batch, ..., channels], of two or three dimensions.
-        gradients: Gradients of the class logit by the maps, the same shape.
+        maps: Maps, [batch, ..., channels], of two or three spatial dimensions.
+        gradients: Gradients of the class logit with respect to the maps, of the same shape.
     """
     places = tuple(range(1, maps.ndim - 1))
     weights = gradients.astype(jnp.float32).mean(places, keepdims=True)
@@ -305,18 +306,19 @@ def class_activation(maps: jax.Array, gradients: jax.Array) -> jax.Array:
 
 
 def choose_knees(table: pd.DataFrame, target: str, number: int = NUM_SHOWN) -> np.ndarray:
-    """Choose knees that say most of a network: certain and right or wrong, and undecided.
+    """Choose the most telling knees: confidently right, confidently wrong, and undecided ones.
 
     Args:
-        table: a predictions table in which every knee has a class of the target.
-        target: which.
-        number: of knees, fewer where there are not so many. Four fifths are shared by the classes,
-            right and wrong alike, one each at least; the rest are undecided.
+        table: Predictions table in which every knee has a class of the target.
+        target: Name of the target.
+        number: Number of knees, fewer if the table has fewer. Four fifths are shared equally by the
+            classes, and by right and wrong predictions, with at least one each; the rest are
+            undecided.
 
     Returns:
-        int64 [n], rows of the table: for each class those that were right and most certain; for
-        each true class those that were wrong and most certain; then those whose two most probable
-        classes differ least. Of a continuous target knees from the best to the worst predicted.
+        Rows of the table, int64 [n]: for each class the most confident right predictions; for each
+        true class the most confident wrong ones; then the knees whose two most probable classes
+        differ least. For a continuous target, knees from the best to the worst predicted.
     """
     kind = targets.get(target)
     truth, predicted = (table[c].to_numpy() for c in (target, f"{target}_pred"))
@@ -340,7 +342,7 @@ def choose_knees(table: pd.DataFrame, target: str, number: int = NUM_SHOWN) -> n
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """At most so many of `count` positions, evenly drawn, int64, ascending."""
+    """Return at most `most` of `count` positions, evenly spaced, int64, ascending."""
     number = min(count, most)
     return np.arange(number) * count // max(number, 1)
 
@@ -370,7 +372,7 @@ def _evidence(
     target: str,
     chosen: int | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the values that the network exposes, and a class logit's gradients by them."""
+    """Return the values that the network exposes, and the gradients of a class logit by them."""
 
     def evidence(perturbations: Any) -> tuple[jax.Array, Any]:
         outputs, seen = run.model.apply(
@@ -381,9 +383,9 @@ def _evidence(
             mutable=["intermediates"],
         )
         logits = outputs[target]
-        # The only output of a continuous target is the highest.
+        # A continuous target has one output, which is the highest.
         classes = logits.argmax(-1) if chosen is None else jnp.full(len(logits), chosen)
-        # Knees do not meet in evaluation: the sum's gradient is each knee's own.
+        # Knees do not interact in evaluation, so the gradient of the sum is each knee's own.
         of_class = jnp.take_along_axis(logits, classes[:, None], axis=1)
         return of_class.sum(), seen["intermediates"]
 
@@ -394,7 +396,7 @@ def _evidence(
 
 
 def _grey(images: jax.Array, intensities: Intensities) -> jax.Array:
-    """Normalised images [..., channels] as grey values again, uint8 [...]."""
+    """Return normalised images [..., channels] as grey values, uint8 [...]."""
     grey = (images[..., 0] * intensities.std + intensities.mean) * 255
     return jnp.clip(jnp.round(grey), 0, 255).astype(jnp.uint8)
 
@@ -402,7 +404,7 @@ def _grey(images: jax.Array, intensities: Intensities) -> jax.Array:
 def _shapes(
     run: Run, variables: Variables, images: jax.Array, keypoints: jax.Array | None
 ) -> dict[str, Any]:
-    """Shapes of what the network lets be seen: `intermediates` and `perturbations`."""
+    """Return the shapes of exposed values: `intermediates` and `perturbations`."""
 
     def look(variables: Variables, images: jax.Array, keypoints: Any) -> Any:
         return run.model.apply(
@@ -418,7 +420,7 @@ def _shapes(
 
 
 def _by_name(seen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the exposed values by name, wherever in the network they are."""
+    """Return the exposed values by name, wherever they are in the network."""
     values = {path[-1]: value for path, value in flatten_dict(seen).items()}
     return {name: v[0] if isinstance(v, tuple) else v for name, v in values.items()}
 
@@ -439,20 +441,20 @@ def _maps_among(seen: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
 
 
 def _view_maps_among(run: Run, seen: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Return the maps that explain a network of volumes → the view of their slices."""
+    """Return the view of the slices of each map that explains a network of volumes."""
     if "maps" in seen:
-        # As the volume comes: of the view that the augmentation makes.
+        # The volume as it comes, in the view that the augmentation makes.
         return {"maps": getattr(run.config.augmentation, "view", "sagittal")}
     return dict(VIEW_MAPS) if set(VIEW_MAPS) <= set(seen) else {}
 
 
 def _grow(heat: jax.Array, size: int) -> jax.Array:
-    """[batch, height, width] stretched bilinearly over [batch, size, size]."""
+    """Resize heat [batch, height, width] bilinearly to [batch, size, size]."""
     return jax.image.resize(heat, (len(heat), size, size), "linear", antialias=False)
 
 
 def _on_side_patches(heat: Mapping[str, jax.Array], patch: int, size: int) -> jax.Array:
-    """Heat of the two patches where they lie on the knee, [batch, size, size]."""
+    """Place the heat of the two patches where they lie on the knee, [batch, size, size]."""
     centres = np.arange(patch) + 0.5
     fade = np.minimum(1.0, np.minimum(centres, patch - centres) / BORDER).astype(np.float32)
     lateral, medial = (_grow(heat[name], patch) * fade[:, None] * fade for name in SIDES)
@@ -461,6 +463,6 @@ def _on_side_patches(heat: Mapping[str, jax.Array], patch: int, size: int) -> ja
 
 
 def _normalise(heat: jax.Array) -> jax.Array:
-    """Divide each knee's heat [batch, ...] by its maximum; without heat there is none to show."""
+    """Divide each knee's heat [batch, ...] by its maximum; heat that is all zero stays so."""
     highest = heat.max(tuple(range(1, heat.ndim)), keepdims=True)
     return heat / jnp.where(highest > 0, highest, 1.0)

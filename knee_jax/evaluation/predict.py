@@ -1,4 +1,4 @@
-"""A network's predictions of a run's knees: every knee exactly once, on any number of devices."""
+"""Predictions for a run's knees, every knee exactly once, on any number of devices."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from knee_jax.training.state import Variables
 
 Predictor = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-"""Compiled: (variables, constants, batch) → the batch's rows of the index, and decoded outputs."""
+"""Compiled function from (variables, constants, batch) to rows of the index and decoded outputs."""
 
 
 def make_predictor(run: "Run") -> Predictor:
-    """Compile the prediction; its results are whole on every process."""
+    """Compile the prediction; its results are complete on every process."""
 
     def predictor(
         variables: "Variables", constants: "StepConstants", batch: Batch
@@ -40,7 +40,7 @@ def predict(run: "Run", predictor: Predictor, variables: "Variables", part: str)
         subset.rows,
         run.config.evaluation.batch_size,
     )
-    # In the task's order: a compiled function sorts its results by name.
+    # In the task's order, since a compiled function sorts its results by name.
     decoded = {name: predicted[name] for name in run.task.targets}
     table = run.task.table(subset.prepared.index, subset.rows, decoded)
     origin: dict[str, str | int] = {

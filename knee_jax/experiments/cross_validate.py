@@ -1,14 +1,14 @@
-"""Every fold of every network of an ensemble → out-of-fold and test predictions, and the report.
+"""Cross-validation of an ensemble: all folds of all networks, their predictions and the report.
 
 Tiulpin & Saarakkala 2020, Training strategy: five folds by subject; the out-of-fold predictions
-choose the networks, and the ensemble is tested on another cohort.
+select the networks, and the ensemble is tested on another cohort.
 
     <workdir>/<network>/fold_<k>/       a run as `knee_jax.training.train` makes it
     <workdir>/<network>/predictions/    out_of_fold.csv, and test.csv averaged over the folds
     <workdir>/<network>/metrics.json
     <workdir>/predictions/, metrics.json, report/    of the ensemble
 
-A config without `ensemble` has one network, and its folds lie in the folder itself.
+A config without `ensemble` has one network, whose folds lie in the folder itself.
 """
 
 import dataclasses
@@ -35,19 +35,19 @@ from knee_jax.training.side_by_side import train_all
 from knee_jax.workdir import folder
 
 Tables = dict[str, pd.DataFrame]
-"""'out_of_fold' and, where there is a test cohort, 'test' → predictions table."""
+"""Predictions table of 'out_of_fold' and, where there is a test cohort, of 'test'."""
 
 
 def cross_validate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
-    """Train and evaluate all folds of all networks; a second call goes on where it was killed.
+    """Train and evaluate all folds of all networks; a second call resumes an interrupted one.
 
     Args:
-        config: its `data.split` must be one of `schema.FOLDED`; `data.fold` is ignored.
-        workdir: the folder of all the runs.
-        data_dir: where prepared sets are.
+        config: Config whose `data.split` is one of `schema.FOLDED`; `data.fold` is ignored.
+        workdir: Folder of all the runs.
+        data_dir: Folder of prepared sets.
 
     Raises:
-        UserError: whatever the user can mend, in one line.
+        UserError: A mistake that the user can mend, in one line.
     """
     if config.data.split not in FOLDED:
         raise UserError(
@@ -80,7 +80,7 @@ def cross_validate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
 
 
 def check_weights(network: RunConfig) -> None:
-    """Raise UserError where initial weights do not fit, before hours go into another network."""
+    """Raise UserError if initial weights do not fit, before hours of training another network."""
     model = models.create(
         network.model.name,
         targets=network.targets,
@@ -95,7 +95,7 @@ def check_weights(network: RunConfig) -> None:
 
 
 def networks_of(config: RunConfig) -> dict[str, RunConfig]:
-    """Return name → config of each network of the ensemble; one without a name if there is none."""
+    """Return the config of each network of the ensemble by name; '.' names the only network."""
     if not config.ensemble:
         return {".": config}
     return {name: load.parse(load.member(config, name)) for name in config.ensemble}
@@ -105,7 +105,7 @@ def cross_validate_one(config: RunConfig, workdir: Path, data_dir: Path) -> tupl
     """Train and evaluate all folds of one network.
 
     Returns:
-        Its tables, and the run of its last fold.
+        Tables of the network, and the run of its last fold.
     """
     folds = {
         workdir / f"fold_{k}": load.changed(config, {"data.fold": k})
@@ -124,10 +124,10 @@ def cross_validate_one(config: RunConfig, workdir: Path, data_dir: Path) -> tupl
 
 
 def can_lie_side_by_side(config: RunConfig) -> bool:
-    """Return whether this machine has devices for every fold, and the folds differ in rows only.
+    """Return whether devices suffice for all folds, and the folds differ only in rows.
 
-    With hidden or unlabelled knees the folds' sets and epochs differ; and the parts of a batch
-    that several processes load are laid out for one run.
+    With hidden or unlabelled knees the sets and epochs of the folds differ; and the parts of a
+    batch that several processes load are laid out for one run.
     """
     data = config.data
     return (

@@ -1,13 +1,13 @@
-"""Variants of a config, each with several seeds → a table with means and spreads over the seeds.
+"""Sweep over variants of a config with several seeds each: means and spreads over the seeds.
 
-Wang et al., Table V, is such a table: partition ratios, smoothing levels and weights of a loss.
+Table V of Wang et al. is of this kind: partition ratios, smoothing levels and weights of a loss.
 
     <workdir>/<variant>/seed_<s>/    a run as `knee_jax.training.train` makes it, evaluated
     <workdir>/sweep.csv              every number of every run
     <workdir>/sweep.txt, sweep.html  means and spreads
 
-What differs between the runs are constants (`training.run.StepConstants`), not the program: they
-are trained side by side where the devices have room.
+The runs differ in constants (`training.run.StepConstants`), not in the program: they are trained
+side by side if they fit on the devices.
 """
 
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ from knee_jax.training.run import set_up
 from knee_jax.training.side_by_side import max_at_once, train_all
 
 Results = dict[str, dict[int, dict[str, Summary]]]
-"""variant → seed → metrics of each part."""
+"""Metrics of each part, by variant and seed."""
 
 
 def sweep(config: RunConfig, workdir: Path, data_dir: Path) -> None:
-    """Train and evaluate all variants with all seeds; a second call goes on where it was killed.
+    """Train and evaluate all variants with all seeds; a second call resumes an interrupted one.
 
     Args:
-        config: Its `sweep` names the variants and how many seeds there are.
+        config: Config whose `sweep` gives the variants and the number of seeds.
         workdir: Folder of all the runs.
         data_dir: Folder of prepared sets.
 
     Raises:
-        UserError: Whatever the user can mend, in one line.
+        UserError: A mistake that the user can mend, in one line.
     """
     variants = variants_of(config)
     seeds = range(config.seed, config.seed + config.sweep.seeds)
@@ -66,10 +66,10 @@ def sweep(config: RunConfig, workdir: Path, data_dir: Path) -> None:
 
 
 def variants_of(config: RunConfig) -> Mapping[str, RunConfig]:
-    """Return name → config of each variant; the config itself, `base`, where it names none.
+    """Return the config of each variant by name; the config itself as `base` if it has none.
 
     Raises:
-        UserError: A variant changes what is not a number of the task's loss.
+        UserError: A variant changes a field other than the swept numbers of the task's loss.
     """
     allowed = (*(f"task.{name}" for name in config.task.swept), "paper_row")
     variants = {}

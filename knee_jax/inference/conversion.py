@@ -1,4 +1,4 @@
-"""Weights from PyTorch to ours, and ours to PyTorch, as files; also those of a run."""
+"""Conversion of weight files between PyTorch's layout and that of this package; also of runs."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "se_resnet50": ("senet", {"arch": "se_resnet50"}),
     "se_resnext50_32x4d": ("senet", {"arch": "se_resnext50_32x4d"}),
 }
-"""Networks whose weights others publish → our `model.name` and its attributes."""
+"""Our `model.name` and its attributes for each network whose weights others publish."""
 
 
 def convert(
@@ -35,20 +35,20 @@ def convert(
     """Convert a file of weights, or the best checkpoint of a run.
 
     Args:
-        source: a local `.pth`, `.safetensors` or `.npz` in either layout (see `models/weights.py`),
-            or a run's folder.
-        out: the file to write: `.npz`, `.safetensors` or `.pth`.
-        model: of `MODELS`; every key and shape of the trunk is checked against it. Needed where
+        source: Local `.pth`, `.safetensors` or `.npz` file in either layout (see
+            `models/weights.py`), or the folder of a run.
+        out: File to write: `.npz`, `.safetensors` or `.pth`.
+        model: Key of `MODELS`; every key and shape of the trunk is checked against it. Required if
             the source is in PyTorch's layout.
-        layout: Layout of the result, `ours` or `torch`; None: ours in `.npz`, else PyTorch's.
-        width: channels of the stem of that model; None: as published.
-        heads: keep our heads.
+        layout: Layout of the result, `ours` or `torch`; None: `ours` for `.npz`, otherwise `torch`.
+        width: Channels of that model's stem; None: as published.
+        heads: Whether to keep our heads.
 
     Returns:
-        A summary of what was read, left out and written, in lines.
+        Summary of what was read, left out and written, several lines.
 
     Raises:
-        UserError: whatever the user can mend, in one line.
+        UserError: A mistake that the user can mend, in one line.
     """
     source, out = Path(source), Path(out)
     if layout is None:
@@ -89,7 +89,7 @@ def check(
     width: int | None,
     title: str,
 ) -> None:
-    """Raise UserError unless the arrays are those of the trunk of `model`, and heads of ours."""
+    """Raise UserError unless the arrays are those of the trunk of `model`, and of our heads."""
     if model not in MODELS:
         raise UserError(f"--model={model}: choose from {', '.join(MODELS)}")
     name, attributes = MODELS[model]
@@ -110,7 +110,7 @@ def check(
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read the network of the best (else the latest) checkpoint of a run, in our layout."""
+    """Read the network of the best (otherwise the latest) checkpoint of a run, in our layout."""
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir():
         raise UserError(

@@ -1,7 +1,7 @@
-"""A finished run as an object that predicts, built from the run's folder alone.
+"""Predictor made from a finished run, built from the run's folder alone.
 
-Neither the training set nor a data set library is needed: the folder holds the config, the
-intensities to normalise by, and the checkpoints.
+Neither the training set nor a data set library is needed: the folder holds the config, the mean and
+standard deviation to normalise by, and the checkpoints.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A trained network with its preprocessing and its targets.
+    """Trained network with its preprocessing and its targets.
 
     Attributes:
         config: Config of the run.
-        targets: What is predicted.
-        model: The network.
-        variables: Its parameters and batch statistics.
-        preprocessing: How knees become its input.
+        targets: Targets that are predicted.
+        model: Network.
+        variables: Its params and batch_stats.
+        preprocessing: Conversion of knees to the network's input.
         intensities: Mean and standard deviation to normalise by.
-        step: Training steps of the checkpoint.
+        step: Number of training steps of the checkpoint.
     """
 
     config: RunConfig
@@ -54,7 +54,7 @@ class Predictor:
 
     @property
     def needs_landmarks(self) -> bool:
-        """Return whether the network reads landmarks."""
+        """Whether the network reads landmarks."""
         return bool(self.model.needs_keypoints)
 
     def predict(
@@ -66,18 +66,18 @@ class Predictor:
         """Predict every target of some knees.
 
         Args:
-            images: uint8 [n, side, side], regions of interest oriented as a right knee (lateral at
-                the left); for a network of volumes [n, rows, columns, slices].
-            landmarks: float32 [n, 74, 2], x and y in pixels of the images, the first pixel's centre
-                at 0.5; NaN where unknown. Needed where the network reads landmarks.
-            batch_size: Knees in a batch; predictions do not depend on it.
+            images: Regions of interest oriented as a right knee (lateral at the left), uint8 [n,
+                side, side]; for a network of volumes [n, rows, columns, slices].
+            landmarks: Landmarks, float32 [n, 74, 2], x and y in pixels of the images, the centre of
+                the first pixel at 0.5; NaN where unknown. Required if the network reads landmarks.
+            batch_size: Number of knees in a batch; predictions do not depend on it.
 
         Returns:
-            Target → class probabilities float32 [n, classes], or values float32 [n] in the
+            For each target, class probabilities float32 [n, classes], or values float32 [n] in the
             target's unit.
 
         Raises:
-            UserError: Images of a wrong type or shape, or no landmarks where they are needed.
+            UserError: Images have a wrong type or shape, or required landmarks are missing.
         """
         images = self._checked(images)
         if landmarks is None:
@@ -113,8 +113,8 @@ class Predictor:
         """Join predictions to knees: one row per knee, with the columns of a predictions table.
 
         Args:
-            knees: One row per knee, with whatever identifies it.
-            predicted: Of `predict`.
+            knees: Table with one row per knee, with whatever identifies it.
+            predicted: Result of `predict`.
         """
         columns: dict[str, np.ndarray] = {}
         for target in self.targets:
@@ -123,7 +123,7 @@ class Predictor:
 
     @functools.cached_property
     def _forward(self) -> Callable[..., dict[str, jax.Array]]:
-        """The compiled prediction: variables, batch → decoded outputs."""
+        """Compiled prediction, from (variables, batch) to decoded outputs."""
 
         def forward(variables: Any, batch: Any) -> dict[str, jax.Array]:
             images, points = self.preprocessing(
@@ -152,13 +152,13 @@ def load(run: str | Path) -> Predictor:
     """Load a finished run from its folder, without its training set.
 
     Args:
-        run: Folder of a run; of a cross-validation that of a fold.
+        run: Folder of a run; for a cross-validation, that of a fold.
 
     Returns:
-        An object that predicts with the best checkpoint on the validation knees.
+        Predictor that uses the best checkpoint on the validation knees.
 
     Raises:
-        UserError: The folder holds no run, or no validated checkpoint.
+        UserError: The folder does not hold a run, or no validated checkpoint.
     """
     folder = Path(run)
     if not (folder / CONFIG).is_file():
@@ -198,11 +198,11 @@ def load(run: str | Path) -> Predictor:
 def _check_variables(
     folder: Path, model: nn.Module, preprocessing: Preprocessing, variables: Mapping[str, Any]
 ) -> None:
-    """Raise UserError unless the variables are those of the network that the config describes."""
+    """Raise UserError unless the variables belong to the network that the config describes."""
     image = jnp.zeros((1, *preprocessing.input_shape))
     landmarks = jnp.zeros((1, NUM_LANDMARKS, 2))
     wanted = jax.eval_shape(model.init, jax.random.key(0), image, landmarks)
-    # A network without batch norm has no batch statistics, however they were saved.
+    # A network without batch norm has no batch_stats, however they were saved.
     wanted = {name: dict(tree) for name, tree in wanted.items() if tree}
     found = {name: tree for name, tree in variables.items() if tree}
     shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (wanted, dict(found))]

@@ -1,4 +1,4 @@
-"""A picture of some prepared knees, to check at a glance that all look like right knees."""
+"""Picture of some prepared knees, to check at a glance that all look like right knees."""
 
 import collections
 import hashlib
@@ -29,17 +29,17 @@ _VOLUMES = (
 
 
 def choose(rows: Sequence[dict], number: int = NUM_KNEES) -> list[dict]:
-    """Choose knees from all over a set: one of each subject, then a second of each, and so on.
+    """Choose knees from across a set: one of each subject, then a second of each, and so on.
 
     Subjects, and the knees of each, are ordered by a hash, so that the choice is scattered and
     hardly changes when knees are added.
 
     Args:
-        rows: rows of `IngestReport.kept`, of all splits.
-        number: number of knees.
+        rows: Rows of `IngestReport.kept`, of all splits.
+        number: Number of knees.
 
     Returns:
-        The rows of right knees, then those of left ones.
+        Rows of right knees, then of left ones.
     """
     rank: collections.Counter[str] = collections.Counter()
     ranked = []
@@ -58,10 +58,10 @@ def write(path: pathlib.Path, knees: Iterable[Example], label_columns: Sequence[
     """Draw knees with their landmarks, subject, side, visit and labels.
 
     Args:
-        path: path of the PNG.
-        knees: radiograph or volume examples, at least one; of a volume the middle sagittal slice
-            is drawn, and the middle coronal one beside it.
-        label_columns: names of their further labels.
+        path: Path of the PNG.
+        knees: Radiograph or volume examples, at least one; for a volume the middle sagittal slice
+            is drawn, with the middle coronal one beside it.
+        label_columns: Names of their further labels.
     """
     tiles, words = [], ""
     for knee in knees:

@@ -1,4 +1,4 @@
-"""Tables of contents of a study's images, which can stand in for the images' headers.
+"""Tables of contents of a study's images, which can replace the headers of the images.
 
 OAI's own contents.csv (since withdrawn) has ParticipantID, Folder, StudyDate and SeriesDescription;
 public lists of the films that were read, such as OAI_summary.csv, have ID, Folder, StudyDate and
@@ -22,9 +22,9 @@ BILATERAL = "Bilateral PA Fixed Flexion Knee"
 """SeriesDescription of OAI's bilateral films."""
 
 SUBJECT = re.compile(r"\d{7}")
-"""A subject id of OAI."""
+"""Pattern of a subject id of OAI."""
 
-# First number of a release → month.
+# Month of each release, by the first number of the release.
 _MONTHS = {0: 0, 1: 12, 2: 18, 3: 24, 4: 30, 5: 36, 6: 48, 8: 72, 10: 96}
 _DATES = ("%Y%m%d", "%Y-%m-%d", "%m/%d/%Y", "%d%b%Y")
 
@@ -34,10 +34,10 @@ def read_contents(tables: pathlib.Path) -> dict[str, Header]:
 
     Returns:
         Headers by folder, {month}m/{release}/{subject}/{date}/{barcode}; empty without a table. The
-        modality is unknown. Of several rows of a folder the first one with a description counts.
+        modality is unknown. If several rows name a folder, the first one with a description counts.
 
     Raises:
-        UserError: a table cannot be read or lacks a column, a row's folder is not OAI's, its date
+        UserError: A table cannot be read or lacks a column, a row's folder is not OAI's, its date
             is not a date, or its subject or visit is not that of its folder.
     """
     headers: dict[str, Header] = {}
@@ -50,7 +50,7 @@ def read_contents(tables: pathlib.Path) -> dict[str, Header]:
         for row, (below, visit, subject, description, date) in zip(
             rows.index, rows.to_numpy().tolist()
         ):
-            # The cells are not quoted: misplaced, they may hold anything, even a name.
+            # Cells are not quoted: misplaced, they may hold anything, even a name.
             where = f"{path}, row {row + 1}"
             folder = _folder(where, below, visit, subject)
             if description:
@@ -110,7 +110,7 @@ def _folder(where: str, folder: str, visit: str, subject: str) -> str:
 
 
 def month_of(release: str) -> int | None:
-    """Return the month of the visit whose images a release of OAI holds; None: unknown."""
+    """Return the month of the visit whose images a release of OAI holds, or None if unknown."""
     number = release.partition(".")[0]
     return _MONTHS.get(int(number)) if number.isdecimal() else None
 

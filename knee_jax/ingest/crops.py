@@ -1,4 +1,4 @@
-"""Ready crops of single knees, as PNG files: two layouts on disk, read in one way.
+"""Ready crops of single knees as PNG files: two layouts on disk, read in the same way.
 
 `kneekl224`, a published data set: {split}/{KL grade}/{subject}{L|R}.png, OAI's baseline, 224x224
 pixels of unknown spacing (Chen P. "Knee Osteoarthritis Severity Grading Dataset", Mendeley Data V1,
@@ -7,10 +7,10 @@ pixels of unknown spacing (Chen P. "Knee Osteoarthritis Severity Grading Dataset
 A study's own: crops/{subject}_{month}_{L|R}.png under the study's root, in place of films. It is
 the layout of `MOST_OAI_FULL_0_2`, which the Oulu code bases share: 8-bit grey, pixels of 0.2 mm,
 700x700 about the middle of the tibial plateau, both studies in one folder. The month has two
-digits. A crop that was turned on a larger canvas is cut to its middle. (Facts from those code
+digits. A crop that was rotated onto a larger canvas is cut to its middle. (Facts from those code
 bases; the folder itself was never published.)
 
-In both layouts the files show left knees as imaged; reading mirrors them.
+In both layouts the files show left knees as imaged; they are mirrored on reading.
 """
 
 import collections
@@ -33,33 +33,34 @@ from knee_jax.targets.grades import GRADES
 
 
 class Region(Protocol):
-    """The part of a crop that becomes the image of an example."""
+    """Part of a crop that becomes the image of an example."""
 
     @property
     def spacing_mm(self) -> float:
-        """Pixel size of the result, NaN where unknown."""
+        """Pixel size of the result, mm, NaN where unknown."""
 
     def cut(self, crop: np.ndarray) -> np.ndarray:
-        """Make the image of an example, uint8 [height, width], of a grey crop.
+        """Make the image of an example, uint8 [height, width], from a grey crop.
 
         Raises:
-            UnusableKnee: the crop is unsuitable.
+            UnusableKnee: The crop is unsuitable.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeCrop:
-    """A crop as it is, which must have a known size.
+    """Crop used as it is, which must have a known size.
 
     Attributes:
-        pixels: height and width.
+        pixels: Required height and width.
+        spacing_mm: Pixel size, mm, NaN where unknown.
     """
 
     pixels: int
     spacing_mm: float = math.nan
 
     def cut(self, crop: np.ndarray) -> np.ndarray:
-        """Check size and depth.
+        """Check size and depth of a crop, and return it.
 
         Raises:
             UnusableKnee: wrong_size.
@@ -73,11 +74,11 @@ class WholeCrop:
 
 @dataclasses.dataclass(frozen=True)
 class MiddleOfCrop:
-    """The region of interest about the middle of a crop, its tilt left as it is.
+    """Region of interest about the middle of a crop, whose tilt is left unchanged.
 
     Attributes:
-        crop_spacing_mm: pixel size of the crop.
-        roi: size of the region, and its pixels in the result.
+        crop_spacing_mm: Pixel size of the crop, mm.
+        roi: Size of the region, and its number of pixels in the result.
     """
 
     crop_spacing_mm: float
@@ -85,11 +86,11 @@ class MiddleOfCrop:
 
     @property
     def spacing_mm(self) -> float:
-        """Pixel size of the result."""
+        """Pixel size of the result, mm."""
         return self.roi.spacing_mm
 
     def cut(self, crop: np.ndarray) -> np.ndarray:
-        """Average over the areas of the result's pixels.
+        """Average the crop over the area of each pixel of the result.
 
         Raises:
             UnusableKnee: wrong_depth, or wrong_size (too small for the region of interest).
@@ -108,18 +109,18 @@ class MiddleOfCrop:
 
 
 def read_crop(path: pathlib.Path, side: str, region: Region) -> np.ndarray:
-    """Read the image of one knee, looking like a right knee.
+    """Read the image of one knee, oriented as a right knee.
 
     Args:
-        path: path of the crop.
+        path: Path of the crop.
         side: 'L' or 'R'; a left knee is mirrored.
-        region: part of the crop that becomes the image.
+        region: Part of the crop that becomes the image.
 
     Returns:
-        uint8 [height, width].
+        Image, uint8 [height, width].
 
     Raises:
-        UnusableKnee: a reason of `png.read_grey` or of the region.
+        UnusableKnee: A reason of `png.read_grey` or of the region.
     """
     image = region.cut(png.read_grey(path))
     return image if side == "R" else image[:, ::-1]
@@ -130,14 +131,14 @@ class CropFile:
     """One ready crop, and what is known of its knee.
 
     Attributes:
-        subject: the study's subject id, '' where the file's name does not give it.
+        subject: Subject id in the study, '' where the file's name does not give it.
         side: 'L' or 'R' as imaged, '' where the file's name does not give it.
-        visit: months since baseline.
-        cohort: name of the study.
-        source: path relative to the root.
-        site: clinical site, '' where unknown.
-        reading: the knee's grades, or the reason for which it is unusable.
-        labels: further labels by the name of their column.
+        visit: Months since baseline.
+        cohort: Name of the study.
+        source: Path relative to the root.
+        site: Clinical site, '' where unknown.
+        reading: Grades of the knee, or the reason for which it is unusable.
+        labels: Further labels by column name.
     """
 
     subject: str
@@ -152,12 +153,12 @@ class CropFile:
 
 @dataclasses.dataclass(frozen=True)
 class CropJob:
-    """A job that reads one crop: a list of one example, or of one excluded knee.
+    """Job that reads one crop and returns a list of one example, or of one excluded knee.
 
     Attributes:
-        root: folder that the crop's path is relative to.
-        file: the crop.
-        region: part of the crop that becomes the image.
+        root: Folder that the crop's path is relative to.
+        file: Crop.
+        region: Part of the crop that becomes the image.
     """
 
     root: pathlib.Path
@@ -194,14 +195,14 @@ class CropJob:
         return [Exclusion(file.subject, file.side, file.visit, file.source, reason, detail)]
 
     def paths(self) -> list[pathlib.Path]:
-        """Return all that is read."""
+        """Return all paths that are read."""
         return [self.root / self.file.source]
 
 
-# The layout of kneekl224.
+# Layout of kneekl224.
 
 SPLITS = ("train", "val", "test")
-"""Not `auto_test`, which holds knees of the test part again, cropped by a detector."""
+"""Splits that are read; `auto_test` holds knees of the test part again, cropped by a detector."""
 
 KNEEKL224 = WholeCrop(224)
 PROGRESSION_TABLE = "progression_labels.csv"
@@ -216,7 +217,7 @@ def find_kneekl224(root: pathlib.Path) -> dict[str, list[CropFile]]:
     """List the crops of every published split that is present, by sorted path.
 
     Raises:
-        UserError: no split is present, or a split's folder holds no file.
+        UserError: No split is present, or the folder of a split holds no file.
     """
     folders = [split for split in SPLITS if (root / split).is_dir()]
     if not folders:
@@ -255,15 +256,15 @@ def add_progression(
     """Join crops with the published labels of progression (`progression.read_labels`).
 
     Args:
-        root: folder of the crops; the table is there, or beside it.
-        splits: crops of `find_kneekl224`.
+        root: Folder of the crops; the table is in it, or beside it.
+        splits: Crops of `find_kneekl224`.
 
     Returns:
         The crops with progression, -1 where the table does not name the knee; and counts for the
         ingest report.
 
     Raises:
-        UserError: no table, one that cannot be used, or one of other knees: its KL differs.
+        UserError: There is no table, it cannot be used, or it is of other knees (its KL differs).
     """
     places = (root / PROGRESSION_TABLE, root.parent / PROGRESSION_TABLE)
     path = next((place for place in places if place.is_file()), None)
@@ -303,7 +304,7 @@ def add_progression(
     return labelled, notes
 
 
-# The layout of a study.
+# Layout of a study.
 
 FOLDER = "crops"
 
@@ -319,17 +320,17 @@ def find_crops_of_study(
     """List the crops of one study.
 
     Args:
-        root: the study's folder.
-        subjects: pattern of the study's ids.
-        months: visits that the study has.
-        notes: where `crops_of_another_study` and `files_of_other_names` are counted.
+        root: Root folder of the study.
+        subjects: Pattern of the study's ids.
+        months: Months of the visits of the study.
+        notes: Counter of `crops_of_another_study` and `files_of_other_names`, updated in place.
 
     Returns:
-        Paths relative to `root` by (subject, month), sorted; and those of visits that the study has
-        not: visit_unknown.
+        Paths relative to `root` by (subject, month), sorted; and the crops of visits that the study
+        does not have, as visit_unknown.
 
     Raises:
-        UserError: no crop of this study is there.
+        UserError: There is no crop of this study.
     """
     found: dict[tuple[str, int], list[str]] = collections.defaultdict(list)
     exclusions = []
@@ -359,5 +360,5 @@ def find_crops_of_study(
 
 
 def side_of(source: str) -> str:
-    """Return 'L' or 'R' of a path of `find_crops_of_study`."""
+    """Return the side, 'L' or 'R', of a path of `find_crops_of_study`."""
     return pathlib.PurePosixPath(source).stem[-1]

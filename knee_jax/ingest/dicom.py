@@ -1,6 +1,6 @@
-"""Grey values, and a film's spacing, of DICOM files in any transfer syntax that pydicom decodes.
+"""Grey values and spacing of DICOM files in any transfer syntax that pydicom decodes.
 
-The steps are public, since slices of MR series go through them too (`series`).
+The steps are public, since slices of MR series also go through them (`series`).
 """
 
 import dataclasses
@@ -20,16 +20,17 @@ from pydicom.uid import AllTransferSyntaxes
 from knee_jax.errors import UnusableKnee
 
 MODALITIES = ("CR", "DX", "RG")
-"""Computed, digital and digitised radiography."""
+"""Modalities of films: computed, digital and digitised radiography."""
 
-# Files that it cannot decode become rows of exclusions.csv; each would log a page of tracebacks.
+# Files that pydicom cannot decode become rows of exclusions.csv; each would log a page of
+# tracebacks.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _SPACING_RANGE = (0.02, 1.0)
 _POLARITIES = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _MOST_PIXELS = 2**26
-"""Four times the pixels of the largest film, of 43 cm in 0.1 mm."""
+"""Maximum number of pixels: four times those of the largest film, of 43 cm at 0.1 mm."""
 
 
 CONTRADICTS = "its header names another subject than its path"
@@ -42,10 +43,10 @@ class Film:
     """One radiograph.
 
     Attributes:
-        pixels: integer or float [H, W]; bone is brighter than air.
-        spacing_mm: pixel width and height (x, y) in mm.
-        contradictions: contradictions in the header to a bilateral film, seen from the front and
-            upright: `header_mirrored`, `header_upside_down`, `header_one_sided`.
+        pixels: Grey values, integer or float [H, W]; bone is brighter than air.
+        spacing_mm: Pixel width and height (x, y), mm.
+        contradictions: Ways in which the header contradicts a bilateral film, seen from the front
+            and upright: `header_mirrored`, `header_upside_down`, `header_one_sided`.
     """
 
     pixels: np.ndarray
@@ -56,23 +57,23 @@ class Film:
 def read_film(path: pathlib.Path, subject: str | None = None) -> Film:
     """Read one film.
 
-    The grey values pass the modality LUT or rescale, then a VOI LUT table or sigmoid where the
-    file has one. A *linear* VOI window is not applied: it would only stretch and clip, and the
+    The grey values pass the modality LUT or rescale, then a VOI LUT table or sigmoid if the file
+    has one. A *linear* VOI window is not applied: it would only stretch and clip, and the
     percentiles of `film.intensity_window` set that window in the same way for every film, as in the
     published pipeline (Tiulpin's, which reads the stored values). MONOCHROME1 is inverted (max -
     value).
 
-    The spacing is ImagerPixelSpacing, else PixelSpacing; rows and columns may differ.
+    The spacing is ImagerPixelSpacing, otherwise PixelSpacing; that of rows and columns may differ.
 
     Args:
-        path: path of the file.
-        subject: id of the film's subject; None: not checked.
+        path: Path of the file.
+        subject: Id of the film's subject; None: not checked.
 
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, not_dicom, wrong_modality,
             colour_image, multi_frame, unknown_polarity, empty_image, corrupt_header, no_spacing,
             bad_spacing, too_large, no_decoder, truncated_pixels, corrupt_pixels or
-            subject_contradicts. Its detail quotes no text of the file, which may name the patient.
+            subject_contradicts. The detail quotes no text of the file, which may name the patient.
     """
     # pydicom warns of every flaw that it tolerates, and raises the others.
     with warnings.catch_warnings():
@@ -105,8 +106,8 @@ def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> py
     """Read a file without decoding its pixels.
 
     Args:
-        path: path of the file.
-        keywords: elements to read, from the part of the file before its pixels; None: everything.
+        path: Path of the file.
+        keywords: Elements to read, from the part of the file before its pixels; None: everything.
 
     Raises:
         UnusableKnee: unreadable, empty_file, truncated_file, too_large or not_dicom.
@@ -130,7 +131,7 @@ def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> py
     if header is None:
         raise UnusableKnee("empty_file", "zero bytes")
     if not len(header) and not keywords:
-        # If a compressed image breaks off, pydicom discards the header, too.
+        # If a compressed image breaks off, pydicom also discards the header.
         raise UnusableKnee("truncated_file", "the file ends before its data do")
     return header
 
@@ -166,7 +167,7 @@ def check_image(header: pydicom.Dataset, modalities: Sequence[str]) -> None:
 
 
 def check_subject(header: pydicom.Dataset, subject: str | None) -> None:
-    """Check that a file has no other subject's id; None: not checked.
+    """Check that a file does not have another subject's id; None: not checked.
 
     Raises:
         UnusableKnee: subject_contradicts.
@@ -179,7 +180,7 @@ def check_subject(header: pydicom.Dataset, subject: str | None) -> None:
 
 
 def ids_like(subject: str, text: str) -> list[str]:
-    """Return the ids in a text, in upper case, of the same study and length as the subject's."""
+    """Return the ids in a text, in upper case, with the subject's study prefix and length."""
     form = _SUBJECT_ID.fullmatch(subject.upper())
     if not form:
         return []
@@ -190,12 +191,12 @@ def ids_like(subject: str, text: str) -> list[str]:
 
 
 def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:
-    """Return the value of one element, `default` where it is absent.
+    """Return the value of one element, or `default` if it is absent.
 
     Raises:
         UnusableKnee: corrupt_header.
     """
-    # pydicom parses values on access, so that a broken one raises here.
+    # pydicom parses values on access, so a broken one raises here.
     try:
         return header.get(keyword, default)
     except Exception as error:
@@ -203,7 +204,7 @@ def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:
 
 
 def integer(header: pydicom.Dataset, keyword: str, default: int) -> int:
-    """Return the integer value of one element, `default` where it is absent or empty.
+    """Return the integer value of one element, or `default` if it is absent or empty.
 
     Raises:
         UnusableKnee: corrupt_header.
@@ -289,7 +290,7 @@ def _grey_values(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def invert(values: np.ndarray) -> np.ndarray:
-    """Return maximum - value, of the same type but unsigned where it is an integer."""
+    """Return maximum - value, of the same type except that integers become unsigned."""
     inverted = values.max() - values
     if inverted.dtype.kind != "i":
         return inverted

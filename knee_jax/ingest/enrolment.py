@@ -1,4 +1,4 @@
-"""The subjects of a study at enrolment: site, sex, race, age and body mass index.
+"""Subjects of a study at enrolment: site, sex, race, age and body mass index.
 
 OAI's tables are `enrollees` and `allclinical00`, or `oai_enrollee01` and `oai_oarisk01` of the NIMH
 Data Archive. MOST's is `mostv0enroll`, which has neither site nor race.
@@ -21,8 +21,10 @@ from knee_jax.ingest.tables import (
 )
 
 COLUMNS = ("subject", "site", "sex", "race", "age", "bmi")
-"""Columns of the table of subjects, '' or NaN where unknown; `sex` is M or F, `age` in years, `bmi`
-in kg/m²."""
+"""Columns of the table of subjects, '' or NaN where unknown.
+
+`sex` is M or F, `age` is in years, `bmi` in kg/m².
+"""
 
 ENROLLEES = ("enrollees", "oai_enrollee01")
 """OAI's table of subjects in the study's own release, and in the archive's."""
@@ -34,7 +36,7 @@ MOST_ENROLMENT = "mostv0enroll"
 
 _SEXES = {"1": "M", "2": "F"}
 _SEXES_OF_ARCHIVE = {"M": "M", "F": "F", "O": "", "NR": ""}
-# The Oulu code bases take 1 for male in both studies; they do not name the code of women.
+# The Oulu code bases take 1 for male in both studies; they do not give the code of women.
 _SEXES_OF_MOST = {"1": "M", "0": "F", "2": "F"}
 _RACES = {
     "0": "Other Non-white",
@@ -48,14 +50,14 @@ def read_oai(folder: pathlib.Path) -> pd.DataFrame:
     """Read OAI's subjects; age and body mass index are unknown where their table is missing.
 
     Args:
-        folder: folder of the tables.
+        folder: Folder of the tables.
 
     Returns:
         Table with `COLUMNS`, one row per subject, in the order of the file.
 
     Raises:
-        UserError: no table of enrollees, tables of two releases, a column is missing, a value does
-            not belong to its column, or a subject has two different rows.
+        UserError: There is no table of enrollees, there are tables of two releases, a column is
+            missing, a value does not belong to its column, or a subject has two different rows.
     """
     people = _read_enrollees(find_table(folder, *ENROLLEES))
     if not any(look_for_table(folder, name) for name in CLINICAL):
@@ -81,10 +83,11 @@ def read_oai(folder: pathlib.Path) -> pd.DataFrame:
 
 
 def read_sites(folder: pathlib.Path) -> dict[str, str]:
-    """Read the clinical site (A to E) of OAI's subjects.
+    """Read the clinical site (A to E) of each subject of OAI.
 
     Raises:
-        UserError: no table of enrollees, tables of two releases, or a column is missing.
+        UserError: There is no table of enrollees, there are tables of two releases, or a column is
+            missing.
     """
     path = find_table(folder, *ENROLLEES)
     subject, site = ("SUBJECTKEY", "SITE") if _is_archive(path) else ("ID", "V00SITE")
@@ -96,13 +99,13 @@ def read_most(folder: pathlib.Path) -> pd.DataFrame:
     """Read MOST's subjects; the table is empty where the file is missing.
 
     Args:
-        folder: folder of the tables.
+        folder: Folder of the tables.
 
     Returns:
         Table with `COLUMNS`, one row per subject, in the order of the file.
 
     Raises:
-        UserError: a column is missing, a value does not belong to its column, or a subject has two
+        UserError: A column is missing, a value does not belong to its column, or a subject has two
             different rows.
     """
     if not (path := look_for_table(folder, MOST_ENROLMENT)):
@@ -145,13 +148,13 @@ def _is_archive(path: pathlib.Path) -> bool:
 
 
 def _subjects(table: pd.DataFrame) -> pd.Series:
-    """Return the study's ids, which the films have; the archive has its own keys beside them."""
+    """Return the study's ids, which the films have; the archive adds its own keys."""
     names = ("ID", "SRC_SUBJECT_ID", "SUBJECTKEY")
     return identifiers(table[next(name for name in names if name in table)])
 
 
 def _table(people: dict) -> pd.DataFrame:
-    """Return the table with all columns, those that are not given as unknown."""
+    """Return the table with all columns, filling in missing ones as unknown."""
     unknown = {name: math.nan if name in ("age", "bmi") else "" for name in COLUMNS}
     return pd.DataFrame(people).assign(
         **{name: value for name, value in unknown.items() if name not in people}

@@ -1,9 +1,9 @@
-"""The region of interest of one knee, looking like a right knee, from film and landmarks.
+"""Region of interest of one knee, oriented as a right knee, from film and landmarks.
 
-Tiulpin's pipeline (KNEEL, DeepKnee, and the preprocessing of papers 000 and 001): clip at the
+Tiulpin's pipeline (KNEEL, DeepKnee, and the preprocessing of papers 000 and 001): clip at
 percentiles 5 and 99 of the whole film, a square of 140 mm about the middle of the tibial plateau,
 the plateau horizontal, left knees mirrored. Rotation, mirroring, crop and scale are one affine map
-about the centre of the ROI, so that the joint stays in the middle of it.
+about the centre of the ROI, so that the joint stays in its middle.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ PERCENTILES = (5, 99)
 
 @dataclasses.dataclass(frozen=True)
 class Roi:
-    """A square region of interest.
+    """Square region of interest.
 
     Attributes:
-        size_mm: side of the square.
-        pixels: its side in pixels of the result.
-        level_plateau: whether to rotate the line from landmark 47 to 63 to the horizontal.
+        size_mm: Side of the square, mm.
+        pixels: Side of the result, pixels.
+        level_plateau: Whether to rotate the line from landmark 47 to 63 to the horizontal.
     """
 
     size_mm: float = 140.0
@@ -35,7 +35,7 @@ class Roi:
 
     @property
     def spacing_mm(self) -> float:
-        """Pixel size of the result."""
+        """Pixel size of the result, mm."""
         return self.size_mm / self.pixels
 
 
@@ -45,12 +45,12 @@ def cut_roi(
     """Cut one knee out of its film.
 
     Args:
-        film: the radiograph.
-        window: grey values that become 0 and 255 (`intensity_window`).
-        landmarks_mm: float [74, 2], (x, y) on the film, from its upper left corner; NaN where
-            unknown.
+        film: Radiograph.
+        window: Grey values that become 0 and 255 (`intensity_window`).
+        landmarks_mm: Landmarks on the film, float [74, 2], (x, y) in mm from its upper left corner;
+            NaN where unknown.
         side: 'L' or 'R'.
-        roi: region of interest.
+        roi: Region of interest.
 
     Returns:
         The image, uint8 [pixels, pixels], black beyond the film; and the landmarks in it, float64
@@ -64,7 +64,7 @@ def cut_roi(
 
 
 def intensity_window(pixels: np.ndarray) -> tuple[float, float]:
-    """Return the percentiles 5 and 99 of the whole film, as published.
+    """Return percentiles 5 and 99 of the whole film, as published.
 
     Raises:
         UnusableKnee: flat_image, if the two are equal.
@@ -79,13 +79,13 @@ def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
     """Compute the affine map from pixels of the ROI to millimetres on the film.
 
     Args:
-        landmarks_mm: float [74, 2], (x, y) on the film. Where the ends of the plateau are unknown
-            (NaN), it is not made level.
+        landmarks_mm: Landmarks on the film, float [74, 2], (x, y) in mm. If the ends of the plateau
+            are unknown (NaN), it is not levelled.
         side: 'L' or 'R'; a left knee is mirrored.
-        roi: region of interest.
+        roi: Region of interest.
 
     Returns:
-        Float64 [2, 3] for columns (x, y, 1), x and y with half-pixel centres.
+        Map of columns (x, y, 1), x and y with half-pixel centres, float64 [2, 3].
     """
     mirror = np.diag([-1.0 if side == "L" else 1.0, 1.0])
     centre = landmarks_mm[PLATEAU_CENTRE]
@@ -101,8 +101,8 @@ def _resample(
 ) -> np.ndarray:
     """Average the film over the area of every ROI pixel.
 
-    Every pixel of the ROI is the mean of k x k bilinear samples, finer than the film's own pixels:
-    without that, shrinking from 0.15 to 0.4 mm would alias the noise.
+    Every pixel of the ROI is the mean of k x k bilinear samples, which are finer than the film's
+    own pixels: otherwise shrinking from 0.15 to 0.4 mm would alias the noise.
     """
     k = math.ceil(np.linalg.norm(matrix[:, :2], axis=1).max()) + 1
     low, high = window

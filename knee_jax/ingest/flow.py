@@ -1,4 +1,4 @@
-"""The flow of knees from the study to the prepared set: how many are excluded where, and why."""
+"""Flow of knees from the study to the prepared set, with the number and reason of exclusions."""
 
 from collections.abc import Mapping
 
@@ -103,7 +103,7 @@ STAGES = {
         "wrong_half",
     ),
 }
-"""The requirements on a knee, in order → the reasons for which it fails them."""
+"""Requirements on a knee, in order, each with the reasons for failing it."""
 
 COLUMNS = ("stage", "reason", "excluded", "left")
 
@@ -114,19 +114,19 @@ def flow(kept: int, excluded: Mapping[str, int]) -> pd.DataFrame:
     """Count the knees through the stages.
 
     Args:
-        kept: knees in the set.
-        excluded: number of the others by reason.
+        kept: Number of knees in the set.
+        excluded: Number of excluded knees by reason.
 
     Returns:
-        One row for all knees, one per reason that occurred and one per stage: `stage`, `reason` (''
-        for a stage), `excluded` (for the reason, or in the stage), `left` (after it). The last
-        row's `left` is `kept`.
+        Table with one row for all knees, one per reason that occurred and one per stage: `stage`,
+        `reason` ('' for a stage), `excluded` (for the reason, or in the stage), `left` (after it).
+        The last row's `left` is `kept`.
     """
     left = kept + sum(excluded.values())
     rows: list[tuple[str, str, int, int]] = [("in the tables or on an image", "", 0, left)]
     by_stage: dict[str, dict[str, int]] = {stage: {} for stage in STAGES}
     for reason, count in excluded.items():
-        # A reason without a stage must not end a preparation of hours.
+        # A reason without a stage must not end hours of preparation.
         by_stage[_STAGE_OF.get(reason, IMAGE)][reason] = count
     for stage, reasons in by_stage.items():
         for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
@@ -137,7 +137,7 @@ def flow(kept: int, excluded: Mapping[str, int]) -> pd.DataFrame:
 
 
 def text(table: pd.DataFrame) -> str:
-    """Lay out the flow as text: the knees left at each stage, and the reasons of the others."""
+    """Format the flow as text: the knees left at each stage, and the reasons for exclusions."""
     lines = []
     for stage, rows in table.groupby("stage", sort=False):
         total = rows[rows["reason"] == ""].iloc[0]

@@ -1,6 +1,6 @@
 """Headers of DICOM files, read in parallel and cached in a file.
 
-The cache holds no more than is needed: no names, and no date but that of the image itself, which
+The cache holds no more than is needed: no names, and no date except that of the image itself, which
 distinguishes repeated images.
 """
 
@@ -35,7 +35,7 @@ KEYWORDS = (
     "SeriesTime",
 )
 ANOTHER = "another"
-"""Placeholder of a subject id that is not in the file's path; the id itself is not cached."""
+"""Placeholder for a subject id that is not in the file's path; the id itself is not cached."""
 
 _CHUNK = 128
 _VERSION = 2
@@ -43,16 +43,16 @@ _VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The header of one file; elements that it lacks are ''.
+    """Header of one file; elements that it lacks are ''.
 
     Attributes:
-        modality: modality, such as CR, DX or MR.
+        modality: Modality, such as CR, DX or MR.
         description: SeriesDescription.
         side: 'L' or 'R', from Laterality or ImageLaterality.
-        subject: PatientID as in the file's path, or `ANOTHER`; '' also where it is not an id.
-        taken: date and time of the series, else of the study, as text that sorts by time.
-        reason: reason of `dicom.read_header` for which the file cannot be read.
-        detail: description of that reason.
+        subject: PatientID as in the file's path, or `ANOTHER`; also '' where it is not an id.
+        taken: Date and time of the series, otherwise of the study, as text that sorts by time.
+        reason: Reason of `dicom.read_header` for which the file cannot be read.
+        detail: Description of that reason.
     """
 
     modality: str = ""
@@ -66,12 +66,12 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class HeaderLoader:
-    """A loader of headers, whose result does not depend on its attributes.
+    """Loader of headers, whose result does not depend on its attributes.
 
     Attributes:
-        cache: folder of the caches, one file per study folder; None: headers are not cached.
-        workers: number of processes.
-        file_timeout: time limit of a file in seconds.
+        cache: Folder of the caches, one file per study folder; None: headers are not cached.
+        workers: Number of processes.
+        file_timeout: Time limit per file, seconds.
     """
 
     cache: pathlib.Path | None = None
@@ -79,15 +79,15 @@ class HeaderLoader:
     file_timeout: float = 120
 
     def read(self, root: pathlib.Path, paths: Sequence[str]) -> dict[str, Header]:
-        """Read the headers of files from the cache, or else from the files.
+        """Read the headers of files from the cache, or otherwise from the files.
 
-        A cached header is valid as long as the file's size and modification time are the same.
-        Unreadable files are not cached, so that a mended disk or permission is noticed at once. A
+        A cached header is valid as long as the file's size and modification time are unchanged.
+        Unreadable files are not cached, so that a mended disk or permission takes effect at once. A
         killed process leaves what it has read in the cache.
 
         Args:
-            root: the study's folder.
-            paths: paths of the files relative to `root`.
+            root: Root folder of the study.
+            paths: Paths of the files relative to `root`.
 
         Returns:
             Headers by path, in the order of `paths`.
@@ -182,7 +182,7 @@ def _in_path(subject: str, path: str) -> str:
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:
-    """Return size and modification time of a file, -1 where it cannot be found."""
+    """Return the size and modification time of a file, or -1 for both if it cannot be found."""
     try:
         status = os.stat(path)
     except OSError:
@@ -202,7 +202,7 @@ def _open_cache(cache: pathlib.Path, root: pathlib.Path) -> Iterator[TextIO]:
 
 
 def _load_cache(file: TextIO) -> dict[str, tuple[tuple[int, int], Header]]:
-    """Return stamps and headers of a cache by path; later lines replace earlier ones."""
+    """Return the stamps and headers of a cache by path; later lines replace earlier ones."""
     file.seek(0)
     first, *lines = file.read().split("\n")
     if first != _first_line():

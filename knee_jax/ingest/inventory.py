@@ -1,4 +1,4 @@
-"""The inventory of a study, taken before any film is opened by its layout (`oai`, `most`)."""
+"""Inventory of a study, taken by its layout (`oai`, `most`) before any film is opened."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from knee_jax.ingest.report import Exclusion
 from knee_jax.targets.grades import GRADES, MISSING
 
 SIDES = ("R", "L")
-"""In the order of the film, from its left to its right."""
+"""Sides in the order of the film, from its left to its right."""
 
 KneeVisit = tuple[str, str, int]
 """Subject, side, months since baseline."""
@@ -17,21 +17,21 @@ KneeVisit = tuple[str, str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Rules for reading a study's tables and files, where a researcher may decide otherwise.
+    """Rules for reading a study's tables and files, where researchers may decide otherwise.
 
     Attributes:
-        rounding: rounding of grades with decimals, see `readings.round_grades`.
-        projects: OAI's reading projects that count, the preferred first.
-        order: choice among several rows of a knee: by 'projects', or the first in the 'file', as in
+        rounding: Rounding of grades with decimals; see `readings.round_grades`.
+        projects: OAI's reading projects that count, the preferred one first.
+        order: Choice among several rows of a knee: by 'projects', or the first in the 'file', as in
             the published code; see `readings.read_readings`.
-        fully_read: whether to exclude knees with an unread sign, as Tiulpin & Saarakkala 2020 did.
-            OAI's signs include sclerosis and attrition beside the seven grades.
-        landmarks: source of the knees' positions on their films: 'bonefinder' (`landmarks`),
+        fully_read: Whether to exclude knees with an unread sign, as Tiulpin & Saarakkala 2020 did.
+            OAI's signs include sclerosis and attrition in addition to the seven grades.
+        landmarks: Source of the knees' positions on their films: 'bonefinder' (`landmarks`),
             'keypoints' or 'boxes' (`landmark_tables`); or 'crops', ready crops in place of films
             (`crops`).
-        crop_spacing_mm: pixel size of ready crops.
-        check_subject: whether to exclude a file whose header has another subject id, of the study's
-            form, than its path; False where ids were replaced.
+        crop_spacing_mm: Pixel size of ready crops, mm.
+        check_subject: Whether to exclude a file whose header has another subject id, of the study's
+            form, than its path; False if ids were replaced.
     """
 
     rounding: str = "floor"
@@ -48,14 +48,14 @@ DEFAULT_RULES = Rules()
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """The readers' grades of one knee.
+    """Readers' grades of one knee.
 
     Attributes:
-        grades: int8 [7] in the order of `GRADES`, -1 where missing.
-        unusable: reason for which the knee is excluded, '' where there is none.
-        detail: description of that reason.
-        fully_read: whether every sign was read that the study's readers look for.
-        barcode: barcode of the film that was read, '' where unknown.
+        grades: Grades, int8 [7] in the order of `GRADES`, -1 where missing.
+        unusable: Reason for which the knee is excluded, '' where there is none.
+        detail: Description of that reason.
+        fully_read: Whether every sign that the study's readers look for was read.
+        barcode: Barcode of the film that was read, '' where unknown.
     """
 
     grades: np.ndarray
@@ -66,19 +66,19 @@ class Reading:
 
 
 UNREAD = Reading(np.full(len(GRADES), MISSING, np.int8))
-"""The reading of a knee that was not read."""
+"""Reading of a knee that was not read."""
 
 
 def exclude_uncertain(rows: Iterable[Exclusion], known: Iterable[KneeVisit]) -> list[Exclusion]:
-    """Find the knees that are excluded with unusable images.
+    """Return the knees that are excluded because of unusable images.
 
     Args:
-        rows: one row per image, without a side where it may show both knees.
-        known: knees that have other images, or are excluded already.
+        rows: One row per image, without a side if it may show both knees.
+        known: Knees that have other images, or are already excluded.
 
     Returns:
-        For each image its knees that are not known, each knee once; a row without a side if all of
-        them are known.
+        For each image, its knees that are not known, each knee once; or a row without a side if all
+        of them are known.
     """
     known_knees = set(known)
     exclusions: list[Exclusion] = []
@@ -91,7 +91,7 @@ def exclude_uncertain(rows: Iterable[Exclusion], known: Iterable[KneeVisit]) -> 
 
 
 def apply_rules(reading: Reading, rules: Rules) -> Reading:
-    """Return the reading, unusable as `not_wholly_read` where the rules demand every sign."""
+    """Return the reading, made unusable (`not_wholly_read`) if it lacks signs that rules demand."""
     if not rules.fully_read or reading.fully_read or reading.unusable:
         return reading
     detail = "not every sign was read, which the rules ask for"
@@ -103,15 +103,15 @@ class Inventory:
     """Films and readings of a study.
 
     Attributes:
-        films: films of both knees by (subject, month), as paths relative to the study's root; the
-            first one is read. Of ready crops all are read, one per knee.
-        readings: readings of the knees that were read.
-        sites: clinical site by subject, where known.
-        exclusions: knees that cannot be used.
-        notes: counts of other things than knees.
-        single_films: films that show one knee, where no film shows both.
-        labels: further labels, by the name of their column and then by knee and visit.
-        mask_path: function that masks the parts of a path that may name a person.
+        films: Films of both knees by (subject, month), as paths relative to the study's root; the
+            first one is read. Ready crops are all read, one per knee.
+        readings: Readings of the knees that were read.
+        sites: Clinical site by subject, where known.
+        exclusions: Knees that cannot be used.
+        notes: Counts of things other than knees.
+        single_films: Films that show one knee, where no film shows both.
+        labels: Further labels, by column name and then by knee and visit.
+        mask_path: Function that masks the parts of a path that may name a person.
     """
 
     films: Mapping[tuple[str, int], Sequence[str]]

@@ -1,8 +1,8 @@
 """Quantitative joint space width of OAI's films, from the tables `kxr_qjsw_duryea*`.
 
-The study's own release has one table per visit, as SAS file or as text, with one row per knee. Its
-column V{visit}MCMJSW is the minimum width of the medial compartment in mm. Facts on names and
-columns: public code that reads these tables. That of the NIMH Data Archive is not read.
+The study's own release has one table per visit, as a SAS file or as text, with one row per knee.
+Its column V{visit}MCMJSW is the minimum width of the medial compartment in mm. Facts on names and
+columns: public code that reads these tables. The table of the NIMH Data Archive is not read.
 """
 
 import pathlib
@@ -30,15 +30,15 @@ def read_widths(folder: pathlib.Path) -> tuple[dict[KneeVisit, float], dict[str,
     """Read the minimum medial joint space widths of all visits that have a table.
 
     Args:
-        folder: folder of the tables.
+        folder: Folder of the tables.
 
     Returns:
-        Widths in mm of the knees that were measured, by subject, side and visit. And counts of
+        Widths in mm of the knees that were measured, by subject, side and visit; and counts of
         rows: `joint_space_widths_unusable` (the width is negative or not a number) and
         `joint_space_widths_repeated` (an earlier row of the same knee has a width).
 
     Raises:
-        UserError: a column is missing, or SIDE is neither right nor left.
+        UserError: A column is missing, or SIDE is neither right nor left.
     """
     widths: dict[KneeVisit, float] = {}
     notes = {"joint_space_widths_unusable": 0, "joint_space_widths_repeated": 0}

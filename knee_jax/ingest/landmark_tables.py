@@ -1,4 +1,4 @@
-"""Tables of the knees' positions on their films: keypoints, or bounding boxes.
+"""Tables of the positions of knees on their films: keypoints, or bounding boxes.
 
 `tables/keypoints.csv` or `tables/boxes.csv` under the study's root are comma-separated, with one
 row per knee. Their columns, beside others that are ignored:
@@ -19,11 +19,11 @@ and of boxes
 
 In all these names `_px` instead of `_mm` stands for the film's own pixels. Coordinates count from
 the upper left corner of the film as it is, where a right knee is at its left. The table that the
-KNEEL code publishes (`subject_id, side, kl, tibia, femur, bbox, center`; OAI's baseline) is read as
-`keypoints.csv` too.
+KNEEL code publishes (`subject_id, side, kl, tibia, femur, bbox, center`; OAI's baseline) can also
+be read as `keypoints.csv`.
 
 Landmarks that a table does not have are NaN. A box gives landmark 55 only, and its knee is not
-turned.
+rotated.
 """
 
 import csv
@@ -48,19 +48,20 @@ _POINTS = {
 _BOX_RANGE_MM = (50.0, 300.0)
 
 _KNEEL_COLUMNS = ("subject_id", "side", "tibia", "femur", "bbox")
-# The film is shrunk to this pixel size and padded; the points are counted in the crop `bbox` of it,
-# which is mirrored in a left knee. (Facts from the KNEEL code.)
+# The film is shrunk to this pixel size and padded; the points are counted in its crop `bbox`, which
+# is mirrored for a left knee. (Facts from the KNEEL code.)
 _KNEEL_SPACING_MM, _KNEEL_PADDING = 0.3, 100
 
 
 @dataclasses.dataclass(frozen=True)
 class KneeLocation:
-    """The position of one knee on its film.
+    """Position of one knee on its film.
 
     Attributes:
-        points: float64 [74, 2], (x, y) from the film's upper left corner, NaN where unknown.
-        size: width and height of the box, None where there is none.
-        unit: unit of both, 'mm' or 'px' of the film.
+        points: Landmarks, float64 [74, 2], (x, y) from the film's upper left corner, NaN where
+            unknown.
+        size: Width and height of the box, None if there is none.
+        unit: Unit of both, 'mm' or 'px' of the film.
     """
 
     points: np.ndarray
@@ -71,7 +72,7 @@ class KneeLocation:
         """Return the points in mm.
 
         Args:
-            spacing_mm: pixel width and height of the film.
+            spacing_mm: Pixel width and height of the film, mm.
 
         Raises:
             UnusableKnee: box_implausible.
@@ -90,14 +91,14 @@ FilmKey = str | tuple[str, int]
 """Path relative to the study's root, or subject and months since baseline."""
 
 KneeLocations = dict[str, KneeLocation | UnusableKnee]
-"""Side → position of the knee, or the problem of its row."""
+"""Position of the knee of each side, or the problem of its row."""
 
 
 def read_locations(root: pathlib.Path, kind: str) -> dict[FilmKey, KneeLocations]:
     """Read the table of a study.
 
     Args:
-        root: the study's folder.
+        root: Root folder of the study.
         kind: 'keypoints' or 'boxes'.
 
     Returns:
@@ -105,8 +106,8 @@ def read_locations(root: pathlib.Path, kind: str) -> dict[FilmKey, KneeLocations
         landmarks_nan in place of one that cannot be used.
 
     Raises:
-        UserError: no table, a column is missing, a row names no film or side, or two rows name the
-            same knee.
+        UserError: There is no table, a column is missing, a row names no film or side, or two rows
+            name the same knee.
     """
     path = root / "tables" / f"{kind}.csv"
     lines: dict[tuple[FilmKey, str], int] = {}
@@ -140,7 +141,7 @@ def read_locations(root: pathlib.Path, kind: str) -> dict[FilmKey, KneeLocations
 
 def _lines(path: pathlib.Path) -> list[str]:
     try:
-        # Spreadsheets begin their UTF-8 with a byte order mark.
+        # Spreadsheets begin UTF-8 text with a byte order mark.
         return path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except FileNotFoundError as error:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The knees' positions on their films: BoneFinder's `.pts` files, and checks of any points.
+"""Positions of knees on their films: BoneFinder's `.pts` files, and checks of any points.
 
 A film has two files: `001.pts` holds the left knee on the film as it is, `001_f.pts` the right knee
 on the mirrored film. Coordinates are millimetres from the film's corner. (Facts from Tiulpin's
@@ -17,21 +17,21 @@ from knee_jax.errors import UnusableKnee
 from knee_jax.landmarks import CONDYLES, NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE
 
 SUFFIXES = {"L": ".pts", "R": "_f.pts"}
-"""Suffix of a landmark file, which follows the film's name, by side."""
+"""Suffix of the landmark file of each side, which follows the film's name."""
 
 FOLDER = "landmarks"
-"""Folder under the study's root for landmark files apart from the films."""
+"""Folder under the study's root for landmark files that are kept apart from the films."""
 
 _PLATEAU_RANGE_MM = (40.0, 130.0)
 _BODY = re.compile(r"\{(.*)\}", re.DOTALL)
 
 
 def files(root: pathlib.Path, source: str, side: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Return both paths that a knee's landmark file may have: apart from the film, and beside it.
+    """Return the two possible paths of a knee's landmark file: apart from the film, and beside it.
 
     Args:
-        root: the study's folder.
-        source: path of the radiograph relative to it.
+        root: Root folder of the study.
+        source: Path of the radiograph relative to it.
         side: 'L' or 'R'.
     """
     name = source + SUFFIXES[side]
@@ -42,13 +42,13 @@ def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) 
     """Read the landmarks of one knee.
 
     Args:
-        root: the study's folder.
-        source: path of the radiograph relative to it.
+        root: Root folder of the study.
+        source: Path of the radiograph relative to it.
         side: 'L' or 'R'.
-        width_mm: width of the film.
+        width_mm: Width of the film, mm.
 
     Returns:
-        Float64 [74, 2], (x, y) in mm from the film's upper left corner, on the film as it is.
+        Landmarks, float64 [74, 2], (x, y) in mm from the upper left corner of the film as it is.
 
     Raises:
         UnusableKnee: no_landmarks, landmarks_unreadable, landmarks_count or landmarks_nan.
@@ -69,15 +69,15 @@ def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) 
 
 
 def check_place(points: np.ndarray, size_mm: tuple[float, float]) -> None:
-    """Check that the points of one knee lie on the film and are as far apart as those of a knee.
+    """Check that the points of one knee lie on the film and are spaced like those of a knee.
 
     Args:
-        points: float [74, 2], (x, y) in mm on the film, NaN where unknown.
-        size_mm: width and height of the film.
+        points: Landmarks on the film, float [74, 2], (x, y) in mm, NaN where unknown.
+        size_mm: Width and height of the film, mm.
 
     Raises:
-        UnusableKnee: landmarks_implausible (a plateau of 61-101 mm in 748 real knees is not
-            40-130 mm here) or landmarks_outside.
+        UnusableKnee: landmarks_implausible (the plateau is not 40-130 mm wide; it is 61-101 mm in
+            748 real knees) or landmarks_outside.
     """
     width = float(np.linalg.norm(points[PLATEAU[-1]] - points[PLATEAU[0]]))
     low, high = _PLATEAU_RANGE_MM
@@ -94,18 +94,18 @@ def check_orientation(
 ) -> dict[str, UnusableKnee]:
     """Check that the knees of a film are upright, not mirrored, and each in its own half.
 
-    As seen from the front, the right knee is in the film's left half, so that a knee's lateral side
-    is the film's outer one.
+    As seen from the front, the right knee is in the film's left half, so that the lateral side of
+    each knee is the outer one on the film.
 
     Args:
-        points: by side, of one knee or both, float [74, 2], (x, y) in mm on the film as it is; NaN
-            where unknown, but not all.
-        width_mm: width of a film of both knees; None: the film shows one knee, without halves.
+        points: Landmarks by side, of one knee or both, float [74, 2], (x, y) in mm on the film as
+            it is; NaN where unknown, but not all.
+        width_mm: Width of a film of both knees, mm; None: the film shows one knee, without halves.
 
     Returns:
         Problems by side: upside_down (the femur is below the tibia), sides_swapped (each knee is in
         the other's half), same_half (both knees are in one half, so that one of them, it is unknown
-        which, is misplaced), wrong_half (the only knee is in the other's half), landmarks_reversed
+        which, is misplaced), wrong_half (the only knee is in the other half), landmarks_reversed
         (lateral and medial are swapped).
     """
     wrong = {
@@ -140,7 +140,7 @@ _HALVES = {"R": "left", "L": "right"}
 
 
 def _mean_height(points: np.ndarray, window: range) -> float:
-    """Return the mean y (downwards) of the known points of a window, NaN where there are none."""
+    """Return the mean y (downwards) of the known points of a window, NaN if there are none."""
     y = points[window, 1]
     known = y[np.isfinite(y)]
     return float(known.mean()) if len(known) else float("nan")

@@ -1,13 +1,13 @@
-"""The inventory of a study tree laid out as MOST's.
+"""Inventory of a study tree laid out as MOST's.
 
 tables/ holds `mostv01235xray`, with one row per subject and columns such as V0XRKL (visit, leg,
-grade), and `MOST_names.csv`, with one path per line and no header. A path's first part less five
-characters is the MOSTID, the second character of its second part the visit, and its last part but
-one the view, or a number where only the header's SeriesDescription has the view. Only the view PA10
-is read, of several of a visit the first by path. The films lie under the study's root at these
-paths. Without the list all films under the root count. Two tables are optional: `mostoutcomes`
-lists the replaced joints, and `mostv{visit}enroll` has in V{visit}PA whether a film was taken.
-(Facts from the Oulu code bases.)
+grade), and `MOST_names.csv`, with one path per line and no header. The first part of a path without
+its last five characters is the MOSTID, the second character of its second part the visit, and its
+last part but one the view, or a number if only the SeriesDescription in the header has the view.
+Only the view PA10 is read; of several at a visit, the first by path. The films lie under the
+study's root at these paths. Without the list all films under the root count. Two tables are
+optional: `mostoutcomes` lists the replaced joints, and `mostv{visit}enroll` has in V{visit}PA
+whether a film was taken. (Facts from the Oulu code bases.)
 """
 
 import collections
@@ -44,7 +44,7 @@ from knee_jax.ingest.tables import (
 from knee_jax.targets.grades import GRADES, MISSING
 
 VISITS = {0: 0, 15: 1, 30: 2, 60: 3, 84: 5}
-"""Month of a visit → its number in column names and paths."""
+"""Number of each visit in column names and paths, by month."""
 
 TABLE, LIST, VIEW = "mostv01235xray", "MOST_names.csv", "PA10"
 OUTCOMES = "mostoutcomes"
@@ -62,7 +62,7 @@ _KNOWN_WORD = re.compile(rf"{_VIEW.pattern}|XRAY|DCM", re.IGNORECASE)
 
 
 class _Path(NamedTuple):
-    """The parts of a film's path; the view is '' where it has a number instead."""
+    """Parts of a film's path; the view is '' if the path has a number instead."""
 
     subject: str
     month: int
@@ -75,12 +75,12 @@ def take_inventory(
     """Find films, or ready crops of them, and readings; the study's tables have no sites.
 
     Args:
-        root: the study's folder.
-        rules: rules for the table; see `readings.round_grades` for its decimals such as 1.9.
-        loader: loader of the headers of films whose path has no view.
+        root: Root folder of the study.
+        rules: Rules for the table; see `readings.round_grades` for decimals such as 1.9.
+        loader: Loader of the headers of films whose path has no view.
 
     Raises:
-        UserError: no film of the view PA10, no table, or it lacks a column.
+        UserError: There is no film of the view PA10, or no table, or it lacks a column.
     """
     notes: collections.Counter[str] = collections.Counter()
     if rules.landmarks == "crops":
@@ -99,7 +99,7 @@ def take_inventory(
 
 
 def _read_list(tables: pathlib.Path, notes: collections.Counter) -> dict[str, int] | None:
-    """Read the list: path → first line of it; None where there is no list, which is counted."""
+    """Read the list as paths with their first lines; return None, and count it, without a list."""
     found = [path for path in tables.glob("*") if path.name.lower() == LIST.lower()]
     notes["lists_of_films_missing"] = int(not found)
     if not found:
@@ -120,7 +120,7 @@ def _parse(path: str) -> _Path:
     """Parse the path of a film.
 
     Raises:
-        ValueError: it does not follow the pattern.
+        ValueError: The path does not follow the pattern.
     """
     parts = path.split("/")
     if len(parts) < 4:
@@ -138,9 +138,9 @@ def _parse(path: str) -> _Path:
 
 
 def _mask_names(path: str) -> str:
-    """Replace dates and words that may be a name in a film's or folder's path by `*`.
+    """Replace dates, and words that may be names, in the path of a film or folder by `*`.
 
-    Of the study's own folders only the form of the subject's is certain.
+    Of the study's own folders, only the form of the subject's folder is certain.
     """
     first, *rest = path.split("/")
     subject, ending = first[:-5], first[-5:]
@@ -160,7 +160,7 @@ def _find_films(
     Returns:
         Sorted paths of the films that are in both, by (subject, month); and the knees of the
         others: `path_unknown`, `film_missing`, `not_listed`, `unreadable_folder`, and the reason of
-        an unreadable header where only that has the view.
+        an unreadable header if only the header has the view.
     """
     listing = tree.walk(root, lambda folder: folder != "tables")
     notes.update(listing.notes)
@@ -233,7 +233,7 @@ def _view_in(description: str) -> str:
 
 
 def _on_disk(listing: tree.Tree) -> set[str]:
-    """Return all files but the tables and the landmarks."""
+    """Return all files except the tables and the landmarks."""
     suffixes = tuple(landmarks.SUFFIXES.values())
     return {
         f"{folder}/{name}" if folder else name
@@ -246,17 +246,17 @@ def _on_disk(listing: tree.Tree) -> set[str]:
 def _read_readings(
     tables: pathlib.Path, months: list[int], rounding: str, notes: collections.Counter
 ) -> tuple[dict[KneeVisit, Reading], list[Exclusion]]:
-    """Read the grades of all visits that have columns; also return the rows of unknown subjects.
+    """Read the grades of all visits that have columns; also return rows of unknown subjects.
 
     Code 8 as KL is a prosthesis or a film that could not be read; code 8 of another grade, 9 and
     blank are missing. A knee without any grade has no reading.
 
     Args:
-        tables: folder of the table.
-        months: visits with films, whose columns must be there.
-        rounding: see `readings.round_grades`.
-        notes: where `duplicate_readings` (further rows of a subject) and `grades_out_of_range` are
-            counted.
+        tables: Folder of the table.
+        months: Months of the visits with films, whose columns must be present.
+        rounding: Rule of rounding; see `readings.round_grades`.
+        notes: Counter of `duplicate_readings` (further rows of a subject) and
+            `grades_out_of_range`, updated in place.
     """
     path = find_table(tables, TABLE)
     needed = [column for month in months for side in SIDES for column in _columns(month, side)]
@@ -295,7 +295,7 @@ def _read_readings(
 def _read_replaced(
     tables: pathlib.Path, films: Mapping[tuple[str, int], list[str]]
 ) -> dict[KneeVisit, Reading]:
-    """Find the filmed knees whose joint had been replaced by that visit, from the outcomes."""
+    """Find, from the outcomes, the filmed knees whose joint had been replaced by that visit."""
     if not (path := look_for_table(tables, OUTCOMES)):
         return {}
     columns = {side: f"V99E{side}KRINDEX" for side in SIDES}
@@ -317,7 +317,7 @@ def _compare_enrolment(
     films: Mapping[tuple[str, int], list[str]],
     notes: collections.Counter,
 ) -> None:
-    """Count films that the enrolment does not have, and the reverse, of the visits with films."""
+    """Count films missing from the enrolment tables, and the reverse, for visits with films."""
     for month in sorted({month for _, month in films}):
         number = VISITS[month]
         if not (path := look_for_table(tables, f"mostv{number}enroll")):
@@ -338,9 +338,9 @@ def _readings(values: np.ndarray, rounding: str, notes: collections.Counter) -> 
     """Make the readings of the knees of one visit and side.
 
     Args:
-        values: float [subjects, 7] as in the table, NaN where blank.
-        rounding: see `readings.round_grades`.
-        notes: where `grades_out_of_range` is counted.
+        values: Values of the table, float [subjects, 7], NaN where blank.
+        rounding: Rule of rounding; see `readings.round_grades`.
+        notes: Counter of `grades_out_of_range`, updated in place.
     """
     unreadable = values[:, 0] == _UNREADABLE
     coded = np.isin(values, (_UNREADABLE, _NOT_READ))

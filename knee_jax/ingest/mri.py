@@ -1,7 +1,7 @@
 """Jobs, one per knee, and exclusions of a tree of MR series laid out as OAI's.
 
-`oai_images` describes how series lie. tables/ holds the readings of every visit (`readings`), the
-enrollees and, if replacements are wanted, `outcomes99`.
+`oai_images` describes the layout of series. tables/ holds the readings of every visit (`readings`),
+the enrollees and, if replacements are wanted, `outcomes99`.
 """
 
 import collections
@@ -44,24 +44,24 @@ def plan_study(
     """Join baseline series, progression and sites into jobs.
 
     Args:
-        root: the study's folder.
-        cohort: name of the study.
-        preparation: conversion of volumes to examples.
-        rule: see `progression.label_progression`.
-        follow_up: see `progression.label_progression`.
-        visits: months whose readings count; series of the first one are read.
-        outcomes: whether replacements are read from the table `outcomes99`, beside the readings.
-        with_bmi: whether to exclude knees of subjects with an unknown body mass index, as Panfilov
-            et al. 2022 did (section 3.1).
-        check_subject: see `inventory.Rules.check_subject`.
-        loader: loader of headers.
+        root: Root folder of the study.
+        cohort: Name of the study.
+        preparation: Conversion of volumes to examples.
+        rule: Rule of `progression.label_progression`.
+        follow_up: Follow-up required by `progression.label_progression`.
+        visits: Months of the readings that count; series of the first one are read.
+        outcomes: Whether replacements are also read from the table `outcomes99`.
+        with_bmi: Whether to exclude knees of subjects with unknown body mass index, as Panfilov et
+            al. 2022 did (section 3.1).
+        check_subject: Whether to compare subject ids; see `inventory.Rules.check_subject`.
+        loader: Loader of headers.
 
     Returns:
         Jobs in the order of subject and side, each of which reads one knee; the knees without a
-        series or a label; and counts of other things than knees.
+        series or a label; and counts of things other than knees.
 
     Raises:
-        UserError: no series, a visit without its table, or a table lacks a column.
+        UserError: There is no series, a visit has no table, or a table lacks a column.
     """
     baseline = visits[0]
     images, exclusions, notes = find_images(root, loader, [baseline])
@@ -114,7 +114,7 @@ def plan_study(
             check_subject=check_subject,
         )
         jobs.append(volume.VolumeJob(root, file, preparation))
-    # A knee whose series is excluded already is not excluded a second time.
+    # A knee whose series is already excluded is not excluded again.
     known_exclusions = {(knee.subject, knee.side) for knee in exclusions}
     exclusions += [
         Exclusion(subject, side, baseline, "", "no_series", "readings without an MR series")
@@ -124,7 +124,7 @@ def plan_study(
 
 
 def _refuse_none(root: pathlib.Path, baseline: int, exclusions: Sequence[Exclusion]) -> NoReturn:
-    """Raise UserError with the reasons for which there is no series."""
+    """Raise UserError with the reasons why there is no series."""
     reasons = collections.Counter(each.reason for each in exclusions)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     remedy = f"they should lie as {LAYOUT}"
@@ -140,7 +140,7 @@ def _refuse_none(root: pathlib.Path, baseline: int, exclusions: Sequence[Exclusi
 def _choose_series(
     images: Iterable[Image], check_subject: bool, notes: collections.Counter[str]
 ) -> tuple[dict[tuple[str, str], str], list[Exclusion]]:
-    """Choose the MR series that are read, among the images of one visit.
+    """Choose the MR series to read among the images of one visit.
 
     Returns:
         Their folders by (subject, side); and the exclusions: `subject_contradicts`,

@@ -1,13 +1,13 @@
-"""The inventory of a study tree laid out as OAI's: films, their readings and the subjects' sites.
+"""Inventory of a study tree laid out as OAI's: films, their readings and the subjects' sites.
 
-`oai_images` describes how images lie. tables/ holds the readings of every visit (`readings`), the
-enrollees and, if a user has put them there, further facts on the subjects (`enrolment`), the
+`oai_images` describes the layout of images. tables/ holds the readings of every visit (`readings`),
+the enrollees and, if a user has put them there, further facts on the subjects (`enrolment`), the
 outcomes (`progression`) and joint space widths (`joint_space`).
 
 The films of interest are PA views of the flexed knees, of both or of one ("Bilateral PA Fixed
 Flexion Knee", "PA Fixed Flexion Right Knee"). Of several films of one visit, the one whose barcode
-is in the table of readings counts, else the last one taken (`oai_images`). A film of both knees
-counts before films of one.
+is in the table of readings counts, otherwise the last one taken (`oai_images`). A film of both
+knees takes precedence over films of one.
 """
 
 import collections
@@ -55,12 +55,12 @@ def take_inventory(
     """Find films, or ready crops of them, readings and sites.
 
     Args:
-        root: the study's folder.
-        rules: rules for tables and files.
-        loader: loader of headers.
+        root: Root folder of the study.
+        rules: Rules for tables and files.
+        loader: Loader of headers.
 
     Raises:
-        UserError: no films, a visit with films but without its table, or a table lacks a column.
+        UserError: There are no films, a visit with films has no table, or a table lacks a column.
     """
     if rules.landmarks == "crops":
         notes: collections.Counter[str] = collections.Counter()
@@ -105,7 +105,7 @@ def _find_films(
     list[Exclusion],
     collections.Counter[str],
 ]:
-    """Find films of both knees, films of one, exclusions, and counts."""
+    """Find films of both knees, films of one knee, exclusions, and counts."""
     images, exclusions, notes = find_images(root, loader)
     films, single_films, unusable = _choose_films(images, rules.check_subject, notes)
     if not films and not single_films:
@@ -130,8 +130,8 @@ def _choose_films(
     """Choose the films of interest.
 
     Returns:
-        Films of both knees by (subject, month), and those of one by (subject, side, month), each
-        with the one that counts first; and the exclusions: `subject_contradicts`,
+        Films of both knees by (subject, month), and those of one by (subject, side, month), the one
+        that counts coming first in each; and the exclusions: `subject_contradicts`,
         `visit_contradicts`, `no_side`, `not_on_disk`, `unreadable_folder`, `repeated_film`, and the
         reasons of unreadable headers.
     """
@@ -188,13 +188,13 @@ def _read_first(
     read: Mapping[KneeVisit, Reading],
     notes: collections.Counter[str],
 ) -> list[str]:
-    """Move a film that the readers read to the front of the films of some knees.
+    """Move a film that was read to the front of the films of some knees.
 
     Args:
-        films: films, the one that counts otherwise first.
-        knees: knees on each of them.
-        read: readings.
-        notes: where `readings_of_another_film` than the first are counted.
+        films: Films, the one that would otherwise count first.
+        knees: Knees on each of the films.
+        read: Readings by knee.
+        notes: Counter of `readings_of_another_film` than the first, updated in place.
     """
     of_knees = [read.get(knee, UNREAD) for knee in knees]
     ordered = sorted(films, key=lambda film: not any(_is_of(each, film) for each in of_knees))
@@ -206,8 +206,8 @@ def _read_first(
 def _is_of(reading: Reading, film: str) -> bool:
     """Return whether a reading's barcode is that of a film.
 
-    Tables and folders pad it with different numbers of zeros, and some tables prefix the study's
-    number.
+    Tables and folders pad barcodes with different numbers of zeros, and some tables prefix the
+    study's number.
     """
     read, found = reading.barcode.lstrip("0"), film.split("/")[4].lstrip("0")
     long = min(len(read), len(found)) >= _LONG_BARCODE
@@ -221,7 +221,7 @@ def _read_replaced(
 ) -> dict[KneeVisit, Reading]:
     """Find filmed knees without a grade whose joint, by the outcomes, had been replaced by then.
 
-    In the archive's tables the readers' own code of it, .P, is blank.
+    In the archive's tables the readers' code for a replacement, .P, is blank.
     """
     if not any(look_for_table(tables, name) for name in progression.OUTCOMES):
         return {}

@@ -1,9 +1,9 @@
-"""The images of a study tree laid out as OAI's: films and MR series.
+"""Images of a study tree laid out as OAI's: films and MR series.
 
 {month}m/{release}/{subject}/{date}/{barcode}/ is a folder of one film, 001, or of the slices of an
 MR series, as known from its header (`headers`) or from a table of contents (`contents`). Of several
 images of one visit that show the same, the last one taken counts, by date and time and then by
-path: an image was repeated where the first had failed.
+path: an image was repeated if the first one had failed.
 """
 
 import collections
@@ -21,7 +21,7 @@ from knee_jax.ingest.series import NUMBERED
 LAYOUT = "{month}m/{release}/{subject}/{date}/{barcode}/"
 
 SERIES = {"SAG_3D_DESS_LEFT": "L", "SAG_3D_DESS_RIGHT": "R"}
-"""SeriesDescription of the MR series that are read → side."""
+"""Side of each MR series that is read, by SeriesDescription."""
 
 NOT_ON_DISK = "not_on_disk"
 UNREADABLE_FOLDER = "unreadable_folder"
@@ -39,9 +39,9 @@ class Image:
     """One film, or one MR series.
 
     Attributes:
-        source: path of the film or of the series' folder, relative to the study's root.
-        header: header of the film, or of the series' first readable file.
-        is_series: whether the image is an MR series.
+        source: Path of the film or of the series' folder, relative to the study's root.
+        header: Header of the film, or of the series' first readable file.
+        is_series: Whether the image is an MR series.
     """
 
     source: str
@@ -59,10 +59,10 @@ class Image:
         return _month(self.source)
 
     def contradicts(self, check_subject: bool) -> tuple[str, str]:
-        """Return reason and detail if another subject or visit than the path's is found, else ''.
+        """Return the reason and detail if subject or visit contradict the path, otherwise ''.
 
         Args:
-            check_subject: whether the subject in the header is compared.
+            check_subject: Whether the subject in the header is compared.
         """
         if check_subject and self.header.subject not in ("", self.subject.upper()):
             return "subject_contradicts", CONTRADICTS
@@ -71,7 +71,7 @@ class Image:
         return "", ""
 
     def exclude(self, side: str, reason: str, detail: str) -> Exclusion:
-        """Return the exclusion of a knee that it shows, of all with the side ''."""
+        """Return the exclusion of one knee on the image, or of all its knees if `side` is ''."""
         return Exclusion(self.subject, side, self.month, self.source, reason, detail)
 
 
@@ -81,14 +81,14 @@ def find_images(
     """Find all films and series of some months, whatever they show.
 
     Args:
-        root: the study's folder.
-        loader: loader of headers.
-        months: months since baseline; the folders of other months are not entered.
+        root: Root folder of the study.
+        loader: Loader of headers.
+        months: Months since baseline; the folders of other months are not entered.
 
     Returns:
         Images in the order of their paths. They include images of a table of contents that are not
         on the disk (reason `not_on_disk`) and unlistable folders of a subject or below (reason
-        `unreadable_folder`). Then the unlistable folders above the subjects. And counts of
+        `unreadable_folder`). Then the unlistable folders above the subjects. Then counts of
         `empty_folders`, `other_files` (beside the images), `files_elsewhere`, `listed_elsewhere`
         and `unreadable_folders_elsewhere` (outside the layout), `listed_of_visits_without_images`
         and those of `tree.walk`.
@@ -127,11 +127,11 @@ def find_images(
 
 
 def film_sides(header: Header) -> str:
-    """Return the knees on a film of interest: 'RL', 'R', 'L', '?' (unknown side); '' on others.
+    """Return the knees on a film of interest: 'RL', 'R', 'L' or '?' (unknown side); '' for others.
 
-    The side of a single knee is in the description, else in Laterality; it is unknown if these
-    contradict each other. A film without a description, as some tools that remove names leave it,
-    is taken for one of both knees unless it has a laterality.
+    The side of a single knee is in the description, otherwise in Laterality; it is unknown if these
+    contradict each other. A film without a description, as left by some tools that remove names, is
+    taken to show both knees unless it has a laterality.
     """
     words = set(re.findall(r"[A-Z]+", header.description.upper()))
     if not words:
@@ -151,7 +151,7 @@ def sources(images: Iterable[Image]) -> list[str]:
 
 
 def _image_files(listing: tree.Tree, notes: collections.Counter[str]) -> dict[str, list[str]]:
-    """Return the images' names by the folder of a barcode; count all other files."""
+    """Return the names of the images by barcode folder; count all other files."""
     notes["empty_folders"] = notes["other_files"] = notes["files_elsewhere"] = 0
     parents = {folder.rpartition("/")[0] for folder in [*listing.files, *listing.unreadable]}
     found = {}
@@ -173,8 +173,8 @@ def _read_images(
 ) -> Iterator[Image]:
     """Read one header per folder, and all headers of a folder that is not an MR series.
 
-    Where a table of contents describes a folder, headers are read of films and series of interest
-    only; their subject is not taken from the table.
+    If a table of contents describes a folder, only headers of films and series of interest are
+    read; their subject is not taken from the table.
     """
     paths = {folder: [f"{folder}/{name}" for name in names] for folder, names in files.items()}
     to_read = [of for folder, of in paths.items() if _is_of_interest(listed.get(folder))]
@@ -192,17 +192,17 @@ def _read_images(
 
 
 def _is_of_interest(listed: Header | None) -> bool:
-    """Return whether the file's header must be read, given that of a table of contents."""
+    """Return whether a file's header must be read, given that of a table of contents."""
     return not listed or bool(film_sides(listed)) or listed.description.upper() in SERIES
 
 
 def _merge_headers(listed: Header | None, found: Header | None) -> Header | None:
-    """Merge the header from a table of contents, which counts, with that of the file."""
+    """Merge the header from a table of contents, which takes precedence, with that of the file."""
     if listed is None or found is None:
         return listed or found
     if found.reason:
         return dataclasses.replace(listed, reason=found.reason, detail=found.detail)
-    # The file's header may have the time, too.
+    # The file's header may also have the time.
     return dataclasses.replace(
         found, description=listed.description, taken=found.taken or listed.taken
     )
@@ -218,13 +218,13 @@ def _is_series(header: Header, num_files: int) -> bool:
 
 
 def _depth(folder: str) -> int:
-    """Return the level of a folder in the layout, 5 of a barcode; 0 outside the layout."""
+    """Return the level of a folder in the layout, 5 for a barcode; 0 outside the layout."""
     parts = folder.split("/")
     fits = len(parts) <= len(_LEVELS) and all(map(re.fullmatch, _LEVELS, parts))
     return len(parts) if fits else 0
 
 
 def _month(path: str) -> int:
-    """Return the months since baseline of a path's first part, -1 if it has none."""
+    """Return the months since baseline in a path's first part, -1 if it has none."""
     found = _MONTH.fullmatch(path.split("/")[0])
     return int(found[1]) if found else _ELSEWHERE

@@ -1,7 +1,7 @@
-"""A pool of worker processes that returns results in the order of the jobs.
+"""Pool of worker processes that returns results in the order of the jobs.
 
 A job that takes too long, or whose process dies, fails alone: its worker is replaced and the others
-go on. The process pools of the standard library cannot do that: all their workers end with the
+go on. The process pools of the standard library cannot do this: all their workers end with the
 first that dies, and none can be stopped.
 """
 
@@ -28,16 +28,16 @@ T = TypeVar("T")
 _AHEAD = 8
 _PRELOADED = ["__main__", "knee_jax.ingest.study", "knee_jax.ingest.volume"]
 _SPARE_MEMORY = 3 * 2**28
-"""Bytes of memory that a worker may use beyond those at its start."""
+"""Memory that a worker may use beyond that at its start, bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """The result of a job that did not finish.
+    """Result of a job that did not finish.
 
     Attributes:
-        reason: timed_out, crashed_reader or out_of_memory.
-        detail: description of that reason.
+        reason: Reason, one of timed_out, crashed_reader and out_of_memory.
+        detail: Description of that reason.
     """
 
     reason: str
@@ -53,12 +53,12 @@ def run_in_order(
     system may have killed the wrong process; one that takes too long is not.
 
     Args:
-        jobs: picklable functions without arguments and with picklable results.
-        workers: number of processes.
-        seconds: time limit of a job, None: no limit.
+        jobs: Picklable functions without arguments and with picklable results.
+        workers: Number of processes.
+        seconds: Time limit of a job; None: no limit.
 
     Raises:
-        RuntimeError: a worker cannot be started.
+        RuntimeError: A worker cannot be started.
     """
     pending: collections.deque[concurrent.futures.Future[T | Failure]] = collections.deque()
     remaining = iter(jobs)
@@ -156,11 +156,11 @@ class _Worker:
         """Run a job; return whether it succeeded, and its result or its exception.
 
         Raises:
-            TimeoutError: the job takes longer than the limit.
-            EOFError, ConnectionError: the process died.
+            TimeoutError: The job takes longer than the limit.
+            EOFError, ConnectionError: The process died.
         """
         self.connection.send(job)
-        self.connection.recv()  # The job has arrived, and the modules it needs are loaded.
+        self.connection.recv()  # The job has arrived, and the modules that it needs are loaded.
         if not self.connection.poll(seconds):
             raise TimeoutError
         return self.connection.recv()
@@ -206,7 +206,7 @@ def _attempt(job: Callable[[], T]) -> tuple[bool, T | Failure | Exception]:
 
 
 def _limit_memory() -> None:
-    # One file that swells in memory must not make the system kill other processes.
+    # One file that inflates in memory must not make the system kill other processes.
     status = pathlib.Path("/proc/self/status")
     if status.exists():
         import resource

@@ -1,8 +1,9 @@
-"""Derive whether and how soon osteoarthritis progresses from a knee's KL readings over visits.
+"""Progression of osteoarthritis, whether and how soon, from KL readings of a knee over visits.
 
-The target of Panfilov et al. 2022, section 2.2, who took it from Tiulpin et al. 2019 ("Multimodal
-machine learning-based knee osteoarthritis progression prediction"). Their text puts 72 months into
-fast; their code, and so the labels they trained on, puts the visit of month 72 into slow.
+This is the target of Panfilov et al. 2022, section 2.2, who took it from Tiulpin et al. 2019
+("Multimodal machine learning-based knee osteoarthritis progression prediction"). Their text puts 72
+months into fast; their code, and so the labels they trained on, puts the visit of month 72 into
+slow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from knee_jax.ingest.tables import find_table, identifiers, numbers, read_table
 from knee_jax.targets.grades import MISSING
 
 VISITS = (0, 12, 24, 36, 72, 96)
-"""Months who readings count; the first is the baseline. The published code leaves out 48."""
+"""Months whose readings count; the first is the baseline. The published code leaves out 48."""
 
 FAST_UNTIL = 60
 """Month up to which a progression is fast."""
@@ -27,7 +28,7 @@ COLUMN = "progression"
 """Name of the label."""
 
 NONE, FAST, SLOW, UNKNOWN = 0, 1, 2, -1
-"""Its values."""
+"""Values of the label."""
 
 
 REASONS = {
@@ -37,7 +38,7 @@ REASONS = {
     "baseline_kl4": "KL is 4 at baseline: the grade cannot grow",
     "lost_to_follow_up": "no progression was seen, and the last visit was missed",
 }
-"""Reasons for which a knee has no label, in the order in which they are checked."""
+"""Reasons why a knee has no label, in the order in which they are checked."""
 
 OUTCOMES = ("outcomes99", "oai_outcome01")
 """OAI's table of outcomes in the study's own release, and in the NIMH Data Archive's."""
@@ -47,7 +48,7 @@ FOLLOW_UPS = ("subject", "knee")
 
 _KNEE = ["subject", "side"]
 _COLUMNS = [*_KNEE, "visit", "kl", "prosthesis"]
-# Number of a visit in `outcomes99` → month. Visits of odd months were telephone calls.
+# Month of each visit number in `outcomes99`. Visits of odd months were telephone calls.
 _MONTHS = {1: 12, 2: 18, 3: 24, 4: 30, 5: 36, 6: 48, 7: 60, 8: 72, 9: 84, 10: 96, 11: 108}
 
 
@@ -63,30 +64,30 @@ def label_progression(
     """Label every knee by the first visit at which it was worse than at baseline.
 
     Worse is a higher KL grade, except 1 after 0, or a joint that has been replaced. A knee that was
-    never worse has not progressed if it was seen at the last visit; else its label is unknown.
+    never worse has not progressed if it was seen at the last visit; otherwise its label is unknown.
 
     Args:
-        readings: columns `subject`, `side`, `visit` (months), `kl` (int, -1 missing) and
+        readings: Table with columns `subject`, `side`, `visit` (months), `kl` (int, -1 missing) and
             `prosthesis` (bool); of several rows of a knee and visit the first one counts.
-        replacements: columns `subject`, `side`, `visit` (month by which the joint had been
-            replaced, not necessarily one of `visits`), as returned by `read_replacements`.
+        replacements: Table with columns `subject`, `side`, `visit` (month by which the joint had
+            been replaced, not necessarily one of `visits`), as returned by `read_replacements`.
         rule: 'coded': replacements are those of a code or of `replacements`, and a reading that is
             missing for another reason does not count as a visit. 'published': every missing reading
             after baseline is a replacement, as in the published code (43 of its 4,928 knees
             progressed in this way), and a row without a reading counts as a visit.
-        visits: months who readings count, ascending; the first is the baseline.
-        fast_until: month up to which a progression is fast.
-        follow_up: who must have been seen at the last visit if there was no progression: the
+        visits: Months whose readings count, ascending; the first is the baseline.
+        fast_until: Month up to which a progression is fast.
+        follow_up: Who must have been seen at the last visit if there was no progression: the
             'subject' (either knee, as published) or the same 'knee'.
 
     Returns:
-        One row per knee, in order of subject and side: `subject`, `side`, `kl` (at baseline, -1
-        missing), `progression` (0 none, 1 fast, 2 slow, -1 excluded), `month` (of the progression,
-        -1 where there is none), `reason` (key of `REASONS`, '' where the knee has a label). And an
-        counts of knees by label and by reason, and of rows that were not used.
+        Table with one row per knee, in order of subject and side: `subject`, `side`, `kl` (at
+        baseline, -1 missing), `progression` (0 none, 1 fast, 2 slow, -1 excluded), `month` (of the
+        progression, -1 if there is none), `reason` (key of `REASONS`, '' if the knee has a label).
+        And counts of knees by label and by reason, and of rows that were not used.
 
     Raises:
-        UserError: a column is missing, a KL grade is beyond the scale, or an argument is unknown.
+        UserError: A column is missing, a KL grade is out of range, or an argument is unknown.
     """
     _check(readings, replacements, rule, visits, follow_up)
     published = rule == "published"
@@ -148,7 +149,7 @@ _NAMES = {"none": NONE, "fast": FAST, "slow": SLOW}
 
 
 def _lookup(values: pd.Series, rows: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """Return the value of each row's keys, NaN where there is none."""
+    """Return the value of each row's keys, NaN if there is none."""
     return rows[keys].merge(values.rename("value"), how="left", on=keys)["value"].astype("float64")
 
 
@@ -192,16 +193,16 @@ def tidy(readings: Mapping[KneeVisit, Reading]) -> pd.DataFrame:
 
 
 def read_replacements(folder: Path) -> pd.DataFrame:
-    """Read the visit at which each replaced joint was first reported from OAI's `OUTCOMES`.
+    """Read from OAI's `OUTCOMES` the visit at which each replaced joint was first reported.
 
     Args:
-        folder: folder of the tables.
+        folder: Folder of the tables.
 
     Returns:
-        Columns `subject`, `side`, `visit` (months), one row per replaced joint.
+        Table with columns `subject`, `side`, `visit` (months), one row per replaced joint.
 
     Raises:
-        UserError: no table, or a column or the number of a visit is not OAI's.
+        UserError: There is no table, or a column or the number of a visit is not OAI's.
     """
     path = find_table(folder, *OUTCOMES)
     columns, subject = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}, "ID"
@@ -224,14 +225,14 @@ def read_labels(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
     """Read labels as published by Panfilov et al. 2022: `ID, Side, KL, Progressor`.
 
     Args:
-        path: path of the table; other columns are ignored.
+        path: Path of the table; other columns are ignored.
 
     Returns:
-        (subject, side) → KL at baseline, and progression.
+        KL at baseline and progression, by (subject, side).
 
     Raises:
-        UserError: not a table, a column is missing, a value is not of its scale, or a knee has
-            several rows.
+        UserError: The file is not a table, a column is missing, a value is out of range, or a knee
+            has several rows.
     """
     table = read_table(path, ["ID", "SIDE", "KL", "PROGRESSOR"])
     subject, side = identifiers(table["ID"]), table["SIDE"].str.strip().str.upper()
@@ -259,8 +260,8 @@ def exclusions(labels: pd.DataFrame, visit: int = VISITS[0]) -> list[Exclusion]:
     """Return the knees without a label as exclusions.
 
     Args:
-        labels: table of `label_progression`.
-        visit: month of the baseline.
+        labels: Table of `label_progression`.
+        visit: Month of the baseline.
     """
     return [
         Exclusion(subject, side, visit, "", reason, REASONS[reason])

@@ -1,7 +1,7 @@
 """Seven grades per knee and visit, from the semi-quantitative readings of OAI's films.
 
 A table has one row per subject, side and reading project. The study's own release has one table per
-visit, `kxr_sq_bu*`, as SAS file or as text; the NIMH Data Archive has one table of all visits,
+visit, `kxr_sq_bu*`, as a SAS file or as text; the NIMH Data Archive has one table of all visits,
 `oai_kxrsemiquant01`, whose columns have no visit in their names. Facts on columns and codes: the
 Oulu code bases, the public OAI_summary.csv, and public code that reads the archive's tables.
 """
@@ -28,36 +28,36 @@ from knee_jax.ingest.tables import (
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
 VISITS = {0: "00", 12: "01", 24: "03", 36: "05", 48: "06", 72: "08", 96: "10"}
-"""Month of a visit → its code in file and column names. Films of other months were not read."""
+"""Code of each visit in file and column names, by month. Films of other months were not read."""
 
 ARCHIVE = "oai_kxrsemiquant01"
-"""The table of the NIMH Data Archive."""
+"""Name of the table of the NIMH Data Archive."""
 
 CODES = {"P": "prosthesis", "T": "poor_film", "A": "not_expected", "M": "missing"}
-"""SAS's special missing values in OAI → their meaning."""
+"""Meaning of SAS's special missing values in OAI."""
 
 OTHER_SIGNS = ("scfl", "scfm", "sctl", "sctm", "attl", "attm")
-"""Signs that the same readers graded beside the seven grades: sclerosis and attrition."""
+"""Signs that the same readers graded besides the seven grades: sclerosis and attrition."""
 
 ORDERS = ("projects", "file")
-"""Choices among several rows of a knee, see `Rules.order`."""
+"""Choices among several rows of a knee; see `Rules.order`."""
 
 SIDES = {1: "R", 2: "L"}
-"""Code of a side in OAI's tables → side."""
+"""Side of each code in OAI's tables."""
 
 _PROSTHESIS = ("prosthesis", "read as .P: the joint has been replaced")
 _KNEE = ["subject", "side"]
 
 
 class _Table(NamedTuple):
-    """The readings of one visit.
+    """Readings of one visit.
 
     Attributes:
-        path: path of the file.
-        rows: rows as returned by `read_table`.
-        subject: name of the column of ids.
-        columns: grade, or one of `OTHER_SIGNS` if they are wanted → name of its column.
-        barcode: name of the column of the film's barcode, which may be missing.
+        path: Path of the file.
+        rows: Rows as returned by `read_table`.
+        subject: Name of the column of ids.
+        columns: Name of the column of each grade, and of each of `OTHER_SIGNS` if wanted.
+        barcode: Name of the column of the film's barcode, which may be missing.
     """
 
     path: pathlib.Path
@@ -73,17 +73,17 @@ def read_readings(
     """Read the grades of all visits that have a table.
 
     Only rows of the projects in the rules count; a knee without such a row has the unusable reading
-    `other_project`. Project 15 read months 0 to 48 only; months 72 and 96 were read by the projects
-    37 and 42. Of several rows of a knee, one with a KL grade counts before one without, then the
+    `other_project`. Project 15 read months 0 to 48 only; months 72 and 96 were read by projects 37
+    and 42. Of several rows of a knee, one with a KL grade counts before one without, then the
     project that comes first in the rules, then the first row in the file. With the order 'file', as
-    in the published code, the first row in the file counts. Where the rules demand every sign, a
-    row with all of them counts before one without. Grades are never mixed across rows.
+    in the published code, the first row in the file counts. If the rules demand every sign, a row
+    with all of them counts before one without. Grades are never mixed across rows.
 
     Args:
-        folder: folder of the tables.
-        visits: months since baseline whose table must be there; months whose films were never read
-            are ignored.
-        rules: rules for projects, rows and decimals.
+        folder: Folder of the tables.
+        visits: Months since baseline whose table must be present; months whose films were never
+            read are ignored.
+        rules: Rules for projects, rows and decimals.
 
     Returns:
         The reading of every knee in the tables, and counts of rows: `duplicate_readings` (of the
@@ -95,8 +95,8 @@ def read_readings(
         such as 8 or 9, which become missing).
 
     Raises:
-        UserError: no table of a visit or those of two releases, a column is missing, a value is
-            neither a number nor a code, or a rule is unknown.
+        UserError: The table of a visit is missing or there are two releases of it, a column is
+            missing, a value is neither a number nor a code, or a rule is unknown.
     """
     if rules.order not in ORDERS:
         raise UserError(f"readings: order = {rules.order!r}: choose {' or '.join(ORDERS)}")
@@ -166,7 +166,7 @@ def _of_archive(
     signs: Sequence[str],
     notes: collections.Counter,
 ) -> Iterator[tuple[int, _Table]]:
-    """Yield the visits in the archive's table of all, by the study's subject ids."""
+    """Yield the visits in the archive's table of all visits, by the study's subject ids."""
     columns = {sign: f"XR{sign.upper()}" for sign in signs}
     table = read_table(path, ["SUBJECTKEY", "VISIT", "SIDE", "READPRJ", *columns.values()])
     subject = next(name for name in ("SRC_SUBJECT_ID", "SUBJECTKEY") if name in table)
@@ -182,7 +182,11 @@ def _of_archive(
 
 
 def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return rows of subject, side, project, code (of KL), codes (of all grades); and values."""
+    """Return a table of the rows' identity, codes and barcode; and the values of their signs.
+
+    Its columns are `subject`, `side`, `project`, `code` (of KL), `codes` (of all grades) and
+    `barcode`.
+    """
     path, rows = table.path, table.rows
     side = numbers(rows["SIDE"], path).map(SIDES)
     if side.isna().any():
@@ -210,13 +214,13 @@ def _parse(table: _Table, notes: collections.Counter) -> tuple[pd.DataFrame, np.
 def _choose(
     rows: pd.DataFrame, lacking: np.ndarray, rules: Rules, notes: collections.Counter
 ) -> pd.DataFrame:
-    """Choose one row per knee, of a project that the rules leave out only if it has no other.
+    """Choose one row per knee, from a project outside the rules only if there is no other.
 
     Args:
-        rows: rows of `_parse`.
-        lacking: bool [rows], whether a row counts after others of its knee.
-        rules: rules with the projects that count.
-        notes: where rows that are not chosen are counted.
+        rows: Rows of `_parse`.
+        lacking: Whether each row counts after others of its knee, bool [rows].
+        rules: Rules with the projects that count.
+        notes: Counter of rows that are not chosen, updated in place.
     """
     listed = rows["project"].isin(rules.projects)
     left_out = rows[~listed]
@@ -239,17 +243,17 @@ def _choose(
 def round_grades(values: np.ndarray, rounding: str = "floor") -> tuple[np.ndarray, int]:
     """Round readings to whole grades.
 
-    A decimal means that a knee changed within its grade: JSN 1.5 has not reached grade 2. So it is
-    cut off ('floor', as in the counts of Table 1 of Tiulpin & Saarakkala 2020). The published
-    training code rounds half to even ('half_even': 0.5 → 0, 1.5 → 2, 2.5 → 2), which divides such
-    knees between the grades.
+    A decimal means that a knee changed within its grade: JSN 1.5 has not reached grade 2. It is
+    therefore cut off ('floor', as in the counts of Table 1 of Tiulpin & Saarakkala 2020). The
+    published training code rounds half to even ('half_even': 0.5 → 0, 1.5 → 2, 2.5 → 2), which
+    divides such knees between the grades.
 
     Args:
-        values: float [rows, 7] in the order of `GRADES`, NaN where missing.
+        values: Readings, float [rows, 7] in the order of `GRADES`, NaN where missing.
         rounding: 'floor' or 'half_even'.
 
     Returns:
-        int8 [rows, 7], -1 where missing or beyond the scale; and how many were beyond it.
+        Grades, int8 [rows, 7], -1 where missing or out of range; and the number out of range.
     """
     rounded = {"floor": np.floor, "half_even": np.rint}[rounding](values)
     beyond = (rounded < 0) | (rounded >= [NUM_CLASSES[grade] for grade in GRADES])

@@ -1,4 +1,4 @@
-"""The ingest report: the kept knees in record order, and the excluded ones with their reasons."""
+"""Ingest report: the kept knees in record order, and the excluded ones with their reasons."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ from knee_jax.ingest import flow
 from knee_jax.targets.grades import GRADES
 
 Example = dict[str, Any]
-"""One knee at one visit: made by `example` of a film, by `volume.VolumeJob` of an MR series."""
+"""One knee at one visit: of a film by `example`, of an MR series by `volume.VolumeJob`."""
 
 Label = int | float | np.integer | np.floating
 
@@ -30,12 +30,12 @@ class Exclusion:
     """One knee that cannot be used: a row of `exclusions.csv`.
 
     Attributes:
-        subject: the study's subject id, '' where unknown.
+        subject: Subject id in the study, '' where unknown.
         side: 'L' or 'R' as imaged, '' where unknown.
-        visit: months since baseline, -1 where unknown.
-        source: file the knee would have come from, relative to the study's root; '' if none.
-        reason: short fixed name, by which `ingest_report.json` counts.
-        detail: description of the problem.
+        visit: Months since baseline, -1 where unknown.
+        source: File that the knee would have come from, relative to the study's root; '' if none.
+        reason: Short fixed name, by which `ingest_report.json` counts.
+        detail: Description of the problem.
     """
 
     subject: str
@@ -48,7 +48,7 @@ class Exclusion:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A remark on a file that excludes no knee: counted by name in `ingest_report.json`."""
+    """Remark on a file that excludes no knee, counted by name in `ingest_report.json`."""
 
     name: str
 
@@ -70,19 +70,20 @@ def example(
     """Make one radiograph example, oriented as a right knee.
 
     Args:
-        image: uint8 [H, W], lateral at the left.
-        grades: int8 [7] in the order of `GRADES`, -1 where missing.
-        subject: the study's subject id.
+        image: Image, uint8 [H, W], lateral at the left.
+        grades: Grades, int8 [7] in the order of `GRADES`, -1 where missing.
+        subject: Subject id in the study.
         side: 'L' or 'R' as imaged.
-        visit: months since baseline.
-        cohort: name of the study.
-        source: file the pixels came from, relative to the study's root.
-        site: clinical site, '' where unknown.
-        spacing_mm: pixel size of `image`, NaN where unknown.
-        keypoints: float [74, 2] (x, y) in pixels of `image`, the first pixel's centre at 0.5, NaN
-            where unknown; None where there are none. They are valid if all are known.
-        labels: further labels by the name of their column, one for each of the set's label
-            columns: -1 where an integer is unknown, NaN where a float is.
+        visit: Months since baseline.
+        cohort: Name of the study.
+        source: File that the pixels came from, relative to the study's root.
+        site: Clinical site, '' where unknown.
+        spacing_mm: Pixel size of `image`, mm, NaN where unknown.
+        keypoints: Landmarks, float [74, 2] (x, y) in pixels of `image`, the centre of the first
+            pixel at 0.5, NaN where unknown; None if there are none. They are valid if all are
+            known.
+        labels: Further labels by column name, one for each of the set's label columns: -1 for an
+            unknown integer, NaN for an unknown float.
     """
     points = np.full((74, 2), np.nan) if keypoints is None else keypoints
     return {
@@ -112,7 +113,7 @@ _DATE = re.compile(
 
 
 def mask_dates(path: str) -> str:
-    """Replace every date in a path by `*`, so that the path is still a pattern for the file.
+    """Replace every date in a path by `*`, so that the path remains a pattern for the file.
 
     Studies name folders by the day of the examination, which must not leave the study.
     """
@@ -126,14 +127,14 @@ def without_dates(knee: Exclusion) -> Exclusion:
 
 
 def index_row(knee: Example, label_columns: Iterable[str] = ()) -> dict[str, Any]:
-    """Make the knee's row of the index, of values that JSON has, without the record's number.
+    """Make the knee's row of the index, of JSON values, without the number of the record.
 
     Args:
-        knee: the example.
-        label_columns: names of the further labels that it has.
+        knee: Example.
+        label_columns: Names of its further labels.
     """
     row = {name: knee[name] for name in IDENTITY}
-    # Three numbers, of a volume; as few digits as a float32 needs.
+    # Three numbers for a volume; as few digits as a float32 needs.
     spacing_mm = np.ravel(knee["spacing_mm"])
     row["spacing_mm"] = (
         float(str(spacing_mm[0]))
@@ -146,7 +147,7 @@ def index_row(knee: Example, label_columns: Iterable[str] = ()) -> dict[str, Any
 
 
 def _label(value: Label) -> int | float | None:
-    """Return a label for the index: a float with 6 significant digits, None where it is NaN."""
+    """Return a label for the index: a float with 6 significant digits, None if it is NaN."""
     number: int | float = value.item() if isinstance(value, np.generic) else value
     if isinstance(number, int):
         return number
@@ -154,7 +155,7 @@ def _label(value: Label) -> int | float | None:
 
 
 class IngestReport:
-    """The kept and excluded knees of one preparation, and the files that list them."""
+    """Kept and excluded knees of one preparation, and the files that list them."""
 
     def __init__(
         self,
@@ -166,10 +167,10 @@ class IngestReport:
         """Start with what is known before any knee is read.
 
         Args:
-            exclusions: knees known to be unusable.
-            notes: counts of other things than knees.
-            subjects: table with one row per subject and the column `subject`; None: unknown.
-            label_columns: names of the set's further labels, in the order of their columns.
+            exclusions: Knees known to be unusable.
+            notes: Counts of things other than knees.
+            subjects: Table with one row per subject and the column `subject`; None: unknown.
+            label_columns: Names of the set's further labels, in the order of their columns.
         """
         self.kept: dict[str, list[dict]] = {}
         self.exclusions = list(map(without_dates, exclusions))
@@ -199,7 +200,7 @@ class IngestReport:
     def write(self, folder: pathlib.Path) -> None:
         """Write `index.csv`, `exclusions.csv`, `flow.csv` and `ingest_report.json` into `folder`.
 
-        Where the subjects are known, write `subjects.csv` too, with one row per kept subject.
+        If the subjects are known, also write `subjects.csv`, with one row per kept subject.
         """
         rows = [row for split in self.kept.values() for row in split]
         index = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, *self.label_columns])

@@ -1,9 +1,9 @@
 """Volumes of MR series, DICOM slices or NIfTI, in the same frame for every knee.
 
 The frame is [row, column, slice]: rows run from superior to inferior, columns from anterior to
-posterior, slices from lateral to medial. So every volume looks like a right knee, and left knees
-are mirrored along the slices. These are the arrays of Panfilov et al. 2022, whose code calls the
-axes inferior, posterior, right and mirrors the right knees, which is the same.
+posterior, slices from lateral to medial. Every volume thus looks like a right knee; left knees are
+mirrored along the slices. These are the arrays of Panfilov et al. 2022, whose code names the axes
+inferior, posterior, right and mirrors the right knees, which is the same.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ NUMBERED = re.compile(r"\d+(\.dcm)?", re.IGNORECASE)
 # and of the slices of a right knee.
 _FRAME = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]])
 _SPACING_RANGE = (0.05, 10.0)
-# Rounded positions make gaps differ by less than this part.
+# Rounded positions make gaps differ by less than this fraction.
 _TOLERANCE = 0.1
 _SAME_PLACE_MM = 0.01
 _SIDES = {"LEFT": "L", "RIGHT": "R", "L": "L", "R": "R"}
@@ -43,8 +43,8 @@ class Volume:
     """One knee in the frame of this module.
 
     Attributes:
-        voxels: integer or float [rows, columns, slices].
-        spacing_mm: distances of rows, columns and slices.
+        voxels: Intensities, integer or float [rows, columns, slices].
+        spacing_mm: Distances of rows, columns and slices, mm.
         side: 'L' or 'R' as imaged.
     """
 
@@ -65,7 +65,7 @@ def read_volume(path: pathlib.Path, side: str | None = None, subject: str | None
 
 
 def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the files of a folder in order of their names: the `NUMBERED` ones, if any, else all.
+    """Return the files of a folder sorted by name: only the `NUMBERED` ones, if any, or else all.
 
     Hidden files are left out.
     """
@@ -84,13 +84,13 @@ def read_series(
     volume's maximum - value).
 
     Args:
-        files: files, one per slice.
+        files: Files, one per slice.
         side: 'L' or 'R'; None: from the word LEFT or RIGHT in SeriesDescription (SAG_3D_DESS_LEFT),
-            else from Laterality.
-        subject: id of the subject of the slices; None: not checked.
+            otherwise from Laterality.
+        subject: Id of the subject of the slices; None: not checked.
 
     Raises:
-        UnusableKnee: what `dicom` raises of a file; too_few_slices, mixed_series, mixed_sizes,
+        UnusableKnee: A reason of `dicom` for one file; too_few_slices, mixed_series, mixed_sizes,
             mixed_spacing, mixed_polarity, mixed_orientation, no_position, no_spacing, bad_spacing,
             misaligned_slices, duplicate_slices, missing_slices, unequal_spacing, not_sagittal,
             no_side or side_mismatch.
@@ -122,7 +122,7 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
     """Read a volume from NIfTI, by its affine map; needs the extra `nifti`.
 
     Args:
-        path: path of a .nii or .nii.gz file.
+        path: Path of a .nii or .nii.gz file.
         side: 'L' or 'R'; None: from the word LEFT or RIGHT in the path.
 
     Raises:
@@ -167,7 +167,7 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
-    """One file of a series; vectors in DICOM's axes: to the left, to the back, upwards."""
+    """One file of a series; vectors are in DICOM's axes: to the left, to the back, upwards."""
 
     header: pydicom.Dataset
     name: str
@@ -247,7 +247,7 @@ def _check_spacing(spacing_mm: Sequence[float]) -> None:
 
 
 def _check_alike(slices: Sequence[_Slice]) -> None:
-    """Check that all slices are of one series and parallel."""
+    """Check that all slices belong to one series and are parallel."""
     first = slices[0]
     for each in slices[1:]:
         for keyword, reason in (
@@ -272,7 +272,7 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
 
 
 def _check_positions(slices: Sequence[_Slice]) -> float:
-    """Check that sorted slices are evenly spaced; return their distance in mm."""
+    """Check that sorted slices are evenly spaced; return their distance, mm."""
     gaps = np.diff([each.along for each in slices])
     names = [f"{a.name} and {b.name}" for a, b in itertools.pairwise(slices)]
     same = np.flatnonzero(gaps < _SAME_PLACE_MM)
@@ -297,10 +297,10 @@ def _check_positions(slices: Sequence[_Slice]) -> float:
 
 
 def _match(directions: np.ndarray) -> tuple[int, ...] | None:
-    """Return for each axis of the frame the array axis nearest to it; None where ambiguous.
+    """Return the array axis nearest to each axis of the frame, or None if ambiguous.
 
     Args:
-        directions: unit vectors [3 patient axes, 3 array axes].
+        directions: Unit vectors, [3 patient axes, 3 array axes].
     """
     order = tuple(np.abs(_FRAME @ directions).argmax(axis=1).tolist())
     return order if sorted(order) == [0, 1, 2] else None
@@ -316,10 +316,10 @@ def _orient(
     """Rotate a volume by right angles into the frame, and mirror left knees.
 
     Args:
-        voxels: [3 array axes].
-        directions: unit vectors of those axes, [3 patient axes, 3 array axes].
-        spacing_mm: spacing along those axes.
-        order: result of `_match`.
+        voxels: Intensities, [3 array axes].
+        directions: Unit vectors of those axes, [3 patient axes, 3 array axes].
+        spacing_mm: Spacing along those axes, mm.
+        order: Result of `_match`.
         side: 'L' or 'R'.
     """
     along = (_FRAME @ directions)[range(3), order]
@@ -332,13 +332,13 @@ def _orient(
 
 
 def _side_in(text: str) -> str | None:
-    """Return the side whose name is a word of a text, None if neither or both are."""
+    """Return the side whose name is a word of a text, or None if neither or both are."""
     found = set(re.findall(r"(?<![A-Z])(LEFT|RIGHT)(?![A-Z])", text.upper()))
     return _SIDES[found.pop()] if len(found) == 1 else None
 
 
 def _agreed_side(given: str | None, described: str | None) -> str:
-    """Return the given or described side.
+    """Return the given or described side, which must agree.
 
     Raises:
         UnusableKnee: side_mismatch, or no_side.

@@ -1,11 +1,11 @@
 """Jobs, one per film, and exclusions of a study tree.
 
 The layout's module (`oai`, `most`) finds films and readings; `landmarks` and `landmark_tables` read
-the knees' positions on their films. By the rules, ready crops may take the place of films
+the positions of knees on their films. Under some rules, ready crops take the place of films
 (`crops`).
 
-A film of one knee has the same landmark file for it as a film of both: `.pts` for a left knee,
-`_f.pts` for a right one on the mirrored film.
+A film of one knee has the same landmark file for that knee as a film of both: `.pts` for a left
+knee, `_f.pts` for a right one on the mirrored film.
 """
 
 import collections
@@ -40,16 +40,16 @@ class FilmFile:
     """One film of the study, of both knees or of one.
 
     Attributes:
-        subject: the study's subject id.
-        visit: months since baseline.
-        cohort: name of the study.
-        site: clinical site, '' where unknown.
-        source: path relative to the study's root.
-        masked_source: that path in the set and the report, without possible names.
-        readings: readings of the knees on it, by side; an unread knee has grades of -1.
-        labels: further labels of the knees, by side and then by the name of their column.
-        locations: positions of the knees, by side; None: they are in `.pts` files.
-        check_subject: see `inventory.Rules.check_subject`.
+        subject: Subject id in the study.
+        visit: Months since baseline.
+        cohort: Name of the study.
+        site: Clinical site, '' where unknown.
+        source: Path relative to the study's root.
+        masked_source: That path as it appears in the set and the report, without possible names.
+        readings: Readings of the knees on it, by side; an unread knee has grades of -1.
+        labels: Further labels of the knees, by side and then by column name.
+        locations: Positions of the knees, by side; None: they are in `.pts` files.
+        check_subject: Whether to compare subject ids; see `inventory.Rules.check_subject`.
     """
 
     subject: str
@@ -66,12 +66,12 @@ class FilmFile:
 
 @dataclasses.dataclass(frozen=True)
 class FilmJob:
-    """A job that reads the knees of one film, the right one first; each is kept or excluded.
+    """Job that reads the knees of one film, the right one first; each is kept or excluded.
 
     Attributes:
-        root: the study's folder.
-        file: the film.
-        roi: region of interest of each knee.
+        root: Root folder of the study.
+        file: Film.
+        roi: Region of interest of each knee.
     """
 
     root: pathlib.Path
@@ -104,7 +104,7 @@ class FilmJob:
         ]
 
     def paths(self) -> list[pathlib.Path]:
-        """Return all that is read: the film, and the landmark files."""
+        """Return all paths that are read: the film and the landmark files."""
         locations = [
             landmarks.files(self.root, self.file.source, side) for side in self.file.readings
         ]
@@ -122,21 +122,21 @@ def plan_study(
     """Join films, readings and sites into jobs.
 
     Args:
-        root: the study's folder.
-        cohort: name of the study.
-        roi: region of interest of each knee.
-        layout: layout of the study on disk, a key of `LAYOUTS`.
-        rules: rules for tables and files.
-        loader: loader of headers.
+        root: Root folder of the study.
+        cohort: Name of the study.
+        roi: Region of interest of each knee.
+        layout: Layout of the study on disk, a key of `LAYOUTS`.
+        rules: Rules for tables and files.
+        loader: Loader of headers.
 
     Returns:
         Jobs in the order of subject and visit, each of which reads the knees of one film or one
-        ready crop; the knees without a film or crop of their own; and counts of other things than
+        ready crop; the knees without a film or crop of their own; and counts of things other than
         knees.
 
     Raises:
-        UserError: no films, no readings of a visit with films, no subject with both, or a table
-            cannot be used.
+        UserError: There are no films, a visit with films has no readings, no subject has both, or a
+            table cannot be used.
     """
     inventory = LAYOUTS[layout](root, rules, loader)
     read = dict(inventory.readings)
@@ -156,7 +156,7 @@ def plan_study(
         jobs, repeated = _plan_films(root, cohort, roi, inventory, read, rules, notes)
         exclusions += repeated
         reason, detail = "no_film", "a reading without a film"
-    # A knee whose film is excluded already is not excluded a second time.
+    # A knee whose film is already excluded is not excluded again.
     known = {(knee.subject, knee.side, knee.visit) for knee in inventory.exclusions}
     exclusions += [
         Exclusion(subject, side, visit, "", reason, detail)
@@ -166,10 +166,11 @@ def plan_study(
 
 
 def _num_unread(root: pathlib.Path, inventory: Inventory) -> int:
-    """Count the subjects that have films and no reading.
+    """Count the subjects that have films but no reading.
 
     Raises:
-        UserError: all of them; the ids of films and of readings are of two kinds.
+        UserError: This holds for all of them, since the ids of films and of readings are of two
+            kinds.
     """
     subjects = {subject for subject, _, _ in inventory.readings}
     filmed = {subject for subject, _ in inventory.films}
@@ -194,7 +195,7 @@ def _plan_films(
     """Make jobs of the films, removing the readings of their knees from `read`.
 
     Returns:
-        Jobs; and the knees of films beyond the first one of a visit.
+        Jobs, and the knees on films beyond the first one of a visit.
     """
     by_file = rules.landmarks == "bonefinder"
     located = {} if by_file else read_locations(root, rules.landmarks)
@@ -289,7 +290,7 @@ def _plan_crops(
 def _locate(
     root: pathlib.Path, file: FilmFile, radiograph: dicom.Film
 ) -> dict[str, np.ndarray | UnusableKnee]:
-    """Return by side the landmarks [74, 2] on the film in mm, or the knee's problem."""
+    """Return the landmarks [74, 2] on the film in mm, or the knee's problem, by side."""
     height, width = radiograph.pixels.shape
     size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
     points, wrong = {}, {}

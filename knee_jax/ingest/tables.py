@@ -1,7 +1,7 @@
-"""Columns of text, codes and numbers, from the studies' tables on disk.
+"""Columns of text, codes and numbers, read from the studies' tables on disk.
 
-Three kinds: SAS files, their twins as text separated by '|', and the tab-separated tables of the
-NIMH Data Archive, whose second line describes the columns.
+There are three kinds: SAS files, the same tables as text separated by '|', and the tab-separated
+tables of the NIMH Data Archive, whose second line describes the columns.
 """
 
 import codecs
@@ -29,14 +29,14 @@ _WEB_PAGE = (b"<!doctype", b"<html")
 
 
 def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Find a table in a folder or below it, in upper or lower case; None where there is none.
+    """Find a table in a folder or below it, in upper or lower case; return None if there is none.
 
     Args:
-        folder: folder of the tables.
-        name: name of the file without its suffix, in lower case.
+        folder: Folder of the tables.
+        name: Name of the file without its suffix, in lower case.
 
     Raises:
-        UserError: two files of the same kind have this name.
+        UserError: Two files of the same kind have this name.
     """
     names = [f"{name}.{suffix}" for suffix in SUFFIXES]
     listed = tree.walk(folder).files.items() if folder.is_dir() else ()
@@ -53,14 +53,14 @@ def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 def find_table(folder: pathlib.Path, *names: str) -> pathlib.Path:
     """Find the table that has one of several names.
 
-    The first name is that of the study's own release, another one that of the archive's text file.
+    The first name is that of the study's own release, the others those of the archive's text files.
 
     Args:
-        folder: folder of the tables, which may lie below it.
-        names: names of the file without its suffix, in lower case.
+        folder: Folder of the tables, which may lie below it.
+        names: Names of the file without its suffix, in lower case.
 
     Raises:
-        UserError: there is none, or there are tables of two releases.
+        UserError: There is no table, or there are tables of two releases.
     """
     found = [path for name in names if (path := look_for_table(folder, name))]
     if len(found) > 1:
@@ -74,15 +74,15 @@ def find_table(folder: pathlib.Path, *names: str) -> pathlib.Path:
 
 
 def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table unchanged but for upper-case column names.
+    """Read a table unchanged except for upper-case column names.
 
     Args:
-        path: path of a SAS file, or of text separated by tabs, by '|' or, if its header has
+        path: Path of a SAS file, or of text separated by tabs, by '|' or, if its header has
             neither, by commas.
-        columns: upper-case names of the required columns.
+        columns: Names of the required columns, in upper case.
 
     Raises:
-        UserError: the file cannot be read as a table, has no rows, or lacks a column.
+        UserError: The file cannot be read as a table, has no rows, or lacks a column.
     """
     with path.open("rb") as file:
         begin = file.read(512)
@@ -111,10 +111,10 @@ def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def check_columns(table: pd.DataFrame, path: pathlib.Path, columns: Iterable[str]) -> None:
-    """Check that the columns are there.
+    """Check that the columns are present.
 
     Raises:
-        UserError: one is missing.
+        UserError: A column is missing.
     """
     for column in columns:
         if column not in table.columns:
@@ -141,7 +141,7 @@ def _check_width(path: pathlib.Path, separator: str) -> None:
     Pandas would fill such a row with blanks.
 
     Raises:
-        UserError: a row has fewer cells than the header and the first row.
+        UserError: A row has fewer cells than the header and the first row.
     """
     with path.open(encoding="latin-1", newline="") as file:
         lines = csv.reader(file, delimiter=separator)
@@ -170,19 +170,19 @@ def _code(value: str) -> str:
 
 
 def is_missing(column: pd.Series) -> pd.Series:
-    """Return for each of a column's codes (of `codes`) whether it stands for no value."""
+    """Return for each code of a column (of `codes`) whether it stands for no value."""
     return column.isin([code for code in column.unique() if _MISSING.fullmatch(code)])
 
 
 def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
-    """Return the values of a column as floats, NaN where it is blank or holds a missing code.
+    """Return the values of a column as floats, NaN if blank or a missing code.
 
     Args:
-        column: column of `read_table`.
-        path: path of the table, for the message.
+        column: Column of `read_table`.
+        path: Path of the table, named in messages.
 
     Raises:
-        UserError: a value is neither a number nor a code.
+        UserError: A value is neither a number nor a code.
     """
     text = codes(column)
     missing = is_missing(text)
@@ -199,15 +199,15 @@ def numbers(column: pd.Series, path: pathlib.Path) -> pd.Series:
 
 
 def named(column: pd.Series, names: Mapping[str, str], path: pathlib.Path) -> pd.Series:
-    """Return the names of a column's codes, '' where it is blank or holds a missing code.
+    """Return the names of a column's codes, '' if blank or a missing code.
 
     Args:
-        column: column of `read_table`.
-        names: code → name.
-        path: path of the table, for the message.
+        column: Column of `read_table`.
+        names: Name of each code.
+        path: Path of the table, named in messages.
 
     Raises:
-        UserError: a code has no name.
+        UserError: A code has no name.
     """
     text = codes(column).astype(str).str.removesuffix(".0")
     strange = ~text.isin(list(names)) & ~is_missing(text)

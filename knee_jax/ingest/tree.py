@@ -1,4 +1,4 @@
-"""The files in a study's folder, by name alone: no file is opened."""
+"""Files in a study's folder, by name alone: no file is opened."""
 
 import dataclasses
 import os
@@ -10,12 +10,12 @@ from knee_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """The files in a folder and below it; paths are relative to it, with slashes.
+    """Files in a folder and below it; paths are relative to it, with slashes.
 
     Attributes:
-        files: names of the files by folder, both sorted; a folder without files has none.
-        unreadable: folders that could not be listed → message of the system.
-        notes: counts of `folders_linked_twice` (links to folders that were already listed, such as
+        files: Names of the files by folder, both sorted; a folder without files has an empty list.
+        unreadable: Folders that could not be listed, with the message of the system.
+        notes: Counts of `folders_linked_twice` (links to folders that were already listed, such as
             links to a parent) and `special_files` (pipes, devices).
     """
 
@@ -29,20 +29,20 @@ def walk(
     enters: Callable[[str], bool] = lambda _: True,
     first: Callable[[str], bool] = lambda _: False,
 ) -> Tree:
-    """List a folder and all below it, in the order of names, whatever the file system's order.
+    """List a folder and all below it by name, whatever the order of the file system.
 
     Links are followed, since large studies are spread over several disks. Of several paths to one
-    folder the first by name counts, after those preferred by `first` and real folders before links.
-    Hidden files and folders are left out. A broken link counts as a file, so that opening it is
-    reported.
+    folder, the first by name counts, after those preferred by `first` and real folders before
+    links. Hidden files and folders are left out. A broken link counts as a file, so that opening it
+    is reported.
 
     Args:
-        root: the folder.
-        enters: function of a folder's path: whether to list it.
-        first: function of a folder's path: whether to list it before its siblings.
+        root: Folder to list.
+        enters: Function of a folder's path that returns whether to list it.
+        first: Function of a folder's path that returns whether to list it before its siblings.
 
     Raises:
-        UserError: the folder itself cannot be listed.
+        UserError: The folder itself cannot be listed.
     """
     tree = Tree({}, {}, {"folders_linked_twice": 0, "special_files": 0})
     listed: set[tuple[int, int]] = set()
@@ -77,7 +77,7 @@ def walk(
 def _sort_out(
     entries: Sequence[os.DirEntry[str]], notes: dict[str, int]
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the files among entries."""
+    """Separate entries into the names of folders and those of files."""
     folders, files = [], []
     for entry in entries:
         if entry.is_dir():

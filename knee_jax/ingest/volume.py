@@ -1,7 +1,8 @@
-"""The voxels of an example, from an MR volume: 8 bits, border cut off, shrunk for one view.
+"""Voxels of an example, from an MR volume: 8 bits, border cut off, shrunk for one view.
 
 After Panfilov et al. 2022, section 3.1, and their code. They shrink crops of 320x320x128 in the
-training loop; here the whole volume is shrunk once, and cropped then, by half the number of voxels.
+training loop; here the whole volume is shrunk once and cropped afterwards, to half as many voxels
+along each axis of a sagittal volume.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ PERCENTILES = (0, 99.9)
 _LARGEST = 2**30
 
 FACTORS = {"sagittal": (2, 2, 2), "coronal": (2, 4, 1), "axial": (4, 2, 1)}
-"""View → factors by which rows, columns and slices shrink, so that its images have square pixels.
+"""Factors by which rows, columns and slices shrink for each view, to give it square pixels.
 
 Panfilov et al. 2022, section 3.1: the same number of voxels in all three.
 """
@@ -29,13 +30,13 @@ Panfilov et al. 2022, section 3.1: the same number of voxels in all three.
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """The conversion of a volume to an example; the defaults are those of OAI's DESS series.
+    """Conversion of a volume to an example; the defaults are those for OAI's DESS series.
 
     Attributes:
-        shape: required rows, columns and slices of the series.
-        border: voxels cut off each side of rows and columns.
-        view: key of `FACTORS`.
-        intensity: rule of `quantise`.
+        shape: Required rows, columns and slices of the series.
+        border: Number of voxels cut off each side of rows and columns.
+        view: Key of `FACTORS`.
+        intensity: Rule of `quantise`.
     """
 
     shape: tuple[int, int, int] = (384, 384, 160)
@@ -54,18 +55,19 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True)
 class VolumeFile:
-    """One knee's series in the study.
+    """Series of one knee in the study.
 
     Attributes:
-        subject: the study's subject id.
+        subject: Subject id in the study.
         side: 'L' or 'R'.
-        visit: months since baseline.
-        cohort: name of the study.
-        site: clinical site, '' where unknown.
-        source: path relative to the study's root: a folder of slices or a NIfTI file.
-        progression: 0 none, 1 fast, 2 slow (`ingest.progression`), -1 where unknown.
+        visit: Months since baseline.
+        cohort: Name of the study.
+        site: Clinical site, '' where unknown.
+        source: Path relative to the study's root: a folder of slices or a NIfTI file.
+        progression: Progression label: 0 none, 1 fast, 2 slow (`ingest.progression`), -1 where
+            unknown.
         kl: KL grade at that visit, -1 where unknown.
-        check_subject: see `inventory.Rules.check_subject`.
+        check_subject: Whether to compare subject ids; see `inventory.Rules.check_subject`.
     """
 
     subject: str
@@ -81,16 +83,16 @@ class VolumeFile:
 
 @dataclasses.dataclass(frozen=True)
 class VolumeJob:
-    """A job that reads one knee: a list of one volume example, or of one excluded knee.
+    """Job that reads one knee and returns a list of one volume example, or of one excluded knee.
 
     The example has `volume` uint8 [rows, columns, slices], `progression` int8, `grades` int8 [7] of
-    which KL is the only one that is not missing, `spacing_mm` float32 [3] of that volume, and the
-    identity fields of a radiograph example.
+    which only KL may be known, `spacing_mm` float32 [3] of that volume, and the identity fields of
+    a radiograph example.
 
     Attributes:
-        root: the study's folder.
-        file: the series.
-        preparation: conversion to an example.
+        root: Root folder of the study.
+        file: Series.
+        preparation: Conversion to an example.
     """
 
     root: pathlib.Path
@@ -130,7 +132,7 @@ class VolumeJob:
         return [Exclusion(*knee, reason, detail)]
 
     def paths(self) -> list[pathlib.Path]:
-        """Return all that is read: the folder, and the slices in it."""
+        """Return all paths that are read: the folder, and the slices in it."""
         path = self.root / self.file.source
         return [path, *(slice_files(path) if path.is_dir() else ())]
 
@@ -154,22 +156,22 @@ def quantise(voxels: np.ndarray, rule: str = "shift") -> np.ndarray:
     """Reduce intensities to 8 bits.
 
     'shift' is the method of Panfilov et al. 2022 for OAI, and suits its scanners only: the last
-    three bits are removed, and intensities beyond the percentiles 0 and 99.9 are clipped. 'scale'
-    maps the percentiles 0 and 99.9 of the volume to 0 and 255, whatever the scanner's range, and
-    uses all 256 levels. Networks see the same but for rounding, since every volume is stretched to
-    its own minimum and maximum before them.
+    three bits are removed, and intensities beyond percentiles 0 and 99.9 are clipped. 'scale' maps
+    percentiles 0 and 99.9 of the volume to 0 and 255, whatever the scanner's range, and uses all
+    256 levels. Networks see the same except for rounding, since every volume is stretched to its
+    own minimum and maximum before them.
 
     Args:
-        voxels: integer or float, any shape.
+        voxels: Intensities, integer or float, any shape.
         rule: 'shift' or 'scale'.
 
     Returns:
-        uint8 of the same shape.
+        Intensities, uint8 of the same shape.
 
     Raises:
-        UserError: there is no such rule.
-        UnusableKnee: flat_volume; not_finite; under 'shift' also negative_values, and
-            beyond_8_bits where the 99.9 percentile is still above 255.
+        UserError: There is no such rule.
+        UnusableKnee: flat_volume; not_finite; under 'shift' also negative_values, and beyond_8_bits
+            if the 99.9 percentile is still above 255.
     """
     if rule not in ("shift", "scale"):
         raise UserError(f"no rule of intensity is called '{rule}': choose shift or scale")
@@ -203,18 +205,18 @@ def _percentiles(voxels: np.ndarray) -> tuple[float, float]:
 def shrink(voxels: np.ndarray, view: str) -> np.ndarray:
     """Shrink a volume like trilinear resampling without smoothing (`align_corners=False`).
 
-    By a factor of 2, samples fall midway between two voxels, by 4 midway between the inner two of
-    four; so the result is a mean of two voxels along each axis that shrinks.
+    By a factor of 2, samples fall midway between two voxels; by 4, midway between the inner two of
+    four. The result is thus a mean of two voxels along each axis that shrinks.
 
     Args:
-        voxels: [rows, columns, slices], each a multiple of the view's factor.
-        view: key of `FACTORS`.
+        voxels: Intensities, [rows, columns, slices], each a multiple of the view's factor.
+        view: Key of `FACTORS`.
 
     Returns:
-        float32 [rows, columns, slices].
+        Shrunk intensities, float32 [rows, columns, slices].
 
     Raises:
-        UserError: the voxels are no multiple of the factors.
+        UserError: The shape is not a multiple of the factors.
     """
     shrunk: np.ndarray = voxels.astype(np.float32)
     for axis, factor in enumerate(FACTORS[view]):

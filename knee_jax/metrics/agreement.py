@@ -2,8 +2,8 @@
 
 A confusion matrix counts rows of truth against columns of prediction: `confusion[..., t, p]`.
 Leading dimensions are resamples, so that a whole bootstrap is one matrix product
-(`confusion_matrices`) and one call per metric. Where a metric is undefined, for instance kappa when
-truth and prediction are one and the same class throughout, the value is NaN.
+(`confusion_matrices`) and one call per metric. Where a metric is undefined, such as kappa if truth
+and prediction are a single class throughout, the value is NaN.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ def pair_indicators(truth: Array, prediction: Array, num_classes: int) -> Array:
     """Mark which cell of the confusion matrix each knee falls into.
 
     Args:
-        truth: int [n], 0 to num_classes - 1.
-        prediction: int [n], 0 to num_classes - 1.
-        num_classes: number of classes C.
+        truth: True classes, int [n], 0 to num_classes - 1.
+        prediction: Predicted classes, int [n], 0 to num_classes - 1.
+        num_classes: Number of classes C.
 
     Returns:
-        float64 [n, C * C], one-hot in each row.
+        Indicators, float64 [n, C * C], one-hot in each row.
     """
     cells = np.asarray(truth, np.int64) * num_classes + np.asarray(prediction, np.int64)
     indicators = np.zeros((len(cells), num_classes**2))
@@ -29,14 +29,14 @@ def pair_indicators(truth: Array, prediction: Array, num_classes: int) -> Array:
 
 
 def confusion_matrices(weights: Array, indicators: Array) -> Array:
-    """Confusion matrices of weighted samples.
+    """Return the confusion matrices of weighted samples.
 
     Args:
-        weights: [..., n], how often each knee counts.
-        indicators: [n, C * C] from `pair_indicators`.
+        weights: Count of each knee, [..., n].
+        indicators: Result of `pair_indicators`, [n, C * C].
 
     Returns:
-        float64 [..., C, C]: truth in rows, prediction in columns.
+        Confusion matrices, float64 [..., C, C]: truth in rows, prediction in columns.
     """
     num_classes = round(indicators.shape[1] ** 0.5)
     counts = np.asarray(weights, np.float64) @ indicators
@@ -44,22 +44,22 @@ def confusion_matrices(weights: Array, indicators: Array) -> Array:
 
 
 def accuracy(confusion: Array) -> Array:
-    """Share of knees graded as read, 0 to 1: confusion [..., C, C] -> [...]."""
+    """Return the share of knees graded as read, 0 to 1: confusion [..., C, C] -> [...]."""
     return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
 
 
 def balanced_accuracy(confusion: Array) -> Array:
-    """Mean recall over the classes present in the truth, 0 to 1: [..., C, C] -> [...]."""
+    """Return the mean recall over classes present in the truth, 0 to 1: [..., C, C] -> [...]."""
     support = confusion.sum(-1)
     recall = _ratio(_diagonal(confusion), support)
     return _ratio(np.where(support > 0, recall, 0.0).sum(-1), (support > 0).sum(-1))
 
 
 def f1_macro(confusion: Array) -> Array:
-    """Unweighted mean of the F1 scores of the classes seen, 0 to 1: [..., C, C] -> [...].
+    """Return the unweighted mean F1 score of the classes seen, 0 to 1: [..., C, C] -> [...].
 
-    A class counts as seen where it occurs in the truth or among the predictions (scikit-learn's
-    rule); a class that occurs only among the predictions has F1 = 0.
+    A class counts as seen if it occurs in the truth or among the predictions (scikit-learn's rule);
+    a class that occurs only among the predictions has F1 = 0.
     """
     occurrences = confusion.sum(-1) + confusion.sum(-2)
     scores = np.where(occurrences > 0, _class_f1(confusion), 0.0)
@@ -67,47 +67,53 @@ def f1_macro(confusion: Array) -> Array:
 
 
 def f1_weighted(confusion: Array) -> Array:
-    """Mean of the classes' F1 scores weighted by true counts, 0 to 1: [..., C, C] -> [...]."""
+    """Return the mean F1 score weighted by true counts, 0 to 1: [..., C, C] -> [...]."""
     support = confusion.sum(-1)
     scores = np.where(support > 0, _class_f1(confusion), 0.0)
     return _ratio((scores * support).sum(-1), support.sum(-1))
 
 
 def kappa(confusion: Array) -> Array:
-    """Cohen's kappa, every disagreement alike (Cohen 1960), at most 1: [..., C, C] -> [...].
+    """Return Cohen's kappa, unweighted (Cohen 1960), at most 1: [..., C, C] -> [...].
 
-    With two classes the weighted ones are the same.
+    With two classes the weighted kappas are the same.
     """
     return _kappa(confusion, _grade_distances(confusion.shape[-1]) > 0)
 
 
 def linear_kappa(confusion: Array) -> Array:
-    """Cohen's kappa with disagreement |t - p| (Cohen 1968), at most 1: [..., C, C] -> [...]."""
+    """Return Cohen's kappa with disagreement |t - p| (Cohen 1968): [..., C, C] -> [...].
+
+    It is at most 1.
+    """
     return _kappa(confusion, _grade_distances(confusion.shape[-1]))
 
 
 def quadratic_kappa(confusion: Array) -> Array:
-    """Cohen's kappa with disagreement (t - p)^2 (Cohen 1968), at most 1: [..., C, C] -> [...]."""
+    """Return Cohen's kappa with disagreement (t - p)^2 (Cohen 1968): [..., C, C] -> [...].
+
+    It is at most 1.
+    """
     return _kappa(confusion, _grade_distances(confusion.shape[-1]) ** 2)
 
 
 def mse(confusion: Array) -> Array:
-    """Mean squared difference of the grades, in squared grades: [..., C, C] -> [...]."""
+    """Return the mean squared difference of the grades, squared grades: [..., C, C] -> [...]."""
     distances = _grade_distances(confusion.shape[-1]) ** 2
     return _ratio((confusion * distances).sum((-2, -1)), confusion.sum((-2, -1)))
 
 
 def rmse(confusion: Array) -> Array:
-    """Root of `mse`, in grades: [..., C, C] -> [...]."""
+    """Return the square root of `mse`, in grades: [..., C, C] -> [...]."""
     return np.sqrt(mse(confusion))
 
 
 def dichotomise(confusion: Array, lowest: int) -> Array:
-    """Make two classes of C, negative and positive: [..., C, C] -> [..., 2, 2].
+    """Merge C classes into two, negative and positive: [..., C, C] -> [..., 2, 2].
 
     Args:
         confusion: Confusion matrix of the C classes.
-        lowest: the lowest class that is positive, 1 to C - 1.
+        lowest: Lowest positive class, 1 to C - 1.
     """
     for axis in (-2, -1):
         confusion = np.add.reduceat(confusion, [0, lowest], axis)
@@ -115,17 +121,17 @@ def dichotomise(confusion: Array, lowest: int) -> Array:
 
 
 def sensitivity(confusion: Array) -> Array:
-    """Share of positives found, 0 to 1: confusion [..., 2, 2] -> [...]."""
+    """Return the share of positives found, 0 to 1: confusion [..., 2, 2] -> [...]."""
     return _ratio(confusion[..., 1, 1], confusion[..., 1, :].sum(-1))
 
 
 def specificity(confusion: Array) -> Array:
-    """Share of negatives left alone, 0 to 1: confusion [..., 2, 2] -> [...]."""
+    """Return the share of negatives predicted negative, 0 to 1: confusion [..., 2, 2] -> [...]."""
     return _ratio(confusion[..., 0, 0], confusion[..., 0, :].sum(-1))
 
 
 def f1(confusion: Array) -> Array:
-    """F1 score of the positive class, 0 to 1: confusion [..., 2, 2] -> [...]."""
+    """Return the F1 score of the positive class, 0 to 1: confusion [..., 2, 2] -> [...]."""
     return _class_f1(confusion)[..., 1]
 
 
@@ -139,7 +145,7 @@ METRICS = {
     "mse": mse,
     "rmse": rmse,
 }
-"""The metrics of agreement of a grade, by the name they have in `metrics.json`."""
+"""Metrics of agreement of a grade, by their names in `metrics.json`."""
 
 TWO_CLASS_METRICS = {
     "accuracy": accuracy,
@@ -149,14 +155,14 @@ TWO_CLASS_METRICS = {
     "specificity": specificity,
     "kappa": kappa,
 }
-"""Those of a target of two classes, of which the second is the positive one."""
+"""Metrics of a target of two classes, of which the second is the positive one."""
 
 NOMINAL_METRICS = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "f1_macro": f1_macro,
 }
-"""Those of a target of several classes in no order, between which there is no distance."""
+"""Metrics of a target of several unordered classes, between which there is no distance."""
 
 
 def _kappa(confusion: Array, disagreement: Array) -> Array:
@@ -167,8 +173,8 @@ def _kappa(confusion: Array, disagreement: Array) -> Array:
 
 
 def _grade_distances(num_classes: int) -> Array:
-    # Distances are those of the grades themselves. scikit-learn without `labels` would close up the
-    # gap that a grade absent from the sample leaves, and so change the disagreement of the others.
+    # Distances are those of the grades themselves. scikit-learn without `labels` would close the
+    # gap left by a grade absent from the sample, and so change the disagreement of the others.
     grades = np.arange(num_classes)
     return np.abs(grades[:, None] - grades[None, :]).astype(np.float64)
 
@@ -182,7 +188,7 @@ def _diagonal(confusion: Array) -> Array:
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    """Quotient, NaN where the denominator is zero."""
+    """Return the quotient, NaN where the denominator is zero."""
     numerator, denominator = np.broadcast_arrays(
         np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     )

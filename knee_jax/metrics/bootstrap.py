@@ -1,7 +1,7 @@
 """Bootstrap resamples as counts, and percentile intervals from them.
 
-A resample is the vector of how often each row was drawn, so that metrics of weighted samples give
-its replicates. Counts come in chunks that keep memory bounded; the chunking does not change them.
+A resample is the vector of how often each row was drawn, so that its replicates are metrics of
+weighted samples. Counts come in chunks that keep memory bounded; the chunking does not change them.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,24 +16,24 @@ Array = np.ndarray
 PERCENTILES = (2.5, 97.5)
 """Bounds of a 95 % interval.
 
-The code behind the papers takes 2 and 97, which is 95 % of nothing (an integer division of 5 by 2).
+The code behind the papers takes 2 and 97, which does not span 95 % (an integer division of 5 by 2).
 """
 
 SCHEMES = {
     "subject": "subjects drawn with replacement, with all knees and visits of a subject together",
     "class": "knees drawn with replacement within each true class, as the papers did",
 }
-"""How rows may be resampled.
+"""Schemes of resampling rows.
 
-Knees of one subject resemble each other, so that drawing knees one by one makes intervals too
-narrow (Field & Welsh 2007): `subject` is the default, `class` is for comparison with the papers.
+Knees of one subject resemble each other, so drawing knees one by one makes intervals too narrow
+(Field & Welsh 2007): `subject` is the default, `class` is for comparison with the papers.
 """
 
 _CHUNK_ELEMENTS = 2**22
 
 
 def subjects_of(table: pd.DataFrame) -> np.ndarray:
-    """Return each row's cohort and subject, str [n]: cohorts may share numbers of subjects."""
+    """Return each row's cohort and subject, str [n]: cohorts may share subject numbers."""
     subjects = table["subject"].astype(str)
     if "cohort" in table.columns:
         subjects = table["cohort"].astype(str) + "/" + subjects
@@ -41,7 +41,7 @@ def subjects_of(table: pd.DataFrame) -> np.ndarray:
 
 
 def describe(num_resamples: int = 1000, seed: int = 0, scheme: str = "subject") -> str:
-    """One sentence that says how the intervals were made, for people who read them."""
+    """Return one sentence for readers that says how the intervals were made."""
     low, high = PERCENTILES
     return (
         f"95 % intervals are the {low} and {high} percentiles of {num_resamples} bootstrap "
@@ -55,14 +55,14 @@ def resample_counts(
     """Draw resamples by the named scheme.
 
     Args:
-        scheme: a key of `SCHEMES`.
-        subjects: [n], who each row belongs to.
-        classes: [n], the true class of each row.
-        num_resamples: how many resamples in all.
-        seed: Seed of the draws.
+        scheme: Key of `SCHEMES`.
+        subjects: Subject of each row, [n].
+        classes: True class of each row, [n].
+        num_resamples: Total number of resamples.
+        seed: Random seed of the draws.
 
     Returns:
-        Chunks int64 [r, n], together num_resamples rows.
+        Chunks of counts, int64 [r, n], num_resamples rows in total.
 
     Raises:
         UserError: The scheme is unknown.
@@ -75,15 +75,15 @@ def resample_counts(
 
 
 def cluster_counts(clusters: Array, num_resamples: int, seed: int) -> Iterator[Array]:
-    """Resample whole clusters with replacement: as many clusters as there are.
+    """Resample whole clusters with replacement, as many clusters as there are.
 
     Args:
-        clusters: [n], the cluster (subject) of each row.
-        num_resamples: how many resamples in all.
-        seed: Seed of the draws.
+        clusters: Cluster (subject) of each row, [n].
+        num_resamples: Total number of resamples.
+        seed: Random seed of the draws.
 
     Yields:
-        int64 [r, n]: how often each row occurs; rows of one cluster occur equally often.
+        Counts of each row, int64 [r, n]; rows of one cluster occur equally often.
     """
     values, codes = np.unique(clusters, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -92,18 +92,18 @@ def cluster_counts(clusters: Array, num_resamples: int, seed: int) -> Iterator[A
 
 
 def stratified_counts(strata: Array, num_resamples: int, seed: int) -> Iterator[Array]:
-    """Resample rows with replacement within each stratum, whose size stays as it is.
+    """Resample rows with replacement within each stratum, whose size is unchanged.
 
     Args:
-        strata: [n], the stratum (true class) of each row.
-        num_resamples: how many resamples in all.
-        seed: Seed of the draws.
+        strata: Stratum (true class) of each row, [n].
+        num_resamples: Total number of resamples.
+        seed: Random seed of the draws.
 
     Yields:
-        int64 [r, n]: how often each row occurs.
+        Counts of each row, int64 [r, n].
     """
     members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
-    # A stream for each stratum, or else the size of the chunks would change what is drawn.
+    # One stream per stratum, since otherwise the chunk size would change the draws.
     streams = np.random.default_rng(seed).spawn(len(members))
     for size in _chunk_sizes(num_resamples, len(strata)):
         counts = np.empty((size, len(strata)), np.int64)
@@ -118,18 +118,21 @@ def replicate(
     """Evaluate statistics of weighted samples on every resample.
 
     Args:
-        statistics: weights [r, n] -> {name: [r]}.
-        counts: chunks [r, n] of resamples.
+        statistics: Function from weights [r, n] to {name: [r]}.
+        counts: Chunks of resamples, [r, n].
 
     Returns:
-        {name: float64 [num_resamples]}.
+        Replicates, {name: float64 [num_resamples]}.
     """
     chunks = [statistics(chunk) for chunk in counts]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def interval(replicates: Array) -> tuple[float, float]:
-    """95 % percentile interval of replicates [r], undefined ones (NaN) left out; NaN if none is."""
+    """Return the 95 % percentile interval of replicates [r], without undefined ones (NaN).
+
+    It is NaN if none is defined.
+    """
     defined = replicates[~np.isnan(replicates)]
     if defined.size == 0:
         return float("nan"), float("nan")
@@ -138,16 +141,16 @@ def interval(replicates: Array) -> tuple[float, float]:
 
 
 def deviation(replicates: Array) -> float:
-    """Standard deviation of replicates [r] (divisor r), likewise.
+    """Return the standard deviation of replicates [r] (divisor r), without undefined ones (NaN).
 
-    What Panfilov et al. 2022 print after a value and a plus-minus sign, of the scheme `class`.
+    Panfilov et al. 2022 print this after a value and a plus-minus sign, for the scheme `class`.
     """
     defined = replicates[~np.isnan(replicates)]
     return float(defined.std()) if defined.size else float("nan")
 
 
 def _draw(rng: np.random.Generator, size: int, num: int) -> Array:
-    """Return how often each of `num` units is drawn in `num` draws: int64 [size, num]."""
+    """Return how often each of `num` units is drawn in `num` draws, int64 [size, num]."""
     picks = rng.integers(num, size=(size, num)) + num * np.arange(size)[:, None]
     return np.bincount(picks.ravel(), minlength=size * num).reshape(size, num)
 

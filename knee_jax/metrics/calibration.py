@@ -1,7 +1,7 @@
-"""How far probabilities can be believed: reliability bins, calibration error and Brier score.
+"""Calibration of probabilities: reliability bins, calibration error and Brier score.
 
 Samples may be weighted by integer counts with leading dimensions for resamples, as in
-`knee_jax.metrics.discrimination`. Where there is nothing to average, the value is NaN.
+`knee_jax.metrics.discrimination`. If there is nothing to average, the value is NaN.
 """
 
 from typing import NamedTuple
@@ -11,16 +11,16 @@ import numpy as np
 Array = np.ndarray
 
 NUM_BINS = 15
-"""Bins of Guo et al. 2017, section 5."""
+"""Number of bins of Guo et al. 2017, section 5."""
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: what was predicted and what came true, by bins of the score.
+    """Reliability diagram: predicted and observed frequencies, by bins of the score.
 
     Attributes:
-        counts: float64 [..., b], samples in each bin.
-        predicted: float64 [..., b], mean score; NaN in an empty bin.
-        observed: float64 [..., b], share of samples that came true; NaN in an empty bin.
+        counts: Number of samples in each bin, float64 [..., b].
+        predicted: Mean score, float64 [..., b]; NaN in an empty bin.
+        observed: Share of samples that came true, float64 [..., b]; NaN in an empty bin.
     """
 
     counts: Array
@@ -34,11 +34,11 @@ def reliability(
     """Compare scores with outcomes in bins of equal width over 0 to 1.
 
     Args:
-        scores: [n], 0 to 1, the probability of the outcome. A score on the edge of two bins is in
-            the lower one (Guo et al. 2017, section 2), and 0 in the first.
-        outcomes: bool [n], whether it came true.
-        weights: [..., n], how often each sample counts; once each if omitted.
-        num_bins: number of bins b.
+        scores: Probability of the outcome, [n], 0 to 1. A score on the edge of two bins is in the
+            lower one (Guo et al. 2017, section 2), and 0 in the first.
+        outcomes: Whether the outcome came true, bool [n].
+        weights: Count of each sample, [..., n]; once each if omitted.
+        num_bins: Number of bins b.
     """
     scores = np.asarray(scores, np.float64)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
@@ -53,16 +53,16 @@ def reliability(
 def expected_calibration_error(
     scores: Array, outcomes: Array, weights: Array | None = None, num_bins: int = NUM_BINS
 ) -> Array:
-    """Mean distance of score and outcome over the bins, 0 to 1 (Guo et al. 2017, eq. 5).
+    """Return the mean distance of score and outcome over the bins (Guo et al. 2017, eq. 5), 0 to 1.
 
-    Chance in a bin only adds to it: of few samples it is above 0 even where the probabilities are
-    right, and a bootstrap, which draws from those few, lies higher still.
+    Chance within a bin only adds to it: with few samples it is above 0 even if the probabilities
+    are right, and a bootstrap, which draws from those few, is higher still.
 
-    Arguments as for `reliability`. Of classes, the score is the probability of the predicted one,
-    and the outcome is whether it is the true one.
+    The arguments are those of `reliability`. For classes, the score is the probability of the
+    predicted one, and the outcome is whether it is the true one.
 
     Returns:
-        float64 [...].
+        Calibration error, float64 [...].
     """
     counts, predicted, observed = reliability(scores, outcomes, weights, num_bins)
     distances = np.where(counts > 0, counts * np.abs(predicted - observed), 0.0)
@@ -70,18 +70,18 @@ def expected_calibration_error(
 
 
 def brier(probabilities: Array, truth: Array, weights: Array | None = None) -> Array:
-    """Mean squared distance of the probabilities from the truth, 0 for certain and right.
+    """Return the mean squared distance of probabilities from the truth, 0 if certain and right.
 
-    With three classes or more it is summed over the classes, 0 to 2, as Brier (1950) has it. With
-    two, both of them say the same, and it is that of one, 0 to 1, as is usual today.
+    With three classes or more it is summed over the classes, 0 to 2, as in Brier (1950). With two,
+    both contribute the same, and it is that of one, 0 to 1, as is usual today.
 
     Args:
-        probabilities: [n, C], of the classes.
-        truth: int [n], 0 to C - 1.
-        weights: [..., n], how often each sample counts; once each if omitted.
+        probabilities: Probabilities of the classes, [n, C].
+        truth: True classes, int [n], 0 to C - 1.
+        weights: Count of each sample, [..., n]; once each if omitted.
 
     Returns:
-        float64 [...].
+        Brier score, float64 [...].
     """
     probabilities = np.asarray(probabilities, np.float64)
     num, num_classes = probabilities.shape

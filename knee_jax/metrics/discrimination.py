@@ -1,8 +1,8 @@
 """ROC and precision-recall analysis of a score against a two-class truth.
 
 Samples may be weighted by integer counts with leading dimensions for resamples: the scores are
-sorted once for all of them. Tied scores make one threshold together, so that no result depends on
-the order of rows. Where a class is missing, the value is NaN.
+sorted once for all of them. Tied scores share one threshold, so that no result depends on the order
+of rows. If a class is missing, the value is NaN.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ Array = np.ndarray
 
 
 class Curve(NamedTuple):
-    """One curve: x and y float64 [k + 1], thresholds float64 [k + 1] falling from infinity."""
+    """Curve: x and y float64 [k + 1], thresholds float64 [k + 1] falling from infinity."""
 
     x: Array
     y: Array
@@ -21,15 +21,15 @@ class Curve(NamedTuple):
 
 
 def areas(scores: Array, positives: Array, weights: Array | None = None) -> tuple[Array, Array]:
-    """Areas under both curves, 0 to 1: `roc_auc` and `average_precision`, sorted and summed once.
+    """Return both areas, `roc_auc` and `average_precision`, 0 to 1, sorted and summed once.
 
     Args:
-        scores: [n], higher for the positive class.
-        positives: bool [n].
-        weights: [..., n], how often each sample counts; once each if omitted.
+        scores: Scores, [n], higher for the positive class.
+        positives: Whether each sample is positive, bool [n].
+        weights: Count of each sample, [..., n]; once each if omitted.
 
     Returns:
-        float64 [...] and [...].
+        Area under the ROC curve and average precision, float64 [...] each.
     """
     hits, false_alarms, _ = _cumulative_counts(scores, positives, weights)
     under_roc = np.trapezoid(hits, false_alarms, axis=-1)
@@ -43,43 +43,44 @@ def areas(scores: Array, positives: Array, weights: Array | None = None) -> tupl
 
 
 def roc_auc(scores: Array, positives: Array, weights: Array | None = None) -> Array:
-    """Area under the ROC curve by the trapezoid rule; arguments and result as for `areas`."""
+    """Return the area under the ROC curve by the trapezoid rule; see `areas`."""
     return areas(scores, positives, weights)[0]
 
 
 def average_precision(scores: Array, positives: Array, weights: Array | None = None) -> Array:
-    """Average precision: the precision at each threshold times the step in recall.
+    """Return the average precision: the precision at each threshold times the step in recall.
 
-    The step-wise sum that scikit-learn uses, not the trapezoid rule, which is too hopeful (Davis &
-    Goadrich 2006). Arguments and result as for `areas`.
+    This is the step-wise sum that scikit-learn uses, not the trapezoid rule, which is too
+    optimistic (Davis & Goadrich 2006). Arguments and result are those of `areas`.
     """
     return areas(scores, positives, weights)[1]
 
 
 def roc_curve(scores: Array, positives: Array) -> Curve:
-    """ROC curve: x = false positive rate, y = true positive rate, from (0, 0) to (1, 1).
+    """Return the ROC curve: x = false and y = true positive rate, from (0, 0) to (1, 1).
 
     Args:
-        scores: [n], higher for the positive class.
-        positives: bool [n], both classes present.
+        scores: Scores, [n], higher for the positive class.
+        positives: Whether each sample is positive, bool [n], both classes present.
 
     Returns:
-        One point for each distinct score, positive meaning `score >= threshold`.
+        Curve with a point at (0, 0) and one for each distinct score, positive meaning `score >=
+        threshold`.
     """
     hits, false_alarms, thresholds = _cumulative_counts(scores, positives, None)
     return Curve(false_alarms / false_alarms[-1], hits / hits[-1], thresholds)
 
 
 def precision_recall_curve(scores: Array, positives: Array) -> Curve:
-    """Precision-recall curve: x = recall, y = precision, from recall 0 to 1.
+    """Return the precision-recall curve: x = recall, y = precision, from recall 0 to 1.
 
     Args:
-        scores: [n], higher for the positive class.
-        positives: bool [n], at least one positive.
+        scores: Scores, [n], higher for the positive class.
+        positives: Whether each sample is positive, bool [n], at least one positive.
 
     Returns:
-        One point for each distinct score, positive meaning `score >= threshold`; the first point,
-        where nothing is called positive, is (0, 1) by convention.
+        Curve with one point for each distinct score, positive meaning `score >= threshold`; the
+        first point, where nothing is predicted positive, is (0, 1) by convention.
     """
     hits, false_alarms, thresholds = _cumulative_counts(scores, positives, None)
     called = hits + false_alarms
@@ -90,7 +91,7 @@ def precision_recall_curve(scores: Array, positives: Array) -> Curve:
 def _cumulative_counts(
     scores: Array, positives: Array, weights: Array | None
 ) -> tuple[Array, Array, Array]:
-    """True and false positives [..., k + 1] at the k distinct scores, from the highest down."""
+    """Count true and false positives [..., k + 1] at the k distinct scores, highest first."""
     scores = np.asarray(scores, np.float64)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights)
     order = np.argsort(-scores, kind="stable")

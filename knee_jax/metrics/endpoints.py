@@ -1,4 +1,4 @@
-"""Score what several targets have in common: pooled dichotomies, and the mean over OARSI grades."""
+"""Scores over several targets: pooled dichotomies, and the mean over the OARSI grades."""
 
 from typing import NamedTuple
 
@@ -15,16 +15,16 @@ from knee_jax.targets.kinds import Dichotomy
 Array = np.ndarray
 
 AVERAGED_METRICS = ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse")
-"""The metrics of the average over the OARSI grades."""
+"""Metrics of the average over the OARSI grades."""
 
 
 class Samples(NamedTuple):
-    """The samples of a dichotomy: one for each knee and target that has a label.
+    """Samples of a dichotomy, one for each knee and target that has a label.
 
     Attributes:
-        rows: int [m], the row of the table that a sample belongs to.
-        scores: float64 [m], 0 to 1, the summed probability of the positive classes.
-        positives: bool [m], whether the true class is among them.
+        rows: Row of the table that each sample belongs to, int [m].
+        scores: Summed probability of the positive classes, float64 [m], 0 to 1.
+        positives: Whether the true class is among them, bool [m].
     """
 
     rows: Array
@@ -35,7 +35,7 @@ class Samples(NamedTuple):
 def oarsi_average(labelled: pd.DataFrame) -> Scorer:
     """Score the mean over the six OARSI grades, all of them on the same resample."""
     truth = labelled[list(OARSI_GRADES)].to_numpy(np.int64)
-    # A knee where a grade is missing falls into no cell of that grade's confusion matrix.
+    # A knee with a missing grade falls into no cell of that grade's confusion matrix.
     indicators = []
     for target, read in zip(targets.get_all(OARSI_GRADES), truth.T, strict=True):
         known = target.is_known(read)
@@ -63,8 +63,8 @@ def dichotomy_samples(table: pd.DataFrame, endpoint: Dichotomy) -> Samples:
     """Pool the samples of a dichotomy over its targets.
 
     Args:
-        table: A predictions table that has the dichotomy's targets.
-        endpoint: The dichotomy.
+        table: Predictions table that has the dichotomy's targets.
+        endpoint: Dichotomy to pool samples of.
 
     Returns:
         One sample for each knee and target that has a label, target after target.
@@ -83,7 +83,7 @@ def dichotomy_samples(table: pd.DataFrame, endpoint: Dichotomy) -> Samples:
 def dichotomy(endpoint: Dichotomy, labelled: pd.DataFrame) -> Scorer:
     """Score a dichotomy on rows of a predictions table where one of its targets has a label."""
     rows, scores, positives = dichotomy_samples(labelled, endpoint)
-    # Missing, negative or positive, of each target; so that a knee's samples stay together.
+    # Missing, negative or positive, for each target, so that a knee's samples stay together.
     states = np.stack(
         [
             np.where(target.is_known(truth), 1 + (truth >= endpoint.lowest), 0)

@@ -1,4 +1,4 @@
-"""Predictions of several models or folds as one: predictions tables in, a predictions table out."""
+"""Averaging of several models or folds: predictions tables in, one predictions table out."""
 
 import functools
 import logging
@@ -19,16 +19,16 @@ AVERAGES = {
     "logits": "the softmax of the mean of the members' logits, as published",
     "softmax_of_mean": "the softmax of the mean of the members' probabilities, as published",
 }
-"""How the members may be averaged; a single one is left as it is.
+"""Ways of averaging members; a single member is left unchanged.
 
-The code behind Tiulpin & Saarakkala 2020 averages logits. From probabilities their mean is known up
-to a constant, which softmax takes away: it is that of the logarithms (a geometric mean).
+The code behind Tiulpin & Saarakkala 2020 averages logits. Probabilities determine the mean of the
+logits up to a constant, which softmax removes: it is the mean of the logarithms (a geometric mean).
 
-The code behind Panfilov et al. 2022 averages probabilities, and takes their softmax once more. Of
-three classes each then lies between 0.21 and 0.58. Their order in a knee stays as it is, and so do
-accuracy and confusion matrix; areas under curves hardly change. But what is compared with a
-threshold does, and calibration is lost: a knee whose mean probability of the second and third class
-together is 0.20 has 0.50 afterwards, so that far more knees are called positive at 0.5.
+The code behind Panfilov et al. 2022 averages probabilities, and takes their softmax again. With
+three classes each then lies between 0.21 and 0.58. Their order within a knee is unchanged, and so
+are accuracy and confusion matrix; areas under curves hardly change. But comparisons with a
+threshold do change, and calibration is lost: a knee whose mean probability of the second and third
+class together is 0.20 has 0.50 afterwards, so that far more knees are predicted positive at 0.5.
 """
 
 _KEY = ["cohort", *IDENTITY]
@@ -45,16 +45,17 @@ def average(tables: Sequence[pd.DataFrame], by: str = "probabilities") -> pd.Dat
     The predicted grade is the most probable class of the average.
 
     Args:
-        tables: predictions tables of the same knees and grades, in any order of rows.
-        by: a key of `AVERAGES`.
+        tables: Predictions tables of the same knees and grades, in any order of rows.
+        by: Key of `AVERAGES`.
 
     Returns:
-        A predictions table; its columns `model` and `fold` name what was averaged, joined by `+`.
-        Other columns stay where the tables agree about them; others are left out and logged.
+        Predictions table; its columns `model` and `fold` name what was averaged, joined by `+`.
+        Other columns are kept if the tables agree about them; those that differ are left out and
+        logged.
 
     Raises:
         UserError: There is no table, `by` is unknown, a table fails `check_predictions`, or the
-            tables differ in knees, grades or true grades.
+            tables differ in knees, targets or true labels.
     """
     if by not in AVERAGES:
         raise UserError(f"ensemble average {by!r} is unknown: choose {' or '.join(AVERAGES)}")
@@ -79,7 +80,7 @@ def average(tables: Sequence[pd.DataFrame], by: str = "probabilities") -> pd.Dat
 
 
 def _mean(stack: Array, by: str) -> Array:
-    """Probabilities of the members [k, n, classes] -> those of the ensemble [n, classes]."""
+    """Average the members' probabilities, [k, n, classes] -> [n, classes]."""
     if by == "probabilities" or len(stack) == 1:
         return stack.mean(0)
     if by == "softmax_of_mean":
@@ -89,7 +90,7 @@ def _mean(stack: Array, by: str) -> Array:
 
 
 def _aligned(first: pd.DataFrame, table: pd.DataFrame, number: int) -> pd.DataFrame:
-    """The table's rows in the order of the first table's, with a plain index."""
+    """Return the table's rows in the order of the first table, with a default index."""
     name = f"table {number} of the ensemble"
     check_predictions(table, name)
     if targets_in(table) != targets_in(first):
@@ -106,7 +107,7 @@ def _aligned(first: pd.DataFrame, table: pd.DataFrame, number: int) -> pd.DataFr
         )
     table = table.iloc[present.get_indexer(wanted)].reset_index(drop=True)
     for target in targets_in(first):
-        # Of a continuous target a label may be missing, which equals nothing.
+        # A continuous target may have missing labels, which equal nothing.
         truth, other = (each[target].to_numpy(np.float64) for each in (first, table))
         wrong = np.flatnonzero((other != truth) & ~(np.isnan(other) & np.isnan(truth)))
         if wrong.size:

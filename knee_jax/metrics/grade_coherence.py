@@ -1,7 +1,7 @@
-"""How well the seven grades of a knee go together: a Gaussian mixture over their one-hot codes.
+"""Coherence of the seven grades of a knee: a Gaussian mixture over their one-hot codes.
 
 Zheng et al. 2021, section 2.2: the mixture is fitted to the grades that experts gave (eq. 2), and
-its log-density of predicted probabilities measures their coherence (eq. 3). The loss made of it is
+its log-density of predicted probabilities measures their coherence (eq. 3). The loss based on it is
 in `knee_jax.tasks.coherence_loss`. The same mixture finds knees that should be read again.
 """
 
@@ -21,7 +21,7 @@ from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
 CLASSES = tuple(NUM_CLASSES[grade] for grade in GRADES)
 DIMENSIONS = sum(CLASSES)
-"""29: five classes of KL and four of each OARSI grade."""
+"""Length of a code, 29: five classes of KL and four of each OARSI grade."""
 
 NUM_COMPONENTS = 10
 SIGMA = 0.2
@@ -34,25 +34,25 @@ FILE = "coherence.npz"
 COMMITTEE_SIZE = 6
 COMMITTEE_SIGMA = 0.4
 SUSPECT_SHARE = 0.05
-"""Of the knees, the most surprising, that are left out when the committee is fitted again."""
+"""Share of the knees, the most surprising, left out when the committee is fitted again."""
 
 RARE, RARE_WEIGHT = -10.0, 0.2
-"""Log-densities below the first add to a knee's incoherence, with the second as their weight."""
+"""Threshold and weight: log-densities below the first add to the incoherence with the second."""
 
 _log = logging.getLogger(__name__)
 
 
 class Mixture(NamedTuple):
-    """A Gaussian mixture of K components in D dimensions; a pytree of three leaves.
+    """Gaussian mixture of K components in D dimensions; a pytree of three leaves.
 
     On the host they are NumPy float64; inside a compiled function they become float32, which is
-    accurate enough because the Cholesky factors were computed before.
+    accurate enough because the Cholesky factors were computed beforehand.
 
     Attributes:
-        weights: [K], of the components; they sum to 1.
-        means: [K, D].
-        factors: [K, D, D], upper triangular, such that factor @ factor.T is the inverse of the
-            component's covariance.
+        weights: Weights of the components, [K], which sum to 1.
+        means: Means of the components, [K, D].
+        factors: Upper triangular factors, [K, D, D], such that factor @ factor.T is the inverse of
+            the component's covariance.
     """
 
     weights: np.ndarray
@@ -61,7 +61,7 @@ class Mixture(NamedTuple):
 
 
 def one_hot(grades: np.ndarray) -> np.ndarray:
-    """Return one-hot codes float64 [n, 29] of grades int [n, 7]; all NaN where one is missing."""
+    """Return one-hot codes, float64 [n, 29], of grades int [n, 7]; all NaN if one is missing."""
     grades = np.asarray(grades)
     codes = [grades[:, [i]] == np.arange(classes) for i, classes in enumerate(CLASSES)]
     known = (grades != MISSING).all(axis=1, keepdims=True)
@@ -78,19 +78,19 @@ def fit(
 ) -> Mixture:
     """Fit the mixture by expectation maximisation; the same arguments give the same bits.
 
-    Knees with a missing grade are left out. Zheng et al. 2021 leave open the covariance's form and
-    how often the perturbation is drawn: here it is full, with 1e-6 added to its diagonal, and the
-    codes are repeated `num_replicas` times, each time with new noise.
+    Knees with a missing grade are left out. Zheng et al. 2021 do not specify the covariance's form
+    or how often the perturbation is drawn: here it is full, with 1e-6 added to its diagonal, and
+    the codes are repeated `num_replicas` times, each time with new noise.
 
     Args:
-        grades: int [n, 7] in the order of `GRADES`, `MISSING` allowed.
-        num_components: K of eq. 2.
-        sigma: standard deviation of the perturbation of the one-hot codes, > 0.
-        num_replicas: perturbed copies of each knee.
-        seed: random seed of the perturbation and of the first guess.
+        grades: Grades, int [n, 7] in the order of `GRADES`, `MISSING` allowed.
+        num_components: Number of components, K of eq. 2.
+        sigma: Standard deviation of the perturbation of the one-hot codes, > 0.
+        num_replicas: Number of perturbed copies of each knee.
+        seed: Random seed of the perturbation and of the initial values.
 
     Raises:
-        UserError: fewer knees with all grades than components.
+        UserError: There are fewer knees with all grades than components.
     """
     codes = one_hot(grades)
     codes = codes[np.isfinite(codes).all(axis=1)]
@@ -130,7 +130,7 @@ def _fit(
         max_iter=300,
         random_state=seed,
     )
-    # On one thread: sums would otherwise depend on the number of cores.
+    # On one thread, since sums would otherwise depend on the number of cores.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(data)
@@ -148,17 +148,17 @@ def _unseen(codes: np.ndarray) -> list[str]:
 
 
 def save(mixture: Mixture, path: Path) -> None:
-    """Write the mixture as `.npz` in float64 (`weights`, `means`, `factors`), all or nothing."""
+    """Write the mixture as `.npz` in float64 (`weights`, `means`, `factors`), atomically."""
     arrays = {name: np.asarray(getattr(mixture, name), np.float64) for name in Mixture._fields}
     with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load(path: Path) -> Mixture:
-    """Read what `save` wrote.
+    """Read a mixture that `save` wrote.
 
     Raises:
-        UserError: there is no such file, or it is not of a mixture.
+        UserError: There is no such file, or it does not hold a mixture.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -170,7 +170,7 @@ def load(path: Path) -> Mixture:
 
 
 def log_density_on_host(mixture: Mixture, codes: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the mixture's density (eq. 3) in float64: codes [n, D] → [n].
+    """Return the log-density of the mixture (eq. 3) in float64: codes [n, D] → [n].
 
     `knee_jax.tasks.coherence_loss.log_density` computes it on a device.
     """
@@ -190,18 +190,19 @@ def log_normaliser(dimensions: int) -> float:
 
 
 def surprise(mixture: Mixture, grades: np.ndarray) -> np.ndarray:
-    """Return how unexpected each grade of a knee is given the six others: -log p(grade | others).
+    """Return how unexpected each grade is given the six others: -log p(grade | others).
 
-    The density of a knee's code, over the sum of the densities of all codes that differ from it in
-    that grade alone. Unlike the density itself it does not hold a knee's rarity against it: a knee
-    with severe disease everywhere is rare, yet each of its grades is what the others suggest.
+    The probability is the density of a knee's code, divided by the sum of the densities of all
+    codes that differ from it in that grade alone. Unlike the density itself it does not penalise a
+    knee for being rare: a knee with severe disease everywhere is rare, yet each of its grades is
+    what the others suggest.
 
     Args:
         mixture: Mixture fitted to the grades' codes.
-        grades: int [n, 7], none missing.
+        grades: Grades, int [n, 7], none missing.
 
     Returns:
-        float64 [n, 7], in nats, at least 0.
+        Surprises, float64 [n, 7], in nats, at least 0.
     """
     return -np.stack([_conditional(mixture, grades, i) for i in range(len(GRADES))], axis=1)
 
@@ -220,22 +221,22 @@ def _conditional(mixture: Mixture, grades: np.ndarray, which: int) -> np.ndarray
 def judge(grades: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Judge the knees of a cohort by mixtures fitted to the same cohort, mistakes included.
 
-    The log-density is of the published mixture. Surprise is averaged over a committee of mixtures,
-    since single fits depend on where they started. So that mistakes do not explain themselves, the
-    committee's components share one covariance (one of its own can shrink onto a handful of like
-    mistakes), and it is fitted twice, the second time without the knees that surprised most.
-    Fitting to other subjects than are judged found fewer planted mistakes in 2,000 knees: what is
-    rare but right is then often new.
+    The log-density is that of the published mixture. Surprise is averaged over a committee of
+    mixtures, since single fits depend on their initial values. To keep mistakes from explaining
+    themselves, the committee's components share one covariance (one of its own can shrink onto a
+    handful of similar mistakes), and it is fitted twice, the second time without the most
+    surprising knees. Fitting to other subjects than those judged found fewer planted mistakes in
+    2,000 knees: what is rare but right is then often new.
 
     Args:
-        grades: int [n, 7], none missing.
-        seed: random seed of the fits.
+        grades: Grades, int [n, 7], none missing.
+        seed: Random seed of the fits.
 
     Returns:
-        log-density [n] and surprise [n, 7], both float64.
+        Log-density [n] and surprise [n, 7], both float64.
 
     Raises:
-        UserError: too few knees.
+        UserError: There are too few knees.
     """
     fewest = 4 * NUM_COMPONENTS
     if len(grades) < fewest:
@@ -260,22 +261,22 @@ def judge(grades: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Order the knees of a table by how badly their grades go together, the worst first.
+    """Order the knees of a table by the incoherence of their grades, the worst first.
 
     Args:
-        table: one row per knee and visit, with the seven grades, `MISSING` or empty where not read;
-            knees that lack one are not listed.
-        seed: random seed of the fits.
+        table: Table with one row per knee and visit, with the seven grades, `MISSING` or empty
+            where not read; knees that lack a grade are not listed.
+        seed: Random seed of the fits.
 
     Returns:
         The table's other columns and its grades, then `log_density`, `surprise` (in nats, of the
-        grade that the others suggest least), `suspect`, that grade, and `incoherence`, by which
-        they are ordered: the surprise, and what the log-density lies below `RARE`, times
-        `RARE_WEIGHT`. One misread grade shows in the surprise; where several are wrong, each is
-        less of a surprise, but the knee has a low density.
+        grade that the others suggest least), `suspect` (that grade) and `incoherence`, by which
+        they are ordered: the surprise plus `RARE_WEIGHT` times the amount by which the log-density
+        is below `RARE`. One misread grade shows in the surprise; if several are wrong, each is less
+        of a surprise, but the knee has a low density.
 
     Raises:
-        UserError: a column is missing, a value is no grade, or there are too few knees.
+        UserError: A column is missing, a value is not a grade, or there are too few knees.
     """
     if absent := [name for name in GRADES if name not in table]:
         raise UserError(

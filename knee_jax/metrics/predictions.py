@@ -1,11 +1,11 @@
-"""The predictions table: what its columns are, and the check that they hold what they should.
+"""Predictions table: its columns, and the check of their values.
 
-One row for each knee and visit. Columns: `subject, side, visit` (any other identity, such as
-`cohort, site, split, model, fold`, may follow), then those of each target t that was predicted
-(`knee_jax.targets`). Of classes: `t` (the true class, -1 where there is none), `t_pred` (the
-predicted class) and `t_p0 ... t_p{C-1}` (the probabilities). Of a continuous value: `t` (empty
-where there is none) and `t_pred`. Columns of other names are kept; only `metrics.subgroups` looks
-at any of them, those of `DESCRIPTION`. Software other than this project's can write it as well.
+The table has one row per knee and visit. Columns: `subject, side, visit` (any other identity, such
+as `cohort, site, split, model, fold`, may follow), then those of each target t that was predicted
+(`knee_jax.targets`). For classes: `t` (the true class, -1 if there is none), `t_pred` (the
+predicted class) and `t_p0 ... t_p{C-1}` (the probabilities). For a continuous value: `t` (empty if
+there is none) and `t_pred`. Columns of other names are kept; only `metrics.subgroups` reads any of
+them, those of `DESCRIPTION`. Other software can also write such a table.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from knee_jax.targets.kinds import Binary, Ordinal
 IDENTITY = ("subject", "side", "visit")
 
 DESCRIPTION = ("kl_baseline", "sex", "age", "bmi")
-"""What a table may tell of a knee and its subject, and does where the prepared set knows it.
+"""Optional columns on a knee and its subject, written if the prepared set has them.
 
-The KL grade read at the visit of the image, where it is no prediction of the table itself but what
-a target begins with; `M` or `F`; years; kg/m².
+The KL grade read at the visit of the image, if the table does not predict it but a target starts
+from it; sex, `M` or `F`; age, years; body mass index, kg/m².
 """
 
 
@@ -34,13 +34,13 @@ def make_table(knees: pd.DataFrame, decoded: Mapping[str, np.ndarray]) -> pd.Dat
     """Make the predictions table of some knees.
 
     Args:
-        knees: Rows of a prepared set's index.
-        decoded: Target → decoded outputs [n, ...], such as class probabilities.
+        knees: Rows of the index of a prepared set.
+        decoded: Decoded outputs [n, ...] of each target, such as class probabilities.
     """
     columns = {name: knees[name].to_numpy() for name in (*IDENTITY, "cohort", "site")}
     known = {name: name for name in DESCRIPTION if name in knees}
     if "kl" in knees and not all(isinstance(targets.get(t), Ordinal | Binary) for t in decoded):
-        # What a target that is made of no grade begins with.
+        # The starting point of a target that is not derived from a grade.
         known = {"kl_baseline": "kl"} | known
     columns |= {name: knees[column].to_numpy() for name, column in known.items()}
     for name, outputs in decoded.items():
@@ -51,33 +51,33 @@ def make_table(knees: pd.DataFrame, decoded: Mapping[str, np.ndarray]) -> pd.Dat
 
 
 def targets_in(table: pd.DataFrame) -> list[str]:
-    """Return the targets that a table speaks of, in the usual order."""
+    """Return the targets in a table, in the usual order."""
     columns = set(table.columns)
     return [name for name, t in targets.all_targets().items() if columns & set(t.columns())]
 
 
 def first_visit(table: pd.DataFrame) -> pd.DataFrame:
-    """The knees at their first visit, month 0; a later one of the same knee is left out.
+    """Return the knees at their first visit, month 0; later visits of a knee are left out.
 
-    Tiulpin & Saarakkala 2020 (Discussion) score these alone as well, since visits of one subject
-    are not independent (their `--only_first_fu`).
+    Tiulpin & Saarakkala 2020 (Discussion) also score these alone, since visits of one subject are
+    not independent (their `--only_first_fu`).
 
     Args:
-        table: a predictions table, or an index of knees.
+        table: Predictions table, or an index of knees.
 
     Returns:
-        Those rows whose visit is 0, with a new index; none where nobody was seen in month 0.
+        Rows whose visit is 0, with a new index; empty if there are none.
     """
     return table[_numbers(table["visit"]) == 0].reset_index(drop=True)
 
 
 def write_predictions(path: Path | str, table: pd.DataFrame) -> None:
-    """Write a predictions table as CSV, all or nothing; numbers with six digits."""
+    """Write a predictions table as CSV, atomically; numbers with six digits."""
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 
 def read_predictions(path: Path | str) -> pd.DataFrame:
-    """Read and checks a predictions table.
+    """Read and check a predictions table.
 
     Raises:
         UserError: The file is missing, is not a CSV table, or fails `check_predictions`.
@@ -97,13 +97,13 @@ def check_predictions(table: pd.DataFrame, name: str = "predictions") -> None:
     """Check that a predictions table is complete and consistent.
 
     Args:
-        table: the predictions table.
-        name: what messages call it: its file, where it has one.
+        table: Predictions table.
+        name: Name of the table in messages: its file, if it has one.
 
     Raises:
         UserError: A column is missing, a probability is not in [0, 1] or those of a knee do not sum
-            to 1, a grade is not among its classes, or a knee occurs twice. Names the column and
-            the first row at fault, counted from 1 below the header.
+            to 1, a grade is not among its classes, or a knee occurs twice. The message names the
+            column and the first row at fault, counted from 1 below the header.
     """
     if table.empty:
         raise UserError(f"{name}: has no rows; nothing can be scored")

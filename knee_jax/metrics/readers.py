@@ -1,11 +1,12 @@
-"""Readers beside a model: how well each of them grades the same knees, and how far they agree.
+"""Comparison of readers and a model: accuracy on the same knees, and mutual agreement.
 
-Wang et al., section IV F: three radiologists and a model told 150 knees of KL 0 from 150 of KL 2.
-Their Table VII is not what its text says. It calls the kappas (.85, .87, .86) those of model and
-reader; but on as many knees of either class kappa with the labels is 2 accuracy - 1, which makes
-.84, .866 and .86 of the readers' accuracies, so that they look like those of reader and label.
-Both are given here, each by its name. Nor can the printed p (.53, .37, .51) be McNemar's of who is
-right: with 33 errors of the model and 24, 20 and 21 of the readers it is at most .29, .10 and .13.
+Wang et al., section IV F: three radiologists and a model distinguished 150 knees of KL 0 from 150
+of KL 2. Their Table VII is not what its text says. It describes the kappas (.85, .87, .86) as those
+of model and reader; but with equal numbers of knees of the two classes kappa with the labels is 2
+accuracy - 1, which makes .84, .866 and .86 of the readers' accuracies, so that they appear to be
+those of reader and label. Both are given here, each by its name. Nor can the printed p (.53, .37,
+.51) be McNemar's of who is right: with 33 errors of the model and 24, 20 and 21 of the readers it
+is at most .29, .10 and .13.
 """
 
 from collections.abc import Mapping
@@ -29,28 +30,28 @@ from knee_jax.targets.kinds import Binary, Classes
 Array = np.ndarray
 
 LABEL, MODEL = "label", "model"
-"""Who else has graded the knees: the study that they are of, and the model."""
+"""Names of the graders other than readers: the study that the knees come from, and the model."""
 
 COMPARABLE = ("kl", "kl0_vs_kl2")
 """Targets that readers can be compared on."""
 
 KAPPA = {"kl": "quadratic_kappa", "kl0_vs_kl2": "kappa"}
-"""And which of Cohen's kappas is theirs, a function of `knee_jax.metrics.agreement`."""
+"""Cohen's kappa for each of these targets, a function of `knee_jax.metrics.agreement`."""
 
 _CONFIDENCE = "_confidence"
 
 
 @dataclass(frozen=True)
 class Study:
-    """Knees that a model and some readers have graded, each of them all.
+    """Knees that a model and some readers have graded, all of them graded by each.
 
     Attributes:
-        target: one of `COMPARABLE`.
-        knees: n rows of a predictions table.
-        grades: {reader: int [n], classes of the target}.
-        confidences: {reader: float64 [n], 0 to 1, how probable the grade given is}, of the readers
-            who have said it.
-        num_unread: knees of the predictions table that the readers have not graded.
+        target: Name of the target, one of `COMPARABLE`.
+        knees: Rows of a predictions table, n of them.
+        grades: Classes of the target by reader, {reader: int [n]}.
+        confidences: Probability of the grade given, 0 to 1, {reader: float64 [n]}, of the readers
+            who stated it.
+        num_unread: Number of knees of the predictions table that the readers have not graded.
     """
 
     target: str
@@ -61,24 +62,24 @@ class Study:
 
     @property
     def truth(self) -> Array:
-        """The classes read for the study that the knees are of, int [n]."""
+        """Classes read for the study that the knees come from, int [n]."""
         return self.knees[self.target].to_numpy(np.int64)
 
     @property
     def prediction(self) -> Array:
-        """The classes that the model predicts, int [n]."""
+        """Classes that the model predicts, int [n]."""
         return self.knees[f"{self.target}_pred"].to_numpy(np.int64)
 
 
 class McNemar(NamedTuple):
-    """McNemar's test of two raters of the same knees: is one of them right more often?
+    """McNemar's test of whether one of two raters of the same knees is right more often.
 
     Attributes:
-        only_first: knees that the first alone has right.
-        only_second: knees that the second alone has right.
-        exact: p of the binomial test, two-sided.
-        corrected: p of chi-squared with one degree of freedom and continuity correction.
-        uncorrected: p of the same without correction.
+        only_first: Number of knees that only the first has right.
+        only_second: Number of knees that only the second has right.
+        exact: P value of the binomial test, two-sided.
+        corrected: P value of chi-squared with one degree of freedom and continuity correction.
+        uncorrected: P value of the same test without correction.
     """
 
     only_first: int
@@ -89,12 +90,13 @@ class McNemar(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What `compare` finds.
+    """Result of `compare`.
 
     Attributes:
-        raters: {model or reader: {metric: estimate}}: `accuracy`, `sensitivity`, `specificity`, and
-            `kappa_with(other)` for the label and all raters before it, of whom the model is first.
-        tests: {reader: McNemar's test of the model, first, and the reader}.
+        raters: Estimates by model or reader, {rater: {metric: estimate}}: `accuracy`,
+            `sensitivity`, `specificity`, and `kappa_with(other)` for the label and all raters
+            before it, of whom the model is first.
+        tests: McNemar's test of the model, as the first rater, and each reader.
     """
 
     raters: Summary
@@ -102,14 +104,14 @@ class Comparison(NamedTuple):
 
 
 def mcnemar(correct_a: Array, correct_b: Array) -> McNemar:
-    """Compare two raters, or two models, by the knees that one has right and the other wrong.
+    """Compare two raters, or models, by the knees that one has right and the other wrong.
 
-    The test takes knees as independent, which those of one subject are not. The correction is
-    Edwards's (1948), and is not taken below zero.
+    The test takes knees as independent, which those of one subject are not. The correction is that
+    of Edwards (1948), and is not taken below zero.
 
     Args:
-        correct_a: bool [n], whether the first has the knee right.
-        correct_b: bool [n], likewise the second.
+        correct_a: Whether the first has each knee right, bool [n].
+        correct_b: Whether the second has each knee right, bool [n].
     """
     first, second = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     if first.shape != second.shape:
@@ -128,20 +130,20 @@ def mcnemar(correct_a: Array, correct_b: Array) -> McNemar:
 
 
 def kappa_with(other: str) -> str:
-    """Name of the metric that is a rater's kappa with another, or with the label."""
+    """Return the name of the metric for a rater's kappa with another, or with the label."""
     return f"kappa_with_{other}"
 
 
 def compare(study: Study, num_resamples: int = 1000, seed: int = 0) -> Comparison:
-    """Score the model and the readers, with 95 % intervals of subjects drawn with replacement.
+    """Score the model and the readers, with 95 % intervals from resampled subjects.
 
-    Accuracy is of the target's classes; sensitivity and specificity are of those from
-    `positive_from` on, and kappa is the one of `KAPPA`.
+    Accuracy is that of the target's classes; sensitivity and specificity are those of the classes
+    from `positive_from` on, and kappa is the one of `KAPPA`.
 
     Args:
         study: Study as `read_study` returns it.
-        num_resamples: bootstrap resamples behind each interval.
-        seed: Seed of the resamples.
+        num_resamples: Number of bootstrap resamples behind each interval.
+        seed: Random seed of the resamples.
     """
     graded = {LABEL: study.truth, MODEL: study.prediction, **study.grades}
     names = list(graded)
@@ -182,18 +184,19 @@ def _rater(study: Study, grades: Array, others: Mapping[str, Array]) -> Scorer:
 
 
 def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
-    """Read what readers graded, and finds the knees among a model's predictions.
+    """Read the readers' grades, and find their knees among a model's predictions.
 
     Args:
-        path: CSV table, a row a knee. `subject`, `side`, and `visit` and `cohort` where the
-            predictions need them to tell knees apart, say which; every other column is a reader's,
-            with KL grades (0 and 2 for `kl0_vs_kl2`), but for `<reader>_confidence` (0 to 1).
-        predictions: a predictions table of `kl` or `kl0_vs_kl2`, as it is read.
+        path: CSV table with one row per knee. `subject`, `side`, and `visit` and `cohort` if the
+            predictions need them to distinguish knees, identify it; every other column is a
+            reader's, with KL grades (0 and 2 for `kl0_vs_kl2`), except for `<reader>_confidence` (0
+            to 1).
+        predictions: Predictions table of `kl` or `kl0_vs_kl2`, as it is read.
 
     Raises:
-        UserError: The table is none, has no reader, has a knee twice or one that the predictions
-            have not or do not know the grade of, or a grade or confidence is missing or off the
-            scale. Rows are counted from 1 below the header.
+        UserError: The file is not a table, has no reader, has a knee twice or one that the
+            predictions lack or have no label for, or a grade or confidence is missing or out of
+            range. Rows are counted from 1 below the header.
     """
     target = _target(predictions)
     table = _read(path)
@@ -224,11 +227,11 @@ def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
 
 
 def positive_probabilities(study: Study) -> dict[str, Array]:
-    """Return each knee's probability of being positive, float64 [n], where readers state it.
+    """Return each knee's probability of being positive, float64 [n], if readers state confidence.
 
     Returns:
-        The model's, and the mean of the readers who gave a confidence, for whom it is the
-        confidence in a positive grade and 1 minus that in a negative one; nothing where nobody did.
+        That of the model, and the mean over the readers who gave a confidence: the confidence in a
+        positive grade, and 1 minus that in a negative one; empty if there is none.
     """
     if not study.confidences:
         return {}
@@ -258,7 +261,10 @@ def _target(predictions: pd.DataFrame) -> str:
 
 
 def _read(path: Path | str) -> pd.DataFrame:
-    """The table as stripped text, its header unchanged, which pandas would else make unique."""
+    """Return the table as stripped text; its header is unchanged, unlike that made by pandas.
+
+    Pandas would rename columns of the same name.
+    """
     try:
         cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError:
@@ -295,7 +301,7 @@ def _readers(path: Path | str, columns: list[str]) -> list[str]:
 def _find(
     path: Path | str, table: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]
 ) -> Array:
-    """Rows of the predictions that the table's knees are, int [n]."""
+    """Return the rows of the predictions for the table's knees, int [n]."""
     wanted, present = _knees(table[keys]), _knees(predictions[keys])
     _refuse(wanted.duplicated(), path, table[keys], "is there twice")
     _refuse(~wanted.isin(present), path, table[keys], "is not among the predictions")
@@ -307,7 +313,7 @@ def _find(
 
 
 def _knees(identity: pd.DataFrame) -> pd.MultiIndex:
-    """Return what identifies each knee, as text; equal numbers of visits are written alike."""
+    """Return what identifies each knee, as text; equal visit numbers are written alike."""
     text = identity.astype(str)
     if "visit" in text:
         months = pd.to_numeric(text["visit"], errors="coerce").astype(float)

@@ -1,4 +1,4 @@
-"""Score the rows of a predictions table, for any resample of them at once.
+"""Scoring of the rows of a predictions table, for many resamples at once.
 
 A scorer is a function of integer weights [r, n], how often each row counts in each resample, so
 that a bootstrap of any metric here is a matrix product.
@@ -25,13 +25,13 @@ LIMITS = 1.96
 
 
 class Scorer(NamedTuple):
-    """What scores n rows of a table.
+    """Scorer of n rows of a table.
 
     Attributes:
-        subjects: [n], who each row belongs to.
-        strata: int [n], the strata of the resampling scheme `class`.
-        statistics: Weights [r, n] → {metric: [r]}.
-        num_samples: How many values are scored; n where each row is one.
+        subjects: Subject of each row, [n].
+        strata: Strata of the resampling scheme `class`, int [n].
+        statistics: Function from weights [r, n] to {metric: [r]}.
+        num_samples: Number of values that are scored; n if each row is one.
     """
 
     subjects: Array
@@ -44,7 +44,7 @@ def classes(target: "Classes", labelled: pd.DataFrame, *more: Statistics) -> Sco
     """Score the predicted class of a target, and the worth of its probabilities.
 
     Args:
-        target: The target.
+        target: Target to score.
         labelled: Rows of a predictions table, all of which have a class.
         more: Further metrics of these rows.
     """
@@ -93,7 +93,7 @@ def values(target: "Continuous", labelled: pd.DataFrame) -> Scorer:
     1.96 standard deviations of the differences (Bland & Altman 1986).
 
     Args:
-        target: The target.
+        target: Target to score.
         labelled: Rows of a predictions table, all of which have a label.
     """
     truth = labelled[target.name].to_numpy(np.float64)
@@ -105,7 +105,7 @@ def values(target: "Continuous", labelled: pd.DataFrame) -> Scorer:
         mean_square = weights @ np.square(errors) / total
         bias = weights @ errors / total
         with np.errstate(invalid="ignore", divide="ignore"):
-            # The sample's variance; of a single knee there is none.
+            # The sample's variance; a single knee has none.
             variance = np.maximum(mean_square - np.square(bias), 0.0) * total / (total - 1)
         spread = LIMITS * np.sqrt(np.where(total > 1, variance, np.nan))
         return {
@@ -127,7 +127,7 @@ def predicted_classes(
     probabilities: Array,
     metrics: Mapping[str, Callable[[Array], Array]],
 ) -> Callable[[Array], tuple[dict[str, Array], dict[str, Array]]]:
-    """Return weights [r, m] of samples → agreement, and the worth of the probabilities."""
+    """Return a function from weights [r, m] of samples to agreement and probabilistic metrics."""
     indicators = agreement.pair_indicators(truth, prediction, probabilities.shape[1])
     confidence = probabilities[np.arange(len(truth)), prediction]
 

@@ -1,4 +1,4 @@
-"""A dichotomy in subgroups of knees: by KL grade at baseline, sex, age, BMI and site."""
+"""Scores of a dichotomy in subgroups of knees: by KL grade at baseline, sex, age, BMI and site."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from knee_jax.metrics.summary import Estimate, estimate
 from knee_jax.targets.kinds import MISSING, Dichotomy
 
 METRICS = ("average_precision", "roc_auc")
-"""What a subgroup is scored by. The first depends on its share of positive knees as well."""
+"""Metrics of a subgroup. The first also depends on its share of positive knees."""
 
 UNKNOWN = "unknown"
-"""The subgroup of the knees of which an attribute is not known."""
+"""Name of the subgroup of knees whose attribute is unknown."""
 
 _AGES, _BMIS = (55, 65), (25, 30)
 
@@ -26,11 +26,11 @@ class Subgroup(NamedTuple):
     """Some knees of a table, and how well a dichotomy is predicted in them.
 
     Attributes:
-        attribute: Column that they are chosen by, such as `sex`.
-        name: which of it they have, such as `F`.
-        n: how many there are that have been read.
-        positive: how many of these are positive.
-        scores: Score in each of `METRICS`; both None where all knees are of one class.
+        attribute: Column that defines the subgroup, such as `sex`.
+        name: Value of the attribute, such as `F`.
+        n: Number of its knees that have been read.
+        positive: Number of these that are positive.
+        scores: Estimate of each of `METRICS`; None if all knees are of one class.
     """
 
     attribute: str
@@ -41,14 +41,14 @@ class Subgroup(NamedTuple):
 
 
 def divide(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """Attribute → the subgroup of each row of a predictions table.
+    """Return the subgroup of each row of a predictions table, by attribute.
 
     Args:
         table: Table with any of the columns `metrics.predictions.DESCRIPTION`, and `site`.
 
     Returns:
-        The attributes of which the table knows something, each a series of ordered categories, of
-        which `UNKNOWN` is the last.
+        The known attributes of the table, each as a series of ordered categories, of which
+        `UNKNOWN` is the last.
     """
     groups = {}
     if "kl_baseline" in table:
@@ -81,9 +81,10 @@ def score(
     Subgroups of one class are listed without scores.
 
     Args:
-        table: Predictions table that has the dichotomy's one target.
-        endpoint: The dichotomy.
-        num_resamples: Bootstrap resamples behind each interval, drawn within the subgroup.
+        table: Predictions table that has the dichotomy's single target.
+        endpoint: Dichotomy to score.
+        num_resamples: Number of bootstrap resamples behind each interval, drawn within the
+            subgroup.
         seed: Random seed of the resamples.
         scheme: Key of `bootstrap.SCHEMES`.
     """
@@ -105,7 +106,7 @@ def score(
 
 
 def tidy(subgroups: Sequence[Subgroup]) -> pd.DataFrame:
-    """As a long table: attribute, group, n, positive, metric, value, low, high, std."""
+    """Return a long table: attribute, group, n, positive, metric, value, low, high, std."""
     identity = ["attribute", "group", "n", "positive", "metric"]
     rows = [
         dict(zip(identity, (*each[:4], metric))) | ({**each.scores[metric]} if each.scores else {})
@@ -127,7 +128,7 @@ def _scorer(knees: pd.DataFrame, endpoint: Dichotomy) -> Scorer:
 
 
 def _binned(values: pd.Series, edges: Sequence[int]) -> pd.Series:
-    """Groups of numbers: below the first edge, from one to the next, and from the last on."""
+    """Group numbers: below the first edge, from one edge to the next, and from the last on."""
     names = [f"< {edges[0]}"]
     names += [f"{low} to < {high}" for low, high in itertools.pairwise(edges)]
     names += [f">= {edges[-1]}"]
@@ -138,7 +139,7 @@ def _binned(values: pd.Series, edges: Sequence[int]) -> pd.Series:
 
 
 def _named(names: Sequence[str], places: pd.Series) -> pd.Series:
-    """The names at `places`; `UNKNOWN` where that is none."""
+    """Return the names at `places`; `UNKNOWN` where a place is missing."""
     known = places.isin(range(len(names)))
     codes = places.where(known, len(names)).to_numpy(np.int64)
     every = [*names, UNKNOWN]

@@ -1,4 +1,4 @@
-"""From a predictions table to every metric with its 95 % interval."""
+"""All metrics of a predictions table with their 95 % intervals."""
 
 import json
 import logging
@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 class Estimate(TypedDict):
-    """A metric of n rows, its 95 % interval, and the standard deviation over the resamples.
+    """Metric of n rows, its 95 % interval, and its standard deviation over the resamples.
 
-    None where it is undefined.
+    Undefined values are None.
     """
 
     value: float | None
@@ -36,37 +36,37 @@ class Estimate(TypedDict):
 
 
 Summary = dict[str, dict[str, Estimate]]
-"""{target: {metric: estimate}}."""
+"""Estimates, {target: {metric: estimate}}."""
 
 
 def summarise(
     predictions: pd.DataFrame, num_resamples: int = 1000, seed: int = 0, scheme: str = "subject"
 ) -> Summary:
-    """Score every grade and two-class task of a predictions table.
+    """Score every target and dichotomy of a predictions table.
 
     Agreement is that of the predicted class, `g_pred`, and so are accuracy, sensitivity and
     specificity of two classes; `rmse_expected` is that of the mean of the predicted distribution.
-    `brier` and `ece` (`knee_jax.metrics.calibration`) tell what the probabilities are worth, the
-    second of the predicted class. `oarsi` is the mean over the six OARSI grades, where all were
-    predicted. Tasks are scored by the summed probability of their positive classes; a task that
-    pools two grades has a sample for each, which resamples keep together, and one that is called
-    (`Task.called_from`) has the metrics of two classes as well. Rows where a grade is
-    missing are left out for that grade; a target one of whose grades has no labelled row is left
+    `brier` and `ece` (`knee_jax.metrics.calibration`) score the probabilities, `ece` that of the
+    predicted class. `oarsi` is the mean over the six OARSI grades, if all were predicted.
+    Dichotomies are scored by the summed probability of their positive classes; one that pools two
+    grades has a sample for each, which resamples keep together, and one with a threshold
+    (`Dichotomy.threshold`) also has the metrics of two classes. Rows where a grade is missing are
+    left out for that grade; a target or dichotomy one of whose grades has no labelled row is left
     out altogether, and so are resamples in which a metric is undefined: both are logged.
 
-    With the scheme `class` a grade's knees are drawn within its true classes, a task's within
-    positive and negative (of both grades, where two are pooled), and those of `oarsi` within the
-    knee's highest OARSI grade.
+    With the scheme `class` a grade's knees are drawn within its true classes, those of a dichotomy
+    within positive and negative (of both grades, if two are pooled), and those of `oarsi` within
+    the knee's highest OARSI grade.
 
     Args:
-        predictions: the table described in `knee_jax.metrics.predictions`.
-        num_resamples: bootstrap resamples behind each interval.
-        seed: Seed of the resamples; the result is a function of the table and the arguments.
-        scheme: a key of `bootstrap.SCHEMES`.
+        predictions: Predictions table, described in `knee_jax.metrics.predictions`.
+        num_resamples: Number of bootstrap resamples behind each interval.
+        seed: Random seed of the resamples; the result is a function of the table and the arguments.
+        scheme: Key of `bootstrap.SCHEMES`.
 
     Returns:
-        {target: {metric: {"value", "low", "high", "std", "n"}}}, ready for strict JSON; grades and
-        other targets first, then `oarsi`, then dichotomies.
+        Estimates, {target: {metric: {"value", "low", "high", "std", "n"}}}, ready for strict JSON;
+        grades and other targets first, then `oarsi`, then dichotomies.
 
     Raises:
         UserError: The table fails `check_predictions`, or the scheme is unknown.
@@ -81,13 +81,13 @@ def estimate(
     seed: int = 0,
     scheme: str = "subject",
 ) -> Summary:
-    """Every metric of some scorers with its interval; arguments and result as of `summarise`.
+    """Estimate every metric of some scorers with its interval; see `summarise`.
 
     Args:
-        scorers: what is scored, and what scores it.
-        num_resamples: bootstrap resamples behind each interval.
-        seed: Seed of the resamples, which are the same for scorers of the same rows.
-        scheme: a key of `bootstrap.SCHEMES`.
+        scorers: Pairs of the name of what is scored, and its scorer.
+        num_resamples: Number of bootstrap resamples behind each interval.
+        seed: Random seed of the resamples, which are the same for scorers of the same rows.
+        scheme: Key of `bootstrap.SCHEMES`.
     """
     summary: Summary = {}
     undefined: list[str] = []
@@ -113,12 +113,12 @@ def estimate(
 
 
 def write_metrics(path: Path | str, metrics: dict[str, Summary]) -> None:
-    """Write `metrics.json`, {split: summary}, as strict JSON, all or nothing."""
+    """Write `metrics.json`, {split: summary}, as strict JSON, atomically."""
     write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
 def _needed(names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return what predictions of some targets can be scored by, with the targets that it needs."""
+    """Return all that predictions of some targets allow to score, with the targets needed."""
     needed: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     needed |= {OARSI: OARSI_GRADES}
     needed |= {name: each.targets for name, each in targets.dichotomies().items()}

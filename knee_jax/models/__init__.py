@@ -1,4 +1,4 @@
-"""One file a network family; a file that defines `Model` is a network, by the file's name."""
+"""Networks, one file per family; a file that defines `Model` is a network, named by the file."""
 
 import functools
 import importlib
@@ -39,8 +39,8 @@ def create(
 ) -> nn.Module:
     """Build a network.
 
-    Every network is called alike, `model.apply(variables, image, keypoints, train=..., rngs=...)`,
-    and returns `{target: logits}` (see its docstring).
+    Every network has the same call, `model.apply(variables, image, keypoints, train=...,
+    rngs=...)`, and returns `{target: logits}` (see its docstring).
 
     Args:
         name: One of `names()`.
@@ -49,7 +49,7 @@ def create(
         **options: Further fields of `config.model`.
 
     Raises:
-        UserError: No such network, or no such field or value of it.
+        UserError: There is no such network, or it has no such field or value.
     """
     fixed: dict[str, Any] = {} if targets is None else {"targets": tuple(targets)}
     fixed |= {} if dtype is None else {"dtype": dtype}
@@ -59,8 +59,8 @@ def create(
 def load(name: str, variables: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Fill the variables of a network with weights from a file.
 
-    By the network's own `load`, where its file defines one, else by the names of its parameters
-    (`weights.fill`).
+    The network's own `load` is used if its file defines one; otherwise parameters are matched by
+    name (`weights.fill`).
     """
     loader: Callable[..., dict[str, Any]] = getattr(_module(name), "load", weights.fill)
     return loader(dict(variables), source)

@@ -1,4 +1,4 @@
-"""The network of Antony et al. 2017, with which Wang et al. compare theirs; an approximation.
+"""Network of Antony et al. 2017, with which Wang et al. compare theirs; an approximation.
 
 "Automatic detection of knee joints and quantification of knee osteoarthritis severity using
 convolutional neural networks". No code was published. Batch norm after every convolution and the
@@ -28,17 +28,18 @@ from knee_jax.models.layers import (
 )
 
 SIDES = (11, 5, 3, 3)
-"""Of the kernels; the first has a stride of 2, and a 3x3 max-pool with stride 2 follows each."""
+"""Sides of the kernels; the first has a stride of 2, and a 3x3 max-pool with stride 2 follows each.
+"""
 
 load = weights.fill
 
 
 class Trunk(nn.Module):
-    """The convolutional part.
+    """Convolutional part.
 
     Attributes:
-        width: channels of the first convolution; the others have two, three and four times as many.
-        dtype: compute type.
+        width: Channels of the first convolution; the others have two, three and four times as many.
+        dtype: Compute type.
     """
 
     width: int = 32
@@ -46,11 +47,11 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """Return the last map, [batch, 5, 8, 4 width] of an image of 200 x 300 px.
+        """Return the last map, [batch, 5, 8, 4 width] for an image of 200 x 300 px.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            train: Whether batch norm uses and updates batch statistics.
         """
         x = image
         for i, side in enumerate(SIDES, 1):
@@ -65,7 +66,7 @@ class Trunk(nn.Module):
             )(x)
             x = nn.relu(BatchNorm(name=f"bn{i}")(x, train))
             check_size(x, 3)
-            # Only windows that do not jut out.
+            # Only windows that do not extend beyond the image.
             rows, columns = ((size - 1) // 2 for size in x.shape[1:3])
             x = max_pool(x, padding=0)[:, :rows, :columns]
         return x
@@ -74,8 +75,8 @@ class Trunk(nn.Module):
 class Model(nn.Module):
     """Trunk over the joint, a hidden layer over all of its last map, and one linear head a grade.
 
-    The paper's input is the joint, 200 x 300 px: here the middle two thirds of the knee's rows.
-    The hidden layer's size depends on that of the image.
+    The paper's input is the joint, 200 x 300 px: here the middle two thirds of the knee's rows. The
+    size of the hidden layer depends on that of the image.
     """
 
     targets: tuple[str, ...] = ("kl",)
@@ -97,15 +98,15 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values of a whole knee, [batch, height, width, 1 or 3].
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
 
         Raises:
-            UserError: unknown grade, or an image that is too small.
+            UserError: A target is unknown, or the image is too small.
         """
         height = image.shape[1]
         rows = 2 * height // 3

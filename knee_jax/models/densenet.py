@@ -1,4 +1,4 @@
-"""Densely connected networks, equal to torchvision's to the pixel.
+"""Densely connected networks, identical to torchvision's.
 
 Huang, Liu, van der Maaten & Weinberger 2017, "Densely connected convolutional networks"
 (DenseNet-BC: bottlenecks, and half of the channels after each block).
@@ -33,7 +33,7 @@ BLOCKS = types.MappingProxyType(
         201: (6, 12, 48, 32),
     }
 )
-"""Layers in each block, by depth."""
+"""Number of layers in each block, by depth."""
 WIDTHS = types.MappingProxyType({121: 64, 161: 96, 169: 64, 201: 64})
 """Channels of the stem, by depth: twice the growth rate, which is what each layer adds."""
 
@@ -41,11 +41,11 @@ load = weights.fill
 
 
 class Layer(nn.Module):
-    """Batch norm, ReLU and 1x1 convolution to four times the growth; the same with 3x3, to it.
+    """Batch norm, ReLU and 1x1 convolution to 4 x growth channels; the same with 3x3 to growth.
 
     Attributes:
-        growth: channels of the result.
-        dtype: compute type.
+        growth: Channels of the result.
+        dtype: Compute type.
     """
 
     growth: int
@@ -63,12 +63,12 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-    """Layers of which each reads the block's input and the results of all before it.
+    """Layers that each read the block's input and the results of all layers before.
 
     Attributes:
-        layers: how many.
-        growth: channels that each adds.
-        dtype: compute type.
+        layers: Number of layers.
+        growth: Channels that each layer adds.
+        dtype: Compute type.
     """
 
     layers: int
@@ -85,10 +85,10 @@ class Block(nn.Module):
 
 
 class Transition(nn.Module):
-    """Batch norm, ReLU, 1x1 convolution to half of the channels, and a 2x2 mean.
+    """Batch norm, ReLU, 1x1 convolution to half of the channels, and 2x2 mean.
 
     Attributes:
-        dtype: compute type.
+        dtype: Compute type.
     """
 
     dtype: Any
@@ -103,13 +103,13 @@ class Transition(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The convolutional part: stem and four blocks, with transitions between them.
+    """Convolutional part: stem and four blocks, with transitions between them.
 
     Attributes:
-        depth: one of `BLOCKS`.
-        width: channels of the stem, twice the growth rate; None: those of `WIDTHS`.
-        blocks: layers in each of the four blocks; None: those of `BLOCKS`.
-        dtype: compute type.
+        depth: Number of layers, a key of `BLOCKS`.
+        width: Channels of the stem, twice the growth rate; None: those of `WIDTHS`.
+        blocks: Number of layers in each of the four blocks; None: those of `BLOCKS`.
+        dtype: Compute type.
     """
 
     depth: int
@@ -122,8 +122,8 @@ class Trunk(nn.Module):
         """Return the last map, of stride 32.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            train: Whether batch norm uses and updates batch statistics.
         """
         blocks = self.blocks or choose(BLOCKS, self.depth, "DenseNet depth")
         if len(blocks) != 4 or min(blocks) < 1:
@@ -161,15 +161,16 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values; 29 px or more.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values, [batch, height, width, 1 or 3]; 29 px or more.
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
 
         Raises:
-            UserError: unknown depth, grade or pooling, not four blocks, or a small image.
+            UserError: The depth, a target or the pooling is unknown, there are not four blocks, or
+                the image is too small.
         """
         blocks = tuple(self.blocks) if self.blocks else None
         trunk = Trunk(self.depth, self.width, blocks, self.dtype, name="trunk")

@@ -1,7 +1,7 @@
-"""From a map of features to targets: pooling, dropout and a linear head for each.
+"""Heads that read targets from a feature map: pooling, dropout and a linear layer for each.
 
-The networks of Tiulpin & Saarakkala 2020 ( "Automatic grading of individual knee
-osteoarthritis features ..."): average pooling; its supplementary trials: weighted pooling.
+The networks of Tiulpin & Saarakkala 2020 ("Automatic grading of individual knee osteoarthritis
+features ...") use average pooling; its supplementary trials, weighted pooling.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,14 +30,14 @@ POOLINGS = ("average", "gwap", "gwap_hidden")
 class WeightedPool(nn.Module):
     """Global weighted average pooling (Qiu 2018, arXiv:1809.08264).
 
-    The mean of the map's pixels with weights exp(sigmoid(score)), where a pixel's score is linear
-    in its features, or in those of a hidden layer: 3x3 convolution to a sixteenth of the channels
-    (as squeeze-and-excitation has; no paper says how many), batch norm, ReLU, and dropout of
-    whole channels at 0.5.
+    It is the mean of the map's pixels with weights exp(sigmoid(score)), where a pixel's score is
+    linear in its features, or in those of a hidden layer: 3x3 convolution to a sixteenth of the
+    channels (as in squeeze-and-excitation; no paper gives the number), batch norm, ReLU, and
+    dropout of whole channels at 0.5.
 
     Attributes:
-        hidden: whether there is that layer.
-        dtype: its compute type.
+        hidden: Whether there is a hidden layer.
+        dtype: Compute type of the hidden layer.
     """
 
     hidden: bool
@@ -66,25 +66,25 @@ def read_targets(
     dtype: Any,
     train: bool,
 ) -> dict[str, jax.Array]:
-    """Read every target from a map; to be called within the `__call__` of `model`.
+    """Read every target from a map; must be called within the `__call__` of `model`.
 
     The model gets the parameters, named `head_<target>` and, with weighted pooling,
-    `pool_<target>`, and lets `maps` be observed, and `features` where all heads read the same.
+    `pool_<target>`, and exposes `maps`, and `features` if all heads read the same.
 
     Args:
-        model: The network.
-        x: [batch, height, width, channels].
-        names: Targets to predict.
-        pooling: one of `POOLINGS`.
-        dropout: rate before each head, drawn for each by itself.
-        dtype: compute type of a hidden layer.
-        train: batch statistics and dropout (rng `dropout`).
+        model: Network that the heads belong to.
+        x: Map, [batch, height, width, channels].
+        names: Names of the targets to predict.
+        pooling: Pooling, one of `POOLINGS`.
+        dropout: Dropout rate before each head, drawn separately for each.
+        dtype: Compute type of a hidden layer.
+        train: Whether to use batch statistics and dropout (rng `dropout`).
 
     Returns:
-        Target → float32 logits [batch, outputs].
+        Logits of each target, float32 [batch, outputs].
 
     Raises:
-        UserError: Unknown target or pooling.
+        UserError: A target or the pooling is unknown.
     """
     if pooling not in POOLINGS:
         raise UserError(f"unknown pooling {pooling!r}; choose from: {', '.join(POOLINGS)}")
@@ -112,19 +112,19 @@ def read_features(
     """Read every target from features that all heads share, as `read_targets` does.
 
     Args:
-        model: The network; it lets `features` be observed.
-        features: [batch, features].
-        names: Targets to predict.
-        dropout: rate before each head, drawn for each by itself.
-        train: whether there is dropout (rng `dropout`).
+        model: Network that the heads belong to; it exposes `features`.
+        features: Features, [batch, features].
+        names: Names of the targets to predict.
+        dropout: Dropout rate before each head, drawn separately for each.
+        train: Whether to apply dropout (rng `dropout`).
         initial: Initialiser of the heads' kernels.
-        initial_bias: Initialiser of their biases.
+        initial_bias: Initialiser of the heads' biases.
 
     Returns:
-        Target → float32 logits [batch, outputs].
+        Logits of each target, float32 [batch, outputs].
 
     Raises:
-        UserError: Unknown target.
+        UserError: A target is unknown.
     """
     features = observe(model, "features", features)
     return {

@@ -1,8 +1,8 @@
-"""Keypoint pooling network (KPN): seven grades read where the bone surfaces are.
+"""Keypoint pooling network (KPN): seven grades, read where the bone surfaces are.
 
-Zheng et al. 2021, "Coherence learning using keypoint-based pooling network for accurately
-assessing radiographic knee osteoarthritis", section 2.1: the map of the third residual stage is
-sampled at bone landmarks, and each head reads its compartment's.
+Zheng et al. 2021, "Coherence learning using keypoint-based pooling network for accurately assessing
+radiographic knee osteoarthritis", section 2.1: the map of the third residual stage is sampled at
+bone landmarks, and each head reads those of its compartment.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from knee_jax.models.layers import Linear, choose, observe
 from knee_jax.targets.grades import GRADES
 
 STRIDE = 16
-"""Input pixels to one pixel of the pooled map (third stage)."""
+"""Input pixels per pixel of the pooled map (third stage)."""
 COMPARTMENTS = ("fl", "fm", "tl", "tm")
 
 load = resnet.load
@@ -29,16 +29,17 @@ load = resnet.load
 def bilinear_pool(features: jax.Array, points: jax.Array) -> jax.Array:
     """Sample a feature map at points between its pixels; outside, at the nearest border.
 
-    Written as a product with the hat-function weights of all pixels: for some tens of points it
-    costs next to nothing, is deterministic on every device and has a product as its gradient,
-    where gathering has scatters.
+    It is written as a product with the hat-function weights of all pixels: for some tens of points
+    it costs next to nothing, is deterministic on every device, and its gradient is a product,
+    whereas that of gathering is a scatter.
 
     Args:
-        features: [batch, height, width, channels].
-        points: [batch, points, 2], (x, y) in pixels of the map; pixel i is centred at i + 0.5.
+        features: Feature map, [batch, height, width, channels].
+        points: Points, [batch, points, 2], (x, y) in pixels of the map; pixel i is centred at i +
+            0.5.
 
     Returns:
-        [batch, points, channels], float32.
+        Sampled features, float32 [batch, points, channels].
     """
 
     def weights(coordinate: jax.Array, size: int) -> jax.Array:
@@ -57,9 +58,9 @@ def bilinear_pool(features: jax.Array, points: jax.Array) -> jax.Array:
 
 
 def pool_known(features: jax.Array, points: jax.Array) -> jax.Array:
-    """`bilinear_pool`, with the map's global average in place of a point that is NaN.
+    """Apply `bilinear_pool`, with the map's global average in place of points that are NaN.
 
-    A knee without landmarks is so read as a network without keypoint pooling would read it; its
+    A knee without landmarks is thus read as a network without keypoint pooling would read it; its
     gradient is that of the average, and finite.
     """
     known = jnp.isfinite(points).all(-1, keepdims=True)
@@ -69,7 +70,7 @@ def pool_known(features: jax.Array, points: jax.Array) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Weighted mean of points' features, each weighed by what it shows (Bahdanau et al. 2015)."""
+    """Mean of points' features, weighted by a score of each point (Bahdanau et al. 2015)."""
 
     @nn.compact
     def __call__(self, points: jax.Array) -> jax.Array:
@@ -79,12 +80,12 @@ class Attention(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits of one grade: linear, or with one hidden layer.
+    """Logits of one target: linear, or with one hidden layer.
 
     Attributes:
-        classes: number of outputs.
-        hidden: units of the hidden layer (ReLU); 0 for none.
-        dropout: rate before the last layer.
+        classes: Number of outputs.
+        hidden: Number of units of the hidden layer (ReLU); 0 for none.
+        dropout: Dropout rate before the last layer.
     """
 
     classes: int
@@ -132,23 +133,23 @@ class Model(nn.Module):
 
     @property
     def needs_keypoints(self) -> bool:
-        """Whether the network reads landmarks; without, it averages over a knee (`pool_known`)."""
+        """Whether the network reads landmarks; without them a knee is averaged (`pool_known`)."""
         return self.kpn
 
     @nn.compact
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
-        With `regression` also `<grade>_value` [batch] of every grade, in units of grades.
+        With `regression` also return `<target>_value` [batch] of every target, in units of grades.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            keypoints: [batch, 74, 2], (x, y) in pixels of `image`, pixel i centred at i + 0.5;
-                those outside the image are read at its border, and in place of one that is NaN
-                the average of the whole map. Ignored without `kpn`.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            keypoints: Landmarks, [batch, 74, 2], (x, y) in pixels of `image`, pixel i centred at i
+                + 0.5; those outside the image are read at its border, and for one that is NaN the
+                average of the whole map is read. Ignored without `kpn`.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
         """
         trunk = resnet.Trunk(
             self.depth, self.width, stages=3 if self.kpn else 4, dtype=self.dtype, name="trunk"

@@ -15,48 +15,48 @@ from jax import lax
 from knee_jax.errors import UserError
 
 InitialBias = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-"""Initial values of a bias [out], from a key and the shape [..., out] of the layer's kernel."""
+"""Function from a key and the shape [..., out] of a kernel to the initial bias, [out]."""
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""He et al. 2015, eq. 14, as in torchvision's ResNet."""
+"""Initialiser of He et al. 2015, eq. 14, as in torchvision's ResNet."""
 
 kaiming_normal_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-"""The same, eq. 10, as in torchvision's DenseNet."""
+"""The same with eq. 10, as in torchvision's DenseNet."""
 
 kaiming_uniform = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 """U(-sqrt(6 / fan in), sqrt(6 / fan in)): He et al. 2015, eq. 10, `kaiming_uniform_` in PyTorch."""
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(-1/sqrt(fan in), 1/sqrt(fan in)), what PyTorch gives layers that nobody initialises.
+    """Draw from U(-1/sqrt(fan in), 1/sqrt(fan in)), PyTorch's default initialisation.
 
-    The fan in of a kernel [..., out] is the size of all axes but the last.
+    The fan in of a kernel [..., out] is the size of all axes except the last.
     """
     bound = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def torch_bias(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The same for the bias [out] of a layer with a kernel of that shape."""
+    """Draw in the same way the bias [out] of a layer with a kernel of that shape."""
     return torch_uniform(key, shape).reshape(-1, shape[-1])[0]
 
 
 def constant_bias(value: float) -> InitialBias:
-    """Initial values of a bias that is `value` in all channels."""
+    """Return an initialiser of a bias that is `value` in all channels."""
     return lambda key, shape: jnp.full(shape[-1:], value, jnp.float32)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int, more: int = 0) -> jax.Array:
     """Convolve [B, H, W, in] with [side, side, in / groups, out].
 
-    The shapes tell the number of groups.
+    The number of groups follows from the shapes.
 
     Args:
-        x: the image.
-        kernel: what to convolve it with.
-        stride: step of the output grid, pixels.
-        pad: pixels of zeros on every side.
-        more: further columns of zeros at the right.
+        x: Images.
+        kernel: Kernel to convolve them with.
+        stride: Step of the output grid, pixels.
+        pad: Pixels of zeros on every side.
+        more: Further columns of zeros on the right.
     """
     return lax.conv_general_dilated(
         x,
@@ -69,18 +69,19 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int, more: int =
 
 
 SLICE = 32
-"""Input channels that one of the dense convolutions takes which make up a grouped one."""
+"""Input channels of each of the dense convolutions that make up a grouped one."""
 
 
 def convolve_groups_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """`convolve` in groups, as dense convolutions of some groups at a time.
+    """Compute `convolve` in groups as dense convolutions of several groups at a time.
 
     Several neighbouring groups are one dense convolution whose kernel is zero between groups. XLA
     runs that fast on the CPU, gradients included; its own grouped convolution takes 2 to 7 times
-    longer, and the gradient for a grouped kernel a thousand times (benchmarks/train_step.py).
+    longer, and the gradient with respect to a grouped kernel a thousand times longer
+    (benchmarks/train_step.py).
     """
     groups = x.shape[-1] // kernel.shape[2]
-    # Not more than 16 convolutions, for the time it takes to compile them.
+    # At most 16 convolutions, to limit the time of compilation.
     wanted = -(-max(SLICE, x.shape[-1] // 16) // kernel.shape[2])
     together = next(n for n in range(min(wanted, groups), groups + 1) if groups % n == 0)
     parts = groups // together
@@ -94,7 +95,7 @@ def convolve_groups_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pad: in
 
 
 def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
-    """[side, side, in / groups, out] to the dense [side, side, in, out] that does the same."""
+    """Expand [side, side, in / groups, out] to the equivalent dense [side, side, in, out]."""
     side, _, inputs, outputs = kernel.shape
     apart = kernel.reshape(side, side, 1, inputs, groups, outputs // groups)
     same_group = jnp.eye(groups, dtype=bool)[:, None, :, None]
@@ -114,19 +115,19 @@ def convolve_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> j
 
 
 class Conv(nn.Module):
-    """2-D convolution, padded alike on every side.
+    """2-D convolution, padded equally on every side.
 
     Flax's "SAME" pads a stride of 2 on one side only; PyTorch pads both.
 
     Attributes:
-        features: number of output channels.
-        kernel_size: odd side of the kernel, pixels.
-        stride: step of the output grid, pixels.
-        dtype: compute type; the parameter `kernel` [side, side, in / groups, out] is float32.
-        groups: parts that the channels fall into, each convolved by itself.
+        features: Number of output channels.
+        kernel_size: Odd side of the kernel, pixels.
+        stride: Step of the output grid, pixels.
+        dtype: Compute type; the parameter `kernel` [side, side, in / groups, out] is float32.
+        groups: Number of groups of channels, each convolved separately.
         initial: Initialiser of the kernel.
-        padding: pixels of zeros on every side; None: `(kernel_size - 1) // 2`.
-        initial_bias: Initialiser of the `bias` [out]; None: there is none.
+        padding: Pixels of zeros on every side; None: `(kernel_size - 1) // 2`.
+        initial_bias: Initialiser of the `bias` [out]; None: no bias.
     """
 
     features: int
@@ -143,7 +144,7 @@ class Conv(nn.Module):
         """Convolve x [batch, height, width, channels].
 
         Raises:
-            UserError: the image is smaller than the kernel.
+            UserError: The image is smaller than the kernel.
         """
         side = self.kernel_size
         pad = (side - 1) // 2 if self.padding is None else self.padding
@@ -166,14 +167,14 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all but the last axis (Ioffe & Szegedy 2015), as PyTorch does it.
+    """Batch normalisation over all axes except the last (Ioffe & Szegedy 2015), as in PyTorch.
 
-    The batch is normalised by its biased variance, the running variance collects the unbiased one.
+    The batch is normalised by its biased variance; the running variance collects the unbiased one.
     Statistics are float32; under `jax.jit` over a mesh they are those of the whole batch.
 
     Attributes:
-        momentum: weight of the old running statistics (1 - PyTorch's momentum).
-        epsilon: added to the variance.
+        momentum: Weight of the old running statistics (1 - PyTorch's momentum).
+        epsilon: Constant added to the variance.
     """
 
     momentum: float = 0.9
@@ -208,15 +209,15 @@ class BatchNorm(nn.Module):
 class ConvBlock(nn.Module):
     """3x3 convolutions without padding, each with a bias, batch norm and ReLU.
 
-    What Siamese networks of knees are made of (Tiulpin et al. 2018, Wang et al.), with the initial
-    values of their code: Kaiming-uniform kernels, biases of 0.1.
+    These are the blocks of Siamese networks of knees (Tiulpin et al. 2018, Wang et al.), with the
+    initial values of their code: Kaiming-uniform kernels, biases of 0.1.
 
     Attributes:
-        features: channels of every convolution.
-        convolutions: how many.
+        features: Channels of every convolution.
+        convolutions: Number of convolutions.
         stride: Stride of the first convolution.
         epsilon: Epsilon of batch norm.
-        dtype: compute type.
+        dtype: Compute type.
     """
 
     features: int
@@ -247,11 +248,11 @@ class Linear(nn.Module):
     """Affine map.
 
     Attributes:
-        features: number of outputs.
-        bias: whether something is added.
+        features: Number of outputs.
+        bias: Whether a bias is added.
         initial: Initialiser of the kernel; by default PyTorch's, U(-1/sqrt(in), 1/sqrt(in)).
         initial_bias: Initialiser of the bias.
-        dtype: compute type, and that of the result; the parameters are float32.
+        dtype: Compute type, and type of the result; the parameters are float32.
     """
 
     features: int
@@ -274,17 +275,18 @@ class Linear(nn.Module):
 
 
 def max_pool(x: jax.Array, padding: int = 1) -> jax.Array:
-    """3x3 maximum with stride 2, of [B, H, W, C]; 3x3x3 of [B, D, H, W, C].
+    """Take the 3x3 maximum with stride 2 of [B, H, W, C]; 3x3x3 of [B, D, H, W, C].
 
-    One axis after the other, by comparisons: the gradient (to the first of equal values, as in
-    PyTorch) is then elementwise, 6 times faster on the CPU than XLA's select-and-scatter, and
-    free of the atomic additions that make that one irreproducible on a GPU.
+    It works on one axis after the other, by comparisons: the gradient (to the first of equal
+    values, as in PyTorch) is then elementwise, 6 times faster on the CPU than XLA's
+    select-and-scatter, and free of the atomic additions that make the latter irreproducible on a
+    GPU.
 
     Args:
-        x: what to pool.
-        padding: 1: one pixel of -inf around, [B, ceil(H/2), ceil(W/2), C] (torchvision's ResNet);
-            0: none, but windows may jut out at the end, [B, floor(H/2), floor(W/2), C] (Caffe;
-            PyTorch's `ceil_mode`).
+        x: Images or volumes to pool.
+        padding: Padding. 1: one pixel of -inf around, [B, ceil(H/2), ceil(W/2), C] (torchvision's
+            ResNet); 0: none, but windows may extend beyond the end, [B, floor(H/2), floor(W/2), C]
+            (Caffe; PyTorch's `ceil_mode`).
     """
     for axis in range(x.ndim - 2, 0, -1):
         x = _max_pool_axis(x, axis, padding)
@@ -292,7 +294,7 @@ def max_pool(x: jax.Array, padding: int = 1) -> jax.Array:
 
 
 def _max_pool_axis(x: jax.Array, axis: int, padding: int) -> jax.Array:
-    """Window i covers pixels 2i - padding to 2i - padding + 2."""
+    """Pool one axis; window i covers pixels 2i - padding to 2i - padding + 2."""
     infinity = jnp.array(-jnp.inf, x.dtype)
 
     def pad(x: jax.Array, before: int, after: int) -> jax.Array:
@@ -314,10 +316,12 @@ def _max_pool_axis(x: jax.Array, axis: int, padding: int) -> jax.Array:
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """2x2 maximum with stride 2, [B, floor(H/2), floor(W/2), C]; gradient as in `max_pool`.
+    """Take the 2x2 maximum with stride 2, [B, floor(H/2), floor(W/2), C].
+
+    The gradient is as in `max_pool`.
 
     Raises:
-        UserError: the image has one row or column alone.
+        UserError: The image has only one row or column.
     """
     check_size(x, 2)
     for axis in (2, 1):
@@ -327,10 +331,10 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 
 
 def average_pool_2x2(x: jax.Array) -> jax.Array:
-    """2x2 mean with stride 2, [B, floor(H/2), floor(W/2), C].
+    """Take the 2x2 mean with stride 2, [B, floor(H/2), floor(W/2), C].
 
     Raises:
-        UserError: the image has one row or column alone.
+        UserError: The image has only one row or column.
     """
     check_size(x, 2)
     for axis in (2, 1):
@@ -340,7 +344,7 @@ def average_pool_2x2(x: jax.Array) -> jax.Array:
 
 
 def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """The even and the odd pixels along an axis; of an odd number, the last is left out."""
+    """Return the even and the odd pixels along an axis; of an odd number, the last is left out."""
     size = x.shape[axis] // 2
     x = lax.slice_in_dim(x, 0, 2 * size, axis=axis)
     x = x.reshape(*x.shape[:axis], size, 2, *x.shape[axis + 1 :])
@@ -349,15 +353,16 @@ def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """Mean over rows and columns, [B, H, W, C] to [B, C], float32."""
+    """Return the mean over rows and columns, [B, H, W, C] to [B, C], float32."""
     return x.mean((1, 2), dtype=jnp.float32)
 
 
 def global_max(x: jax.Array) -> jax.Array:
-    """Maximum over rows and columns, [B, H, W, C] to [B, C]; gradient to the first of equal values.
+    """Return the maximum over rows and columns, [B, H, W, C] to [B, C].
 
-    `x.max` divides its gradient by the number of pixels that equal the maximum. Where XLA computes
-    x a second time for that, rounded otherwise, there is none, and the gradient is NaN.
+    The gradient goes to the first of equal values. `x.max` divides its gradient by the number of
+    pixels that equal the maximum. If XLA recomputes x for that with different rounding, there is
+    none, and the gradient is NaN.
     """
     pixels = x.reshape(len(x), -1, x.shape[-1])
     first = jnp.argmax(pixels, axis=1, keepdims=True)
@@ -366,7 +371,7 @@ def global_max(x: jax.Array) -> jax.Array:
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] to [B, C H W], channel by channel, as PyTorch's maps lie."""
+    """Flatten [B, H, W, C] to [B, C H W], channel by channel, in PyTorch's order."""
     return jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
 
 
@@ -382,19 +387,20 @@ def check_size(x: jax.Array, least: int) -> None:
 
 
 def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
-    """Let those who explain a network see `x`, and its gradient; otherwise does nothing.
+    """Expose `x` and its gradient for explanations of a network; otherwise do nothing.
 
     `apply(..., mutable=["intermediates", "perturbations"])` returns `x` among the intermediates,
     and zeros of its shape among the perturbations; whatever is given as a perturbation is added.
 
     Args:
-        module: the one within whose `__call__` this is called.
-        name: `maps...`: the last maps before pooling, [batch, height, width, channels], of which
-            there may be several; `features`: what the heads read, [batch, features].
-        x: the value.
+        module: Module within whose `__call__` this is called.
+        name: Name of the value. `maps...`: the last maps before pooling, [batch, height, width,
+            channels], of which there may be several; `features`: the input of the heads, [batch,
+            features].
+        x: Value to expose.
 
     Returns:
-        `x`, with the perturbation.
+        `x`, with the perturbation added.
     """
     if module.is_initializing():
         return x
@@ -412,7 +418,7 @@ def check_volume(image: jax.Array) -> None:
 
 
 def choose(table: Mapping, name: Any, what: str) -> Any:
-    """Look up `table[name]`; `UserError` listing the choices where it is not there."""
+    """Return `table[name]`, or raise UserError with the choices if it is missing."""
     if name not in table:
         raise UserError(f"unknown {what} {name!r}; choose from: {', '.join(map(str, table))}")
     return table[name]

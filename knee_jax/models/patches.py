@@ -1,9 +1,9 @@
-"""The two side patches of a knee, as Siamese networks read them (Tiulpin et al. 2018).
+"""Two side patches of a knee, as Siamese networks read them (Tiulpin et al. 2018).
 
 Wang et al., Fig. 3: "two 128 x 128 pixel patches were extracted from the lateral and medial
 one-third regions of the knee joint", the medial one mirrored, so that both look alike. In the
-published code the first row is floor(height / 3), and the patches lie at the image's left and
-right edge.
+published code the first row is floor(height / 3), and the patches lie at the left and right edges
+of the image.
 """
 
 import jax
@@ -19,14 +19,14 @@ def side_patches(image: jax.Array, size: int = PATCH) -> tuple[jax.Array, jax.Ar
     """Cut the lateral patch, and the medial one mirrored.
 
     Args:
-        image: [batch, height, width, channels], as of a right knee: lateral at the left.
-        size: side of the patches, pixels.
+        image: Images as of right knees (lateral at the left), [batch, height, width, channels].
+        size: Side of the patches, pixels.
 
     Returns:
-        Two arrays [batch, size, size, channels].
+        Lateral and medial patches, [batch, size, size, channels] each.
 
     Raises:
-        UserError: the image is too small for patches of that size.
+        UserError: The image is too small for patches of that size.
     """
     height, width = image.shape[1:3]
     top = first_row(height, width, size)
@@ -37,17 +37,17 @@ def side_patches(image: jax.Array, size: int = PATCH) -> tuple[jax.Array, jax.Ar
 def paste_patches(
     lateral: jax.Array, medial: jax.Array, height: int, width: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Lay the pixels of both patches where they lie on the knee, the medial one mirrored back.
+    """Place the pixels of both patches where they lie on the knee, the medial one mirrored back.
 
     Args:
-        lateral: [batch, size, size, channels].
-        medial: the same shape, as `side_patches` gives it.
+        lateral: Lateral patches, [batch, size, size, channels].
+        medial: Medial patches of the same shape, as returned by `side_patches`.
         height: Height of the knee, pixels.
         width: Width of the knee, pixels.
 
     Returns:
-        [batch, height, width, channels], zero where there is no patch and the mean where two
-        overlap, and how many patches lie on each pixel, [height, width].
+        Pasted patches, [batch, height, width, channels], zero where there is none and the mean
+        where two overlap; and the number of patches on each pixel, [height, width].
     """
     size = lateral.shape[1]
     top = first_row(height, width, size)
@@ -64,10 +64,10 @@ def paste_patches(
 
 
 def first_row(height: int, width: int, size: int) -> int:
-    """The row of a knee at which its patches begin.
+    """Return the row of a knee at which its patches begin.
 
     Raises:
-        UserError: they would not fit.
+        UserError: The patches would not fit.
     """
     top = height // 3
     if size < 1 or top + size > height or size > width:

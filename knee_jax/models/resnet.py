@@ -1,4 +1,4 @@
-"""Residual networks, equal to torchvision's to the pixel.
+"""Residual networks, identical to torchvision's.
 
 He, Zhang, Ren & Sun 2016, "Deep residual learning for image recognition", with the stride of a
 bottleneck on its 3x3 convolution (torchvision's "v1.5").
@@ -26,21 +26,21 @@ BLOCKS = types.MappingProxyType(
         152: (3, 8, 36, 3),
     }
 )
-"""Residual blocks in each stage, by depth; from 50 on they are bottlenecks."""
+"""Number of residual blocks in each stage, by depth; from 50 on they are bottlenecks."""
 
 load = weights.fill
 
 
 class Block(nn.Module):
-    """One residual block: two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck (x4 channels).
+    """Residual block: two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck (x4 channels).
 
     Attributes:
-        features: channels inside the block.
+        features: Channels inside the block.
         stride: Stride of its first 3x3 convolution and of the shortcut.
-        bottleneck: which of the two kinds.
-        dtype: compute type.
-        groups: of the 3x3 convolution of a bottleneck; more than one makes it a ResNeXt's, with
-            twice the channels inside (Xie et al. 2017, Table 1).
+        bottleneck: Whether the block is a bottleneck.
+        dtype: Compute type.
+        groups: Groups of the 3x3 convolution of a bottleneck; more than one makes it a ResNeXt's,
+            with twice the channels inside (Xie et al. 2017, Table 1).
     """
 
     features: int
@@ -71,15 +71,15 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The convolutional part: stem and up to four stages of residual blocks.
+    """Convolutional part: stem and up to four stages of residual blocks.
 
     Attributes:
-        depth: one of `BLOCKS`.
-        width: channels of the stem and of the first stage's blocks; 64 is the published network.
-        stages: how many of the four stages there are; later ones have no parameters.
-        dtype: compute type.
+        depth: Number of layers, a key of `BLOCKS`.
+        width: Channels of the stem and of the first stage's blocks; 64 is the published network.
+        stages: Number of stages, up to four; later ones have no parameters.
+        dtype: Compute type.
         groups: Groups of the 3x3 convolutions of depth 50 (see `Block`).
-        remat: computes the inside of each block again for the gradient, in place of keeping it.
+        remat: Whether to recompute the inside of each block for the gradient instead of keeping it.
     """
 
     depth: int
@@ -91,11 +91,11 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Return the stages' maps; that of stage s (from 1) has stride 2^(s + 1).
+        """Return the maps of the stages; that of stage s (from 1) has stride 2^(s + 1).
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            train: Whether batch norm uses and updates batch statistics.
         """
         x = Conv(self.width, 7, 2, self.dtype, name="conv1")(image)
         x = max_pool(nn.relu(BatchNorm(name="bn1")(x, train)))
@@ -131,12 +131,12 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
         """
         trunk = Trunk(self.depth, self.width, 4, self.dtype, name="trunk")
         return read_targets(

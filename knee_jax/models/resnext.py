@@ -1,9 +1,9 @@
 """ResNeXt with a head of one hidden layer: progression from a radiograph.
 
-The prior art that Panfilov et al. 2022 compare with (Table 1): Tiulpin et al. 2019, "Multimodal
-machine learning-based knee osteoarthritis progression prediction from plain radiographs and
-clinical data", without the clinical data. The trunk is torchvision's ResNeXt-50 32x4d (Xie et al.
-2017, "Aggregated residual transformations for deep neural networks").
+This is the prior art that Panfilov et al. 2022 compare with (Table 1): Tiulpin et al. 2019,
+"Multimodal machine learning-based knee osteoarthritis progression prediction from plain radiographs
+and clinical data", without the clinical data. The trunk is torchvision's ResNeXt-50 32x4d (Xie et
+al. 2017, "Aggregated residual transformations for deep neural networks").
 """
 
 from typing import Any
@@ -46,13 +46,12 @@ class Model(nn.Module):
     ) -> dict[str, jax.Array]:
         """Return float32 logits [batch, classes] of every target.
 
-        To those who explain it (`layers.observe`) it shows the last `maps`, and their average,
-        `features`.
+        It exposes (`layers.observe`) the last `maps`, and their average, `features`.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
         """
         if self.width < 2 or self.width % 2:
             raise UserError(f"width = {self.width}: resnext wants an even one")

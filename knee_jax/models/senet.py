@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation networks, equal to the Caffe originals' PyTorch ports to the pixel.
+"""Squeeze-and-excitation networks, identical to the PyTorch ports of the Caffe originals.
 
 Hu, Shen & Sun 2018, "Squeeze-and-excitation networks": SE-ResNet-50 and SE-ResNeXt-50 32x4d, as in
 Cadene's `pretrainedmodels` and timm's `legacy_seresnet50` and `legacy_seresnext50_32x4d`.
@@ -23,10 +23,10 @@ load = weights.fill
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a number in (0, 1) that depends on all channels' means.
+    """Scaling of each channel by a number in (0, 1) that depends on the means of all channels.
 
     Attributes:
-        reduction: channels to one hidden unit.
+        reduction: Number of channels per hidden unit.
     """
 
     reduction: int = 16
@@ -44,13 +44,13 @@ class Block(nn.Module):
     """Bottleneck of 1x1, 3x3 and 1x1 convolutions, rescaled before the shortcut is added.
 
     Attributes:
-        inner: channels of the 3x3 convolution.
-        features: channels of the result.
-        groups: of the 3x3 convolution. Caffe's SE-ResNet, without groups, has its stride on the
-            first 1x1 convolution, SE-ResNeXt on the 3x3.
+        inner: Channels of the 3x3 convolution.
+        features: Channels of the result.
+        groups: Groups of the 3x3 convolution. Caffe's SE-ResNet, without groups, has its stride on
+            the first 1x1 convolution, SE-ResNeXt on the 3x3.
         stride: Stride of the block.
-        stride_first: whether the first convolution has it.
-        dtype: compute type.
+        stride_first: Whether the first convolution has the stride.
+        dtype: Compute type.
     """
 
     inner: int
@@ -79,14 +79,14 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The convolutional part: stem and four stages.
+    """Convolutional part: stem and four stages.
 
     Attributes:
-        arch: one of `ARCHITECTURES`.
-        width: channels of the stem; 64 is the published network. SE-ResNeXt has half as many
+        arch: Architecture, one of `ARCHITECTURES`.
+        width: Channels of the stem; 64 is the published network. SE-ResNeXt has half as many
             groups, of 4, 8, 16 and 32 channels in the four stages.
-        blocks: how many in each stage.
-        dtype: compute type.
+        blocks: Number of blocks in each stage.
+        dtype: Compute type.
     """
 
     arch: str = "se_resnext50_32x4d"
@@ -96,11 +96,11 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Return the stages' maps; that of stage s (from 1) has stride 2^(s + 1).
+        """Return the maps of the stages; that of stage s (from 1) has stride 2^(s + 1).
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            train: Whether batch norm uses and updates batch statistics.
         """
         if self.arch not in ARCHITECTURES:
             raise UserError(f"unknown arch {self.arch!r}; choose from: {', '.join(ARCHITECTURES)}")
@@ -130,7 +130,7 @@ class Trunk(nn.Module):
 class Model(nn.Module):
     """Trunk, global pooling, and one linear head a grade.
 
-    With the defaults, but for `pooling`, those of Tiulpin & Saarakkala 2020 (with dropout 0.5).
+    The defaults, except for `pooling`, are those of Tiulpin & Saarakkala 2020 (with dropout 0.5).
     """
 
     arch: str = option("se_resnext50_32x4d", "Architecture.", choices=ARCHITECTURES)
@@ -149,12 +149,12 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
         """
         trunk = Trunk(self.arch, self.width, tuple(self.blocks), self.dtype, name="trunk")
         return read_targets(

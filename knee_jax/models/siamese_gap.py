@@ -1,8 +1,8 @@
 """Siamese-GAP: early osteoarthritis from both sides of a knee, read at four depths.
 
-Wang et al., "Confidence-driven deep learning framework for early detection of knee
-osteoarthritis", section II-A; the layers, and the attention that the text does not mention but its
-number of parameters contains, as in the authors' later code (KECAE).
+Wang et al., "Confidence-driven deep learning framework for early detection of knee osteoarthritis",
+section II-A. The layers are as in the authors' later code (KECAE), and so is the attention, which
+the text does not mention but its number of parameters includes.
 """
 
 from typing import Any
@@ -29,15 +29,15 @@ from knee_jax.models.layers import (
 from knee_jax.models.patches import PATCH, side_patches
 
 CONVOLUTIONS = (2, 3, 4, 4)
-"""How many each block has; from the second block on, the first of them has a stride of 2."""
+"""Number of convolutions in each block; from the second block on, the first has a stride of 2."""
 REDUCTION = 8
-"""Channels to one hidden unit of the attention."""
+"""Number of channels per hidden unit of the attention."""
 
 load = weights.fill
 
 
 class ChannelAttention(nn.Module):
-    """A number in (0, 1) for each channel, from the means and maxima of all (Woo et al. 2018)."""
+    """Number in (0, 1) for each channel, from the means and maxima of all (Woo et al. 2018)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -49,16 +49,16 @@ class ChannelAttention(nn.Module):
 
 
 class Trunk(nn.Module):
-    """One branch: blocks of unpadded convolutions; the next reads what attention has emphasised.
+    """Branch of blocks of unpadded convolutions; each reads what attention has emphasised.
 
-    The attention after the last block changes nothing that is read: it is in the published code,
-    and number of parameters, and costs no time.
+    The attention after the last block changes nothing that is read: it is in the published code and
+    number of parameters, and takes no time.
 
     Attributes:
-        width: channels of the first block; each later one has twice as many.
-        blocks: how many there are.
-        attention: whether channels are weighted between blocks.
-        dtype: compute type.
+        width: Channels of the first block; each later one has twice as many.
+        blocks: Number of blocks.
+        attention: Whether channels are weighted between blocks.
+        dtype: Compute type.
     """
 
     width: int = 32
@@ -68,11 +68,11 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, patch: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Return the blocks' maps, before attention.
+        """Return the maps of the blocks, before attention.
 
         Args:
-            patch: [batch, size, size, 1 or 3], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            patch: Normalised grey values, [batch, size, size, 1 or 3].
+            train: Whether batch norm uses and updates batch statistics.
         """
         x, maps = patch, []
         for i, convolutions in enumerate(CONVOLUTIONS[: self.blocks]):
@@ -90,8 +90,8 @@ class Trunk(nn.Module):
 class Model(nn.Module):
     """Both side patches through one trunk; their pooled blocks, added, to one linear head a grade.
 
-    In training each side is normalised by statistics of its own, and both enter the running ones,
-    the lateral side first.
+    In training each side is normalised by its own statistics, and both enter the running ones, the
+    lateral side first.
     """
 
     targets: tuple[str, ...] = ("kl0_vs_kl2",)
@@ -124,16 +124,17 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values of a whole knee, [batch, height, width, 1 or 3].
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
 
         Raises:
-            UserError: unknown grade, pooling or combination, positions that are not some of 1 to
-                4, an image too small for the patches, or a patch too small for the blocks.
+            UserError: A target, the pooling or the combination is unknown, the positions are not
+                some of 1 to 4, the image is too small for the patches, or a patch too small for the
+                blocks.
         """
         positions = sorted(set(self.positions))
         if not positions or not set(positions) <= set(range(1, len(CONVOLUTIONS) + 1)):

@@ -1,4 +1,4 @@
-"""A knee's volume as a sequence of slices: a ResNet reads each, then all are read together.
+"""Networks that read a knee's volume as a sequence: a ResNet for each slice, then aggregation.
 
 Panfilov, Saarakkala, Nieminen & Tiulpin 2022, "Predicting knee osteoarthritis progression from
 structural MRI using deep learning", sections 2.3 and 2.4: 2D + TRF, 2D + FC and 2D + Bi-LSTM, and
@@ -22,17 +22,18 @@ from knee_jax.models import resnet, weights
 from knee_jax.models.layers import Linear, check_volume, choose, observe
 
 DROPOUT = types.MappingProxyType({"transformer": 0.1, "linear": 0.2, "lstm": 0.1})
-"""The ways to read slices together, with their published dropout."""
+"""Published dropout of each way to read slices together."""
 
 VIEWS = types.MappingProxyType(
     {"sagittal": (0, 1, 2, 3, 4), "axial": (0, 2, 3, 1, 4), "coronal": (0, 3, 2, 1, 4)}
 )
-"""View → axes of a sagittal volume [batch, slices, rows, columns, 1] in the order in which they are
-the batch, the slices, the rows, the columns and the channels of that view."""
+"""Axes of a sagittal volume [batch, slices, rows, columns, 1] in the order of the batch, slices,
+rows, columns and channels of each view.
+"""
 
 
 def load(variables: dict, source: weights.Source) -> dict:
-    """As `weights.fill`; what is for no encoder in particular goes to that of every view."""
+    """Fill variables like `weights.fill`; weights of a single encoder go to that of every view."""
     if set(variables["params"]["trunk"]) != set(VIEWS):
         return weights.fill(variables, source)
     found, _ = weights.from_source(source)
@@ -46,21 +47,21 @@ def load(variables: dict, source: weights.Source) -> dict:
 
 
 def layer_norm(name: str) -> nn.LayerNorm:
-    """Layer normalisation over the last axis, in float32, as PyTorch does it."""
+    """Return layer normalisation over the last axis, in float32, as in PyTorch."""
     return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
 
 
 class Attention(nn.Module):
     """Self-attention of all tokens, scaled by the square root of the *full* width.
 
-    At the default `implementation` JAX computes it as plain products on every back end. cuDNN's
-    kernel would have to be asked for, wants bfloat16 and heads of at most 128 features (256 from
+    With the default `implementation` JAX computes it as plain products on every back end. cuDNN's
+    kernel would have to be requested, requires bfloat16 and heads of at most 128 features (256 from
     Hopper on; the paper's have 256), and has little to save: there are 65 to 385 tokens.
 
     Attributes:
-        heads: parts that the width falls into.
-        dropout: rate on the result, while training.
-        dtype: compute type.
+        heads: Number of heads that the width is divided into.
+        dropout: Dropout rate on the result, while training.
+        dtype: Compute type.
     """
 
     heads: int
@@ -71,8 +72,8 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Map [batch, tokens, width] to the same shape, in the compute type.
 
-        Also returns how much the first token attends to each token, float32
-        [batch, heads, tokens], of sum 1.
+        Also return the attention of the first token to each token, float32 [batch, heads, tokens],
+        of sum 1.
         """
         batch, tokens, width = x.shape
         qkv = Linear(3 * width, bias=False, dtype=self.dtype, name="qkv")(x)
@@ -89,9 +90,9 @@ class Block(nn.Module):
 
     Attributes:
         heads: Number of heads of the attention.
-        dropout: rate after each linear layer but the first of the attention, while training.
-        dtype: compute type of the linear layers and the attention; what they are added to is
-            float32.
+        dropout: Dropout rate after each linear layer except the first of the attention, while
+            training.
+        dtype: Compute type of the linear layers and the attention; the residual stream is float32.
     """
 
     heads: int
@@ -100,7 +101,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Map [batch, tokens, width] to the same shape; and the attention's second value."""
+        """Map [batch, tokens, width] to the same shape, with the attention's second value."""
 
         def dropped(y):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
@@ -120,9 +121,9 @@ class Transformer(nn.Module):
     Attributes:
         width: Width of the tokens.
         heads: Number of heads of each block.
-        blocks: how many.
-        dropout: rate, while training.
-        dtype: compute type.
+        blocks: Number of blocks.
+        dropout: Dropout rate, while training.
+        dtype: Compute type.
     """
 
     width: int
@@ -135,8 +136,8 @@ class Transformer(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Map [batch, slices, features] to the class token, float32 [batch, width].
 
-        Also returns how much it attends to each slice in the last block, float32
-        [batch, heads, slices]; what lacks to a sum of 1 is its attention to itself.
+        Also return its attention to each slice in the last block, float32 [batch, heads, slices];
+        the remainder of the sum of 1 is its attention to itself.
         """
         if self.width % self.heads:
             raise UserError(
@@ -155,11 +156,11 @@ class Transformer(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """All slices' features in a row, slice by slice, and one hidden layer.
+    """Concatenation of all slices' features, slice by slice, and one hidden layer.
 
     Attributes:
-        dropout: rate on the result, while training.
-        width: units of the hidden layer (ReLU).
+        dropout: Dropout rate on the result, while training.
+        width: Number of units of the hidden layer (ReLU).
     """
 
     dropout: float
@@ -179,7 +180,7 @@ class Lstm(nn.Module):
 
     Attributes:
         width: Width of the state.
-        reverse: whether the last step comes first.
+        reverse: Whether the last step comes first.
     """
 
     width: int
@@ -219,7 +220,7 @@ class BiLstm(nn.Module):
     """Two layers of long short-term memory, each in both directions.
 
     Attributes:
-        dropout: rate between the layers, while training.
+        dropout: Dropout rate between the layers, while training.
         width: Width of the state of one direction.
     """
 
@@ -230,7 +231,8 @@ class BiLstm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Map [batch, slices, features] to [batch, 2 width].
 
-        That is the state forwards after the last slice, and backwards after the first.
+        The result is the forward state after the last slice, and the backward state after the
+        first.
         """
         for i in range(2):
             if i:
@@ -242,11 +244,11 @@ class BiLstm(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits from a class token: normalisation, a hidden layer of its width (GELU), linear.
+    """Logits from a class token: normalisation, a hidden layer of its width (GELU), linear layer.
 
     Attributes:
-        classes: number of outputs.
-        dropout: rate before the last layer, while training.
+        classes: Number of outputs.
+        dropout: Dropout rate before the last layer, while training.
     """
 
     classes: int
@@ -261,7 +263,7 @@ class Head(nn.Module):
 
 
 class Encoders(nn.Module):
-    """A ResNet of its own for each view; its attributes are those of `resnet.Trunk`."""
+    """Separate ResNet for each view; its attributes are those of `resnet.Trunk`."""
 
     depth: int
     width: int
@@ -282,8 +284,8 @@ class Model(nn.Module):
     """A ResNet for each slice, and what reads the slices' averages together.
 
     With the defaults it is 2D + TRF. The paper's volumes are 64 sagittal slices of 160 x 160, or 80
-    coronal or axial ones of 160 x 128; a network with `transformer` or `linear` is for one number
-    of slices.
+    coronal or axial ones of 160 x 128; a network with `transformer` or `linear` fits one number of
+    slices only.
     """
 
     depth: int = option(50, "Layers of the ResNet.", choices=(18, 34, 50))
@@ -328,19 +330,20 @@ class Model(nn.Module):
     ) -> dict[str, jax.Array]:
         """Return float32 logits [batch, classes] of every target.
 
-        To those who explain it (`layers.observe`) it shows the ResNet's last maps
-        [batch * slices, h, w, channels], `maps`, or `maps_<view>` of several views; the
-        `features` that the heads read; and, of a Transformer, the class token's `attention` to
-        the slices in the last block, [batch, heads, slices].
+        It exposes (`layers.observe`) the ResNet's last maps [batch * slices, h, w, channels], as
+        `maps`, or as `maps_<view>` if there are several views; the `features` that the heads read;
+        and, with a Transformer, the class token's `attention` to the slices in the last block,
+        [batch, heads, slices].
 
         Args:
-            image: [batch, slices, rows, columns, 1], normalised grey values.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics, those of all slices together, and dropout (rng `dropout`).
+            image: Normalised grey values, [batch, slices, rows, columns, 1].
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics, those of all slices together, and dropout (rng
+                `dropout`).
 
         Raises:
-            UserError: not a volume, one of another number of slices than the parameters are for,
-                or attributes that do not go together.
+            UserError: The input is not a volume, or does not have the number of slices that the
+                parameters are for, or attributes do not go together.
         """
         check_volume(image)
         published = choose(DROPOUT, self.aggregation, "aggregation")
@@ -385,7 +388,7 @@ class Model(nn.Module):
         return jnp.concatenate(features, axis=1)
 
     def _aggregate(self, x: jax.Array, dropout: float, train: bool) -> jax.Array:
-        """Return what the heads read, float32 [batch, features]."""
+        """Return the input of the heads, float32 [batch, features]."""
         if self.aggregation == "linear":
             return Concatenation(dropout, name="aggregator")(x, train)
         if self.aggregation == "lstm":

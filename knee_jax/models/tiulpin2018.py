@@ -1,4 +1,4 @@
-"""The Siamese network of Tiulpin et al. 2018, with which Wang et al. compare theirs.
+"""Siamese network of Tiulpin et al. 2018, with which Wang et al. compare theirs.
 
 "Automatic knee osteoarthritis diagnosis from plain radiographs: a deep learning-based approach",
 with the layers of the published code (DeepKnee's KneeNet).
@@ -27,11 +27,11 @@ load = weights.fill
 
 
 class Trunk(nn.Module):
-    """One branch: three blocks of unpadded convolutions, with 2x2 max-pools between them.
+    """Branch of three blocks of unpadded convolutions, with 2x2 max-pools between them.
 
     Attributes:
-        width: channels of the first block; the others have twice and four times as many.
-        dtype: compute type.
+        width: Channels of the first block; the others have twice and four times as many.
+        dtype: Compute type.
     """
 
     width: int = 64
@@ -39,11 +39,11 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, patch: jax.Array, train: bool = False) -> jax.Array:
-        """Return the last map, [batch, 10, 10, 4 width] of a patch of 128 px.
+        """Return the last map, [batch, 10, 10, 4 width] for a patch of 128 px.
 
         Args:
-            patch: [batch, size, size, 1 or 3], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            patch: Normalised grey values, [batch, size, size, 1 or 3].
+            train: Whether batch norm uses and updates batch statistics.
         """
         x = patch
         for i, (convolutions, stride) in enumerate(((3, 2), (2, 1), (1, 1))):
@@ -59,8 +59,9 @@ class Trunk(nn.Module):
 class Model(nn.Module):
     """Both side patches through one trunk, averaged, and side by side to one linear head a grade.
 
-    In training each side is normalised by statistics of its own, and both enter the running ones,
-    the lateral side first. The published predictions are of three networks, their logits added.
+    In training each side is normalised by its own statistics, and both enter the running ones, the
+    lateral side first. The published predictions are those of three networks with their logits
+    added.
     """
 
     targets: tuple[str, ...] = ("kl",)
@@ -82,16 +83,16 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values of a whole knee.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values of a whole knee, [batch, height, width, 1 or 3].
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
 
         Raises:
-            UserError: unknown grade, an image too small for the patches, or a patch too small for
-                the blocks.
+            UserError: A target is unknown, the image is too small for the patches, or a patch too
+                small for the blocks.
         """
         trunk = Trunk(self.width, self.dtype, name="trunk")
         sides = []

@@ -1,4 +1,4 @@
-"""VGG networks with batch norm, equal to torchvision's to the pixel.
+"""VGG networks with batch norm, identical to torchvision's.
 
 Simonyan & Zisserman 2015, "Very deep convolutional networks for large-scale image recognition".
 """
@@ -27,22 +27,22 @@ from knee_jax.models.layers import (
 CONVOLUTIONS = types.MappingProxyType(
     {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 )
-"""Convolutions in each stage, by depth."""
+"""Number of convolutions in each stage, by depth."""
 CHANNELS = (1, 2, 4, 8, 8)
-"""Of each stage, in multiples of the first's."""
+"""Channels of each stage, in multiples of the first's."""
 
 load = weights.fill
 
 
 class Trunk(nn.Module):
-    """The convolutional part: five stages of 3x3 convolutions, each with a 2x2 max-pool behind it.
+    """Convolutional part: five stages of 3x3 convolutions, each followed by a 2x2 max-pool.
 
     Layers are named as torchvision numbers them, its ReLUs and pools included.
 
     Attributes:
-        depth: one of `CONVOLUTIONS`.
-        width: channels of the first stage; 64 is the published network.
-        dtype: compute type.
+        depth: Number of layers, a key of `CONVOLUTIONS`.
+        width: Channels of the first stage; 64 is the published network.
+        dtype: Compute type.
     """
 
     depth: int
@@ -54,8 +54,8 @@ class Trunk(nn.Module):
         """Return the last map, [batch, height / 32, width / 32, 8 width].
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            image: Normalised grey values, [batch, height, width, 1 or 3].
+            train: Whether batch norm uses and updates batch statistics.
         """
         x, number = image, 0
         stages = choose(CONVOLUTIONS, self.depth, "VGG depth")
@@ -78,10 +78,10 @@ class Trunk(nn.Module):
 class Model(nn.Module):
     """Trunk, two hidden layers over all of its last map, and one linear head a grade.
 
-    The first hidden layer's size depends on that of the image: 7 x 7 pixels of the last map at
-    224 to 255 px, for which ImageNet weights are published, 9 x 9 at 288 to 319 px, with which
-    Wang et al. counted their parameters (Table IV). Weights for another size can be had without
-    the hidden layers (`knee_jax.convert --noheads`).
+    The size of the first hidden layer depends on that of the image: 7 x 7 pixels of the last map at
+    224 to 255 px, for which ImageNet weights are published, 9 x 9 at 288 to 319 px, with which Wang
+    et al. counted their parameters (Table IV). Weights for another size can be loaded without the
+    hidden layers (`knee_jax.convert --noheads`).
     """
 
     depth: int = option(16, "Number of layers.", choices=CONVOLUTIONS)
@@ -106,15 +106,15 @@ class Model(nn.Module):
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Return float32 logits [batch, classes] of every grade.
+        """Return float32 logits [batch, classes] of every target.
 
         Args:
-            image: [batch, height, width, 1 or 3], normalised grey values; 32 px or more.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            image: Normalised grey values, [batch, height, width, 1 or 3]; 32 px or more.
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
 
         Raises:
-            UserError: unknown depth or grade, or an image that is too small.
+            UserError: The depth or a target is unknown, or the image is too small.
         """
         initial: dict[str, Any] = {
             "initial": nn.initializers.normal(0.01),

@@ -1,10 +1,10 @@
 """Networks that convolve a knee's volume in three dimensions.
 
-The volumetric references of Panfilov et al. 2022, section 2.4: (2+1)D (Tran et al. 2018, "A closer
-look at spatiotemporal convolutions for action recognition"), 3D ResNeXt-50 (Hara et al. 2018,
-"Can spatiotemporal 3D CNNs retrace the history of 2D CNNs and ImageNet?") and 3D ShuffleNet
-(Köpüklü et al. 2019, "Resource efficient 3D convolutional neural networks"); layers, and names of
-weights, as in these authors' PyTorch code, for one channel.
+They are the volumetric references of Panfilov et al. 2022, section 2.4: (2+1)D (Tran et al. 2018,
+"A closer look at spatiotemporal convolutions for action recognition"), 3D ResNeXt-50 (Hara et al.
+2018, "Can spatiotemporal 3D CNNs retrace the history of 2D CNNs and ImageNet?") and 3D ShuffleNet
+(Köpüklü et al. 2019, "Resource efficient 3D convolutional neural networks"); layers and names of
+weights are as in these authors' PyTorch code, for one channel.
 """
 
 import types
@@ -34,7 +34,7 @@ from knee_jax.models.layers import (
 ARCHITECTURES = types.MappingProxyType(
     {"r2plus1d_34": (3, 4, 6, 3), "resnext3d_50": (3, 4, 6, 3), "shufflenet3d": (4, 8, 4)}
 )
-"""Name → published number of blocks in each stage."""
+"""Published number of blocks in each stage, by name."""
 
 SHUFFLE_GROUPS = 3
 """Groups of the pointwise convolutions of ShuffleNet."""
@@ -48,11 +48,11 @@ class Conv(nn.Module):
     """3-D convolution without bias, padded by `(side - 1) // 2` at both ends of every axis.
 
     Attributes:
-        features: number of output channels.
-        sides: odd sides of the kernel, voxels.
-        strides: steps of the output grid, voxels.
-        dtype: compute type; the parameter `kernel` [*sides, in / groups, out] is float32.
-        groups: parts that the channels fall into, each convolved by itself.
+        features: Number of output channels.
+        sides: Odd sides of the kernel, voxels.
+        strides: Steps of the output grid, voxels.
+        dtype: Compute type; the parameter `kernel` [*sides, in / groups, out] is float32.
+        groups: Number of groups of channels, each convolved separately.
         initial: Initialiser of the kernel.
     """
 
@@ -89,20 +89,21 @@ def factorised(
     dtype: Any,
     index: int,
 ) -> jax.Array:
-    """A convolution within slices to `inner` channels, and one across them, each normalised.
+    """Convolve within slices to `inner` channels, then across slices, normalising each.
 
-    To be called within a module's `__call__`, which gets the parameters: `conv<index>_s` and
-    `conv<index>_t`, and `bn` likewise (of space and, in videos, time).
+    It must be called within the `__call__` of a module, which gets the parameters: `conv<index>_s`
+    and `conv<index>_t`, and in the same way `bn<index>_s` and `bn<index>_t` (of space and, in
+    videos, time).
 
     Args:
-        x: [batch, slices, rows, columns, channels].
-        train: batch statistics.
-        features: channels of the result, which is not rectified.
-        inner: channels between the two convolutions.
+        x: Input, [batch, slices, rows, columns, channels].
+        train: Whether to use batch statistics.
+        features: Channels of the result, which is not rectified.
+        inner: Channels between the two convolutions.
         side: Side of both kernels.
-        strides: within the slices, and across them.
-        dtype: compute type.
-        index: number in the names.
+        strides: Strides within the slices, and across them.
+        dtype: Compute type.
+        index: Number in the names of the parameters.
     """
     within, across = strides
     x = Conv(inner, (1, side, side), (1, within, within), dtype, name=f"conv{index}_s")(x)
@@ -112,7 +113,10 @@ def factorised(
 
 
 def inner_channels(inputs: int, features: int, side: int) -> int:
-    """Channels that give the pair as many weights as the cubic kernel (Tran et al., sect. 3.5)."""
+    """Return the channels between the pair that give it as many weights as the cubic kernel.
+
+    Tran et al. 2018, section 3.5.
+    """
     return side**3 * inputs * features // (side**2 * inputs + side * features)
 
 
@@ -120,9 +124,9 @@ class FactorisedBlock(nn.Module):
     """Residual block of two factorised convolutions.
 
     Attributes:
-        features: channels of the result.
-        stride: along all axes.
-        dtype: compute type.
+        features: Channels of the result.
+        stride: Stride along all axes.
+        dtype: Compute type.
     """
 
     features: int
@@ -143,13 +147,13 @@ class FactorisedBlock(nn.Module):
 
 
 class GroupedBlock(nn.Module):
-    """ResNeXt's bottleneck: 1x1x1, grouped 3x3x3 and 1x1x1 convolutions.
+    """Bottleneck of ResNeXt: 1x1x1, grouped 3x3x3 and 1x1x1 convolutions.
 
     Attributes:
-        features: channels inside; the result has twice as many.
-        stride: along all axes.
+        features: Channels inside; the result has twice as many.
+        stride: Stride along all axes.
         groups: Groups of the 3x3x3 convolution.
-        dtype: compute type.
+        dtype: Compute type.
     """
 
     features: int
@@ -171,7 +175,7 @@ class GroupedBlock(nn.Module):
 
 
 def shortcut(x: jax.Array, features: int, stride: int, dtype: Any, train: bool) -> jax.Array:
-    """`x` itself, or a strided 1x1x1 convolution of it where the shapes differ, as a submodule."""
+    """Return `x`, or if shapes differ a strided 1x1x1 convolution of it, as a submodule."""
     if stride == 1 and x.shape[-1] == features:
         return x
     x = Conv(features, (1, 1, 1), (stride,) * 3, dtype, name="downsample_conv")(x)
@@ -179,15 +183,16 @@ def shortcut(x: jax.Array, features: int, stride: int, dtype: Any, train: bool) 
 
 
 class ShuffleBlock(nn.Module):
-    """ShuffleNet's unit: pointwise convolutions in groups around one of each channel by itself.
+    """Unit of ShuffleNet: grouped pointwise convolutions around one of each channel by itself.
 
-    With stride 2 an average of the input is laid beside the result, otherwise the input is added.
+    With stride 2 an average of the input is concatenated to the result, otherwise the input is
+    added.
 
     Attributes:
-        features: channels of the result.
-        stride: along all axes.
+        features: Channels of the result.
+        stride: Stride along all axes.
         groups: Groups of the first convolution; the last has `SHUFFLE_GROUPS`.
-        dtype: compute type.
+        dtype: Compute type.
     """
 
     features: int
@@ -216,20 +221,21 @@ class ShuffleBlock(nn.Module):
 
 
 def shuffle(x: jax.Array) -> jax.Array:
-    """Deal the channels of [..., channels] out: the first of every group, then the second..."""
+    """Interleave the channels of [..., channels]: the first of every group, then the second..."""
     apart = x.reshape(*x.shape[:-1], SHUFFLE_GROUPS, -1)
     return apart.swapaxes(-1, -2).reshape(x.shape)
 
 
 class Trunk(nn.Module):
-    """The convolutional part: stem and stages.
+    """Convolutional part: stem and stages.
 
     Attributes:
-        arch: one of `ARCHITECTURES`.
-        width: channels of the stem; 64 is the published network, whatever it has (see `Model`).
-        blocks: how many in each stage.
-        remat: computes the inside of each block again for the gradient, in place of keeping it.
-        dtype: compute type.
+        arch: Architecture, a key of `ARCHITECTURES`.
+        width: Channels of the stem; 64 is the published network, whatever its stem has (see
+            `Model`).
+        blocks: Number of blocks in each stage.
+        remat: Whether to recompute the inside of each block for the gradient instead of keeping it.
+        dtype: Compute type.
     """
 
     arch: str
@@ -240,11 +246,11 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-        """Return the stages' maps.
+        """Return the maps of the stages.
 
         Args:
-            image: [batch, slices, rows, columns, 1], normalised grey values.
-            train: whether batch norm uses, and collects, the statistics of the batch.
+            image: Normalised grey values, [batch, slices, rows, columns, 1].
+            train: Whether batch norm uses and updates batch statistics.
         """
         x = max_pool(nn.relu(self._stem(image, train)))
         maps = []
@@ -256,7 +262,7 @@ class Trunk(nn.Module):
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         if self.arch == "r2plus1d_34":
-            # The published number is for three channels, though there is one.
+            # The published number is for three channels, although there is one.
             inner = inner_channels(3, self.width, 7)
             options = {"features": self.width, "inner": inner, "side": 7, "dtype": self.dtype}
             return factorised(x, train, strides=(2, 1), index=1, **options)
@@ -268,7 +274,7 @@ class Trunk(nn.Module):
         return BatchNorm(name="bn1")(conv(x), train)
 
     def _block(self, stage: int, i: int, name: str) -> Callable[[jax.Array, bool], jax.Array]:
-        """Block `i` of a stage, both from 0."""
+        """Make block `i` of a stage, both counted from 0."""
 
         def make(kind, *args):
             if self.remat:
@@ -286,7 +292,7 @@ class Trunk(nn.Module):
 
 
 def shuffle_width(width: int) -> int:
-    """Channels of ShuffleNet's stem: 24 at the width 64, and such that groups come out even."""
+    """Return the channels of ShuffleNet's stem: 24 at width 64, and divisible into groups."""
     return 6 * max(width // 16, 1)
 
 
@@ -326,17 +332,17 @@ class Model(nn.Module):
     ) -> dict[str, jax.Array]:
         """Return float32 logits [batch, classes] of every target.
 
-        To those who explain it (`layers.observe`) it shows the last `maps`
-        [batch, slices, rows, columns, channels], and their average, `features`.
+        It exposes (`layers.observe`) the last `maps` [batch, slices, rows, columns, channels], and
+        their average, `features`.
 
         Args:
-            image: [batch, slices, rows, columns, 1], normalised grey values; ShuffleNet wants a
+            image: Normalised grey values, [batch, slices, rows, columns, 1]; ShuffleNet requires a
                 multiple of 16 slices.
-            keypoints: ignored; all models are called alike.
-            train: batch statistics and dropout (rng `dropout`).
+            keypoints: Ignored; all networks have the same call.
+            train: Whether to use batch statistics and dropout (rng `dropout`).
 
         Raises:
-            UserError: not a volume, or attributes or slices that do not go together.
+            UserError: The input is not a volume, or attributes or slices do not go together.
         """
         check_volume(image)
         published = choose(ARCHITECTURES, self.arch, "arch")

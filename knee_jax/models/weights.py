@@ -1,4 +1,4 @@
-"""Weights in files: PyTorch's layout and ours, read without executing anything in them.
+"""Files of weights in PyTorch's layout and ours, read without executing anything in them.
 
 *PyTorch's layout* is a state dict of torchvision, timm or Cadene's `pretrainedmodels`
 (`layer1.0.conv1.weight`, [out, in, height, width]), to which our heads add names of their own
@@ -22,10 +22,10 @@ from knee_jax.files import atomic_write
 Source = Mapping[str, Any] | str | os.PathLike
 Names = tuple[str, ...]
 Arrays = dict[Names, np.ndarray]
-"""Path among the variables → array, in our order of axes."""
+"""Arrays in our order of axes, by their path among the variables."""
 
 CLASSIFIER = re.compile(r"^(fc|last_linear|head\.fc)\.|^classifier\.(6\.)?(weight|bias)$")
-"""The layer of foreign networks that is left behind: its classes are not grades."""
+"""Layer of foreign networks that is left out: its classes are not grades."""
 STEMS = (
     ("conv1",),
     ("layer0_conv1",),
@@ -33,11 +33,11 @@ STEMS = (
     ("features_0",),
     ("block1", "conv1"),
 )
-"""Where the trunks of the networks have their first convolution."""
+"""Names of the first convolution in the trunks of the networks."""
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _GROUPS = r"layer\d|features|classifier"
-"""Modules that PyTorch has within another, `layer1.0`, and we beside each other, `layer1_0`."""
+"""Modules that PyTorch nests within another, `layer1.0`, and we name side by side, `layer1_0`."""
 _ALIASES = (
     # The two hidden layers of timm's VGG are convolutions.
     (re.compile(r"^pre_logits\.fc1\."), "classifier.0."),
@@ -45,26 +45,26 @@ _ALIASES = (
     # Files of DenseNet weights are older than torchvision's names.
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
 )
-"""Names that are in published files, and what torchvision calls the same."""
+"""Names in published files, with the equivalent names of torchvision."""
 
 
 def fill(variables: dict, source: Source) -> dict:
     """Fill a model's variables with weights from a file or a state dict.
 
-    The classifier of a foreign network is skipped, and so are stages that this trunk does not
-    have. Heads are taken where the source names them (`head_kl.weight`), otherwise they keep their
-    values. A stem made for 3 channels is summed to 1 where the model has 1, which is exact for a
-    grey image repeated three times.
+    The classifier of a foreign network is skipped, and so are stages that this trunk does not have.
+    Heads are loaded if the source names them (`head_kl.weight`); otherwise they keep their values.
+    A stem made for 3 channels is summed to 1 if the model has 1, which is exact for a grey image
+    repeated three times.
 
     Args:
-        variables: what `init` returned for a model whose convolutional part is named `trunk`.
-        source: see `read`; in PyTorch's layout or ours.
+        variables: Result of `init` for a model whose convolutional part is named `trunk`.
+        source: Source of `read`, in PyTorch's layout or ours.
 
     Returns:
         New variables of the same structure, float32.
 
     Raises:
-        UserError: missing and unexpected keys and shapes that do not fit, by name.
+        UserError: There are missing or unexpected keys, or shapes that do not fit; they are named.
     """
     wanted = flatten_dict(variables)
     found, names = from_source(source)
@@ -92,14 +92,14 @@ def check(
     """Raise UserError unless the arrays are all of the trunk's, and whole heads.
 
     Args:
-        found: the weights.
-        wanted: the shapes of the model's variables.
-        names: the names that the weights had in their source.
+        found: Weights.
+        wanted: Shapes of the model's variables.
+        names: Names that the weights had in their source.
     """
     own = any("/" in name for name in names.values())
 
     def first(paths: list[Names]) -> tuple[Names, str, str]:
-        """One of them, its name as in the source, and how many more there are."""
+        """Return the first path, its name in the source, and how many more there are."""
         path = min(paths, key=lambda path: path[0] != "params")
         name = names.get(path) or ("/".join(path) if own else torch_name(path))
         return path, repr(name), f" and {len(paths) - 1} more" if len(paths) > 1 else ""
@@ -128,7 +128,7 @@ def check(
 
 
 def describe(found: Arrays) -> str:
-    """Say in a few words what network the weights are of."""
+    """Describe in a few words the network that the weights belong to."""
     shapes = {path[2:]: array.shape for path, array in found.items() if path[1] == "trunk"}
     stem = next((shape for path, shape in shapes.items() if is_stem(("", "trunk", *path))), None)
     if stem is None or len(stem) != 4:
@@ -167,7 +167,7 @@ def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
     A foreign classifier and counters of batches are left out.
 
     Args:
-        source: see `read`.
+        source: Source of `read`.
 
     Returns:
         The arrays by path, and the name that each had in the source.
@@ -193,7 +193,7 @@ def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
 
 
 def to_torch(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Weights in PyTorch's layout: a state dict's names, [out, in, height, width]."""
+    """Return weights in PyTorch's layout: a state dict's names, [out, in, height, width]."""
     state = {}
     for path, array in arrays.items():
         array = np.asarray(array)
@@ -206,12 +206,12 @@ def to_torch(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def to_own(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Weights in our layout."""
+    """Return weights in our layout."""
     return {"/".join(path): np.ascontiguousarray(array) for path, array in arrays.items()}
 
 
 def torch_name(path: Names) -> str:
-    """('params', 'trunk', 'layer1_0', 'conv1', 'kernel') to 'layer1.0.conv1.weight'."""
+    """Convert ('params', 'trunk', 'layer1_0', 'conv1', 'kernel') to 'layer1.0.conv1.weight'."""
     modules = path[2:-1] if path[1] == "trunk" else path[1:-1]
     name = ".".join([*modules, _LEAVES.get(path[-1], path[-1])])
     name = re.sub(rf"\b({_GROUPS})_", r"\1.", name)
@@ -219,7 +219,7 @@ def torch_name(path: Names) -> str:
 
 
 def own_name(name: str, axes: int) -> Names:
-    """'layer1.0.conv1.weight' to ('params', 'trunk', 'layer1_0', 'conv1', 'kernel').
+    """Convert 'layer1.0.conv1.weight' to ('params', 'trunk', 'layer1_0', 'conv1', 'kernel').
 
     A weight of one axis is batch norm's `scale`.
     """
@@ -262,18 +262,18 @@ def is_stem(path: Names) -> bool:
 def read(source: Source) -> dict[str, np.ndarray]:
     """Read a state dict, or arrays by name.
 
-    One that is nested in a checkpoint (`state_dict`, `model_state_dict`, `model`, `net`) is taken
-    from there, and the prefix `module.` of parallel training is removed.
+    A state dict that is nested in a checkpoint (`state_dict`, `model_state_dict`, `model`, `net`)
+    is taken from there, and the prefix `module.` of parallel training is removed.
 
     Args:
-        source: a mapping of names to arrays, or a local `.npz`, `.safetensors` or `.pth` file.
+        source: Mapping of names to arrays, or a local `.npz`, `.safetensors` or `.pth` file.
 
     Returns:
-        The arrays by name, float32 where they are floats.
+        Arrays by name; floating-point ones are float32.
 
     Raises:
-        UserError: no such file, an unknown or broken format, a missing library, or something in
-            it that is not an array.
+        UserError: The file does not exist, its format is unknown or broken, a library is missing,
+            or something in it is not an array.
     """
     if isinstance(source, Mapping):
         tensors, title = source, "the mapping"
@@ -300,10 +300,10 @@ def read(source: Source) -> dict[str, np.ndarray]:
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name to an `.npz`, `.safetensors` or `.pth` file, all or nothing.
+    """Write arrays by name to an `.npz`, `.safetensors` or `.pth` file, atomically.
 
     Raises:
-        UserError: another kind of file, no such folder, or a missing library.
+        UserError: The kind of file is unknown, or a library is missing.
     """
     path = Path(path)
     writers = {".npz": _write_npz, ".safetensors": _write_safetensors, ".pth": _write_torch}
@@ -332,7 +332,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             f"{path}: reading it needs a library: pip install {_library(error)}"
         ) from error
     except Exception as error:
-        # The libraries' own words advise to read the file unsafely.
+        # The libraries' own messages advise reading the file unsafely.
         raise UserError(
             f"{path}: cannot be read as weights: it is broken, or holds more than plain arrays; "
             "download it again, or save its bare state dict"
@@ -370,7 +370,7 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save
 
-    # Not by `save_file`, whose files nobody else may read.
+    # Not by `save_file`, whose files are not readable by other users.
     path.write_bytes(save(dict(arrays)))
 
 

@@ -1,4 +1,4 @@
-"""The papers' tables as data: what they print, and which config variant makes each row again.
+"""Tables of papers as data: what they print, and the config variant that reproduces each row.
 
 A table is a file `SYSTEM/TABLE.csv`; to add one is to add its file. Lines `# title:`, `# source:`
 and `# note:` come first, then one row per printed number:
@@ -34,14 +34,15 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of a paper.
+    """Table of a paper.
 
     Attributes:
-        name: system and table, as in `kpn/3`.
-        title: what it shows.
-        source: paper and table.
-        notes: where the paper disagrees with itself, or with its code; what is ours beside it.
-        cells: one row per printed number, all columns text: `COLUMNS`.
+        name: System and table, as in `kpn/3`.
+        title: Subject of the table.
+        source: Paper and table.
+        notes: Contradictions within the paper or with its code, and what is compared with them
+            here.
+        cells: Cells, one row per printed number, with all `COLUMNS` as text.
     """
 
     name: str
@@ -66,7 +67,7 @@ def read(name: str) -> PaperTable:
     """Read a table.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: There is no table of that name.
     """
     import pandas as pd
 

@@ -1,9 +1,9 @@
-"""The papers' numbers of knees, beside those of a prepared set.
+"""Numbers of knees in papers, compared with those of a prepared set.
 
 `knees.csv` has the printed numbers: data set and config, quantity, value, source. The quantities
 are `knees`, `subjects`, `knees_with_every_grade`, `knees_without_a_grade`, the knees with each
-grade (`kl_0`, `osfl_3`, ...) among those with every grade, and `progression_none`, `_fast` and
-`_slow`.
+grade (`kl_0`, `osfl_3`, ...) among those with every grade, and `progression_none`,
+`progression_fast` and `progression_slow`.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ def quantities(index: pd.DataFrame) -> dict[str, int]:
     """Count the knees of a prepared set.
 
     Args:
-        index: its `index.csv`.
+        index: `index.csv` of the set.
     """
     grades = index[list(GRADES)]
     complete = (grades != MISSING).all(axis=1)
-    # MR sets have KL alone.
+    # MR sets have only KL.
     counted = grades[complete] if complete.any() else grades
     found = {
         "knees": len(index),
@@ -47,11 +47,11 @@ def compare(dataset: str, index: pd.DataFrame) -> pd.DataFrame:
     """Compare a prepared set with the paper that used it.
 
     Args:
-        dataset: name and config, as `oai_xray/oarsi`.
-        index: its `index.csv`.
+        dataset: Name and config of the set, such as `oai_xray/oarsi`.
+        index: `index.csv` of the set.
 
     Returns:
-        `quantity`, `paper`, `ours`, `source`; no row where no paper counts this set.
+        Table with `quantity`, `paper`, `ours`, `source`; without rows if no paper counts this set.
     """
     printed = pd.read_csv(_FILE)
     printed = printed[printed["dataset"] == dataset]
@@ -70,7 +70,7 @@ def check_counted(dataset: str) -> None:
     """Check that some paper counts a set, before it is prepared.
 
     Raises:
-        UserError: none does.
+        UserError: No paper counts it.
     """
     known = sorted(set(pd.read_csv(_FILE)["dataset"]))
     if dataset not in known:
@@ -81,7 +81,7 @@ def check(dataset: str, index: pd.DataFrame) -> None:
     """Check that a prepared set has the numbers of its paper.
 
     Raises:
-        UserError: no paper counts this set, or a number differs.
+        UserError: No paper counts this set, or a number differs.
     """
     check_counted(dataset)
     table = compare(dataset, index)

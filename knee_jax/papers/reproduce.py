@@ -1,9 +1,8 @@
-"""Making a paper's table again: `paper | ours [interval]`, row by row.
+"""Reproduction of a paper's table: `paper | ours [interval]`, row by row.
 
-Every row is a run of `knee-jax train` in a process and a folder of its own,
-`OUT/BUDGET/SYSTEM/VARIANT`; what has its `metrics.json` is not run again, what was interrupted goes
-on, and rows of several tables that are the same run share it. The table is left beside them as
-text, CSV and page.
+Every row is a run of `knee-jax train` in its own process and folder, `OUT/BUDGET/SYSTEM/VARIANT`. A
+run that has its `metrics.json` is not repeated, an interrupted one is resumed, and rows of several
+tables that are the same run share it. The table is saved beside them as text, CSV and page.
 """
 
 import importlib
@@ -41,10 +40,10 @@ class Run:
     """One run of `knee-jax train`.
 
     Attributes:
-        config: as the paper's table names it: `kpn.py:no_kpn`.
-        rows: rows that it makes.
-        folder: its `--workdir`.
-        settings: what decides its results: file and variants, then flags.
+        config: Config as the paper's table names it, such as `kpn.py:no_kpn`.
+        rows: Rows that the run makes.
+        folder: Folder of the run, its `--workdir`.
+        settings: Settings that determine its results: file and variants, then flags.
     """
 
     config: str
@@ -64,10 +63,10 @@ class Run:
         ]
 
     def is_done(self) -> bool:
-        """Return whether its metrics are there.
+        """Return whether the metrics of the run exist.
 
         Raises:
-            UserError: the folder holds a run of other settings.
+            UserError: The folder holds a run of other settings.
         """
         if not (self.folder / "metrics.json").exists():
             return False
@@ -92,17 +91,17 @@ def make_runs(
     """Return the runs that make a table, in the order of its rows.
 
     Args:
-        paper: the table.
-        budget: a key of `BUDGETS`.
-        out: folder of all runs.
+        paper: Table.
+        budget: Key of `BUDGETS`.
+        out: Folder of all runs.
         seed: Value of `config.seed`; the config's own if None.
-        changes: overrides for every run, as in `config.data.dataset=oai_xray`; weights to begin
-            with are not for rows that are from scratch.
-        study: variant that reads a real study, such as `oai`, for the configs that take it.
+        changes: Overrides for every run, such as `config.data.dataset=oai_xray`; initial weights
+            are not applied to rows from scratch.
+        study: Variant that reads a real study, such as `oai`, for the configs that have it.
 
     Raises:
-        UserError: the budget is unknown, no config takes the study, or a change is of no field of a
-            config.
+        UserError: The budget is unknown, no config has the study, or a change is not an override of
+            a config field.
     """
     if budget not in BUDGETS:
         raise UserError(f"--budget={budget}: choose {' or '.join(BUDGETS)}")
@@ -160,24 +159,25 @@ def reproduce(
     dry_run: bool = False,
     study: str = "",
 ) -> int:
-    """Make a table of a paper again, and print it.
+    """Reproduce a table of a paper, and print it.
 
     Args:
-        table: its name, as in `kpn/3`.
-        budget: a key of `BUDGETS`.
-        out: folder of all runs; the table becomes `OUT/BUDGET/SYSTEM/table_NAME.{txt,csv,html}`.
-        data_dir: folder of prepared sets.
-        rows: only these are run; others are shown where they have been run before. All if empty.
-        seed: see `make_runs`.
-        changes: see `make_runs`.
-        dry_run: only print what would be run.
-        study: see `make_runs`.
+        table: Name of the table, such as `kpn/3`.
+        budget: Key of `BUDGETS`.
+        out: Folder of all runs; the table is saved as
+            `OUT/BUDGET/SYSTEM/table_NAME.{txt,csv,html}`.
+        data_dir: Folder of prepared sets.
+        rows: Rows to run; others are shown if they have been run before. All if empty.
+        seed: Value of `config.seed`; see `make_runs`.
+        changes: Overrides for every run; see `make_runs`.
+        dry_run: Whether only to print what would be run.
+        study: Variant that reads a real study; see `make_runs`.
 
     Returns:
-        1 if a run has failed, else 0.
+        1 if a run has failed, otherwise 0.
 
     Raises:
-        UserError: there is no such table or row, or a folder holds a run of other settings.
+        UserError: There is no such table or row, or a folder holds a run of other settings.
     """
     paper = papers.read(table)
     runs = make_runs(paper, budget, out, seed, changes, study)
@@ -218,7 +218,7 @@ def reproduce(
 
 
 def _run_all(runs: Sequence[Run], done: set[str], data_dir: Path) -> dict[str, str]:
-    """Run what is not done; return what failed, {config: why}."""
+    """Run what is not done; return the failures, {config: reason}."""
     failures = {}
     durations: list[float] = []
     left = sum(run.config not in done for run in runs)
@@ -249,7 +249,7 @@ def _run_all(runs: Sequence[Run], done: set[str], data_dir: Path) -> dict[str, s
 
 
 def _execute(command: Sequence[str], log: Path) -> int:
-    """Run a command to its end, add all that it prints to a log, and show its progress."""
+    """Run a command to its end, append all its output to a log, and show its progress."""
     start = time.monotonic()
     on_terminal = sys.stdout.isatty()
     with log.open("ab") as stream:
@@ -263,7 +263,7 @@ def _execute(command: Sequence[str], log: Path) -> int:
                 except subprocess.TimeoutExpired:
                     line = f"    {_clock(time.monotonic() - start)}  {_last_line(log)}"
                     if on_terminal:
-                        # Back to the line's start, and what stood there erased.
+                        # Return to the start of the line, and erase what was there.
                         print(f"\r\x1b[K{line[:100]}", end="\r", flush=True)
                     else:
                         print(line, flush=True)
@@ -276,7 +276,7 @@ def _execute(command: Sequence[str], log: Path) -> int:
 
 
 def _provenance(runs: Sequence[Run], budget: str) -> list[str]:
-    """Return sentences on the runs, sets and intervals of our numbers."""
+    """Return sentences on the runs, sets and intervals behind our numbers."""
     described = [config for run in runs if (config := _config_of(run.folder))]
     if not described:
         return ["Ours: no run has been finished yet."]
@@ -306,12 +306,12 @@ def _provenance(runs: Sequence[Run], budget: str) -> list[str]:
 
 
 def _by_name(config: str) -> str:
-    """Return the value of `--config` that is the same in a checkout and elsewhere."""
+    """Return the value of `--config` that works both in a checkout and elsewhere."""
     return config.replace(".py", "", 1)
 
 
 def _config_of(folder: Path) -> dict[str, Any] | None:
-    """Return the config of a run; of a cross-validation, that of its first fold."""
+    """Return the config of a run; for a cross-validation, that of its first fold."""
     files = [folder / "config.json", *sorted(folder.glob("*/fold_*/config.json"))]
     return next((_read_json(file) for file in files if file.exists()), None)
 
@@ -335,7 +335,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _last_line(log: Path) -> str:
-    """Return the last line that the last command in a log has printed, or its error if any."""
+    """Return the last line printed by the last command in a log, or its error if any."""
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - 4096))
         text = stream.read().decode(errors="replace")

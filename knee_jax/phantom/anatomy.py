@@ -1,4 +1,4 @@
-"""The bones of one phantom knee: outlines and landmarks in millimetres.
+"""Bones of one phantom knee: outlines and landmarks in millimetres.
 
 The knee frame looks like a right knee (lateral at negative x), y grows downwards as on a film, and
 the origin is the middle of the line between the two corners of the tibial plateau.
@@ -12,9 +12,9 @@ from scipy.interpolate import CubicSpline
 
 from knee_jax.landmarks import CONDYLES, FEMUR, PLATEAU, TIBIA
 
-# The joint surfaces of the 300 real knees with KL 0-1 among the 748 that Tiulpin et al. 2019
-# ("KNEEL") annotated: mean and first five principal modes (of SD 1), in per cent of the plateau's
-# width, corners of the plateau on y = 0. Rows: x, y; columns: landmarks 47, 49 .. 63, 12, 14 .. 24.
+# Joint surfaces of the 300 real knees with KL 0-1 among the 748 that Tiulpin et al. 2019 ("KNEEL")
+# annotated: mean and first five principal modes (of SD 1), in per cent of the plateau's width,
+# corners of the plateau on y = 0. Rows: x, y; columns: landmarks 47, 49 .. 63, 12, 14 .. 24.
 _MEAN = [
     [-50, -34.6, -19.2, -6.6, 1.1, 9.8, 18.6, 34.3, 50, -46.9, -33, -17, 0, 17.4, 33.8, 49.8],
     [0, -0.1, -3.1, -12.9, -10.2, -14.3, -1.3, 1.4, 0, -9.6, -7.7, -13.4, -24, -12.6, -4.9, -7.4],
@@ -43,15 +43,15 @@ _MODES = [
 ]
 # Plateau width of the same 300 knees (all 748: 79.1 +- 7.7 mm, osteophytes included).
 WIDTH_MM, WIDTH_SD = 77.5, 7.0
-# Their joint space, the least vertical gap of the bones 20-40 % of the width off the middle, is
-# 5.7 +- 1.1 mm laterally and 4.7 +- 0.8 medially, between straight lines and with the annotators'
-# error. Ours is less, since the curves bulge beyond those lines: it was set so that the mean
-# landmarks agree (tests/phantom/test_anatomy.py).
+# Their joint space, the least vertical gap of the bones 20-40 % of the width off the middle, is 5.7
+# +- 1.1 mm laterally and 4.7 +- 0.8 medially, between straight lines and with the annotators'
+# error. The value here is smaller, since the curves bulge beyond those lines: it was set so that
+# the mean landmarks agree (tests/phantom/test_anatomy.py).
 _SPACE_MM, _SPACE_SD = (5.5, 4.1), 0.6
 _COMPARTMENTS = ((-0.40, -0.20), (0.20, 0.40))
 
-# The rest of the outlines, drawn by hand on the plan of a PA fixed-flexion film, per cent of the
-# width: the walls of both bones beyond the windows of the joint surfaces, shaft first.
+# Rest of the outlines, drawn by hand on the plan of a PA fixed-flexion film, per cent of the width:
+# the walls of both bones beyond the windows of the joint surfaces, shaft first.
 _FEMUR_LATERAL = [
     (-38, -78), (-41.2, -71), (-44.5, -64), (-47.6, -57), (-50, -51), (-51.6, -45), (-52, -39),
     (-51.2, -33.5), (-49.6, -28.5), (-49.2, -24), (-50.2, -19.5), (-50, -15.5),
@@ -72,13 +72,13 @@ _SHAFT_TOP = [(-21, -300), (-21, -160), (-24.5, -122), (-31, -97)]
 _SHAFT_BOTTOM = [(-17.5, 300), (-18, 150), (-20.5, 110), (-24, 84)]
 
 STEP_MM = 0.4
-"""Distance of the outlines' points."""
+"""Distance of the points of the outlines, mm."""
 
 MEDIAL_PLATEAU = (59, 62)
 """Landmarks between which the medial joint space is measured, about 19 to 42 % of the width off
 the middle."""
 
-# What of the femur may bound it: so far above the joint line, and beyond those landmarks.
+# Part of the femur that may bound it: so far above the joint line, and beyond those landmarks.
 _JOINT_MM, _REACH_MM = 40.0, 8.0
 
 
@@ -87,15 +87,16 @@ class Knee:
     """One knee in its own frame; lengths in mm.
 
     Attributes:
-        width: width of the tibial plateau without osteophytes.
-        femur, tibia: closed outlines, [points, 2].
-        landmarks: [74, 2], points of those outlines.
-        space: joint space lateral and medial before osteophytes: the least vertical gap in the
+        width: Width of the tibial plateau without osteophytes.
+        femur, tibia: Closed outlines, [points, 2].
+        landmarks: Landmarks, [74, 2], points of those outlines.
+        space: Joint space, lateral and medial, before osteophytes: the least vertical gap in the
             compartment.
-        lost: fraction of the joint space lost, lateral and medial.
-        patella, fibula: centre, half axes of the patella and of the fibular head, [2, 2].
-        character: standard normals from which the rendering draws this knee's looks, [12].
-        replaced: whether a total knee prosthesis is in its place.
+        lost: Fraction of the joint space lost, lateral and medial.
+        patella, fibula: Centre and half axes of the patella and of the fibular head, [2, 2].
+        character: Standard normals from which the rendering draws the appearance of this knee,
+            [12].
+        replaced: Whether a total knee prosthesis is in its place.
     """
 
     width: float
@@ -111,7 +112,7 @@ class Knee:
 
 
 class _Outline(NamedTuple):
-    """A bone's outline: points [n, 2] in mm, and the landmark number (a fraction) of each."""
+    """Outline of a bone: points [n, 2] in mm, and the (fractional) landmark number of each."""
 
     points: np.ndarray
     number: np.ndarray
@@ -138,7 +139,7 @@ def _between(points: np.ndarray) -> np.ndarray:
 
 
 def _trace(shaft: np.ndarray, landmarks: np.ndarray, first: int) -> _Outline:
-    """Return the smooth outline through a bone's landmarks, from `first`, and symmetric shaft."""
+    """Return a smooth outline through a bone's landmarks, from `first`, and symmetric shaft."""
     points = np.concatenate([shaft, landmarks, shaft[::-1] * [-1, 1]])
     length = _arc_length(points)
     at = np.arange(0, length[-1], STEP_MM)
@@ -171,7 +172,7 @@ def _close_joint(femur: np.ndarray, tibia: np.ndarray, width: float, space: np.n
 
 
 def _move(points: np.ndarray, angle: float, drop: float) -> np.ndarray:
-    """Turn points by `angle` (radians, clockwise on the film) about the origin, then lower them."""
+    """Rotate points by `angle` (radians, clockwise on the film) about the origin; lower them."""
     cos, sin = np.cos(angle), np.sin(angle)
     return points @ np.array([[cos, sin], [-sin, cos]]) + (0, drop)
 
@@ -189,10 +190,10 @@ def _healthy_bones(rng: np.random.Generator, width: float) -> tuple[_Outline, _O
     """Draw femur and tibia without osteophytes."""
     shape = np.array(_MEAN) + np.tensordot(rng.normal(0, 0.9, len(_MODES)), _MODES, 1)
     surface, condyles = _between(shape.T[:9]), _between(shape.T[9:])
-    condyles[[5, 7], 1] -= 0.8  # The notch has an arch for a roof.
+    condyles[[5, 7], 1] -= 0.8  # The roof of the notch is an arch.
 
     def wall(drawn):
-        # Every knee's own: bones are stouter or slimmer, and bumpy.
+        # Separate for every knee: bones are stouter or slimmer, and bumpy.
         scale = 1 + rng.normal(0, 0.025) * np.array([1, 0.4])
         return np.array(drawn) * scale + rng.normal(0, 0.45, (len(drawn), 2))
 
@@ -212,11 +213,11 @@ def make_knee(
     """Draw a knee.
 
     Args:
-        rng: random numbers of the subject and side, so that a knee keeps its looks over the visits.
-        spurs: lengths in mm of the osteophytes FL, FM, TL, TM.
-        lost: fraction of the joint space lost, lateral and medial.
-        width: width of the plateau in mm.
-        flexion: change of the joint space by this visit's positioning, in mm.
+        rng: Random numbers of the subject and side, so that a knee looks the same at all visits.
+        spurs: Lengths of the osteophytes FL, FM, TL, TM, mm.
+        lost: Fraction of the joint space lost, lateral and medial.
+        width: Width of the plateau, mm.
+        flexion: Change of the joint space by the positioning at this visit, mm.
     """
     femur, tibia = _healthy_bones(rng, width)
     full = np.array(_SPACE_MM) * width / WIDTH_MM + _SPACE_SD * rng.standard_normal(2)
@@ -251,10 +252,10 @@ def make_knee(
 
 
 def medial_joint_space(knee: Knee) -> float:
-    """Measure the minimum joint space width of the medial compartment as a film shows it, in mm.
+    """Measure the minimum medial joint space width as a film shows it, in mm.
 
-    It is the least distance in any direction between the femur and that part of the tibial plateau
-    that lies between two landmarks, both edges as they are with osteophytes.
+    It is the least distance in any direction between the femur and the part of the tibial plateau
+    between two landmarks, both edges including osteophytes.
     """
     first, last = (
         int(np.linalg.norm(knee.tibia - knee.landmarks[number], axis=1).argmin())

@@ -1,8 +1,8 @@
-"""Other contents of real trees of OAI's layout than one film per visit, added to a finished tree.
+"""Contents of real trees of OAI's layout besides one film per visit, added to a finished tree.
 
 Each function takes films of `oai`'s layout and writes folders beside theirs, or in place of them.
-The film that is read of a visit, and what it shows, stay as `write_study` describes them. `add`
-applies the functions all over a tree.
+The film that is read for a visit, and what it shows, stay as `write_study` describes them. `add`
+applies the functions throughout a tree.
 """
 
 import csv
@@ -34,12 +34,12 @@ KINDS = ("rescans", "other_films", "single_films", "contents")
 
 
 def add(root: Path, films: Sequence[Path], kinds: Iterable[str]) -> None:
-    """Add clutter of some kinds, each to every third film and never two kinds to one.
+    """Add clutter of some kinds, each to every third film and never two kinds to one film.
 
     Args:
-        root: the study's folder.
-        films: all its films.
-        kinds: some of `KINDS`; the table of contents lists all images, the added ones too.
+        root: Root folder of the study.
+        films: All films of the study.
+        kinds: Some of `KINDS`; the table of contents lists all images, including added ones.
     """
     of_film = {
         "rescans": add_rescan,
@@ -125,7 +125,7 @@ def separate_knees(film: Path) -> dict[str, Path]:
         _write(path, header)
         points = film.with_name(film.name + suffix)
         if points.exists():
-            # Both files count from the knee's far edge of the film, which was cut off.
+            # Both files count from the far edge of the film, which was cut off.
             cut_mm = (both.Columns - part.shape[1]) * spacing
             write_points(path.with_name(points.name), read_points(points) - (cut_mm, 0))
         made[side] = path

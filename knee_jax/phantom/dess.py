@@ -2,8 +2,8 @@
 
 The bones are those of the films: the frontal outlines of `anatomy` give the distance of a point
 from a bone's edge in that plane, from which a profile of the sagittal plane is subtracted, so that
-condyles are round and plateaus flat. All other structures follow from the same severity:
-cartilage as thick as the joint space lets it be, spurs, an effusion, and a marrow lesion.
+condyles are round and plateaus flat. All other structures follow from the same severity: cartilage
+as thick as the joint space allows, spurs, an effusion, and a marrow lesion.
 """
 
 import dataclasses
@@ -14,31 +14,31 @@ import numpy as np
 from knee_jax.phantom.anatomy import Knee
 
 FIELD_MM = (140.0, 140.0, 112.0)
-"""Extent of the volume: rows, columns, slices; OAI's series have 384 x 384 x 160 voxels."""
+"""Extent of the volume, mm: rows, columns, slices; OAI's series have 384 x 384 x 160 voxels."""
 
-# Brightness in OAI's units, where 2047 is the greatest that its 8 bits keep (`ingest.volume`).
+# Brightness in OAI's units, where 2047 is the maximum that its 8 bits keep (`ingest.volume`).
 _AIR, _FAT, _MUSCLE, _CORTEX, _MARROW = 0.0, 330.0, 470.0, 50.0, 270.0
 _CARTILAGE, _MENISCUS, _FLUID, _LESION, _TENDON = 950.0, 170.0, 1500.0, 1100.0, 110.0
 
 _RASTER_MM = 0.35
 _CORTEX_MM = 0.9
 _CARTILAGE_MM = 2.5
-"""Thickness of a healthy layer, where the joint space leaves room for it."""
+"""Thickness of a healthy layer, mm, if the joint space leaves room for it."""
 
 
 _Point = tuple[float, float, float]
-"""x, y, z in mm: to medial, to the back, down."""
+"""Point x, y, z in mm: to medial, to the back, down."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scanner:
-    """The properties of a site's scanner.
+    """Properties of a site's scanner.
 
     Attributes:
-        gain: factor of all brightness.
-        noise: SD of the noise.
-        shading: SD of the logarithm of the coil's sensitivity over the knee.
-        blur_mm: SD of the point spread in the slice.
+        gain: Factor of all brightness.
+        noise: Standard deviation of the noise.
+        shading: Standard deviation of the logarithm of the coil's sensitivity over the knee.
+        blur_mm: Standard deviation of the point spread in the slice, mm.
     """
 
     gain: float
@@ -49,12 +49,12 @@ class Scanner:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """The findings that an MR shows and a film does not.
+    """Findings that an MR shows and a film does not.
 
     Attributes:
-        lesion_mm: radius of the bone marrow lesion, 0 if there is none.
-        medial: whether the lesion lies in the medial compartment.
-        effusion: filling of the suprapatellar pouch, 0..1.
+        lesion_mm: Radius of the bone marrow lesion, mm; 0 if there is none.
+        medial: Whether the lesion lies in the medial compartment.
+        effusion: Filling of the suprapatellar pouch, 0..1.
     """
 
     lesion_mm: float
@@ -72,15 +72,15 @@ def render(
     """Draw one knee.
 
     Args:
-        knee: knee in its own frame, which looks like a right knee.
-        findings: findings beside those of the bones.
-        scanner: scanner of the examination.
-        shape: rows, columns and slices of the fixed field of view.
-        rng: random numbers of this examination.
+        knee: Knee in its own frame, which looks like a right knee.
+        findings: Findings in addition to those of the bones.
+        scanner: Scanner of the examination.
+        shape: Rows, columns and slices of the fixed field of view.
+        rng: Random numbers of this examination.
 
     Returns:
-        uint16 [slices, rows, columns]; slices lateral to medial, rows superior to inferior, columns
-        anterior to posterior.
+        Volume, uint16 [slices, rows, columns]; slices lateral to medial, rows superior to inferior,
+        columns anterior to posterior.
     """
     rows, columns, slices = shape
     # Shapes are drawn in pixels of about 0.7 mm, noise in the scanner's own.
@@ -118,7 +118,7 @@ def render(
 
 
 class _Plane:
-    """One sagittal slice: the structures, each with a soft edge over those before."""
+    """One sagittal slice, in which each structure is drawn with a soft edge over those before."""
 
     def __init__(
         self,
@@ -136,9 +136,9 @@ class _Plane:
         """Draw the slice and return its brightness.
 
         Args:
-            femur: depth (mm) of each pixel within that bone.
-            tibia: depth (mm) of each pixel within that bone.
-            grain: texture of the marrow, standard normal.
+            femur: Depth of each pixel within that bone, mm.
+            tibia: Depth of each pixel within that bone, mm.
+            grain: Texture of the marrow, standard normal.
         """
         self._soft_tissue()
         self._joint(femur, tibia)
@@ -168,7 +168,7 @@ class _Plane:
         rim = np.hypot((across - 0.24) / 0.24, (y - 2) / 24)
         wedge = np.minimum(space, 11 * (rim - 0.45 - 0.25 * lost))
         self._paint(np.minimum(wedge, 9 - np.abs(z)), _MENISCUS)
-        # No cartilage in the notch, nor beyond the rim.
+        # No cartilage in the notch or beyond the rim.
         covered = max(min((0.46 - across) * knee.width, (across - 0.1) * 60), 0.0)
         thick = min(_CARTILAGE_MM * (1 - lost), gap / 2, covered)
         if thick > 0.05:
@@ -231,7 +231,7 @@ def _frontal(outline: np.ndarray, z: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _profile(y: np.ndarray, half: np.ndarray, radius: float) -> np.ndarray:
-    """Return the mm that a rounded edge of `radius` removes from a bone `half` mm thick."""
+    """Return the mm that an edge of `radius` takes from a bone of half thickness `half`."""
     ratio = np.abs(y) / half
     edge = radius * (1 - np.sqrt(1 - np.minimum(ratio, 1) ** 2))
     return (edge + 1.5 * np.maximum(ratio - 1, 0) * half).astype(np.float32)

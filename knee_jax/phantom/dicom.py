@@ -36,19 +36,19 @@ SHARES = (0.6, 0.14, 0.1, 0.08, 0.02, 0.06)
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The header of a film.
+    """Header of a film.
 
     Attributes:
-        subject, barcode: ids; the barcode is the accession number.
-        date: date as YYYYMMDD.
-        maker: manufacturer of the machine.
-        spacing: mm per pixel.
-        bits: bits stored per pixel, 10 to 16.
-        inverted: whether the film is MONOCHROME1, where the least value is white.
-        syntax: transfer syntax, one of `SYNTAXES`.
-        study, series: descriptions of the study and series.
+        subject, barcode: Ids; the barcode is the accession number.
+        date: Date as YYYYMMDD.
+        maker: Manufacturer of the machine.
+        spacing: Pixel size, mm.
+        bits: Bits stored per pixel, 10 to 16.
+        inverted: Whether the film is MONOCHROME1, where the lowest value is white.
+        syntax: Transfer syntax, one of `SYNTAXES`.
+        study, series: Descriptions of the study and series.
         laterality: 'L' or 'R', '' for a film of both knees.
-        body: examined part of the body.
+        body: Examined part of the body.
     """
 
     subject: str
@@ -115,15 +115,15 @@ def write_film(path: Path, film: np.ndarray, header: Header) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SeriesHeader:
-    """The header of an MR series.
+    """Header of an MR series.
 
     Attributes:
-        subject, barcode: ids; the barcode is the accession number.
-        date: date as YYYYMMDD.
-        maker: manufacturer of the scanner.
+        subject, barcode: Ids; the barcode is the accession number.
+        date: Date as YYYYMMDD.
+        maker: Manufacturer of the scanner.
         side: 'L' or 'R'.
-        spacing_mm: distances of rows, columns and slices.
-        turn: angle in radians by which the slices are turned about the leg's axis.
+        spacing_mm: Distances of rows, columns and slices, mm.
+        turn: Angle by which the slices are rotated about the leg's axis, radians.
     """
 
     subject: str
@@ -139,9 +139,9 @@ def write_series(folder: Path, volume: np.ndarray, header: SeriesHeader) -> None
     """Write a sagittal series like OAI's: files 001, 002 … from the patient's right to the left.
 
     Args:
-        folder: folder of the series, created if missing.
-        volume: uint16 [slices, rows, columns]; slices lateral to medial.
-        header: header of the series.
+        folder: Folder of the series, created if missing.
+        volume: Volume, uint16 [slices, rows, columns]; slices lateral to medial.
+        header: Header of the series.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = {"L": "LEFT", "R": "RIGHT"}[header.side]
@@ -210,7 +210,7 @@ def _encode(counts: np.ndarray, bits: int, syntax: int) -> bytes:
     if not change.Change():
         raise RuntimeError(f"gdcm cannot encode {counts.shape} pixels as {syntax}")
     fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
-    # SWIG hands the bytes over as a str.
+    # SWIG passes the bytes as a str.
     return b"".join(
         fragments.GetFragment(i).GetByteValue().GetBuffer().encode("utf-8", "surrogateescape")
         for i in range(fragments.GetNumberOfFragments())

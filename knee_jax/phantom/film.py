@@ -1,4 +1,4 @@
-"""A bilateral PA fixed-flexion film: two legs before a detector, in detector counts.
+"""Bilateral PA fixed-flexion film: two legs before a detector, in detector counts.
 
 Film coordinates are in mm from the upper left corner of the upper left pixel, so that pixel i has
 its centre at (i + 0.5) * spacing. The patient's right knee is on the film's left.
@@ -15,7 +15,7 @@ from knee_jax.phantom.anatomy import Knee
 
 # From the 748 real knees of Tiulpin et al. 2019 ("KNEEL"): tilt of the plateau once oriented as a
 # right knee -1.0 +- 2.4 degrees (correlation of the two sides 0.5), height of the joint on the film
-# 180 +- 29 mm if the table's padding is taken off, the two knees 182 +- 35 mm apart (28 pairs) and
+# 180 +- 29 mm after removing the table's padding, the two knees 182 +- 35 mm apart (28 pairs) and
 # within 5 mm of the same height. Both spreads are narrowed here to keep two knees on every film.
 _TILT_DEG, _TILT_SD, _TILT_SHARED = -1.0, 2.4, 0.5
 _APART_MM, _APART_SD = 184.0, 26.0
@@ -23,15 +23,16 @@ _APART_MM, _APART_SD = 184.0, 26.0
 
 @dataclasses.dataclass(frozen=True)
 class Processing:
-    """The processing of light into a picture; pairs are ranges, or mean and SD.
+    """Processing of light into a picture; pairs are ranges, or mean and standard deviation.
 
     Attributes:
-        scatter: range of the share of scattered light.
-        quanta: log of the quanta that reach an unobstructed pixel of 0.17 mm, mean and SD.
-        edges: range of the strength of edge enhancement; below 0 edges are smoothed.
-        window: range of the display window's width, relative to the film's own signal.
-        gamma: log of the display curve's exponent, mean and SD.
-        grain: blur (SD) of the noise in pixels.
+        scatter: Range of the share of scattered light.
+        quanta: Log of the quanta that reach an unobstructed pixel of 0.17 mm, mean and standard
+            deviation.
+        edges: Range of the strength of edge enhancement; below 0 edges are smoothed.
+        window: Range of the display window's width, relative to the film's own signal.
+        gamma: Log of the exponent of the display curve, mean and standard deviation.
+        grain: Standard deviation of the noise's blur, pixels.
     """
 
     scatter: tuple[float, float] = (0.15, 0.35)
@@ -44,13 +45,13 @@ class Processing:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The positions of the knees on the film.
+    """Positions of the knees on the film.
 
     Attributes:
-        rows, columns: size of the film in pixels.
-        spacing: mm per pixel.
-        origins: origins of the right and the left knee's frame on the film, mm, [2, 2].
-        angles: radians, clockwise, by which each knee's frame is turned after mirroring.
+        rows, columns: Size of the film in pixels.
+        spacing: Pixel size, mm.
+        origins: Origins of the right and the left knee's frame on the film, mm, [2, 2].
+        angles: Rotation of each knee's frame after mirroring, radians, clockwise.
     """
 
     rows: int
@@ -88,7 +89,10 @@ def place(rng: np.random.Generator, rows: int, height_mm: float, aspect: float) 
 
 
 def _legs(geometry: Geometry, h: float, shape, bulk: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the attenuation of the legs' soft tissue, [rows, columns]; drawn at a fourth."""
+    """Return the attenuation of the legs' soft tissue, [rows, columns].
+
+    It is drawn at a quarter of the resolution.
+    """
     small = (shape[0] // 4 + 1, shape[1] // 4 + 1)
     y = ((np.arange(small[0], dtype=np.float32) + 0.5) * 4 * h)[:, None]
     x = (np.arange(small[1], dtype=np.float32) + 0.5) * 4 * h
@@ -129,13 +133,13 @@ def expose(
     """Expose a film; return it as displayed (bone bright), float32 [rows, columns] in about 0..1.
 
     Args:
-        geometry: geometry of the film.
-        knees: right and left knee.
-        looks: the knees' own random numbers, for what stays the same over the visits.
-        rng: random numbers of this exposure.
-        bulk: relative thickness of the legs, about 1.
-        poor: whether the film is technically poor: underexposed.
-        processing: processing of the machine.
+        geometry: Geometry of the film.
+        knees: Right and left knee.
+        looks: Random numbers of each knee, for what stays the same over the visits.
+        rng: Random numbers of this exposure.
+        bulk: Relative thickness of the legs, about 1.
+        poor: Whether the film is technically poor: underexposed.
+        processing: Processing of the machine.
     """
     rows, columns, spacing = geometry.rows, geometry.columns, geometry.spacing
     # Anatomy is smooth at 0.3 mm; only noise needs the film's full resolution.
@@ -146,7 +150,7 @@ def expose(
     for side, (knee, look) in enumerate(zip(knees, looks)):
         bones = render.attenuation(knee, h, look)
         matrix, shift = geometry.frame(side)
-        # Pixel centres of the canvas to those of the film, both with centres at integers.
+        # From pixel centres of the canvas to those of the film, both with centres at integers.
         corner = np.array([0.5 * h - render.HALF_WIDTH_MM, 0.5 * h - render.ABOVE_MM])
         offset = (corner @ matrix + shift) / h - 0.5
         affine = np.column_stack([matrix.T, offset])
@@ -186,7 +190,7 @@ def _transmit(
     """Return the light on the detector: Beer-Lambert, heel effect along the rows, and scatter."""
     heel = rng.normal(0, 0.08) * np.linspace(-1, 1, len(density), dtype=np.float32)
     primary: np.ndarray = np.exp(-density) * (1 + heel[:, None])
-    # Scatter is wide; what passes beside the legs scatters nowhere.
+    # Scatter is wide; light that passes beside the legs does not scatter.
     scatter = _blur(np.clip(primary, None, 0.5), 30 / h, max(1, round(8 / h)))
     return primary + np.float32(rng.uniform(*processing.scatter)) * scatter
 
@@ -198,7 +202,7 @@ def _develop(
     processing: Processing,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Process the logarithm of light like a vendor; return the picture and its noise's SD.
+    """Process the log of light like a vendor; return the picture and its noise's SD.
 
     Edges are enhanced and a display curve is applied around the bones. The noise is that of a
     Poisson count of quanta, after the logarithm and the curve.

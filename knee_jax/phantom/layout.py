@@ -1,4 +1,4 @@
-"""The layout of a study on disk; each layout has a module (`oai`, `most`)."""
+"""Layout of a study on disk; each layout has a module (`oai`, `most`)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from knee_jax.phantom.severity import Cohort
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A radiography machine.
+    """Radiography machine.
 
     Attributes:
-        maker: manufacturer in the DICOM header.
-        height_mm: height of the film.
-        aspect: columns per row.
-        bits: bits stored per pixel.
-        inverted: whether films are MONOCHROME1.
-        processing: processing of light into a picture.
-        shares: probabilities of `dicom.SYNTAXES`.
+        maker: Manufacturer in the DICOM header.
+        height_mm: Height of the film, mm.
+        aspect: Number of columns per row.
+        bits: Bits stored per pixel.
+        inverted: Whether films are MONOCHROME1.
+        processing: Processing of light into a picture.
+        shares: Probabilities of `dicom.SYNTAXES`.
     """
 
     maker: str
@@ -36,22 +36,22 @@ class Machine:
 
 
 class Film(NamedTuple):
-    """One film to be made, with its two knees (right, left) as rows of `severity.simulate`.
+    """Film to be made, with its two knees (right, left) as rows of `severity.simulate`.
 
     Attributes:
-        cohort: cohort of the random numbers.
-        machine: machine of the film.
-        path: path of the file.
-        number: number of the subject in the cohort.
-        subject, barcode: ids.
-        site: clinical site of the subject, '' where the study has none.
-        date: date as YYYYMMDD.
-        study, series: descriptions in the header.
-        knees: right and left knee.
-        rows: height in pixels.
-        seed: random seed of the cohort.
-        exposure: random stream that distinguishes the film from the subject's others.
-        has_landmarks: whether landmark files are written beside the film.
+        cohort: Cohort of the random numbers.
+        machine: Machine of the film.
+        path: Path of the file.
+        number: Number of the subject in the cohort.
+        subject, barcode: Ids.
+        site: Clinical site of the subject, '' if the study has none.
+        date: Date as YYYYMMDD.
+        study, series: Descriptions in the header.
+        knees: Right and left knee.
+        rows: Height of the film, pixels.
+        seed: Random seed of the cohort.
+        exposure: Random stream that distinguishes the film from the subject's others.
+        has_landmarks: Whether landmark files are written beside the film.
     """
 
     cohort: Cohort
@@ -73,17 +73,18 @@ class Film(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The layout of a study on disk.
+    """Layout of a study on disk.
 
     Attributes:
-        cohort: cohort of the knees.
-        visits: default months of the visits.
-        describe: function (root, seed, rows, knees) → the films of one visit of a subject, the one
-            that is read first; `knees` are the right and left one as rows of `severity.simulate`.
-        write_tables: function (root, knees, films, seed, release) that writes the tables; `knees`
+        cohort: Cohort of the knees.
+        visits: Default months of the visits.
+        describe: Function from (root, seed, rows, knees) to the films of one visit of a subject,
+            the one that is read first; `knees` are the right and left one as rows of
+            `severity.simulate`.
+        write_tables: Function (root, knees, films, seed, release) that writes the tables; `knees`
             have the columns that `write_study` adds.
-        places: the places of films and tables, in words.
-        releases: forms in which the tables are released; the first is the default.
+        places: Description of the places of films and tables.
+        releases: Forms in which the tables are released; the first is the default.
     """
 
     cohort: Cohort

@@ -1,4 +1,4 @@
-"""MOST's layout of a study tree: one wide reading table, a list of films, the view in the path.
+"""Layout of a study tree as MOST's: one wide reading table, a list of films, views in paths.
 
 `<root>/<MOSTID>_XRAY/V<visit>_<date>/<view>/001` is a film; of the views, PA10 is the one that is
 read. `<root>/tables/` holds `mostv01235xray.txt`, with one row per subject and columns
@@ -19,7 +19,7 @@ from knee_jax.targets.grades import GRADES
 
 COHORT = severity.MOST
 VISIT_NUMBERS = dict(zip(COHORT.schedule, (0, 1, 2, 3, 5)))
-"""Month of a visit → its number; visit 4 took no films."""
+"""Number of each visit, by month; no films were taken at visit 4."""
 
 # Digitised screen-film: soft, contrasty, coarse grain. And strongly edge-enhanced plates of few
 # bits. No machine of the other phantom looks like either.
@@ -62,7 +62,7 @@ def subject_id(number: int) -> str:
 
 
 def _describe(root: Path, seed: int, rows: int, knees: list[dict]) -> list[Film]:
-    """Describe the films of a visit: the view PA10 and, of some visits, others."""
+    """Describe the films of a visit: the view PA10 and, at some visits, others."""
     number, month = knees[0]["number"], knees[0]["visit"]
     rng = COHORT.rng(seed, number, 1)
     machine = _MACHINES[int(rng.random() < 0.4)]
@@ -141,7 +141,7 @@ def _write_enrolment(folder: Path, knees: pd.DataFrame, seed: int) -> None:
 
 
 def _write_outcomes(folder: Path, knees: pd.DataFrame) -> None:
-    """Write the visit by which each joint was replaced; blank where it was not."""
+    """Write the visit by which each joint was replaced; blank if it was not."""
     table = pd.DataFrame({"MOSTID": knees["subject"].unique(), "V99EDINDEX": ""})
     replaced = severity.replacements(knees)
     for side in severity.SIDES:
@@ -151,9 +151,10 @@ def _write_outcomes(folder: Path, knees: pd.DataFrame) -> None:
 
 
 def _cell(row: dict, name: str) -> str:
-    """Return a cell of the table: a grade, a decimal where the next one is near, or a code.
+    """Return a cell of the table: a grade, a decimal if the next one is near, or a code.
 
-    8 stands for a prosthesis or a film that cannot be read, 9 for missing; an unread knee is blank.
+    Code 8 stands for a prosthesis or a film that cannot be read, 9 for missing; an unread knee is
+    blank.
     """
     if row["code"] in ("P", "T", "M"):
         return "9" if row["code"] == "M" else "8"
@@ -162,7 +163,7 @@ def _cell(row: dict, name: str) -> str:
         return ""
     if name == "kl":
         return "1.9" if row["nearly_kl"] else str(grade)
-    # Narrowing within a grade is seen against the earlier films.
+    # Narrowing within a grade is judged against the earlier films.
     narrower = row.get(f"nearly_{name}", False) and row["visit"] > 0
     return f"{grade}.5" if narrower else str(grade)
 

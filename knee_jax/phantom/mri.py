@@ -1,8 +1,8 @@
-"""A study of phantom MR series on disk: baseline volumes, and readings of all later visits.
+"""Study of phantom MR series on disk: baseline volumes, and readings of all later visits.
 
 The subjects, sites and reading tables are those of `oai` for the same seed, so that films and
 volumes of one tree show the same knees. The pace at which a knee worsens is not visible on films; a
-marrow lesion on the MR is an imperfect sign of it. The rest is chance and the readers' error: from
+marrow lesion on the MR is an imperfect sign of it. The rest is chance and reader error: from
 everything that is drawn, progression can be predicted with an area under the ROC curve of about
 0.83 (0.74 from films, 0.66 from KL alone), where 45 % of the knees progress
 (tests/phantom/test_mri.py).
@@ -28,7 +28,7 @@ SHAPE = (384, 384, 160)
 
 BASELINE = 0
 
-# Per site, in OAI's range of brightness.
+# Scanner of each site, in OAI's range of brightness.
 _SCANNERS = {
     "A": dess.Scanner(gain=0.92, noise=24, shading=0.10, blur_mm=0.25),
     "B": dess.Scanner(gain=0.80, noise=30, shading=0.14, blur_mm=0.30),
@@ -38,7 +38,7 @@ _SCANNERS = {
 }
 # Correlation of a lesion with the pace.
 _LESION_CORRELATION = 0.8
-# Share of series of which most slices were lost, as of six of OAI's.
+# Share of series most of whose slices were lost, as in six of OAI's.
 _CUT_SHORT, _SLICES_LEFT = 0.005, 0.18
 
 
@@ -58,25 +58,25 @@ def write_mri_study(
     {month}m/{release}/{subject}/{date}/{barcode}/{001, 002, ...}.
 
     Args:
-        root: folder of the study, created if missing.
-        num_subjects: number of subjects, with two knees each.
-        seed: random seed; every file is a function of it and of the other arguments, but not of
+        root: Folder of the study, created if missing.
+        num_subjects: Number of subjects, with two knees each.
+        seed: Random seed; every file is a function of it and of the other arguments, but not of
             `workers`.
-        shape: rows, columns and slices of the fixed field of view; fewer make coarser voxels.
-        workers: number of processes.
-        progress: whether to show a progress bar.
-        release: form of the tables, as in `study.write_study`.
+        shape: Rows, columns and slices of the fixed field of view; fewer make coarser voxels.
+        workers: Number of processes.
+        progress: Whether to show a progress bar.
+        release: Form of the tables, as in `study.write_study`.
 
     Returns:
-        One row per knee: that of `severity.simulate` at baseline with `subject`, `site`, `source`
-        (the folder under `root`), `lesion_mm`, `medial`, `effusion`, `cut_short`.
+        Table with one row per knee: that of `severity.simulate` at baseline with `subject`, `site`,
+        `source` (the folder under `root`), `lesion_mm`, `medial`, `effusion`, `cut_short`.
 
     Raises:
-        UserError: there are no subjects.
+        UserError: There are no subjects.
     """
     root = Path(root)
     knees = severity.simulate(num_subjects, seed=seed, cohort=oai.COHORT)
-    # In order of subject and visit, two knees each; these films are described, and never made.
+    # In order of subject and visit, two knees each; these films are described, but never made.
     films = [
         oai.LAYOUT.describe(root, seed, 0, pair.to_dict("records"))[0]
         for _, pair in knees.groupby(["number", "visit"])
@@ -103,14 +103,14 @@ def write_mri_study(
 
 
 def findings(knees: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Draw the findings of each knee beside its bones, and whether its series is complete.
+    """Draw the findings of each knee besides its bones, and whether its series is complete.
 
     Args:
-        knees: rows of `severity.simulate`.
-        seed: random seed of the cohort.
+        knees: Rows of `severity.simulate`.
+        seed: Random seed of the cohort.
 
     Returns:
-        With the index of `knees`: `lesion_mm` (radius of the marrow lesion, 0 none), `medial`
+        Table with the index of `knees`: `lesion_mm` (radius of the marrow lesion, 0 none), `medial`
         (whether it lies there), `effusion` (0..1), `cut_short` (whether slices were lost).
     """
     sides = knees["side"].map(severity.SIDES.index)
@@ -138,7 +138,7 @@ def _make(film: Film, side: int, folder: Path, row: dict, shape: tuple[int, int,
     """Write one series."""
     cv2.setNumThreads(1)
     rng = film.cohort.rng(film.seed, film.number, 9, side)
-    # The same random numbers as those of the film's bones.
+    # The same random numbers as those of the bones on the film.
     person = film.cohort.rng(film.seed, film.number, 2)
     look = film.cohort.rng(film.seed, film.number, 4, side)
     knee = draw_knee(person_width(person), look, row, flexion=0.0)

@@ -1,8 +1,8 @@
-"""OAI's layout of a study tree: folders by visit, one reading table per visit, the enrollees.
+"""Layout of a study tree as OAI's: folders by visit, one reading table per visit, the enrollees.
 
-`<root>/00m/0.C.1/<subject>/<date>/<barcode>/001` is a film. `<root>/tables/` holds, as the study
-itself gave them out, `kxr_sq_bu<code>.txt` per visit, `kxr_qjsw_duryea<code>.txt` per visit with
-films, `enrollees.txt`, `AllClinical00.txt` and `outcomes99.txt`; or as the NIMH Data Archive does,
+`<root>/00m/0.C.1/<subject>/<date>/<barcode>/001` is a film. `<root>/tables/` holds, as released by
+the study itself, `kxr_sq_bu<code>.txt` per visit, `kxr_qjsw_duryea<code>.txt` per visit with films,
+`enrollees.txt`, `AllClinical00.txt` and `outcomes99.txt`; or as released by the NIMH Data Archive,
 `oai_kxrsemiquant01.txt` and three more.
 """
 
@@ -21,15 +21,15 @@ from knee_jax.targets.grades import GRADES
 
 COHORT = severity.OAI
 VISIT_CODES = dict(zip(COHORT.schedule, ("00", "01", "03", "05", "06", "08", "10")))
-"""Month of a visit → OAI's code."""
+"""OAI's code of each visit, by month."""
 
 _MISSING_CODES = {"P": ".P: Prosthetic", "T": ".T: Technical problems", "A": ".A: Not expected"}
 _BLANK = ".: Missing Form/Incomplete Workbook"
 _REPLACED = {"L": "V99ELKVSRP", "R": "V99ERKVSRP"}
-# The columns of a reading table that carry the visit's code.
+# Columns of a reading table that carry the visit's code.
 _READ = ("BARCDBU", *(f"XR{name.upper()}" for name in GRADES), "XRSCFL", "XRSCFM", "XRSCTL",
          "XRSCTM", "XRATTL", "XRATTM")  # fmt: skip
-# Per site.
+# Machine of each site.
 _MACHINES = {
     "A": Machine("Phantom CR", 352.0, 1.22, 12, False),
     "B": Machine("Phantom CR", 348.0, 1.22, 10, True),
@@ -92,7 +92,7 @@ def _write_study(folder: Path, knees: pd.DataFrame, seed: int) -> None:
         if code in ("01", "06"):
             table.columns = table.columns.str.lower()
         table.to_csv(folder / f"kxr_sq_bu{code}.txt", sep="|", index=False)
-        # Only known of films that were made.
+        # Only known for films that were made.
         if "jsw_medial" in knees:
             _write_widths(folder, knees[knees["visit"] == visit], code)
     people = _people(knees, seed)
@@ -139,7 +139,7 @@ def _write_archive(folder: Path, knees: pd.DataFrame, seed: int) -> None:
     enrollees["site"] = people["V00SITE"]
     _write_described(folder / "oai_enrollee01.txt", enrollees)
     risks = pd.DataFrame({"ID": people["ID"], "visit": "V00", "bmi": people["P01BMI"]})
-    # The real table has later visits, too.
+    # The real table also has later visits.
     _write_described(folder / "oai_oarisk01.txt", pd.concat([risks.assign(visit="V01"), risks]))
     outcomes = people[["ID"]].assign(visit="V99")
     for side, column in _REPLACED.items():
@@ -190,7 +190,7 @@ def _readings(row: dict, seed: int) -> Iterator[dict]:
     side = severity.SIDES.index(row["side"])
     rng = COHORT.rng(seed, row["number"], 6, row["visit"], side)
     grades = {name: int(row[f"read_{name}"]) for name in GRADES}
-    # Sclerosis and attrition come with narrowing; they are not used for learning.
+    # Sclerosis and attrition come with narrowing; they are not used for training.
     for compartment in "lm":
         narrowing = grades[f"js{compartment}"]
         for bone in "ft":
@@ -198,7 +198,7 @@ def _readings(row: dict, seed: int) -> Iterator[dict]:
         grades[f"att{compartment}"] = max(narrowing - 2, min(narrowing, 0))
     absent = _MISSING_CODES.get(row["code"], "")
 
-    # Project 15 read the visits to month 48; 37 (mild knees) and 42 the later ones and a part of
+    # Project 15 read the visits to month 48; 37 (mild knees) and 42 read the later ones and some of
     # the earlier ones again, with which they agree in 97 % (counted in a public table of OAI).
     second = 37 if grades["kl"] < 2 else 42
     projects = [second] if row["visit"] > 48 else [15]

@@ -1,6 +1,6 @@
 """Keypoints, boxes or ready crops of a study tree, for researchers without BoneFinder.
 
-All are made from the tree's landmark files, and lie where `knee_jax.ingest` looks for them.
+All are made from the landmark files of the tree, and placed where `knee_jax.ingest` expects them.
 """
 
 import math
@@ -22,8 +22,8 @@ def write_keypoints(root: Path, knees: pd.DataFrame) -> None:
     """Write `tables/keypoints.csv` by subject and visit: KNEEL's 16 points in mm on the film.
 
     Args:
-        root: tree of `study.write_study`.
-        knees: table that it returned.
+        root: Tree of `study.write_study`.
+        knees: Table that it returned.
     """
     tibia = [i for i in PRESETS["kneel16"] if i in TIBIA]
     femur = [i for i in PRESETS["kneel16"] if i not in TIBIA]
@@ -41,11 +41,11 @@ def write_keypoints(root: Path, knees: pd.DataFrame) -> None:
 
 
 def write_boxes(root: Path, knees: pd.DataFrame) -> None:
-    """Write `tables/boxes.csv` by film: boxes of 120 mm in the film's pixels.
+    """Write `tables/boxes.csv` by film: boxes of 120 mm in pixels of the film.
 
     Args:
-        root: tree of `study.write_study`.
-        knees: table that it returned.
+        root: Tree of `study.write_study`.
+        knees: Table that it returned.
     """
     rows = []
     for row, points, film in _with_landmarks(root, knees):
@@ -68,12 +68,12 @@ def write_boxes(root: Path, knees: pd.DataFrame) -> None:
 def write_crops(root: Path, knees: pd.DataFrame) -> None:
     """Write `crops/{subject}_{month}_{L|R}.png`: 700 px of 0.2 mm, the plateau horizontal.
 
-    Left knees are not mirrored. As in the published pipeline the film is clipped at the percentiles
-    5 and 99 and resampled to 0.2 mm with a cubic spline.
+    Left knees are not mirrored. As in the published pipeline the film is clipped at percentiles 5
+    and 99 and resampled to 0.2 mm with a cubic spline.
 
     Args:
-        root: tree of `study.write_study`.
-        knees: table that it returned.
+        root: Tree of `study.write_study`.
+        knees: Table that it returned.
     """
     folder = root / "crops"
     folder.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
 """X-ray attenuation of the phantom's bones: line integrals from projected thickness.
 
 A bone is a solid of rounded cross-section inside its outline: a cortical shell around trabecular
-bone. Rays that graze the shell pass the most cortex, so that outlines are bright.
+bone. Rays that graze the shell pass through the most cortex, so that outlines are bright.
 """
 
 import cv2
@@ -13,11 +13,11 @@ from knee_jax.phantom.anatomy import Knee
 # Linear attenuation beyond that of the displaced soft tissue, per mm, near 60 keV.
 CORTICAL, TRABECULAR = 0.040, 0.0152
 HALF_WIDTH_MM, ABOVE_MM, BELOW_MM = 64.0, 250.0, 250.0
-"""Extent of the raster around the knee's origin."""
+"""Extent of the raster around the knee's origin, mm."""
 _GRAIN_MM = 105.0
-"""Extent of spongy bone from the joint."""
+"""Extent of spongy bone from the joint, mm."""
 _LINE_MM, _LINE_TOP = 0.75, 0.2
-"""Width (SD) of the inner lines, and the greatest attenuation of a line."""
+"""Width (standard deviation) of the inner lines, mm, and the maximum attenuation of a line."""
 
 
 class Band:
@@ -54,7 +54,7 @@ def _chord(depth: np.ndarray, radius: float, half: float) -> np.ndarray:
 
 
 def _bone(depth, radius: float, half: float, shell, grain) -> np.ndarray:
-    """Return a bone's attenuation, given depth map, edge radius, half thickness, cortex (mm)."""
+    """Return a bone's attenuation from depth map, edge radius, half thickness and cortex (mm)."""
     outer = _chord(depth, radius, half)
     inner = _chord(np.maximum(depth - shell, 0), radius, half)
     return np.float32(2 * CORTICAL) * (outer - inner) + np.float32(2 * TRABECULAR) * inner * grain
@@ -64,10 +64,10 @@ def attenuation(knee: Knee, spacing: float, rng: np.random.Generator) -> np.ndar
     """Integrate the bones' attenuation over that of soft tissue, [rows, columns] float32.
 
     Args:
-        knee: knee in its own frame.
-        spacing: pixel size of the raster in mm; the knee's origin lies ABOVE_MM below and
+        knee: Knee in its own frame.
+        spacing: Pixel size of the raster, mm; the knee's origin lies ABOVE_MM below and
             HALF_WIDTH_MM right of the raster's corner.
-        rng: random numbers of the knee, for the grain of its spongy bone.
+        rng: Random numbers of the knee, for the grain of its spongy bone.
     """
     look = knee.character
     raster = Band(spacing, -ABOVE_MM, BELOW_MM)
@@ -176,7 +176,7 @@ def _inner_lines(band: Band, knee: Knee) -> np.ndarray:
         rim = landmarks[first : last + 1]
         lift = np.sin(np.linspace(0.15, np.pi - 0.15, len(rim)))[:, None]
         lines.append((0.17, rim + [0, max(sag, 1.0)] * lift))
-    # Walls of the intercondylar notch go on above its roof, the spines' flanks below theirs.
+    # Walls of the intercondylar notch continue above its roof, the spines' flanks below theirs.
     for index, lean, length, amount in (
         (16, -0.02, -0.26, 0.09),
         (20, 0.03, -0.28, 0.13),

@@ -1,4 +1,4 @@
-"""The severity of the phantom's osteoarthritis: a latent model of a cohort, and its readers.
+"""Severity of the phantom's osteoarthritis: a latent model of a cohort, and its readers.
 
 Each feature of a knee (four osteophytes, two narrowings) has a continuous latent severity, built
 from a common severity and a varus-valgus tendency, shared in part between the two knees of a
@@ -24,15 +24,16 @@ OSTEOPHYTES = FEATURES[:4]
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
-    """A study's visits, and the severity of its knees.
+    """Visits of a study, and the severity of its knees.
 
     Attributes:
-        schedule: months of the visits whose films were read.
-        marginals: knees per grade, in the order of `GRADES`: the row of Table 1.
-        reference_visits: number of visits, from the first, that have those marginals.
-        loadings: loadings of the six features on (severity, varus).
-        stream: key that separates this cohort's random numbers from another's of the same seed.
-        decimals: whether readers mark grades that are nearly reached.
+        schedule: Months of the visits whose films were read.
+        marginals: Number of knees per grade, in the order of `GRADES`: the row of Table 1.
+        reference_visits: Number of visits, from the first, that have those marginals.
+        loadings: Loadings of the six features on (severity, varus).
+        stream: Key that separates the random numbers of this cohort from another's with the same
+            seed.
+        decimals: Whether readers mark grades that are nearly reached.
     """
 
     schedule: tuple[int, ...]
@@ -43,13 +44,13 @@ class Cohort:
     decimals: bool = False
 
     def rng(self, seed: int, number: int, *purpose: int) -> np.random.Generator:
-        """Return the random numbers of subject `number` for one purpose."""
+        """Return the random generator of subject `number` for one purpose."""
         sequence = np.random.SeedSequence([seed, number, *purpose], spawn_key=self.stream)
         return np.random.default_rng(sequence)
 
     @property
     def normals(self) -> int:
-        """Number of standard normals of a subject's latents."""
+        """Number of standard normals behind a subject's latents."""
         return 2 + 3 * 8 + 12 + 12 * len(self.schedule)
 
 
@@ -58,8 +59,8 @@ class Cohort:
 _OAI_LOADINGS = (
     (0.80, -0.22), (0.84, 0.16), (0.80, -0.22), (0.82, 0.12), (0.22, -0.78), (0.45, 0.66)
 )  # fmt: skip
-# In MOST the signs come together more: 42 % of the knees have none (KL 0), and yet 45 % a medial
-# tibial osteophyte and 37 % medial narrowing.
+# In MOST the signs coincide more: 42 % of the knees have none (KL 0), and yet 45 % a medial tibial
+# osteophyte and 37 % medial narrowing.
 _MOST_LOADINGS = (
     (0.95, -0.10), (0.96, 0.08), (0.95, -0.10), (0.96, 0.06), (0.40, -0.75), (0.80, 0.45)
 )  # fmt: skip
@@ -100,15 +101,16 @@ MOST = Cohort(
 
 # Shares of variance that the two knees of a subject have in common: factors, then features.
 _SHARED = np.array([0.8, 0.4] + 6 * [0.4])
-# SD of a reading, in units of the latent's SD, and the part of its variance that persists over the
-# visits: follow-up films are read beside the earlier ones.
+# Standard deviation of a reading, in units of the latent's, and the part of its variance that
+# persists over the visits: follow-up films are read beside the earlier ones.
 _READER_SD, _READER_PERSISTENCE = 0.25, 0.8
 
 # Shares of follow-up visits without a film, of unread films, of knees with a bad film, of knees
 # with a lost reading, and of pairs with KL 0-1 whose other features were not scored.
 _ABSENT, _UNREAD, _TECHNICAL, _LOST, _UNSCORED = 0.06, 0.08, 0.01, 0.01, 0.12
 
-# Distance from the next grade, in units of the latent's SD, that readers call nearly reached.
+# Distance from the next grade that readers report as nearly reached, in units of the latent's
+# standard deviation.
 _NEARLY = 0.12
 
 
@@ -116,8 +118,8 @@ def _latents(cohort: Cohort, normals: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Compute the latent severities, true and as read, both [subject, visit, side, feature].
 
     Args:
-        cohort: cohort with the visits.
-        normals: independent standard normals, [subject, cohort.normals].
+        cohort: Cohort with the visits.
+        normals: Independent standard normals, [subject, cohort.normals].
     """
     count = len(normals)
     pace, base, persistent, passing = np.split(normals, np.cumsum([2, 24, 12]), axis=1)
@@ -128,7 +130,7 @@ def _latents(cohort: Cohort, normals: np.ndarray) -> tuple[np.ndarray, np.ndarra
     own = np.sqrt(1 - np.sum(loadings**2, axis=1))
     start = factors @ loadings.T + unique * own
 
-    # Few knees progress much within eight years; narrowing goes on in the loaded compartment.
+    # Few knees progress much within eight years; narrowing continues in the loaded compartment.
     years = np.array(cohort.schedule)[:, None, None] / 12
     rate = 0.04 * np.exp(0.9 * pace)[:, None] * years.squeeze(-1)
     medial = 1 / (1 + np.exp(-2 * factors[..., 1]))
@@ -146,7 +148,7 @@ def thresholds(cohort: Cohort) -> tuple[np.ndarray, tuple[float, float]]:
     """Compute the cuts of the latents that give the cohort's marginals, from many subjects.
 
     Returns:
-        cuts [6 features, 3] between grades 0|1, 1|2, 2|3, and the band of possible osteophytes
+        Cuts [6 features, 3] between grades 0|1, 1|2, 2|3, and the band of possible osteophytes
         about the first cut, in units of the latents: below it KL is 0, above it 2.
     """
     normals = np.random.default_rng(0).standard_normal((30_000, cohort.normals))
@@ -169,10 +171,11 @@ def _largest_osteophyte(latent: np.ndarray, cuts: np.ndarray) -> np.ndarray:
 
 
 def grade(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
-    """Grade latents [..., 6 features]: [..., 7] in the order of `GRADES`.
+    """Grade latents [..., 6 features]; return [..., 7] in the order of `GRADES`.
 
-    KL follows from the other six (Kellgren & Lawrence 1957, in OAI's use): 4 and 3 when the worst
-    narrowing is 3 and 2; else 2 with a definite osteophyte; 1 with a possible one or narrowing 1.
+    KL follows from the other six (Kellgren & Lawrence 1957, as used in OAI): 4 and 3 when the worst
+    narrowing is 3 and 2; otherwise 2 with a definite osteophyte; 1 with a possible one or narrowing
+    1.
     """
     cuts, (low, high) = thresholds(cohort)
     features = np.sum(latent[..., None] >= cuts, axis=-1)
@@ -190,8 +193,8 @@ def nearly(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
     """Return whether KL 2, and the next narrowing lateral and medial, is nearly reached, [..., 3].
 
     Args:
-        cohort: cohort with the thresholds.
-        latent: latents as read, [..., 6 features].
+        cohort: Cohort with the thresholds.
+        latent: Latents as read, [..., 6 features].
     """
     cuts, (_, high) = thresholds(cohort)
     missing_kl = high - _largest_osteophyte(latent, cuts)
@@ -202,7 +205,7 @@ def nearly(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
 
 
 def spur_mm(cohort: Cohort, latent: np.ndarray) -> np.ndarray:
-    """Return the lengths of the four osteophytes in mm, [..., 4], from latents [..., 6 features].
+    """Return the lengths of the four osteophytes, mm, [..., 4], from latents [..., 6 features].
 
     In the OARSI atlas (Altman & Gold 2007) grades 1, 2, 3 are about 2, 4, 7 mm on the film.
     """
@@ -231,14 +234,14 @@ def _codes(
     """Draw the codes of unread knees, and whether knees are filmed: [subject, visit, side] each.
 
     Args:
-        cohort: cohort with the visits.
-        latent: [subject, visit, side, 6 features].
-        read: grades [subject, visit, side, 7].
-        chance: uniform draws, [subject, visit, side, 5].
+        cohort: Cohort with the visits.
+        latent: Latents, [subject, visit, side, 6 features].
+        read: Grades [subject, visit, side, 7].
+        chance: Uniform draws, [subject, visit, side, 5].
     """
     shape = read.shape[:3]
     later = (np.array(cohort.schedule) > 0)[:, None]
-    # A knee is replaced once its narrowing is beyond grade 3 by an amount of its own.
+    # A knee is replaced once its narrowing exceeds grade 3 by an amount of its own.
     worst = np.max(latent[..., 4:] - thresholds(cohort)[0][4:, 2], axis=-1)
     replaced = later & (worst > 0.4 + 1.2 * np.abs(norm.ppf(chance[:, :1, :, 0])))
     # Both knees are on one film, and are read together.
@@ -257,12 +260,12 @@ def describe(cohort: Cohort, seed: int, numbers: Iterable[int]) -> pd.DataFrame:
     The severity of their knees depends on neither.
 
     Args:
-        cohort: cohort with the random numbers.
-        seed: random seed of the cohort.
-        numbers: numbers of the subjects.
+        cohort: Cohort with the random numbers.
+        seed: Random seed of the cohort.
+        numbers: Numbers of the subjects.
     """
     draws = np.array([cohort.rng(seed, number, 10).standard_normal(2) for number in numbers])
-    # About as in both studies.
+    # Approximately as in both studies.
     return pd.DataFrame(
         {
             "age": np.clip(np.round(61.5 + 9 * draws[:, 0]), 45, 79).astype(int),
@@ -272,10 +275,10 @@ def describe(cohort: Cohort, seed: int, numbers: Iterable[int]) -> pd.DataFrame:
 
 
 def replacements(knees: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return by side the first visit (months) at which each subject's joint was seen replaced.
+    """Return the first visit (months) at which each subject's joint was seen replaced, by side.
 
     Args:
-        knees: table of `simulate`, with the column `subject`.
+        knees: Table of `simulate`, with the column `subject`.
     """
     seen = knees[knees["code"] == "P"]
     return {side: seen[seen["side"] == side].groupby("subject")["visit"].min() for side in SIDES}
@@ -293,21 +296,21 @@ def simulate(
     A subject is the same whatever the number of subjects and visits.
 
     Args:
-        num_subjects: number of subjects, > 0.
-        visits: months of the cohort's schedule; None: all of them.
-        seed: random seed of the cohort.
-        cohort: cohort whose marginals the grades have.
+        num_subjects: Number of subjects, above 0.
+        visits: Months of the cohort's schedule; None: all of them.
+        seed: Random seed of the cohort.
+        cohort: Cohort whose marginals the grades have.
 
     Returns:
-        Columns `number` (of the subject, from 0), `visit` (months), `side` (R or L), `pace` (of
-        worsening, a standard normal that is invisible on films), `true_<grade>`, `read_<grade>` (-1
-        where not read), `code` (reason for that: P prosthesis, T technical, A not expected, M
-        missing, U no row in any table; or empty), `spur_<feature>` (mm), `lost_<feature>` (fraction
-        of the joint space). If the cohort has decimals also `nearly_kl`, `nearly_jsl`, `nearly_jsm`
-        (`nearly`).
+        Table with columns `number` (of the subject, from 0), `visit` (months), `side` (R or L),
+        `pace` (of worsening, a standard normal that is invisible on films), `true_<grade>`,
+        `read_<grade>` (-1 where not read), `code` (reason for that: P prosthesis, T technical, A
+        not expected, M missing, U no row in any table; or empty), `spur_<feature>` (mm),
+        `lost_<feature>` (fraction of the joint space). If the cohort has decimals also `nearly_kl`,
+        `nearly_jsl`, `nearly_jsm` (`nearly`).
 
     Raises:
-        UserError: there are no subjects, or a visit is not of the schedule.
+        UserError: There are no subjects, or a visit is not in the schedule.
     """
     if num_subjects < 1:
         raise UserError(f"a cohort needs at least 1 subject, not {num_subjects}")

@@ -1,4 +1,4 @@
-"""A study tree of phantom knees that looks like a real one on disk: films, landmarks, tables."""
+"""Study tree of phantom knees that looks like a real one on disk: films, landmarks, tables."""
 
 import concurrent.futures
 import dataclasses
@@ -25,7 +25,7 @@ def layout(study: str) -> Layout:
     """Return the layout of a study.
 
     Raises:
-        UserError: there is no such layout.
+        UserError: There is no such layout.
     """
     if study not in STUDIES:
         raise UserError(f"no study is called {study!r}; choose from {', '.join(STUDIES)}")
@@ -50,24 +50,24 @@ def write_study(
     right one on the mirrored film, in mm from the film's corner.
 
     Args:
-        root: folder of the study, created if missing.
-        num_subjects: number of subjects.
-        visits: months of the cohort's schedule; None: the layout's default.
-        seed: random seed; every file is a function of it and of the other arguments, but not of
+        root: Folder of the study, created if missing.
+        num_subjects: Number of subjects.
+        visits: Months of the cohort's schedule; None: the layout's default.
+        seed: Random seed; every file is a function of it and of the other arguments, but not of
             `workers`.
-        rows: height of a film in pixels; its field of view is fixed, so fewer make coarser pixels.
-        workers: number of processes.
-        progress: whether to show a progress bar.
-        study: name of the layout, 'oai' or 'most'.
-        release: form of the tables, one of the layout's; None: the first.
+        rows: Height of a film, pixels; its field of view is fixed, so fewer make coarser pixels.
+        workers: Number of processes.
+        progress: Whether to show a progress bar.
+        study: Name of the layout, 'oai' or 'most'.
+        release: Form of the tables, one of the layout's; None: the first.
 
     Returns:
-        The truth about the knees: `severity.simulate`'s table with `subject`, `site`, `barcode`,
+        True state of the knees: the table of `severity.simulate` with `subject`, `site`, `barcode`,
         `source` (the film's path under `root`), `jsw_medial` (minimum medial joint space width on
-        that film in mm, NaN where the joint has been replaced).
+        that film in mm, NaN if the joint has been replaced).
 
     Raises:
-        UserError: there are no subjects, no such study or release of it, or a visit is not of its
+        UserError: There are no subjects, no such study or release of it, or a visit is not in its
             schedule.
     """
     root, shape = Path(root), layout(study)
@@ -81,7 +81,7 @@ def write_study(
         shape.describe(root, seed, rows, group.to_dict("records"))
         for _, group in knees.groupby(["number", "visit"])
     ]
-    # Both are in order of subject and visit, two knees a film.
+    # Both are in order of subject and visit, two knees per film.
     read = [first for first, *_ in views]
     knees.insert(0, "subject", np.repeat([f.subject for f in read], 2))
     knees["site"] = np.repeat([f.site for f in read], 2)
@@ -111,7 +111,7 @@ def _make_all(films: list[Film], workers: int) -> Iterator[list[float]]:
 
 
 def _make(spec: Film) -> list[float]:
-    """Make one film and its landmark files; return the knees' medial joint space widths in mm."""
+    """Make one film and its landmark files; return the medial joint space widths in mm."""
     machine = spec.machine
     person = spec.cohort.rng(spec.seed, spec.number, 2)
     width = person_width(person)
@@ -157,7 +157,7 @@ def _make(spec: Film) -> list[float]:
 
 
 def person_width(person: np.random.Generator) -> float:
-    """Draw the width of a subject's tibial plateaus in mm."""
+    """Draw the width of a subject's tibial plateaus, mm."""
     return float(np.clip(WIDTH_MM + WIDTH_SD * person.standard_normal(), 63, 98))
 
 
@@ -165,10 +165,10 @@ def draw_knee(width: float, look: np.random.Generator, row: dict, flexion: float
     """Draw the bones of one knee.
 
     Args:
-        width: width of the subject's plateaus, see `person_width`.
-        look: random numbers of the subject and side.
-        row: the knee's row of `severity.simulate`.
-        flexion: see `make_knee`.
+        width: Width of the subject's plateaus, mm; see `person_width`.
+        look: Random numbers of the subject and side.
+        row: Row of the knee in `severity.simulate`.
+        flexion: Change of the joint space by positioning, mm; see `make_knee`.
     """
     spurs = np.array([row[f"spur_{name}"] for name in severity.OSTEOPHYTES])
     lost = np.array([row["lost_jsl"], row["lost_jsm"]])

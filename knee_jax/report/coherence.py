@@ -1,4 +1,4 @@
-"""What a report shows of coherence: the loss, and the knees whose grades fit together least.
+"""Report sections on coherence: the loss, and the knees with the least coherent grades.
 
 The two figures are supplementary Figs. 1 and 2 of Zheng et al. 2021.
 """
@@ -20,7 +20,7 @@ from knee_jax.targets.grades import GRADES
 from knee_jax.tasks.coherence_loss import incoherence
 
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.5)
-"""Of the supplementary Table 1."""
+"""Temperatures of the supplementary Table 1."""
 
 
 def mapping(density: np.ndarray, temperature: float) -> np.ndarray:
@@ -35,12 +35,12 @@ def mapping_gradient(density: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def mapping_figure(temperatures: Sequence[float] = TEMPERATURES) -> Figure:
-    """Incoherence loss by log-density, a line a temperature (supplementary Fig. 1)."""
+    """Draw the incoherence loss by log-density, one line per temperature (supplementary Fig. 1)."""
     return _lines(mapping, temperatures, "Incoherence loss")
 
 
 def gradient_figure(temperatures: Sequence[float] = TEMPERATURES) -> Figure:
-    """Gradient of the incoherence loss by log-density (supplementary Fig. 2)."""
+    """Draw the gradient of the incoherence loss by log-density (supplementary Fig. 2)."""
     return _lines(mapping_gradient, temperatures, "Gradient of the incoherence loss")
 
 
@@ -57,12 +57,12 @@ def _lines(function, temperatures: Sequence[float], title: str) -> Figure:
 
 
 def suspects_section(listing: pd.DataFrame, shown: Sequence[Example], number: int = 20) -> Section:
-    """The knees of a cohort whose grades fit together least: candidates to be read again.
+    """Show the knees of a cohort with the least coherent grades: candidates to be read again.
 
     Args:
         listing: Table of `knee_jax.metrics.grade_coherence.list_suspects`.
-        shown: the first of its knees, with their pixels.
-        number: how many of them the table has.
+        shown: First of its knees, with their pixels.
+        number: Number of knees in the table.
     """
     measures = ("suspect", "surprise", "log_density", "incoherence")
     names = ("subject", "side", "visit", *GRADES, *measures)
@@ -94,7 +94,7 @@ def suspects_section(listing: pd.DataFrame, shown: Sequence[Example], number: in
 
 
 def loss_section(temperature: float) -> Section:
-    """The incoherence loss as a function of the log-density, for some temperatures."""
+    """Show the incoherence loss as a function of the log-density, for some temperatures."""
     drawings = (
         Drawing("coherence_mapping", "Incoherence loss by log-density", mapping_figure()),
         Drawing("coherence_gradient", "Gradient of the incoherence loss", gradient_figure()),

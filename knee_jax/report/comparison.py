@@ -1,4 +1,4 @@
-"""A paper's printed numbers beside ours."""
+"""Comparison of a paper's printed numbers with ours."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,23 +23,24 @@ from knee_jax.report.tables import (
 from knee_jax.report.templates import template
 
 Results = Mapping[tuple[str, str], Mapping[str, Summary] | None]
-"""{(config, model) of a paper's table: {split: summary}, or None where the run has failed}."""
+"""Summaries by split for (config, model) of a paper's table, or None if the run has failed."""
 
 _SPREADS = ("low", "high", "std")
 _STATES = {"failed": "failed", "absent": "absent", "not run": "-", "printed only": "-"}
 
 
 def compare(paper: PaperTable, results: Results) -> pd.DataFrame:
-    """Each printed number with ours.
+    """Compare each printed number with ours.
 
     Args:
-        paper: the table.
+        paper: Table.
         results: Results of the runs; rows without a result are kept.
 
     Returns:
-        The columns of `papers.COLUMNS` (`value, low, high, std` as `paper, paper_low, paper_high,
-        paper_std`), then `ours, low, high, std` (float, NaN where there is none), `n` and `state`:
-        `run`; `failed`; `absent`, where a run has not this number; `not run`; or `printed only`.
+        Table with the columns of `papers.COLUMNS` (`value, low, high, std` as `paper, paper_low,
+        paper_high, paper_std`), then `ours, low, high, std` (float, NaN if there is none), `n` and
+        `state`: `run`; `failed`; `absent`, if a run lacks this number; `not run`; or `printed
+        only`.
     """
     rows = []
     for cell in paper.cells.to_dict("records"):
@@ -66,10 +67,10 @@ def compare(paper: PaperTable, results: Results) -> pd.DataFrame:
 
 
 def comparison_tables(frame: pd.DataFrame) -> list[Table]:
-    """`compare`'s table for people: one for each metric, rows and columns as the paper has them.
+    """Format the table of `compare`, one table per metric, rows and columns as in the paper.
 
-    A cell reads `paper | ours`, with our 95 % interval below, and the paper's where it prints one.
-    Where it prints a standard deviation, both stand with theirs.
+    A cell reads `paper | ours`, with our 95 % interval below, and the paper's if it prints one. If
+    it prints a standard deviation, both numbers have one.
     """
     tables = []
     for metric, cells in frame.groupby("metric", sort=False):
@@ -88,12 +89,12 @@ def comparison_tables(frame: pd.DataFrame) -> list[Table]:
 def comparison_section(
     names: Iterable[str], results: Results, remarks: Sequence[str] = ()
 ) -> Section:
-    """The part of a run's report that has the paper's tables beside the run's numbers.
+    """Make the section of a run's report that compares its numbers with the paper's tables.
 
     Args:
-        names: Names of tables, as in `oarsi/2`.
-        results: what the run has.
-        remarks: what the numbers are of.
+        names: Names of tables, such as `oarsi/2`.
+        results: Results of the run.
+        remarks: Remarks on the origin of the numbers.
     """
     notes, tables = [*remarks, ABBREVIATIONS], []
     for name in names:
@@ -109,16 +110,16 @@ def comparison_section(
 def write_comparison(
     path: Path, paper: PaperTable, frame: pd.DataFrame, remarks: Sequence[str]
 ) -> str:
-    """Write the table as `.txt`, `.csv` (one number a row) and `.html`.
+    """Write the table as `.txt`, `.csv` (one number per row) and `.html`.
 
     Args:
         path: Path of the files, without suffix.
-        paper: the table.
+        paper: Table.
         frame: Table of `compare`.
-        remarks: what the numbers are of.
+        remarks: Remarks on the origin of the numbers.
 
     Returns:
-        The text.
+        Text of the table.
     """
     tables = comparison_tables(frame)
     title = f"{paper.source}: {paper.title}"

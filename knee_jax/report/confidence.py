@@ -1,4 +1,4 @@
-"""What a report shows of a network's confidence: whether it can be believed, and where it ends."""
+"""Report section on a network's confidence: its reliability, and its distribution."""
 
 from collections.abc import Mapping
 
@@ -22,10 +22,10 @@ Array = np.ndarray
 
 
 def reliability_figure(diagrams: Mapping[str, tuple[Reliability, str]]) -> Figure:
-    """Accuracy by confidence, a panel for each title; at most four in a row.
+    """Draw accuracy by confidence, one panel per title, at most four in a row.
 
     Args:
-        diagrams: {title: (bins, a line to stand below the panel)}.
+        diagrams: Bins, and a line to print below the panel, by title.
     """
     with matplotlib.rc_context(figures.STYLE):
         size = (3.6, 3.5) if len(diagrams) == 1 else (2.9, 2.9)
@@ -49,13 +49,13 @@ def reliability_figure(diagrams: Mapping[str, tuple[Reliability, str]]) -> Figur
 
 
 def curves_figure(table: pd.DataFrame, target: Classes) -> Figure:
-    """Probability of the second class, the knees of each true class in descending order.
+    """Draw the probability of the second class, for knees of each true class in descending order.
 
     Wang et al., Fig. 5. Both curves span the width, however many knees a class has.
 
     Args:
-        table: a predictions table in which every knee has a class of the target.
-        target: one of two classes.
+        table: Predictions table in which every knee has a class of the target.
+        target: Target of two classes.
     """
     with matplotlib.rc_context(figures.STYLE):
         figure, (axes,), _ = figures.make_panels(1, 1, (5.6, 3.9))
@@ -90,10 +90,10 @@ def curves_figure(table: pd.DataFrame, target: Classes) -> Figure:
 
 
 def confidence_section(table: pd.DataFrame) -> Section:
-    """Reliability diagrams of all that was predicted, and sorted probabilities of two classes.
+    """Show reliability diagrams of all targets, and sorted probabilities of two classes.
 
     Args:
-        table: a predictions table.
+        table: Predictions table.
     """
     shown = targets.of_kind(figures.labelled_targets(table), Classes)
     notes = [

@@ -1,4 +1,4 @@
-"""Knees that a report shows: what is needed of each, and which ones."""
+"""Knees that a report shows: the data of each, and their choice."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ class Example:
     """One knee to show.
 
     Attributes:
-        image: uint8 [H, W], oriented as a right knee (lateral at the left); or a sagittal slice.
-        truth: Target → label, missing where it has none; at least the targets of `prediction`.
-        prediction: Target → predicted class or value.
-        caption: one line that says which knee it is.
-        keypoints: float [74, 2], x and y in pixels of `image` with half-pixel centres, or None.
-        modality: 'film', or 'volume', of which a slice is shown.
+        image: Image, uint8 [H, W], oriented as a right knee (lateral at the left); or a sagittal
+            slice.
+        truth: Label of each target, missing if there is none; at least the targets of `prediction`.
+        prediction: Predicted class or value of each target.
+        caption: One line that identifies the knee.
+        keypoints: Landmarks, float [74, 2], x and y in pixels of `image` with half-pixel centres,
+            or None.
+        modality: Kind of image, 'film', or 'volume', of which a slice is shown.
     """
 
     image: Array
@@ -34,17 +36,17 @@ class Example:
 
     @property
     def sides(self) -> tuple[str, str]:
-        """Name what lies at the left and at the right of the image."""
+        """Names of what lies at the left and at the right of the image."""
         return ("lateral", "medial") if self.modality == "film" else ("anterior", "posterior")
 
     @property
     def target(self) -> Target:
-        """The target by which the prediction counts as correct: KL where it was predicted."""
+        """Target by which the prediction counts as correct: KL if it was predicted."""
         return targets.get("kl" if "kl" in self.prediction else next(iter(self.prediction)))
 
     @property
     def group(self) -> str:
-        """'correct', 'wrong' or 'unread', by `target`."""
+        """Group of the knee by `target`: 'correct', 'wrong' or 'unread'."""
         truth, prediction = (each[self.target.name] for each in (self.truth, self.prediction))
         if not self.target.is_known(truth):
             return "unread"
@@ -58,9 +60,9 @@ def choose_examples(
 
     Args:
         table: Predictions table with the target.
-        name: Target by which a prediction counts as correct or wrong.
-        num_each: Most correct, and most wrong, ones.
-        seed: Seed of the choice.
+        name: Name of the target by which a prediction counts as correct or wrong.
+        num_each: Maximum number of correct ones, and of wrong ones.
+        seed: Random seed of the choice.
 
     Returns:
         Positions of rows of the table; within each group in the order of the label.
@@ -69,7 +71,7 @@ def choose_examples(
     truth = table[name].to_numpy(np.float64)
     known = target.is_known(truth)
     correct = target.agrees(truth, table[f"{name}_pred"].to_numpy(np.float64))
-    # Of each class; of a continuous label each of its whole numbers.
+    # By class; for a continuous label by its integer part.
     group_of = np.where(known, np.floor(truth), np.nan)
     rng = np.random.default_rng(seed)
     chosen = []

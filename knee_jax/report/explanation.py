@@ -1,4 +1,4 @@
-"""What a report shows of how a network sees knees: its features as a map, and where it looked."""
+"""Report sections that explain a network: its features on a plane, and its evidence."""
 
 import types
 from collections.abc import Hashable, Mapping
@@ -26,10 +26,10 @@ from knee_jax.targets.kinds import Classes
 Array = np.ndarray
 
 FEWEST_KNEES = 10
-"""Fewer make no map."""
+"""Minimum number of knees for a map of features."""
 
 PERPLEXITY = 30.0
-"""Of t-SNE, van der Maaten & Hinton 2008: its usual value is 5 to 50."""
+"""Perplexity of t-SNE (van der Maaten & Hinton 2008), usually 5 to 50."""
 
 ENDS = types.MappingProxyType(
     {
@@ -38,22 +38,22 @@ ENDS = types.MappingProxyType(
         "coronal": ("anterior", "posterior"),
     }
 )
-"""View → where its first and its last slice lie."""
+"""Position of the first and of the last slice in each view."""
 
 _HEAT: Colormap = matplotlib.colormaps["inferno"]
 
 
 def t_sne(features: Array) -> Array:
-    """The features on a plane: neighbours stay neighbours (van der Maaten & Hinton 2008).
+    """Map features to a plane; neighbours stay neighbours (van der Maaten & Hinton 2008).
 
     Args:
-        features: [n, d], at least four knees, of which not all are alike.
+        features: Features, [n, d], of at least four knees, which are not all equal.
 
     Returns:
-        float32 [n, 2]; the same for the same features.
+        Positions, float32 [n, 2]; the same for the same features.
     """
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    # On one thread: sums, and with them all else, would depend on the number of cores.
+    # On one thread, since sums, and with them all else, would depend on the number of cores.
     with threadpool_limits(1):
         plane = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1)
         return plane.fit_transform(features)
@@ -63,9 +63,9 @@ def features_figure(places: Array, table: pd.DataFrame, target: str) -> Figure:
     """Draw knees on a plane, coloured by label; those predicted wrongly are hollow.
 
     Args:
-        places: [n, 2].
-        table: a predictions table of these knees.
-        target: Name of a target of the table; of classes at most as many as `COLOURS`.
+        places: Positions, [n, 2].
+        table: Predictions table of these knees.
+        target: Name of a target of the table, with at most as many classes as `COLOURS`.
     """
     kind = targets.get(target)
     truth, predicted = (table[c].to_numpy() for c in (target, f"{target}_pred"))
@@ -97,17 +97,17 @@ def features_figure(places: Array, table: pd.DataFrame, target: str) -> Figure:
 
 
 def heat_figure(image: Array, heat: Array, patch: int = 0) -> Figure:
-    """A knee as the network saw it, and beside it where its evidence lay.
+    """Draw a knee as the network sees it, and beside it the location of the evidence.
 
     Args:
-        image: uint8 [size, size], lateral at the left.
-        heat: [size, size], 0 to 1.
-        patch: side of the side patches that the network reads, pixels, to be framed; or 0.
+        image: Image, uint8 [size, size], lateral at the left.
+        heat: Evidence, [size, size], 0 to 1.
+        patch: Side of the side patches that the network reads, pixels, which are framed; 0: none.
     """
     height, width = image.shape
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(4.2, 2.1 * height / width))
-        # Colours stand out from a darker picture, also where the film is white.
+        # Colours stand out from a darker picture, even where the film is white.
         for left, white in ((0.0, 255), (0.503, 400)):
             axes = figure.add_axes((left, 0.0, 0.497, 1.0))
             axes.axis("off")
@@ -123,12 +123,12 @@ def heat_figure(image: Array, heat: Array, patch: int = 0) -> Figure:
 
 
 def slices_figure(slices: Mapping[str, SliceMaps], knee: int, attended: bool) -> Figure:
-    """Draw how much each slice of a volume counts, beside those that count most, with heat.
+    """Draw the weight of each slice of a volume, and the strongest slices with heat.
 
     Args:
-        slices: view → of several knees.
-        knee: which of them.
-        attended: whether the bars are attention.
+        slices: Maps of several knees for each view.
+        knee: Number of the knee to draw.
+        attended: Whether the bars are attention.
     """
     with matplotlib.rc_context(figures.STYLE):
         pictures = [
@@ -160,11 +160,11 @@ def slices_figure(slices: Mapping[str, SliceMaps], knee: int, attended: bool) ->
 
 
 def features_section(table: pd.DataFrame, explanation: Explanation) -> Section:
-    """The network's features on a plane (Wang et al., Fig. 6).
+    """Show the network's features on a plane (Wang et al., Fig. 6).
 
     Args:
-        table: the predictions table that was explained.
-        explanation: what was found.
+        table: Predictions table that was explained.
+        explanation: Explanation of the network.
     """
     title, found = "Features", explanation.features
     if found is None:
@@ -195,8 +195,8 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
     """Show where the network looked: Grad-CAM of a few telling knees (Wang et al., Fig. 4).
 
     Args:
-        table: the predictions table that was explained.
-        explanation: what was found.
+        table: Predictions table that was explained.
+        explanation: Explanation of the network.
     """
     title, target, maps = "Where the network looked", explanation.target, explanation.heat_maps
     if maps is None:
@@ -232,8 +232,8 @@ def slices_section(table: pd.DataFrame, explanation: Explanation) -> Section:
     """Show which slices of volumes the network looked at, and where in them, for a few knees.
 
     Args:
-        table: the predictions table that was explained.
-        explanation: what was found.
+        table: Predictions table that was explained.
+        explanation: Explanation of the network.
     """
     title, target, slices = "Where the network looked", explanation.target, explanation.slices
     if slices is None:
@@ -280,7 +280,7 @@ _HEAT_NOTE = (
 
 
 def _verdict(row: Mapping[Hashable, Any], target: str) -> str:
-    """Say what was read of a knee, and what was predicted."""
+    """Describe what was read of a knee, and what was predicted."""
     kind, read, predicted = targets.get(target), row[target], row[f"{target}_pred"]
     if isinstance(kind, Classes):
         return (
@@ -297,7 +297,7 @@ def _caption(row: Mapping[Hashable, Any], target: str, words: str) -> str:
 
 
 def _draw_grey(axes: Axes, image: Array, white: int) -> None:
-    """The image, as it lies; darker where `white` is above 255."""
+    """Draw the image as it is; darker if `white` is above 255."""
     height, width = image.shape
     axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=(0, width, height, 0))
     axes.set(xlim=(0, width), ylim=(height, 0))

@@ -1,7 +1,8 @@
-"""The figures of a report, each a matplotlib figure that the caller saves.
+"""Figures of a report, each a matplotlib figure that the caller saves.
 
 Figures are made without pyplot, hence without global state, a window system or anything to close.
-Colours are Okabe & Ito's (2008), which people with any form of colour blindness tell apart.
+Colours are those of Okabe & Ito (2008), which people with any form of colour blindness can
+distinguish.
 """
 
 import itertools
@@ -73,11 +74,11 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def confusion_figure(table: pd.DataFrame, grades: Sequence[Classes]) -> Figure:
-    """Confusion matrices of the named grades: percent of each true grade, and counts.
+    """Draw confusion matrices of the grades: percent of each true grade, and counts.
 
     Args:
-        table: a predictions table in which each of the grades has labelled rows.
-        grades: which grades, one panel each, at most three in a row.
+        table: Predictions table in which each of the grades has labelled rows.
+        grades: Grades to draw, one panel each, at most three in a row.
     """
     with matplotlib.rc_context(STYLE):
         size = 4.2 if len(grades) == 1 else 3.4
@@ -91,12 +92,12 @@ def curves_figure(table: pd.DataFrame, tasks: Sequence[Dichotomy], summary: Summ
     """Draw ROC and precision-recall curves of dichotomies, with the areas and their intervals.
 
     Tiulpin & Saarakkala 2020, Figure 3. Dotted lines are the prevalences, which a precision-recall
-    curve by chance would follow.
+    curve would follow by chance.
 
     Args:
-        table: a predictions table; in each of the dichotomies both classes occur.
+        table: Predictions table; in each of the dichotomies both classes occur.
         tasks: Dichotomies, at most as many as `COLOURS`.
-        summary: the metrics of the same table.
+        summary: Metrics of the same table.
     """
     with matplotlib.rc_context(STYLE):
         figure, (left, right), _ = make_panels(2, 2, (4.6, 4.8 + 0.25 * len(tasks)))
@@ -131,8 +132,8 @@ def distribution_figure(table: pd.DataFrame, grades: Sequence[Classes]) -> Figur
     """Draw how often each class occurs among true and predicted grades of labelled knees.
 
     Args:
-        table: a predictions table.
-        grades: which grades, one panel each, at most four in a row.
+        table: Predictions table.
+        grades: Grades to draw, one panel each, at most four in a row.
     """
     labelled = {t.name: table[t.is_known(table[t.name])] for t in grades}
     read = {name: knees[name] for name, knees in labelled.items()}
@@ -146,9 +147,9 @@ def cohorts_figure(cohorts: Mapping[str, pd.DataFrame], grades: Sequence[Classes
     Tiulpin & Saarakkala 2020, Supplementary Figures 2 (lateral) and 3 (medial).
 
     Args:
-        cohorts: {name: table with columns of true grades}: an index or a predictions table; at most
+        cohorts: Table with columns of true grades by name: an index or a predictions table; at most
             as many as `COLOURS`.
-        grades: which grades, one panel each, at most four in a row; each cohort has them all.
+        grades: Grades to draw, one panel each, at most four in a row; each cohort has them all.
     """
     read = {
         f"{name} ({len(table):,} knees)": {
@@ -160,11 +161,11 @@ def cohorts_figure(cohorts: Mapping[str, pd.DataFrame], grades: Sequence[Classes
 
 
 def training_figure(history: pd.DataFrame) -> Figure:
-    """Training curves, a panel for each quantity.
+    """Draw training curves, one panel per quantity.
 
     Args:
-        history: long table with the columns step, name, value; the last part of a name, after the
-            last `/`, is the quantity, and what stands before it tells the panel's lines apart
+        history: Long table with the columns step, name, value; the last part of a name, after the
+            last `/`, is the quantity, and what precedes it distinguishes the lines of a panel
             (`train/loss` and `val/loss` share a panel).
     """
     parts = history["name"].str.rpartition("/")
@@ -197,14 +198,14 @@ def training_figure(history: pd.DataFrame) -> Figure:
 
 
 def example_figure(example: Example) -> Figure:
-    """One knee with its landmarks, and its lateral and medial, or other, sides marked."""
+    """Draw a knee with its landmarks, and label its lateral and medial, or other, sides."""
     height, width = example.image.shape
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6, 2.6 * height / width))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.axis("off")
-        # The pixel (0, 0) fills [0, 1] x [0, 1]: half-pixel centres, as the keypoints have them.
-        # Volumes are darker than films by far.
+        # The pixel (0, 0) fills [0, 1] x [0, 1]: half-pixel centres, as in the keypoints. Volumes
+        # are much darker than films.
         white = 255 if example.modality == "film" else max(1, int(example.image.max()))
         axes.imshow(example.image, cmap="gray", vmin=0, vmax=white, extent=(0, width, height, 0))
         if example.keypoints is not None:
@@ -232,8 +233,8 @@ def bland_altman_figure(table: pd.DataFrame, target: Continuous) -> Figure:
     deviations of the differences.
 
     Args:
-        table: A predictions table in which the target has labelled rows.
-        target: The target.
+        table: Predictions table in which the target has labelled rows.
+        target: Target to draw.
     """
     labelled = table[target.is_known(table[target.name])]
     truth, prediction = (
@@ -276,7 +277,7 @@ def bland_altman_figure(table: pd.DataFrame, target: Continuous) -> Figure:
 
 
 def labelled_targets(table: pd.DataFrame) -> list[str]:
-    """Return the targets of a predictions table of which at least one knee has a label."""
+    """Return the targets of a predictions table for which at least one knee has a label."""
     return [t for t in targets_in(table) if targets.get(t).is_known(table[t]).any()]
 
 
@@ -308,7 +309,7 @@ def _draw_confusion(axes: Axes, table: pd.DataFrame, target: Classes) -> None:
 def _shares_figure(
     series: Mapping[str, Mapping[str, pd.Series]], colours: Sequence[str], grades: Sequence[Classes]
 ) -> Figure:
-    """Bars of percent by class, a panel for each grade: {label: {grade: its classes}}."""
+    """Draw bars of percent by class, one panel per grade, from {label: {grade: its classes}}."""
     with matplotlib.rc_context(STYLE):
         figure, panels, columns = make_panels(len(grades), 4, (2.75, 2.3), share_y=True)
         width = 0.8 / len(series)
@@ -325,7 +326,7 @@ def _shares_figure(
             axes.set_title(grade.title, fontsize=9.5)
         for axes in panels[::columns]:
             axes.set_ylabel("Knees (%)")
-        # Above a single panel there is no room for labels beside each other.
+        # Above a single panel there is no room for labels side by side.
         ncols = len(series) if len(grades) > 1 else 1
         handles = panels[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper right", ncols=ncols)
@@ -335,7 +336,7 @@ def _shares_figure(
 def make_panels(
     count: int, max_columns: int, size: tuple[float, float], share_y: bool = False
 ) -> tuple[Figure, list[Axes], int]:
-    """A figure with `count` panels of `size` inches; also says how many stand in a row."""
+    """Make a figure with `count` panels of `size` inches; return the panels per row as well."""
     columns = min(count, max_columns)
     rows = -(-count // columns)
     figure = Figure(

@@ -1,4 +1,4 @@
-"""The HTML report of a work directory: one page, its figures beside it, no network needed."""
+"""HTML report of a work directory: one page with its figures beside it, no network needed."""
 
 import json
 import logging
@@ -41,13 +41,13 @@ _SPLITS = {
         "These knees also chose the checkpoint, so that the numbers are a little optimistic.",
     ),
 }
-"""Title and note of the splits; what was held out to the last comes first."""
+"""Title and note of each split; the one held out to the last comes first."""
 
 _log = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
-    """A figure on the page: path relative to the page, width in CSS pixels, text for no eyes."""
+    """Figure on the page: path relative to the page, width in CSS pixels, alternative text."""
 
     path: str
     width: int
@@ -56,7 +56,7 @@ class Picture(NamedTuple):
 
 
 class SplitSection(NamedTuple):
-    """All that the page shows of one split."""
+    """Contents of the page for one split."""
 
     name: str
     title: str
@@ -78,20 +78,20 @@ def write_report(
 ) -> Path:
     """Write `report/index.html` and `report/figures/*.png` from the files of a work directory.
 
-    Reads `metrics.json` and, for each split in it, `predictions/<split>.csv`; and, where they are,
-    `metrics.jsonl` (rows {"step": int, name: value, ...}), `config.json` and
-    `environment.json`. Figures of an earlier report are replaced. The same files and examples give
-    the same report, byte for byte.
+    It reads `metrics.json` and, for each split in it, `predictions/<split>.csv`; and, if present,
+    `metrics.jsonl` (rows {"step": int, name: value, ...}), `config.json` and `environment.json`.
+    Figures of an earlier report are replaced. The same files and examples give the same report,
+    byte for byte.
 
     Args:
-        workdir: the work directory.
-        examples: knees to show.
+        workdir: Work directory.
+        examples: Knees to show.
         title: Title of the page.
-        intervals: how the intervals were made, from `knee_jax.metrics.bootstrap.describe`.
-        extra_sections: what else to show, after the splits.
+        intervals: Description of the intervals, from `knee_jax.metrics.bootstrap.describe`.
+        extra_sections: Further sections to show after the splits.
 
     Returns:
-        The path of the page.
+        Path of the page.
 
     Raises:
         UserError: `metrics.json` or a predictions table is missing or damaged.
@@ -131,18 +131,18 @@ def write_report(
 
 
 def picture_of(figure: Figure, path: str, alt: str, caption: str = "") -> Picture:
-    """A figure that is saved at `path`, in the size that it was drawn for."""
+    """Return the picture of a figure saved at `path`, in the size that it was drawn for."""
     return Picture(path, round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH), alt, caption)
 
 
 def read_history(path: Path) -> pd.DataFrame:
     """Read the scalars of a training run.
 
-    A run that was killed may have left a line unfinished, and once resumed it repeats steps: the
-    unfinished line is skipped and logged, and the last value of a step stands.
+    A run that was killed may have left an unfinished line, and repeats steps once resumed: the
+    unfinished line is skipped and logged, and the last value of a step counts.
 
     Args:
-        path: `metrics.jsonl`.
+        path: Path of `metrics.jsonl`.
 
     Returns:
         Table with the columns step int, name str, value float, in the order of names, then steps.
@@ -214,7 +214,7 @@ def _split_section(folder: Path, workdir: Path, split: str, summary: Summary) ->
 
 
 def _rows(summary: Summary) -> list[dict[str, Any]]:
-    """Rows of a table of metrics; all have the same cells, empty where a target lacks a metric."""
+    """Return the rows of a table of metrics; cells are empty if a target lacks a metric."""
     metrics = [m for m in tables.METRIC_TITLES if any(m in each for each in summary.values())]
     rows = []
     for target, estimates in summary.items():
@@ -250,7 +250,7 @@ def _headlines(summary: Summary) -> list[dict[str, str]]:
 
 
 def _headline_metrics() -> Iterator[tuple[str, str]]:
-    """The metrics that head a report, as targets and dichotomies name them; endpoints last."""
+    """Yield the targets and metrics that head a report, as they declare them; endpoints last."""
     headed = {name: target.headlines for name, target in targets.all_targets().items()}
     headed = headed | {OARSI: ("quadratic_kappa",)}
     for name, endpoint in targets.dichotomies().items():
@@ -316,7 +316,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names and text."""
+    """Yield nested settings as dotted names and text."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")

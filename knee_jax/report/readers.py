@@ -1,4 +1,4 @@
-"""Readers beside a model: tables as text, CSV and page, and how sure they are."""
+"""Comparison of readers and a model: tables as text, CSV and page, and their confidence."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,16 +38,16 @@ _SCORES = ("accuracy", "sensitivity", "specificity")
 
 
 def write_readers(folder: Path, study: Study, comparison: Comparison, intervals: str) -> str:
-    """Write `readers.txt`, `.csv` (one number a row) and `.html`, and the figure of the page.
+    """Write `readers.txt`, `.csv` (one number per row), `.html`, and the figure of the page.
 
     Args:
-        folder: made where there is none; earlier files of these names are replaced.
-        study: what was graded.
+        folder: Folder to write to, made if missing; earlier files of these names are replaced.
+        study: Knees with their grades.
         comparison: Result of `knee_jax.metrics.readers.compare`.
-        intervals: how they were made, from `knee_jax.metrics.bootstrap.describe`.
+        intervals: Description of the intervals, from `knee_jax.metrics.bootstrap.describe`.
 
     Returns:
-        The text.
+        Text of the tables.
     """
     tables = readers_tables(study, comparison)
     title = f"Readers beside the model: {target_title(study.target)}"
@@ -74,9 +74,9 @@ def write_readers(folder: Path, study: Study, comparison: Comparison, intervals:
 
 
 def readers_tables(study: Study, comparison: Comparison) -> list[Table]:
-    """Accuracy of all raters, McNemar's tests of model and readers, and readers by pairs.
+    """Make tables of the raters' accuracy, McNemar's tests with the model, and pairs of readers.
 
-    Wang et al., Table VII, whose one column of kappas is two here, each of which says of whom.
+    Wang et al., Table VII, whose one column of kappas is two here, each of which names the raters.
     """
     raters, readers = comparison.raters, list(study.grades)
     kappa = METRIC_TITLES[KAPPA[study.target]]
@@ -113,7 +113,7 @@ def readers_tables(study: Study, comparison: Comparison) -> list[Table]:
 
 
 def readers_numbers(study: Study, comparison: Comparison) -> pd.DataFrame:
-    """Every number as a row: rater, against, metric, value, low, high, n."""
+    """Return a table with one row per number: rater, against, metric, value, low, high, n."""
     rows = []
     for rater, estimates in comparison.raters.items():
         for metric, estimate in estimates.items():
@@ -134,13 +134,13 @@ def readers_numbers(study: Study, comparison: Comparison) -> pd.DataFrame:
 
 
 def confidence_figure(probabilities: Mapping[str, Array], study: Study) -> Figure:
-    """Draw how sure each rater is, from the surest positive knee to the surest negative one.
+    """Draw each rater's confidence, from the surest positive knee to the surest negative one.
 
     Wang et al., Fig. 7.
 
     Args:
-        probabilities: {rater: [n], how probable a knee is positive}, a panel each.
-        study: Study of two classes, which give the knees their colours.
+        probabilities: Probability that each knee is positive, {rater: [n]}, one panel each.
+        study: Study of two classes, by which the knees are coloured.
     """
     titles = targets.of_kind([study.target], Classes)[0].class_names
     with matplotlib.rc_context(figures.STYLE):

@@ -1,4 +1,4 @@
-"""The report of a run: what of it the page shows."""
+"""Report of a run: the selection of its contents for the page."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,14 +37,14 @@ def write_page(
     networks: Mapping[str, dict[str, Summary]] | None = None,
     explanation: Explanation | None = None,
 ) -> None:
-    """Write the report, and prints the metrics of the knees that were held out to the last.
+    """Write the report, and print the metrics of the knees that were held out to the last.
 
     Args:
-        run: The run, or one network of an ensemble.
-        tables: part → predictions table.
-        metrics: Metrics of each.
-        workdir: Folder they were written to.
-        networks: name → metrics of each network of an ensemble.
+        run: Run, or one network of an ensemble.
+        tables: Predictions table of each part.
+        metrics: Metrics of each part.
+        workdir: Folder that they were written to.
+        networks: Metrics of each network of an ensemble, by name.
         explanation: Explanation of the network on knees of `shown_part`; None for an ensemble.
     """
     config, settings = run.config, run.config.evaluation
@@ -91,7 +91,7 @@ def write_page(
 
 
 def shown_part(tables: Mapping[str, pd.DataFrame]) -> str:
-    """The part whose knees a report shows one by one: those held out to the last."""
+    """Return the part whose knees a report shows individually: those held out to the last."""
     return "test" if "test" in tables else next(iter(tables))
 
 
@@ -103,7 +103,7 @@ def title_of(config: RunConfig, networks: Iterable[str]) -> str:
 
 
 def remarks_on(config: RunConfig) -> tuple[str, ...]:
-    """Return what keeps a run's numbers from being compared with its paper's, if anything."""
+    """Return remarks on why a run's numbers cannot be compared with its paper's, if any."""
     sets = (config.data.dataset, config.data.test_dataset)
     remarks = []
     if any(name.startswith("phantom") for name in sets):
@@ -114,7 +114,7 @@ def remarks_on(config: RunConfig) -> tuple[str, ...]:
 
 
 def coherence_sections(run: Run, temperature: float, workdir: Path) -> list[Section]:
-    """The least coherent labels of the cohort that the run learnt from; also `suspects.csv`."""
+    """Show the least coherent labels of the cohort trained on; also write `suspects.csv`."""
     prepared = run.subsets["train"].prepared
     try:
         listing = grade_coherence.list_suspects(prepared.index)
@@ -126,7 +126,7 @@ def coherence_sections(run: Run, temperature: float, workdir: Path) -> list[Sect
 
 
 def subgroups_of(table: pd.DataFrame, config: RunConfig, workdir: Path) -> Section:
-    """Score the dichotomy of a run's first target in subgroups; also `subgroups.csv`."""
+    """Score the dichotomy of a run's first target in subgroups; also write `subgroups.csv`."""
     settings, endpoint = config.evaluation, _dichotomy_of(config.targets[0])
     scored = subgroups.score(table, endpoint, settings.num_resamples, scheme=settings.scheme)
     csv = subgroups.tidy(scored).to_csv(index=False, float_format="%.6g")
@@ -135,10 +135,10 @@ def subgroups_of(table: pd.DataFrame, config: RunConfig, workdir: Path) -> Secti
 
 
 def _dichotomy_of(target: str) -> Dichotomy:
-    """Return the dichotomy that is read off a target alone.
+    """Return the dichotomy that is derived from one target alone.
 
     Raises:
-        UserError: none is.
+        UserError: There is none.
     """
     for each in targets.dichotomies().values():
         if each.targets == (target,):
@@ -147,7 +147,7 @@ def _dichotomy_of(target: str) -> Dichotomy:
 
 
 def examples(run: Run, table: pd.DataFrame, name: str) -> list[Example]:
-    """Knees for the report, graded right and graded wrong, with their pixels and landmarks."""
+    """Return knees for the report, graded right and wrong, with their pixels and landmarks."""
     names = run.config.targets
     chosen = table.iloc[choose_examples(table, names[0], num_each=8)]
     prepared = run.subsets[name if name == "test" else "train"].prepared
@@ -155,17 +155,17 @@ def examples(run: Run, table: pd.DataFrame, name: str) -> list[Example]:
 
 
 def show(prepared: PreparedSet, rows: pd.DataFrame, names: Sequence[str]) -> list[Example]:
-    """The knees of some rows of a table, as a report shows them.
+    """Return the knees of some rows of a table as examples for a report.
 
     Args:
-        prepared: the set that the knees are of.
+        prepared: Set that the knees belong to.
         rows: Rows with the columns of an index or of a predictions table.
-        names: Targets to show; predicted ones where the table has them.
+        names: Names of the targets to show, with predictions if the table has them.
     """
     knees = prepared.load(prepared.find(rows))
     volumes = knees.get("volume")
     has_landmarks = knees.get("keypoints_valid", np.zeros(len(rows), bool))
-    # Of a volume the slice in the middle.
+    # For a volume, the slice in the middle.
     images = knees["image"] if volumes is None else volumes[..., volumes.shape[-1] // 2]
     return [
         Example(

@@ -1,4 +1,4 @@
-"""What a report may show beside the results of its splits: sections made of tables and figures."""
+"""Sections of a report besides the results of its splits, made of tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ LATERAL, MEDIAL = ("osfl", "ostl", "jsl"), ("osfm", "ostm", "jsm")
 
 
 class Drawing(NamedTuple):
-    """A figure for the page.
+    """Figure for the page.
 
     Attributes:
         name: Name of its file without `.png`, unique in the report.
-        alt: what it shows, for those who cannot see it.
-        figure: made without pyplot, see `knee_jax.report.figures`.
-        caption: a line under it. Captioned drawings stand in a grid, as pictures of knees do.
+        alt: Alternative text that describes the figure.
+        figure: Figure made without pyplot; see `knee_jax.report.figures`.
+        caption: Line under it. Captioned drawings are laid out in a grid, like pictures of knees.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Drawing(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its notes, then its tables, then its drawings.
+    """Part of the page: its notes, then its tables, then its drawings.
 
     Attributes:
-        title: its heading.
-        notes: paragraphs of plain text.
-        tables: shown in full.
-        drawings: saved beside the page.
+        title: Heading of the section.
+        notes: Paragraphs of plain text.
+        tables: Tables, shown in full.
+        drawings: Drawings, saved beside the page.
     """
 
     title: str
@@ -51,21 +51,25 @@ class Section:
 
 
 def selection_section(summaries: Mapping[str, Summary], split: str = "out_of_fold") -> Section:
-    """The model selection of a cross-validation (Tiulpin & Saarakkala 2020, Table 2, S1).
+    """Show the model selection of a cross-validation.
+
+    Tiulpin & Saarakkala 2020, Table 2 and Supplementary Table 1.
 
     Args:
-        summaries: {model, or ensemble: metrics of the split}, in the order of the rows.
-        split: which knees the metrics are of.
+        summaries: Metrics of the split for each model, and the ensemble, in the order of the rows.
+        split: Split that the metrics belong to.
     """
     note = f"Every model's {split.replace('_', '-')} knees. In brackets: 95 % interval."
     return Section("Model selection", (note,), selection_tables(summaries))
 
 
 def cohorts_section(cohorts: Mapping[str, pd.DataFrame]) -> Section:
-    """The grades of the training and the test cohort (ibid., Table 1, Supplementary Figures 2-3).
+    """Show the grades of the training and the test cohort.
+
+    Tiulpin & Saarakkala 2020, Table 1 and Supplementary Figures 2 and 3.
 
     Args:
-        cohorts: {name: table with columns of true grades, -1 missing}: an index of knees, or a
+        cohorts: Table with columns of true grades (-1 missing) by name: an index of knees, or a
             predictions table.
     """
     present = [grade for grade in GRADES if all(grade in table for table in cohorts.values())]

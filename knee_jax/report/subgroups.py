@@ -1,4 +1,4 @@
-"""What a report shows of subgroups of knees: whether a network does as well in each of them."""
+"""Report section on subgroups of knees: whether a network does as well in each of them."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,11 @@ ATTRIBUTES = {
 
 
 def subgroups_section(subgroups: Sequence[Subgroup], endpoint: Dichotomy) -> Section:
-    """A table with a row for each subgroup.
+    """Show a table with one row per subgroup.
 
     Args:
         subgroups: Result of `metrics.subgroups.score`.
-        endpoint: The dichotomy that they were scored by.
+        endpoint: Dichotomy that they were scored by.
     """
     title = "Subgroups"
     if not subgroups:

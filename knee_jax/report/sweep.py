@@ -1,4 +1,4 @@
-"""The table of a sweep: each variant's mean and spread over its seeds."""
+"""Table of a sweep: each variant's mean and spread over its seeds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from knee_jax.report.tables import METRIC_TITLES, Table, target_title
 from knee_jax.report.templates import template
 
 METRICS = ("accuracy", "f1", "roc_auc", "sensitivity", "specificity", "ece", "quadratic_kappa")
-"""Those that the table shows, where there are any; all are in the CSV."""
+"""Metrics that the table shows if they are available; all are in the CSV."""
 
 
 def write_sweep(
@@ -25,12 +25,12 @@ def write_sweep(
 
     Args:
         workdir: Folder to write to.
-        results: variant → seed → {part: metrics}.
-        target: what the table is of.
-        paper_rows: variant → the row of the papers' tables, as in `siamese_gap.py:ce`.
+        results: Metrics of each part, by variant and seed.
+        target: Target that the table shows.
+        paper_rows: Row of the papers' tables for each variant, such as `siamese_gap.py:ce`.
 
     Returns:
-        The text.
+        Text of the table.
     """
     frame = tidy(results)
     parts = list(dict.fromkeys(frame["split"]))
@@ -53,7 +53,7 @@ def write_sweep(
 
 
 def tidy(results: Mapping[str, Mapping[int, Mapping[str, Summary]]]) -> pd.DataFrame:
-    """Every number in a row: variant, seed, split, target, metric, value; NaN where undefined."""
+    """Return one row per number: variant, seed, split, target, metric, value; NaN if undefined."""
     rows = [
         (variant, seed, split, target, metric, estimate["value"])
         for variant, of_variant in results.items()
@@ -67,7 +67,7 @@ def tidy(results: Mapping[str, Mapping[int, Mapping[str, Summary]]]) -> pd.DataF
 
 
 def part_table(frame: pd.DataFrame, part: str, target: str, paper_rows: Mapping[str, str]) -> Table:
-    """The variants' metrics on the knees of a part, beside the papers' where they print them."""
+    """Make the table of the variants' metrics on the knees of a part, with any paper's values."""
     shown = frame[(frame["split"] == part) & (frame["target"] == target)]
     metrics = [metric for metric in METRICS if (shown["metric"] == metric).any()]
     printed = {
@@ -92,7 +92,7 @@ def part_table(frame: pd.DataFrame, part: str, target: str, paper_rows: Mapping[
 
 
 def paper_value(row: str, target: str, metric: str) -> str | None:
-    """Return what a paper prints for a config variant, as text; None where it prints nothing."""
+    """Return what a paper prints for a config variant, as text, or None if nothing."""
     for name in papers.names():
         cells = papers.read(name).cells
         found = cells[

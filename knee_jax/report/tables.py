@@ -1,4 +1,4 @@
-"""Metrics as text: how a number with its interval is written, and the tables made of them."""
+"""Metrics as text: the format of a number with its interval, and tables made of them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,14 +46,14 @@ ABBREVIATIONS = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text, for the terminal, a spreadsheet and the page alike.
+    """Table of text for the terminal, a spreadsheet and the page.
 
     Attributes:
-        title: what the table shows.
-        header: a title for each column; the first column names the rows.
-        rows: cells, as many in each row as the header has; what follows a line break in a cell,
-            such as an interval, is shown below.
-        notes: lines to print under it.
+        title: Title of the table.
+        header: Title of each column; the first column names the rows.
+        rows: Cells, as many in each row as the header has; text after a line break in a cell, such
+            as an interval, is shown below.
+        notes: Lines to print under it.
     """
 
     title: str
@@ -62,13 +62,13 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Aligned plain text without a final newline."""
+        """Return aligned plain text without a final newline."""
         lines = [line for row in self.rows for line in _lines(row)]
         return "\n".join([self.title, *_grid(self.header, lines), *self.notes])
 
 
 def target_title(name: str) -> str:
-    """Return the title of a target or dichotomy, in front of people."""
+    """Return the display title of a target or dichotomy."""
     known: dict[str, Any] = {**targets.dichotomies(), **targets.all_targets()}
     if name == OARSI:
         return OARSI_TITLE
@@ -82,43 +82,43 @@ def short_title(name: str) -> str:
 
 
 def column_order(names: Collection[str]) -> list[str]:
-    """Return those of some targets that are columns of tables, in the usual order."""
+    """Return those of the named targets that are columns of tables, in the usual order."""
     order = [*GRADES, OARSI, *(name for name in targets.all_targets() if name not in GRADES)]
     return [name for name in order if name in names]
 
 
 def format_value(estimate: Estimate) -> str:
-    """The value alone, such as `0.712`; `undefined` where there is none."""
+    """Return the value alone, such as `0.712`, or `undefined` if there is none."""
     return "undefined" if estimate["value"] is None else f"{estimate['value']:.3f}"
 
 
 def format_interval(estimate: Estimate) -> str:
-    """The 95 % interval, such as `[0.695, 0.729]`; empty where there is none."""
+    """Return the 95 % interval, such as `[0.695, 0.729]`, or nothing if there is none."""
     if estimate["low"] is None or estimate["high"] is None:
         return ""
     return f"[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def format_deviation(estimate: Estimate) -> str:
-    """Value and standard deviation over the resamples, such as `0.712 ± 0.009`."""
+    """Return the value and standard deviation over the resamples, such as `0.712 ± 0.009`."""
     std = estimate["std"]
     return format_value(estimate) + ("" if std is None else f" ± {std:.3f}")
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """Value and interval, such as `0.712 [0.695, 0.729]`."""
+    """Return the value and interval, such as `0.712 [0.695, 0.729]`."""
     return f"{format_value(estimate)} {format_interval(estimate)}".rstrip()
 
 
 def terminal_table(summary: Summary) -> str:
-    """The grades and tasks of one split with 95 % intervals, as aligned plain text.
+    """Return the targets and dichotomies of one split with 95 % intervals, as aligned plain text.
 
     Args:
-        summary: {target: {metric: estimate}} of `knee_jax.metrics.summary.summarise`.
+        summary: Result of `knee_jax.metrics.summary.summarise`, {target: {metric: estimate}}.
 
     Returns:
         Lines without a final newline; a row for each grade, then one for each other target and each
-        two-class task that calls knees positive, then a line for each other task.
+        dichotomy with a threshold, then a line for each other dichotomy.
     """
     known = targets.all_targets()
 
@@ -166,15 +166,15 @@ def selection_tables(
     summaries: Mapping[str, Summary],
     metrics: Sequence[str] = ("quadratic_kappa", "balanced_accuracy"),
 ) -> list[Table]:
-    """Models beside each other (Tiulpin & Saarakkala 2020, Table 2 and Supplementary Table 1).
+    """Compare models (Tiulpin & Saarakkala 2020, Table 2 and Supplementary Table 1).
 
     Args:
-        summaries: {model, or ensemble: metrics of one split}, in the order of the rows.
-        metrics: a table for each.
+        summaries: Metrics of one split for each model, and the ensemble, in the order of the rows.
+        metrics: Metrics, with one table for each.
 
     Returns:
         Tables with a row for each model and a column for each grade or other target that has the
-        metric; none where no target has it.
+        metric; none if no target has it.
     """
     tables = []
     for metric in metrics:
@@ -192,7 +192,10 @@ def selection_tables(
 
 
 def tidy_metrics(summaries: Mapping[str, Summary]) -> pd.DataFrame:
-    """The same as a long table: row, target, metric, value, low, high, std, n; NaN: undefined."""
+    """Return summaries as a long table: row, target, metric, value, low, high, std, n.
+
+    Undefined values are NaN.
+    """
     rows = [
         {"row": name, "target": target, "metric": metric, **estimate}
         for name, summary in summaries.items()
@@ -206,7 +209,7 @@ def counts_table(cohorts: Mapping[str, pd.DataFrame]) -> Table:
     """Count the knees of each cohort with each grade (Tiulpin & Saarakkala 2020, Table 1).
 
     Args:
-        cohorts: {name: table with columns of true grades}: an index or a predictions table.
+        cohorts: Table with columns of true grades by name: an index or a predictions table.
     """
     rows = []
     for name, table in cohorts.items():
@@ -229,7 +232,7 @@ def _cell(estimate: Estimate | None) -> str:
 
 
 def _lines(row: Sequence[str]) -> list[list[str]]:
-    """The lines of text that a row takes, where cells have line breaks."""
+    """Return the lines of text of a row, whose cells may have line breaks."""
     parts = [cell.rstrip("\n").split("\n") for cell in row]
     height = max(map(len, parts))
     return [[part[i] if i < len(part) else "" for part in parts] for i in range(height)]
@@ -238,7 +241,7 @@ def _lines(row: Sequence[str]) -> list[list[str]]:
 def _grid(
     header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
 ) -> list[str]:
-    """Header, rule, aligned rows, rule."""
+    """Return header, rule, aligned rows and rule."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
 

@@ -1,4 +1,4 @@
-"""The pages' templates."""
+"""Templates of the pages."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import jinja2
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of this folder; what it is given is escaped, and nothing may be missing."""
+    """Return a template of this folder; values are escaped, and a missing one is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

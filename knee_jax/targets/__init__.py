@@ -1,6 +1,6 @@
-"""What is predicted. A file here that defines `TARGETS` adds targets; `DICHOTOMIES` adds endpoints.
+"""Targets of prediction. A file that defines `TARGETS` adds targets, `DICHOTOMIES` endpoints.
 
-Nothing else has to know of a new target: networks size their heads, batches carry its labels, and
+Nothing else needs to know of a new target: networks size their heads, batches carry its labels, and
 tables, metrics and reports follow the object.
 """
 
@@ -25,7 +25,7 @@ def _declared(kind: str) -> tuple[Any, ...]:
 
 @functools.cache
 def all_targets() -> Mapping[str, Target]:
-    """Return every target by its name, in the order in which tables show them."""
+    """Return every target by its name, in the order of tables."""
     return types.MappingProxyType({target.name: target for target in _declared("TARGETS")})
 
 
@@ -42,7 +42,7 @@ def dichotomies() -> Mapping[str, Dichotomy]:
 
 
 def get(name: str) -> Target:
-    """Return the target of a name.
+    """Return the target of that name.
 
     Raises:
         UserError: There is no such target.
@@ -64,5 +64,5 @@ Kind = TypeVar("Kind")
 
 
 def of_kind(names: Iterable[str], kind: type[Kind]) -> tuple[Kind, ...]:
-    """Return those targets of some names that are of a kind, such as `kinds.Classes`."""
+    """Return those of the named targets that are of a kind, such as `kinds.Classes`."""
     return tuple(cast(Kind, target) for target in get_all(names) if isinstance(target, kind))

@@ -1,4 +1,4 @@
-"""The seven grades of a radiograph, in the order used everywhere.
+"""Seven grades of a radiograph, in the order used everywhere.
 
 Kellgren-Lawrence (0-4), then those of the OARSI atlas (0-3): osteophytes of femur and tibia,
 lateral and medial, and joint space narrowing, lateral and medial (Altman & Gold 2007).
@@ -50,10 +50,10 @@ DICHOTOMIES = (
 """Two-class endpoints of Tiulpin & Saarakkala 2020, Figure 3.
 
 KL >= 2 is the usual definition of radiographic osteoarthritis. Osteophytes of femur and tibia are
-pooled by side, as in the code behind the figure; its curve of the lateral joint space narrowing was
-drawn from the medial tibial osteophytes by a slip, which is not repeated. There the score was the
-sum of the positive classes' logits, which depends on the logits' arbitrary offset; here it is that
-of their probabilities.
+pooled by side, as in the code behind the figure; its curve of lateral joint space narrowing was by
+mistake drawn from the medial tibial osteophytes, which is not repeated here. There the score was
+the sum of the positive classes' logits, which depends on the arbitrary offset of logits; here it is
+that of their probabilities.
 """
 
 __all__ = ["DICHOTOMIES", "GRADES", "MISSING", "NUM_CLASSES", "OARSI", "OARSI_GRADES", "TARGETS"]

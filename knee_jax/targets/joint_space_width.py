@@ -1,7 +1,7 @@
 """Minimum joint space width of the medial compartment, in mm.
 
 OAI measures it on baseline and follow-up films (table `kxr_qjsw_duryea`, `MCMJSW`; Duryea et al.
-2010); the phantom knows it. Centre and scale are those of OAI's knees, rounded.
+2010); the phantom gives its true value. Centre and scale are those of OAI's knees, rounded.
 """
 
 from knee_jax.targets.kinds import Continuous

@@ -1,8 +1,8 @@
-"""The kinds of target: ordinal grade, nominal class, binary made of a grade, continuous value.
+"""Kinds of target: ordinal grade, nominal class, binary class from a grade, continuous value.
 
-A target is an object that knows its label column, the size of its head, how outputs become
+A target is an object that defines its label column, the size of its head, how outputs become
 predictions, which losses it allows, how it is scored and which figures show it. What a system
-optimises is a task's business (`knee_jax.tasks`), which stands on these.
+optimises is defined by a task (`knee_jax.tasks`), which builds on targets.
 
 Labels, predictions and tables are NumPy and pandas; `decode` and `is_known` also take JAX arrays.
 """
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from knee_jax.metrics.scoring import Scorer
 
 MISSING = -1
-"""The label of a class target where a knee has none; of a continuous one it is NaN."""
+"""Label of a class target for knees without one; for a continuous target it is NaN."""
 
 SUM_TOLERANCE = 1e-3
-"""How far the probabilities of a knee in a table may be from summing to 1."""
+"""Tolerance for the sum of the probabilities of a knee in a table, which should be 1."""
 
 
 class Fault(NamedTuple):
     """Rows of a predictions table that break a rule.
 
     Attributes:
-        column: The column at fault.
-        wrong: bool [n].
-        problem: The broken rule, as it ends the sentence "column ...".
-        shows_value: Whether the value found helps to find the mistake.
+        column: Column at fault.
+        wrong: Whether each row breaks the rule, bool [n].
+        problem: Broken rule, worded to end the sentence "column ...".
+        shows_value: Whether showing the value helps to find the mistake.
     """
 
     column: str
@@ -43,20 +43,20 @@ class Fault(NamedTuple):
 
 @runtime_checkable
 class Target(Protocol):
-    """What every kind of target offers.
+    """Interface of every kind of target.
 
     Attributes:
         name: Name of its logits and columns, and in `config.targets`.
-        title: Name in front of people; `short_title` for narrow columns.
+        title: Display name; `short_title` is for narrow columns.
         source: Column of a prepared set's index that it is read from.
-        missing: Label where a knee has none.
+        missing: Label of knees without one.
         dtype: Type of its labels.
-        num_outputs: Size of a network's head.
+        num_outputs: Size of the network's head.
         losses: Names of the losses that it allows, the usual one first.
-        region: Part of the joint that its head reads in networks that tell parts apart: 'fl', 'fm',
-            'tl', 'tm' (femur or tibia, lateral or medial), or 'all'.
+        region: Part of the joint that its head reads in networks that distinguish parts: 'fl',
+            'fm', 'tl', 'tm' (femur or tibia, lateral or medial), or 'all'.
         stratify_by: Column of the index on which folds are stratified.
-        selections: What a checkpoint may be chosen by (`selection_score`).
+        selections: Criteria by which a checkpoint may be chosen (`selection_score`).
         table_metrics: Metrics of a summary's narrow table.
         headlines: Metrics that head a report.
         figures: Names of the figures of a report that show it.
@@ -80,7 +80,7 @@ class Target(Protocol):
     noun: str
 
     def labels(self, knees: "pd.DataFrame") -> np.ndarray:
-        """Return the labels [n] of rows of an index, `missing` where a knee has none."""
+        """Return the labels [n] of rows of an index, `missing` for knees without one."""
 
     def is_known(self, labels: Any) -> Any:
         """Return which labels [...] are not missing, bool [...]."""
@@ -89,7 +89,7 @@ class Target(Protocol):
         """Return for which rows of an index `source` was read, bool [n]; a label may be missing."""
 
     def decode(self, logits: Any) -> Any:
-        """Turn float32 logits [batch, num_outputs] into what a predictions table holds."""
+        """Convert float32 logits [batch, num_outputs] to the outputs of a predictions table."""
 
     def predictions(self, decoded: np.ndarray) -> dict[str, np.ndarray]:
         """Return the columns of a predictions table, from decoded outputs [n, ...]."""
@@ -98,7 +98,7 @@ class Target(Protocol):
         """Return the names of its columns in a predictions table, the label first."""
 
     def output_columns(self) -> list[str]:
-        """Return the columns whose mean over models is the ensemble's."""
+        """Return the columns whose mean over models gives those of the ensemble."""
 
     def average(
         self, stack: np.ndarray, mean: Callable[[np.ndarray], np.ndarray]
@@ -106,15 +106,15 @@ class Target(Protocol):
         """Return the columns of an ensemble.
 
         Args:
-            stack: float64 [models, n, columns], the `output_columns` of each model.
-            mean: The ensemble's way to average probabilities, [models, n, c] → [n, c].
+            stack: The `output_columns` of each model, float64 [models, n, columns].
+            mean: Function that averages probabilities for the ensemble, [models, n, c] → [n, c].
         """
 
     def faults(self, table: "pd.DataFrame") -> Iterator[Fault]:
-        """Check its columns of a predictions table."""
+        """Yield the faults in its columns of a predictions table."""
 
     def scorer(self, labelled: "pd.DataFrame") -> "Scorer":
-        """Return what scores the rows of a predictions table, all of which have a label."""
+        """Return the scorer of rows of a predictions table, all of which have a label."""
 
     def selection_score(self, table: "pd.DataFrame", by: str) -> float:
         """Score a predictions table by one of `selections`; higher is better."""
@@ -123,12 +123,12 @@ class Target(Protocol):
         """Return whether a prediction counts as right."""
 
     def format(self, value: Any) -> str:
-        """Return a label or prediction in front of people."""
+        """Return a label or prediction as text for display."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classes:
-    """A target of classes 0 to C - 1; the base of the three kinds below.
+    """Target of classes 0 to C - 1; the base of the three kinds below.
 
     Attributes:
         class_names: Names of the classes, in order.
@@ -159,21 +159,21 @@ class Classes:
 
     @property
     def source(self) -> str:
-        """The column of its own."""
+        """Name of the label column, that of the target."""
         return self.name
 
     @property
     def stratify_by(self) -> str:
-        """The column that the target is read from."""
+        """Name of the column that the target is read from."""
         return self.source
 
     @property
     def num_outputs(self) -> int:
-        """One logit for each class."""
+        """Number of logits, one for each class."""
         return len(self.class_names)
 
     def class_label(self, number: int) -> str:
-        """Return the name of a class that needs no heading, such as `KL 2`."""
+        """Return a class name that is clear without a heading, such as `KL 2`."""
         return self.class_names[number]
 
     def labels(self, knees: "pd.DataFrame") -> np.ndarray:
@@ -193,7 +193,7 @@ class Classes:
         return np.asarray(knees[self.source].to_numpy() != MISSING)
 
     def decode(self, logits: Any) -> Any:
-        """Turn logits [batch, C] into class probabilities, float32 [batch, C]."""
+        """Convert logits [batch, C] to class probabilities, float32 [batch, C]."""
         import jax
 
         return jax.nn.softmax(logits.astype(np.float32))
@@ -204,7 +204,7 @@ class Classes:
         return columns | dict(zip(self.output_columns(), decoded.T, strict=True))
 
     def columns(self) -> list[str]:
-        """Return label, predicted class and probabilities, as columns of a table."""
+        """Return the names of the columns of label, predicted class and probabilities."""
         return [self.name, f"{self.name}_pred", *self.output_columns()]
 
     def output_columns(self) -> list[str]:
@@ -218,7 +218,7 @@ class Classes:
         return self.predictions(mean(stack))
 
     def faults(self, table: "pd.DataFrame") -> Iterator[Fault]:
-        """Check classes and probabilities of a predictions table."""
+        """Yield faults in the classes and probabilities of a predictions table."""
         classes = range(self.num_outputs)
         for column, allowed in (
             (self.name, (MISSING, *classes)),
@@ -241,7 +241,7 @@ class Classes:
         return agreement.NOMINAL_METRICS
 
     def scorer(self, labelled: "pd.DataFrame") -> "Scorer":
-        """Return what scores predicted classes, and the worth of their probabilities."""
+        """Return the scorer of predicted classes and their probabilities."""
         from knee_jax.metrics import scoring
 
         return scoring.classes(self, labelled)
@@ -250,9 +250,9 @@ class Classes:
         """Score the knees of a predictions table that have a class; higher is better.
 
         Args:
-            table: The predictions table.
-            by: `accuracy`; `roc_auc` or `average_precision` of the summed probability of the
-                positive classes; or `loss`, minus the mean cross-entropy.
+            table: Predictions table.
+            by: Criterion: `accuracy`; `roc_auc` or `average_precision` of the summed probability of
+                the positive classes; or `loss`, minus the mean cross-entropy.
         """
         from knee_jax.metrics import discrimination
 
@@ -261,7 +261,7 @@ class Classes:
             return float("nan")
         classes, of_truth = self.true_class_probability(known)
         if by == "loss":
-            # A probability of 0 has been rounded to it.
+            # A probability of 0 has been rounded to 0.
             return float(np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean())
         if by == "accuracy":
             return float((known[f"{self.name}_pred"].to_numpy() == classes).mean())
@@ -284,13 +284,13 @@ class Classes:
         return label == prediction
 
     def format(self, value: Any) -> str:
-        """Return the name of a class; a dash where it is missing."""
+        """Return the name of a class, or a dash if it is missing."""
         return "-" if value == MISSING else self.class_names[int(value)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ordinal(Classes):
-    """An ordinal grade, read from a column of its own: classes are equally spaced."""
+    """Ordinal grade, read from its own column: classes are equally spaced."""
 
     noun = "grade"
     table_metrics = ("accuracy", "balanced_accuracy", "quadratic_kappa", "rmse")
@@ -315,16 +315,16 @@ class Ordinal(Classes):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Nominal(Classes):
-    """A class without an order, read from a column of its own."""
+    """Class without an order, read from its own column."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Binary(Classes):
-    """Two classes made of the values of a grade; other values have no class.
+    """Two classes made from the values of a grade; other values have no class.
 
     Attributes:
-        grade: The grade, a column of the index.
-        values: Value of that grade → class, 0 or 1.
+        grade: Name of the grade, a column of the index.
+        values: Class, 0 or 1, of each value of that grade.
     """
 
     grade: str
@@ -337,7 +337,7 @@ class Binary(Classes):
 
     @property
     def source(self) -> str:
-        """The grade that the classes are made of."""
+        """Name of the grade that the classes are made from."""
         return self.grade
 
     def labels(self, knees: "pd.DataFrame") -> np.ndarray:
@@ -363,10 +363,10 @@ class Binary(Classes):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuous:
-    """A measured value, such as a width in mm.
+    """Measured value, such as a width in mm.
 
-    A head gives (value - centre) / scale, so that a network begins at a plausible value and its
-    loss is of the size of a class target's.
+    A head outputs (value - centre) / scale, so that a network starts at a plausible value and its
+    loss is of the order of a class target's.
 
     Attributes:
         unit: Unit of the values.
@@ -397,7 +397,7 @@ class Continuous:
 
     @property
     def source(self) -> str:
-        """The column of its own."""
+        """Name of the label column, that of the target."""
         return self.name
 
     def labels(self, knees: "pd.DataFrame") -> np.ndarray:
@@ -415,11 +415,11 @@ class Continuous:
         return np.asarray(self.is_known(self.labels(knees)))
 
     def decode(self, logits: Any) -> Any:
-        """Turn outputs [batch, 1] into values in `unit`, float32 [batch]."""
+        """Convert outputs [batch, 1] to values in `unit`, float32 [batch]."""
         return self.centre + self.scale * logits[:, 0].astype(np.float32)
 
     def standardise(self, labels: Any) -> Any:
-        """Return labels as the head gives them."""
+        """Return labels on the scale of the head's output."""
         return (labels - self.centre) / self.scale
 
     def predictions(self, decoded: np.ndarray) -> dict[str, np.ndarray]:
@@ -427,7 +427,7 @@ class Continuous:
         return {f"{self.name}_pred": decoded}
 
     def columns(self) -> list[str]:
-        """Return label and prediction, as columns of a table."""
+        """Return the names of the columns of label and prediction."""
         return [self.name, *self.output_columns()]
 
     def output_columns(self) -> list[str]:
@@ -441,7 +441,7 @@ class Continuous:
         return self.predictions(stack.mean(0)[:, 0])
 
     def faults(self, table: "pd.DataFrame") -> Iterator[Fault]:
-        """Check that values are numbers; a label may be missing."""
+        """Yield faults for values that are not numbers; a label may be missing."""
         label, prediction = table[self.name], _numbers(table[f"{self.name}_pred"])
         wrong = (label.notna() & ~np.isfinite(_numbers(label))).to_numpy()
         yield Fault(self.name, wrong, f"is not a number ({self.unit}), nor empty")
@@ -449,7 +449,7 @@ class Continuous:
         yield Fault(f"{self.name}_pred", wrong, f"is not a number ({self.unit})")
 
     def scorer(self, labelled: "pd.DataFrame") -> "Scorer":
-        """Return what scores errors, bias and limits of agreement."""
+        """Return the scorer of errors, bias and limits of agreement."""
         from knee_jax.metrics import scoring
 
         return scoring.values(self, labelled)
@@ -467,19 +467,19 @@ class Continuous:
         return abs(label - prediction) <= self.tolerance
 
     def format(self, value: Any) -> str:
-        """Return a value with two decimals; a dash where it is missing."""
+        """Return a value with two decimals, or a dash if it is missing."""
         return f"{value:.2f}" if value == value else "-"
 
 
 @dataclasses.dataclass(frozen=True)
 class Dichotomy:
-    """Two classes that are read off the probabilities of other targets, and never trained.
+    """Two classes derived from the probabilities of other targets, and never trained.
 
     Attributes:
-        name: Its name in `metrics.json`.
-        title: Name in front of people.
+        name: Name in `metrics.json`.
+        title: Display name.
         targets: Targets whose knees are pooled: each target of a knee is one sample.
-        lowest: Lowest class that is positive.
+        lowest: Lowest positive class.
         threshold: Score from which a sample is predicted positive; None: only ranks are scored.
         headlines: Metrics that head a report.
     """
@@ -493,7 +493,7 @@ class Dichotomy:
 
     @property
     def table_metrics(self) -> Sequence[str]:
-        """Metrics of a summary's narrow table; none where nothing is predicted positive."""
+        """Metrics of a summary's narrow table; none if nothing is predicted positive."""
         if self.threshold is None:
             return ()
         return ("average_precision", "roc_auc", "balanced_accuracy", "brier", "ece")

@@ -1,7 +1,6 @@
 """Progression of radiographic osteoarthritis within 96 months (Panfilov et al. 2022, section 2.2).
 
-The dichotomy takes fast and slow together, and predicts it where their summed probability is 0.5 or
-more.
+The dichotomy combines fast and slow, and predicts them if their summed probability is 0.5 or more.
 """
 
 from knee_jax.targets.kinds import Dichotomy, Nominal

@@ -1,6 +1,6 @@
-"""What each system optimises. A file here that defines `Settings` is a task, by `Settings.name`.
+"""Tasks that systems optimise. A file that defines `Settings` is a task, named `Settings.name`.
 
-`Settings` is the part `task` of a config; its `make` gives the `Task` of a run.
+`Settings` is the part `task` of a config; its `make` returns the `Task` of a run.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""The loss of incoherent grades (Zheng et al. 2021, section 2.2); a helper of `grading`, no task.
+"""Loss of incoherent grades (Zheng et al. 2021, section 2.2); a helper of `grading`, not a task.
 
 A network is trained against the incoherence of the grades that it predicts (eq. 4), for which no
-grade needs to be known. The mixture is fitted in `knee_jax.metrics.grade_coherence`.
+label is needed. The mixture is fitted in `knee_jax.metrics.grade_coherence`.
 """
 
 import jax
@@ -11,16 +11,17 @@ from knee_jax.metrics.grade_coherence import Mixture, log_normaliser
 
 
 def log_density(mixture: Mixture, codes: jax.Array) -> jax.Array:
-    """Return the logarithm of the mixture's density (eq. 3), in the precision of the arguments.
+    """Return the log-density of the mixture (eq. 3), in the precision of the arguments.
 
-    In float32 it is accurate enough because the Cholesky factors were computed in float64 before.
+    In float32 it is accurate enough because the Cholesky factors were computed in float64
+    beforehand.
 
     Args:
         mixture: Mixture of K components in D dimensions.
-        codes: [batch, D], probabilities or one-hot codes.
+        codes: Probabilities or one-hot codes, [batch, D].
 
     Returns:
-        [batch]; NaN where `codes` has one.
+        Log-densities, [batch]; NaN where `codes` has one.
     """
     offsets = codes[:, None] - mixture.means
     whitened = jnp.einsum("bkd,kde->bke", offsets, mixture.factors, precision="highest")

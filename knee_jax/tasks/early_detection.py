@@ -1,12 +1,13 @@
-"""One target of a radiograph, learnt with the hybrid confidence loss (Wang et al., section II).
+"""Task of one radiographic target with the hybrid confidence loss (Wang et al., section II).
 
 In each batch the knees of a class are ranked by the probability that the network gives their true
-class, and divided by a ratio into those of high, medium and low confidence. Each subset has a loss
-of its own: label smoothing, the divergence from the class's mean confidence on the validation
-knees, and cross-entropy. The target is KL 0 against KL 2 in the paper; any other will do.
+class, and divided by a ratio into those of high, medium and low confidence. Each subset has its own
+loss: label smoothing, the divergence from the class's mean confidence on the validation knees, and
+cross-entropy. The target is KL 0 against KL 2 in the paper; any other grade or target made from one
+is possible.
 
-The printed equations 4 and 7 to 10 make labels of whether a prediction is right; `equations` says
-which reading is computed, see `EarlyDetection`.
+The printed equations 4 and 7 to 10 derive labels from whether a prediction is right; `equations`
+selects the reading that is computed, see `EarlyDetection`.
 """
 
 import dataclasses
@@ -80,7 +81,7 @@ class Settings:
     hybrid: Hybrid = dataclasses.field(default_factory=Hybrid)
 
     def check(self, targets: Sequence[Target], data: Data) -> None:
-        """Raise UserError for targets or data that the task cannot do with, or would ignore."""
+        """Raise UserError for targets or data that the task cannot use, or would ignore."""
         target = one_target.the_target(targets, self.loss, self.name)
         if target.source not in GRADES:
             raise UserError(
@@ -100,7 +101,7 @@ class Settings:
         return one_target.usable(index, targets)
 
     def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
-        """Raise UserError where a class has no training or validation knee."""
+        """Raise UserError if a class has no training or validation knee."""
         if part != "test":
             target = one_target.the_target(targets, self.loss, self.name)
             one_target.refuse_absent(part, target.labels(index), target)
@@ -126,7 +127,7 @@ class Settings:
 
 
 class Subsets(NamedTuple):
-    """The knees of a batch by confidence, bool [batch] each; no knee is in two of them."""
+    """Knees of a batch by confidence, bool [batch] each; no knee is in two of them."""
 
     high: jax.Array
     medium: jax.Array
@@ -139,17 +140,17 @@ def partition(
     """Divide the knees of each class by confidence (section II-B).
 
     Of the n knees of a class in the batch, max(1, round(share_L n)) of the lowest confidence are
-    `low` where n >= 3, else none; round(share_H n) of the highest are `high`, as far as `low` has
+    `low` if n >= 3, otherwise none; round(share_H n) of the highest are `high`, as far as `low` has
     not taken them; the others are `medium`. Halves round up. A share of 0 has no knee. So with
     7:2:1, n = 1 is high; n = 2 high and medium; n = 3 high, high, low.
 
     Args:
-        confidence: [batch], any increasing function of c_s (eq. 2); of equal ones the earlier in
+        confidence: Any increasing function of c_s (eq. 2), [batch]; of equal ones the earlier in
             the batch ranks higher.
-        classes: int [batch].
-        known: bool [batch], False for knees that are in no subset.
-        shares: [3], of high, medium and low, in any unit; the rounding of halves is exact for
-            whole numbers.
+        classes: Classes, int [batch].
+        known: Whether each knee counts, bool [batch]; others are in no subset.
+        shares: Shares of high, medium and low, [3], in any unit; the rounding of halves is exact
+            for whole numbers.
     """
     position = jnp.arange(len(confidence))
     same = known[:, None] & known & (classes[:, None] == classes)
@@ -173,9 +174,10 @@ def partition(
 def smoothed_cross_entropy(
     log_p: jax.Array, classes: jax.Array, epsilon: jax.Array | np.ndarray | float
 ) -> jax.Array:
-    """Cross-entropy of log-probabilities [batch, K] with labels (1 - epsilon) one-hot + epsilon/K.
+    """Return the cross-entropy of log-probabilities [batch, K] with smoothed labels, [batch].
 
-    Eq. 3 and 5, with `y_hot` the one-hot label of every class.
+    The labels are (1 - epsilon) one-hot + epsilon/K: eqs. 3 and 5, with `y_hot` the one-hot label
+    of every class.
     """
     num_classes = log_p.shape[1]
     smooth = jax.nn.one_hot(classes, num_classes) * (1 - epsilon) + epsilon / num_classes
@@ -183,15 +185,15 @@ def smoothed_cross_entropy(
 
 
 def divergence(log_p: jax.Array, classes: jax.Array, confidence: jax.Array) -> jax.Array:
-    """Kullback-Leibler divergence KL(target || p), [batch].
+    """Return the Kullback-Leibler divergence KL(target || p), [batch].
 
-    Eq. 7 to 9 with a target over all classes: c_k for a knee's own class k, and what is left in
-    equal parts for the others.
+    These are eqs. 7 to 9 with a target over all classes: c_k for a knee's own class k, and the
+    remainder in equal parts for the others.
 
     Args:
-        log_p: [batch, K], log-probabilities.
-        classes: int [batch].
-        confidence: [K], c_k.
+        log_p: Log-probabilities, [batch, K].
+        classes: Classes, int [batch].
+        confidence: Mean confidence c_k of each class, [K].
     """
     num_classes = log_p.shape[1]
     own = confidence[classes][:, None]
@@ -204,7 +206,7 @@ def divergence(log_p: jax.Array, classes: jax.Array, confidence: jax.Array) -> j
 class EarlyDetection(OneTarget):
     """One target with the hybrid loss; a pytree, whose numbers may differ between members.
 
-    Two readings of the equations, by `equations`:
+    There are two readings of the equations, selected by `equations`:
 
         sensible  labels are the true classes: `smoothed_cross_entropy` on the knees of high
                   confidence, `divergence` on those of medium, cross-entropy on those of low.
@@ -217,16 +219,17 @@ class EarlyDetection(OneTarget):
     Neither ranks nor c_k have a gradient.
 
     Attributes:
-        shares: lambda, float32 [3]: of high, medium and low confidence.
+        shares: Lambda, shares of high, medium and low confidence, float32 [3].
         epsilon: Epsilon of label smoothing.
-        alpha, beta, gamma: weights of the three losses (eq. 11).
-        warmup_epochs: until then the loss is plain cross-entropy.
-        initial_confidence: c_k before the first validation.
-        target: what the model reads.
-        kind_of_loss: 'hybrid', or 'cross_entropy', which knows no confidence.
-        reduction: 'mean' or 'sum' over a subset, its knees of all classes taken together.
-        equations: 'sensible' or 'literal'.
-        selection: one of `SELECTIONS`, on the validation knees.
+        alpha, beta, gamma: Weights of the three losses (eq. 11).
+        warmup_epochs: Number of epochs of plain cross-entropy at the start.
+        initial_confidence: Value of c_k before the first validation.
+        target: Name of the target.
+        kind_of_loss: Loss, 'hybrid', or 'cross_entropy', which ignores confidence.
+        reduction: Reduction over a subset, 'mean' or 'sum', its knees of all classes taken
+            together.
+        equations: Reading of the equations, 'sensible' or 'literal'.
+        selection: Criterion of `SELECTIONS` on the validation knees.
     """
 
     shares: np.ndarray
@@ -245,7 +248,7 @@ class EarlyDetection(OneTarget):
     def initial_validation_stats(self) -> dict[str, jax.Array]:
         """Return `confidence` float32 [classes], c_k of eq. 6, before the first validation.
 
-        Nothing without the hybrid loss.
+        Without the hybrid loss the result is empty.
         """
         if self.kind_of_loss == "cross_entropy":
             return {}
@@ -259,7 +262,7 @@ class EarlyDetection(OneTarget):
             table: Predictions table of the validation knees.
 
         Raises:
-            UserError: A class has no knee in it.
+            UserError: A class has no knee in the table.
         """
         if self.kind_of_loss == "cross_entropy":
             return {}
@@ -281,20 +284,20 @@ class EarlyDetection(OneTarget):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the training loss (eq. 11) of a batch, and its parts by name.
 
-        Knees that belong to no class count nowhere, as masked ones do.
+        Knees that belong to no class do not count, and neither do masked ones.
 
         Returns:
-            float32 scalar, NaN where an unmasked knee has a NaN; and its parts:
-            `cross_entropy` of all knees, and for the hybrid loss `high_confidence`,
-            `medium_confidence` and `low_confidence`, before they are weighted. A subset without a
-            knee has the loss 0.
+            Loss, float32 scalar, NaN if an unmasked knee has a NaN; and its parts: `cross_entropy`
+            of all knees, and for the hybrid loss `high_confidence`, `medium_confidence` and
+            `low_confidence`, before weighting. A subset without a knee has loss 0.
         """
         label = labels[self.target]
         known = mask & (label != MISSING)
         classes = jnp.where(known, label, 0).astype(jnp.int32)
         logits = jnp.where(mask[:, None], outputs[self.target].astype(jnp.float32), 0.0)
         log_p = jax.nn.log_softmax(logits)
-        # The logarithm of c_s (eq. 2), which ranks as c_s does where that is rounded to 0 or 1.
+        # The logarithm of c_s (eq. 2), which ranks as c_s does even where that is rounded to 0 or
+        # 1.
         log_c = jnp.take_along_axis(log_p, classes[:, None], axis=1)[:, 0]
 
         parts = {"cross_entropy": self._reduce(-log_c, known)}
@@ -323,14 +326,14 @@ class EarlyDetection(OneTarget):
     def _literal(
         self, log_p: jax.Array, log_c: jax.Array, classes: jax.Array, confidence: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The summands of eq. 5, 7 and 10 as printed, [batch] each."""
+        """Return the summands of eqs. 5, 7 and 10 as printed, [batch] each."""
         right = (log_p.argmax(axis=1) == classes).astype(jnp.float32)  # y_hot, eq. 4.
         high = -(right * (1 - self.epsilon) + self.epsilon / 2) * log_c
-        # Where y_hot is not 0, p_target and p_s are c_k and c_s (eq. 8 and 9).
+        # Where y_hot is not 0, p_target and p_s are c_k and c_s (eqs. 8 and 9).
         medium = right * (jnp.log(jnp.maximum(confidence[classes], TINY)) - log_c)
         return high, medium, -right * log_c
 
     def _reduce(self, losses: jax.Array, chosen: jax.Array) -> jax.Array:
-        # A product, so that NaN in a knee of no subset shows.
+        # A product, so that a NaN in a knee of no subset shows.
         total = (chosen * losses).sum()
         return total if self.reduction == "sum" else total / jnp.maximum(chosen.sum(), 1)

@@ -1,9 +1,9 @@
-"""Several grades of one radiograph at once: loss, predictions and selection.
+"""Task of several grades of one radiograph at once: loss, predictions and selection.
 
-Zheng et al. 2021, section 2: one classification head a grade, prevalence-weighted cross-entropy,
-summed over the grades (eq. 1, whose minus sign is a slip: cross-entropy is minimised), and the
-incoherence of the predicted grades (eq. 4), for which no grade needs to be known. Tiulpin &
-Saarakkala 2020 take the plain mean over the grades, and select by it.
+Zheng et al. 2021, section 2: one classification head per grade, prevalence-weighted cross-entropy,
+summed over the grades (eq. 1, whose minus sign is a mistake: cross-entropy is minimised), and the
+incoherence of the predicted grades (eq. 4), for which no label is needed. Tiulpin & Saarakkala 2020
+take the plain mean over the grades, and select by it.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class Settings:
     coherence: Coherence = dataclasses.field(default_factory=Coherence)
 
     def check(self, targets: Sequence[Target], data: Data) -> None:
-        """Raise UserError for targets that the task cannot do with."""
+        """Raise UserError for targets that the task cannot use."""
         names = [target.name for target in targets]
         if not names:
             raise UserError("config.targets names no target: name at least one")
@@ -112,7 +112,7 @@ class Settings:
         """Make the task of a run; see `protocols.Settings`.
 
         Raises:
-            UserError: Too few training knees for the coherence's mixture.
+            UserError: There are too few training knees for the mixture of the coherence.
         """
         weigh = prevalence_weights if self.class_weights == "prevalence" else uniform_weights
         if mixture is None and self.coherence.weight:
@@ -140,10 +140,10 @@ class Settings:
 
 
 def prevalence_weights(counts: Sequence[int]) -> np.ndarray:
-    """Class weights w_c = N / (C n_c), float32 [classes]; zero for a class without a knee.
+    """Return class weights w_c = N / (C n_c), float32 [classes]; zero for a class without a knee.
 
-    The multi-class form of the weighting in Rajpurkar et al. 2017 (CheXNet), which Zheng et al.
-    2021 cite: every class contributes alike.
+    This is the multi-class form of the weighting in Rajpurkar et al. 2017 (CheXNet), which Zheng et
+    al. 2021 cite: every class contributes equally.
     """
     number = np.asarray(counts, np.float64)
     seen = number > 0
@@ -153,26 +153,26 @@ def prevalence_weights(counts: Sequence[int]) -> np.ndarray:
 
 
 def uniform_weights(counts: Sequence[int]) -> np.ndarray:
-    """Ones: every knee contributes alike."""
+    """Return ones, so that every knee contributes equally."""
     return np.ones(len(counts), np.float32)
 
 
 def weighted_cross_entropy(
     logits: jax.Array, labels: jax.Array, class_weights: jax.Array | np.ndarray, mask: jax.Array
 ) -> jax.Array:
-    """Mean cross-entropy, weighted by the class of each label.
+    """Return the mean cross-entropy, weighted by the class of each label.
 
-    The mean is normalised by the sum of the weights, as PyTorch does; without a labelled knee it
-    is zero.
+    The mean is normalised by the sum of the weights, as in PyTorch; without a labelled knee it is
+    zero.
 
     Args:
-        logits: [batch, classes].
-        labels: int [batch], `MISSING` allowed.
-        class_weights: [classes].
-        mask: bool [batch], False for knees that do not count, whatever their logits are.
+        logits: Logits, [batch, classes].
+        labels: Labels, int [batch], `MISSING` allowed.
+        class_weights: Weight of each class, [classes].
+        mask: Whether each knee counts, bool [batch], whatever its logits are.
 
     Returns:
-        float32 scalar; NaN where a knee that counts has a NaN, labelled or not.
+        Loss, float32 scalar; NaN if a knee that counts has a NaN, labelled or not.
     """
     known = mask & (labels != MISSING)
     labels = jnp.where(known, labels, 0).astype(jnp.int32)
@@ -196,17 +196,18 @@ def _mean(losses: jax.Array, weights: jax.Array) -> jax.Array:
 
 @flax.struct.dataclass
 class Grading:
-    """Grading of several targets at once; a pytree, to be handed to compiled functions.
+    """Grading of several targets at once; a pytree, to be passed to compiled functions.
 
-    Targets of classes have the weighted cross-entropy, continuous ones the squared error in units
-    of their scale.
+    Class targets have the weighted cross-entropy, continuous ones the squared error in units of
+    their scale.
 
     Attributes:
-        class_weights: Class target → float32 [classes]: `prevalence_weights` or `uniform_weights`.
+        class_weights: `prevalence_weights` or `uniform_weights` of each class target, float32
+            [classes].
         mixture: Mixture of the coherence, float64 on the host, or None.
         targets: Names of the targets that the network reads.
-        reduction: 'sum' or 'mean' of the targets' losses.
-        selection: 'mean_accuracy' or 'loss', on the validation knees.
+        reduction: Reduction of the targets' losses, 'sum' or 'mean'.
+        selection: Criterion on the validation knees, 'mean_accuracy' or 'loss'.
         classification_weight: Lambda_cls of eq. 5.
         regression_weight: Weight of the squared error of a network with regression outputs.
         coherence_weight: Lambda_gmm of eq. 5; 0: the incoherence is not computed.
@@ -227,18 +228,18 @@ class Grading:
 
     @property
     def score_name(self) -> str:
-        """Name of what `score` returns."""
+        """Name of the result of `score`."""
         if self.selection == "mean_accuracy":
             return "mean_accuracy"
         measured = all_targets.of_kind(self.targets, Continuous)
         return "minus_loss" if measured else "minus_cross_entropy"
 
     def initial_validation_stats(self) -> dict[str, jax.Array]:
-        """Return nothing: the loss knows nothing of the validation."""
+        """Return an empty mapping: the loss uses nothing from validation."""
         return {}
 
     def validation_stats(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Return nothing."""
+        """Return an empty mapping."""
         return {}
 
     def loss(
@@ -251,9 +252,9 @@ class Grading:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the training loss (eq. 5) of a batch, and its parts by name.
 
-        The parts are `classification`; `measurement`, of continuous targets; `regression`, where
-        the network has such outputs; `incoherence` and `log_density`, where they have a weight,
-        also before they count; and `labelled`, the share of knees with a label that counts.
+        The parts are `classification`; `measurement`, for continuous targets; `regression`, if the
+        network has such outputs; `incoherence` and `log_density`, if they have a weight, even
+        before they count; and `labelled`, the share of knees with a label that counts.
         """
         reduce = jnp.sum if self.reduction == "sum" else jnp.mean
         parts: dict[str, jax.Array] = {}
@@ -304,8 +305,8 @@ class Grading:
         codes = jnp.concatenate(
             [jax.nn.softmax(x.astype(jnp.float32)) for x in logits.values()], axis=-1
         )
-        # A selected branch passes no gradient to the other, whatever it is; a factor 0 would make
-        # NaN of an infinite one.
+        # A selected branch passes no gradient to the other, whatever it is; a factor 0 would turn
+        # an infinite one into NaN.
         codes = jnp.where(active, codes, jax.lax.stop_gradient(codes))
         density = coherence_loss.log_density(mixture, codes)
         weights = mask.astype(jnp.float32)
@@ -316,18 +317,18 @@ class Grading:
         }
 
     def score(self, table: pd.DataFrame) -> float:
-        """Score validation knees; the highest chooses the checkpoint.
+        """Score validation knees; the highest score chooses the checkpoint.
 
-        Either the accuracy averaged over the targets, each over the knees that have its label; or,
-        by `selection` 'loss', minus the mean loss, unweighted and averaged likewise (Tiulpin &
-        Saarakkala 2020).
+        The score is either the accuracy averaged over the targets, each over the knees that have
+        its label; or, if `selection` is 'loss', minus the mean loss, unweighted and averaged in the
+        same way (Tiulpin & Saarakkala 2020).
         """
         by = "loss" if self.selection == "loss" else "accuracy"
         scores = [target.selection_score(table, by) for target in all_targets.get_all(self.targets)]
         return float(np.nanmean(scores))
 
     def decode(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Return target → class probabilities float32 [batch, classes], or values [batch]."""
+        """Return class probabilities float32 [batch, classes], or values [batch], by target."""
         return {t.name: t.decode(outputs[t.name]) for t in all_targets.get_all(self.targets)}
 
     def table(
@@ -335,13 +336,13 @@ class Grading:
     ) -> pd.DataFrame:
         """Make the predictions table: one row per knee, with identity, labels and predictions.
 
-        With a mixture it also holds the log-densities `coherence_given` of the labels (NaN where
-        one of the seven grades is missing) and `coherence_predicted` of the probabilities.
+        With a mixture it also holds the log-densities `coherence_given` of the labels (NaN if one
+        of the seven grades is missing) and `coherence_predicted` of the probabilities.
 
         Args:
             index: Index of the prepared set.
-            rows: int [n], rows that were predicted.
-            decoded: Target → decoded outputs [n, ...].
+            rows: Rows that were predicted, int [n].
+            decoded: Decoded outputs of each target, [n, ...].
         """
         knees = index.iloc[rows]
         table = make_table(knees, decoded)

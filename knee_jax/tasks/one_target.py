@@ -1,4 +1,4 @@
-"""What tasks of a single target of classes share: tables, selection, and which knees they use."""
+"""Common code of tasks with a single class target: tables, selection, and usable knees."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,17 +14,17 @@ from knee_jax.targets.kinds import Classes, Target
 from knee_jax.tasks.protocols import Outputs
 
 SELECTIONS = Classes.selections
-"""What a checkpoint may be chosen by, see `Classes.selection_score`."""
+"""Criteria by which a checkpoint may be chosen; see `Classes.selection_score`."""
 
 TINY = np.finfo(np.float32).tiny
 
 
 class OneTarget:
-    """Common part of the tasks of one target of classes, whatever their loss.
+    """Common part of the tasks of one class target, whatever their loss.
 
     Attributes:
         target: Name of the target.
-        selection: One of `SELECTIONS`, on the validation knees.
+        selection: Criterion of `SELECTIONS` on the validation knees.
     """
 
     target: str
@@ -32,27 +32,27 @@ class OneTarget:
 
     @property
     def kind(self) -> Classes:
-        """The target."""
+        """Target of the task."""
         target = all_targets.get(self.target)
         assert isinstance(target, Classes)
         return target
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The target's name alone."""
+        """Name of the target, as the only element."""
         return (self.target,)
 
     @property
     def mixture(self) -> None:
-        """There is none: coherence is of seven grades."""
+        """None, since coherence needs the seven grades."""
 
     @property
     def score_name(self) -> str:
-        """Name of what `score` returns."""
+        """Name of the result of `score`."""
         return "minus_cross_entropy" if self.selection == "loss" else self.selection
 
     def score(self, table: pd.DataFrame) -> float:
-        """Score validation knees by `selection`; the highest chooses the checkpoint."""
+        """Score validation knees by `selection`; the highest score chooses the checkpoint."""
         return self.kind.selection_score(table, self.selection)
 
     def decode(self, outputs: Outputs) -> dict[str, jax.Array]:
@@ -66,17 +66,17 @@ class OneTarget:
 
         Args:
             index: Index of the prepared set.
-            rows: int64 [n], rows that were predicted.
-            decoded: The target's probabilities [n, classes].
+            rows: Rows that were predicted, int64 [n].
+            decoded: Probabilities of the target, [n, classes].
         """
         return make_table(index.iloc[rows], decoded)
 
 
 def the_target(targets: Sequence[Target], loss: str, task: str) -> Classes:
-    """Return the one target of a config.
+    """Return the only target of a config.
 
     Raises:
-        UserError: There are several, or the target does not allow the loss.
+        UserError: There is not exactly one target, or it does not allow the loss.
     """
     if len(targets) != 1:
         names = tuple(target.name for target in targets)
@@ -91,7 +91,7 @@ def the_target(targets: Sequence[Target], loss: str, task: str) -> Classes:
 
 
 def refuse_unlabelled(data: Data, task: str) -> None:
-    """Raise UserError where unlabelled knees are to be trained on, which have no loss here."""
+    """Raise UserError if unlabelled knees are to be trained on, which have no loss here."""
     if data.unlabelled != "none":
         raise UserError(
             f"config.data.unlabelled = {data.unlabelled!r} has no meaning for {task} (knees "
@@ -106,7 +106,7 @@ def usable(index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
 
 
 def refuse_absent(part: str, classes: np.ndarray, target: Classes) -> None:
-    """Raise UserError where a class has no knee among `classes`, those of a part."""
+    """Raise UserError if a class has no knee among `classes`, those of a part."""
     found = set(classes.tolist())
     if absent := sorted(set(range(target.num_outputs)) - found):
         names = " and of ".join(target.class_label(c) for c in absent)

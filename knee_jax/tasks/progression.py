@@ -1,8 +1,8 @@
-"""Progression of osteoarthritis: none, fast or slow within 96 months (Panfilov et al. 2022).
+"""Task of the progression of osteoarthritis: none, fast or slow within 96 months.
 
-Section 3.2: the focal loss of Lin et al. 2017, "Focal loss for dense object detection", with gamma
-2 and without class weights; the classes are made equally frequent by drawing knees (`data.sampling
-= "balanced"`).
+Panfilov et al. 2022, section 3.2: the focal loss of Lin et al. 2017, "Focal loss for dense object
+detection", with gamma 2 and without class weights; the classes are made equally frequent by drawing
+knees (`data.sampling = "balanced"`).
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Settings:
     )
 
     def check(self, targets: Sequence[Target], data: Data) -> None:
-        """Raise UserError for targets or data that the task cannot do with, or would ignore."""
+        """Raise UserError for targets or data that the task cannot use, or would ignore."""
         target = one_target.the_target(targets, "focal", self.name)
         if not isinstance(target, Nominal):
             raise UserError(
@@ -59,9 +59,9 @@ class Settings:
         return one_target.usable(index, targets)
 
     def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
-        """Raise UserError for a part that cannot be learnt from, or chosen by.
+        """Raise UserError for a part that cannot be trained on, or used for selection.
 
-        Training needs every class, validation knees that progressed and others.
+        Training requires every class; validation requires knees that progressed and others.
         """
         target = one_target.the_target(targets, "focal", self.name)
         classes = target.labels(index)
@@ -94,14 +94,14 @@ class Settings:
 def focal_loss(
     log_p: jax.Array, classes: jax.Array, gamma: jax.Array | np.ndarray | float
 ) -> jax.Array:
-    """Focal loss -(1 - p)^gamma log p of the true class' probability p, [batch].
+    """Return the focal loss -(1 - p)^gamma log p of the true class' probability p, [batch].
 
-    Lin et al. 2017, eq. 4, for several classes; cross-entropy where gamma is 0.
+    Lin et al. 2017, eq. 4, for several classes; cross-entropy if gamma is 0.
 
     Args:
-        log_p: [batch, K], log-probabilities.
-        classes: int [batch].
-        gamma: 0 or more; the higher it is, the less the knees count that are predicted well.
+        log_p: Log-probabilities, [batch, K].
+        classes: Classes, int [batch].
+        gamma: Exponent, 0 or more; the higher it is, the less well-predicted knees count.
     """
     log_c = jnp.take_along_axis(log_p, classes[:, None], axis=1)[:, 0]
     # Where p is rounded to 1 a power of 0 would have no gradient, or an infinite one.
@@ -115,12 +115,12 @@ class Progression(OneTarget):
 
     Checkpoints are chosen by the average precision of progression, fast or slow together. The
     published code rounds it to three decimals, and of equal ones takes the later epoch. Here it is
-    not rounded, so that epochs are seldom equal; of those that are, the later one is taken as well.
+    not rounded, so that epochs are seldom equal; of those that are, the later one is also taken.
 
     Attributes:
         focal_gamma: Gamma of the focal loss, float32.
-        target: what the model reads.
-        selection: one of `SELECTIONS`, on the validation knees.
+        target: Name of the target.
+        selection: Criterion of `SELECTIONS` on the validation knees.
     """
 
     focal_gamma: np.ndarray
@@ -128,11 +128,11 @@ class Progression(OneTarget):
     selection: str = flax.struct.field(pytree_node=False, default="average_precision")
 
     def initial_validation_stats(self) -> dict[str, jax.Array]:
-        """Return nothing: the loss knows nothing of the validation."""
+        """Return an empty mapping: the loss uses nothing from validation."""
         return {}
 
     def validation_stats(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Return nothing."""
+        """Return an empty mapping."""
         return {}
 
     def loss(
@@ -146,8 +146,8 @@ class Progression(OneTarget):
         """Return the mean focal loss of the knees of a batch that have a class.
 
         Returns:
-            float32 scalar, NaN where an unmasked knee has a NaN, 0 where none has a class; and,
-            beside it, the plain `cross_entropy` of these knees.
+            Loss, float32 scalar, NaN if an unmasked knee has a NaN, 0 if none has a class; and, as
+            its part, the plain `cross_entropy` of these knees.
         """
         label = labels[self.target]
         known = mask & (label != MISSING)
@@ -155,7 +155,8 @@ class Progression(OneTarget):
         logits = jnp.where(mask[:, None], outputs[self.target].astype(jnp.float32), 0.0)
         log_p = jax.nn.log_softmax(logits)
 
-        # Numbers, and not the truth values, which a compiler takes for a choice: NaN times 0 shows.
+        # Numbers rather than truth values, which a compiler treats as a selection: NaN times 0
+        # shows.
         weights = jnp.where(known, 1.0, 0.0)
 
         def mean(losses: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What the rest of the project asks of a task and of its settings."""
+"""Interfaces of a task and of its settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
@@ -12,23 +12,23 @@ from knee_jax.metrics.grade_coherence import Mixture
 from knee_jax.targets.kinds import Target
 
 Outputs = Mapping[str, jax.Array]
-"""Target → float32 logits [batch, outputs]; a model may add further outputs, such as
-`<target>_value`."""
+"""Float32 logits [batch, outputs] of each target; models may add outputs, such as `<target>_value`.
+"""
 
 Labels = Mapping[str, jax.Array]
-"""Target → labels [batch], missing where a knee has none."""
+"""Labels [batch] of each target, missing for knees without one."""
 
 ValidationStats = Mapping[str, jax.Array | np.ndarray]
-"""What a loss knows of the last validation, part of the train state."""
+"""Values that a loss uses from the last validation, part of the train state."""
 
 
 class Task(Protocol):
-    """What a run optimises; a pytree, an argument of compiled functions.
+    """Objective of a run; a pytree, passed to compiled functions.
 
     Attributes:
-        targets: Names of what is predicted, in the order of tables.
-        score_name: Name of what `score` returns.
-        mixture: Mixture over the seven grades, where the loss has one.
+        targets: Names of the predicted targets, in the order of tables.
+        score_name: Name of the result of `score`.
+        mixture: Mixture over the seven grades, if the loss has one.
     """
 
     @property
@@ -44,10 +44,10 @@ class Task(Protocol):
         ...
 
     def initial_validation_stats(self) -> dict[str, jax.Array]:
-        """Return what the loss knows before the first validation."""
+        """Return the values that the loss uses before the first validation."""
 
     def validation_stats(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Return what the loss is to know of a validation, from its predictions table."""
+        """Return the values that the loss uses from a validation, given its predictions table."""
 
     def loss(
         self,
@@ -62,13 +62,13 @@ class Task(Protocol):
         Args:
             outputs: Outputs of the network.
             labels: Labels of the targets.
-            mask: bool [batch]; masked knees count nowhere, whatever their outputs are.
-            epoch: Passes over the training knees so far; may be traced.
-            stats: Of the last validation; may be traced.
+            mask: Whether each knee counts, bool [batch], whatever its outputs are.
+            epoch: Number of passes over the training knees so far; may be traced.
+            stats: Values from the last validation; may be traced.
         """
 
     def decode(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Return target → what a predictions table holds, float32 [batch, ...]."""
+        """Return the outputs of a predictions table for each target, float32 [batch, ...]."""
 
     def table(
         self, index: pd.DataFrame, rows: np.ndarray, decoded: Mapping[str, np.ndarray]
@@ -80,21 +80,21 @@ class Task(Protocol):
 
 
 class Settings(Protocol):
-    """The part `task` of a config; a dataclass of `option` fields.
+    """Part `task` of a config; a dataclass of `option` fields.
 
     Attributes:
         name: Name of the task in a config.
-        swept: Fields that are numbers of the task's pytree, which runs of a sweep may differ in.
+        swept: Fields that are numbers of the task's pytree, in which runs of a sweep may differ.
     """
 
     name: ClassVar[str]
     swept: ClassVar[tuple[str, ...]]
 
     def check(self, targets: Sequence[Target], data: Data) -> None:
-        """Raise UserError for targets or data that the task cannot do with, or would ignore."""
+        """Raise UserError for targets or data that the task cannot use, or would ignore."""
 
     def usable(self, index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
-        """Return which knees of an index can be learnt from or scored, bool [n]."""
+        """Return which knees of an index can be trained on or scored, bool [n]."""
 
     def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
         """Raise UserError for a part ('train', 'validation' or 'test') that cannot be used.
@@ -102,7 +102,7 @@ class Settings(Protocol):
         Args:
             part: Name of the part.
             index: Rows of its usable knees.
-            targets: The targets.
+            targets: Targets of the run.
         """
 
     def make(
@@ -116,9 +116,9 @@ class Settings(Protocol):
         """Make the task of a run.
 
         Args:
-            targets: The targets.
-            counts: Class target → training knees of each class.
-            labels: Target → labels of the training knees, [n].
+            targets: Targets of the run.
+            counts: Number of training knees of each class, for each class target.
+            labels: Labels of the training knees for each target, [n].
             seed: Random seed of what is fitted.
             mixture: Mixture that was fitted before, if any.
         """

@@ -1,4 +1,4 @@
-"""What a run consists of, set up from a config in one descent: each room gets its own part."""
+"""Parts of a run, set up from a config in one pass: each package gets its own part."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,15 +27,15 @@ from knee_jax.training import state as states
 
 @flax.struct.dataclass
 class StepConstants:
-    """What the compiled functions take beside state and batch.
+    """Arguments of the compiled functions in addition to state and batch.
 
-    They are arguments, not constants of the program, so that runs that differ in nothing else
-    share it.
+    They are arguments, not constants of the program, so that runs that differ in nothing else share
+    it.
 
     Attributes:
         seed: Random seed of initial weights, augmentation and dropout, uint32.
         intensities: Mean and standard deviation to normalise by.
-        task: Loss, predictions and model selection, with the weights of classes in it.
+        task: Loss, predictions and model selection, including the weights of classes.
     """
 
     seed: jax.Array | np.ndarray
@@ -45,21 +45,21 @@ class StepConstants:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The fixed parts of a run.
+    """Fixed parts of a run.
 
     Attributes:
-        config: Its config, checked.
-        targets: What is predicted.
-        mesh: The devices.
-        subsets: 'train', 'validation' and, where there are any, 'unlabelled' and 'test'.
-        flow: Part → how many knees are used, and how many are not, by reason.
+        config: Checked config of the run.
+        targets: Targets that are predicted.
+        mesh: Mesh of devices.
+        subsets: Subsets 'train', 'validation' and, where there are any, 'unlabelled' and 'test'.
+        flow: Number of knees of each part that are used, and of those left out, by reason.
         statistics: Intensities and prevalences of the training knees.
-        constants: See `StepConstants`.
-        preprocessing: How knees become the network's input.
-        model: The network.
-        sampler: Training step → rows of a batch.
-        steps_per_epoch: Training steps in a pass over the knees, not a whole number.
-        optimizer: With its learning rates.
+        constants: Constants of the step; see `StepConstants`.
+        preprocessing: Conversion of knees to the network's input.
+        model: Network.
+        sampler: Function from a training step to the rows of its batch.
+        steps_per_epoch: Number of training steps in a pass over the knees, not an integer.
+        optimizer: Optimiser with its learning rates.
     """
 
     config: RunConfig
@@ -84,7 +84,7 @@ class Run:
         """Return the state before the first step, with random weights; may be traced.
 
         Args:
-            constants: Of this run, or of another that differs in them only.
+            constants: Constants of this run, or of another that differs only in them.
         """
         constants = constants or self.constants
         image = jnp.zeros((1, *self.preprocessing.input_shape))
@@ -104,14 +104,14 @@ def set_up(
     """Find or make everything that a run needs before its first step.
 
     Args:
-        config: The run's config.
-        workdir: Its folder; `statistics.json` and `coherence.npz` are read if they are there.
-        data_dir: Folder of prepared sets; one that is missing is prepared first.
-        runs: How many runs share the devices.
-        like: Another run, whose knees on the devices serve this one too where they are the same.
+        config: Config of the run.
+        workdir: Folder of the run; `statistics.json` and `coherence.npz` are read if present.
+        data_dir: Folder of prepared sets; a missing set is prepared first.
+        runs: Number of runs that share the devices.
+        like: Another run, whose knees on the devices are reused where they are the same.
 
     Raises:
-        UserError: A config that cannot be run here, in one line.
+        UserError: The config cannot be run here; the message is one line.
     """
     mesh.check_batch_size(config.batch_size, "batch_size", runs)
     mesh.check_batch_size(config.evaluation.batch_size, "evaluation.batch_size")

@@ -1,8 +1,8 @@
-"""Several runs, side by side where the devices have room, else one after another.
+"""Training of several runs, side by side if the devices have room, otherwise one after another.
 
-Runs side by side differ in their knees and constants only: their states, constants and batches are
-stacked, and each group of devices has its own (`data.mesh.side_by_side`). The folder of each
-becomes what it would be had it been trained alone (`training.train`).
+Runs side by side differ only in their knees and constants: their states, constants and batches are
+stacked, and each group of devices has its own (`data.mesh.side_by_side`). The folder of each is the
+same as if it had been trained alone (`training.train`).
 """
 
 import contextlib
@@ -36,21 +36,21 @@ from knee_jax.workdir import folder
 from knee_jax.workdir.checkpoint import Checkpoints
 
 SHARE_OF_MEMORY = 0.8
-"""Of a device's memory, that runs may fill by the compiler's own account."""
+"""Share of a device's memory that runs may fill by the compiler's estimate."""
 
 
 def train_all(
     configs: Mapping[Path, RunConfig], data_dir: Path, at_once: int
 ) -> Iterator[tuple[Run, Path, Predictor]]:
-    """Train runs that differ in their knees and constants only.
+    """Train runs that differ only in their knees and constants.
 
     Args:
-        configs: Folder → config.
+        configs: Config of each folder.
         data_dir: Folder of prepared sets.
-        at_once: How many are trained side by side; it divides their number.
+        at_once: Number of runs that are trained side by side; it divides their total number.
 
     Yields:
-        Each run, its folder, and what predicts; in the order of `configs`.
+        Each run, its folder and its predictor, in the order of `configs`.
     """
     with contextlib.ExitStack() as stack:
         for workdir, config in configs.items():
@@ -86,7 +86,7 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
     ends = epoch_ends(first)
 
     with contextlib.ExitStack() as stack:
-        # A kill may fall between the runs' saves: then they go on from the step before.
+        # A kill may fall between the saves of the runs, which then resume from the step before.
         checkpoints = [
             stack.enter_context(Checkpoints(d / "checkpoints", latest=2)) for d in folders
         ]
@@ -152,10 +152,10 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
 
 
 def max_at_once(run: Run, count: int) -> int:
-    """Return how many of `count` runs like this one can be side by side; a divisor of `count`.
+    """Return how many of `count` runs like this one fit side by side; a divisor of `count`.
 
-    On a CPU, and on several processes, one for each group of devices: several in a group would
-    take as long as one after another. Elsewhere as many as the devices' memory holds.
+    On several processes it is one. On a CPU it is one per group of devices: several in a group
+    would take as long as one after another. Elsewhere it is as many as fit in the devices' memory.
     """
     if jax.process_count() > 1:
         return 1
@@ -169,7 +169,7 @@ def max_at_once(run: Run, count: int) -> int:
 
 
 def _one_of(tree: Any, index: int, devices: jax.sharding.Mesh) -> Any:
-    """Return what belongs to one run; device arrays come replicated."""
+    """Return the part of one run; device arrays come replicated."""
     replicated = mesh.replicated(devices)
     return jax.tree.map(
         lambda x: x[index] if isinstance(x, np.ndarray) else jax.device_put(x[index], replicated),
@@ -178,7 +178,7 @@ def _one_of(tree: Any, index: int, devices: jax.sharding.Mesh) -> Any:
 
 
 def _describe(first: int, at_once: int, count: int) -> str:
-    """Say which of the runs come now."""
+    """Describe which of the runs come now."""
     if at_once == 1:
         return f"run {first + 1} of {count}"
     which = f"runs {first + 1} to {first + at_once} of {count}"

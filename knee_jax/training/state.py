@@ -1,4 +1,4 @@
-"""The train state, and the optimiser and learning-rate schedule of a config."""
+"""Train state, and the optimiser and learning-rate schedule of a config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +17,14 @@ Variables = Mapping[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes.
+    """Everything that training changes.
 
     Attributes:
-        step: int32, training steps done.
-        params: the network's parameters, float32.
-        batch_stats: running statistics of batch normalisation, float32.
-        opt_state: the optimiser's state.
-        validation_stats: What the loss knows of the last validation.
+        step: Number of training steps done, int32.
+        params: Parameters of the network, float32.
+        batch_stats: Running statistics of batch normalisation, float32.
+        opt_state: State of the optimiser.
+        validation_stats: Values that the loss uses from the last validation.
     """
 
     step: jax.Array
@@ -35,7 +35,7 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """Parameters and batch statistics, as `Module.apply` takes them."""
+        """Params and batch_stats, as `Module.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -45,14 +45,13 @@ def group_of(params: Variables) -> dict[str, str]:
 
 
 def learning_rates(config: Optimizer, steps_per_epoch: float) -> dict[str, optax.Schedule]:
-    """Return group → learning rate, as functions of the step.
+    """Return the learning rate of each group as a function of the step.
 
     The rate is multiplied by `drop_factor` after each epoch of `drop_epochs` (Zheng et al. 2021,
-    Implementation Details: 1e-4, halved after 10 and 30 epochs). Through the first `freeze_epochs`
-    the trunk rests (Tiulpin & Saarakkala 2020, Training strategy). Through the first
-    `warmup_epochs` the rate begins at `warmup_factor` of what it would
-    be and grows by equal steps, one an epoch (Panfilov et al. 2022, section 3.2: 1e-5, and 1e-4
-    from the sixth epoch on).
+    Implementation Details: 1e-4, halved after 10 and 30 epochs). During the first `freeze_epochs`
+    the trunk is frozen (Tiulpin & Saarakkala 2020, Training strategy). During the first
+    `warmup_epochs` the rate starts at `warmup_factor` of what it would be and grows by equal steps,
+    one per epoch (Panfilov et al. 2022, section 3.2: 1e-5, and 1e-4 from the sixth epoch on).
     """
     drops = {round(epoch * steps_per_epoch): config.drop_factor for epoch in config.drop_epochs}
     head = optax.piecewise_constant_schedule(config.learning_rate, drops)
@@ -78,11 +77,11 @@ def _warmed_up(rate: optax.Schedule, config: Optimizer, steps_per_epoch: float) 
 
 
 def make_optimizer(config: Optimizer, steps_per_epoch: float) -> optax.GradientTransformation:
-    """Make Adam with the weight decay and the learning rates that the config names.
+    """Make Adam with the weight decay and the learning rates of the config.
 
     `adamw` decays the weights themselves (Loshchilov & Hutter 2019); `adam` adds the decay to the
     gradient before the moments, as `torch.optim.Adam(weight_decay=...)` does. Adam's moments of a
-    frozen trunk begin when it is unfrozen, as those of a parameter group that is added then.
+    frozen trunk start when it is unfrozen, like those of a parameter group that is added then.
     """
     decay = optax.add_decayed_weights(config.weight_decay)
     if config.name == "adamw":
@@ -106,9 +105,9 @@ def create(
     """Make the state before the first step.
 
     Args:
-        variables: the network's, as `Module.init` returns them.
-        optimizer: the optimiser whose state is to be made.
-        validation_stats: What the loss knows before the first validation.
+        variables: Variables of the network, as `Module.init` returns them.
+        optimizer: Optimiser whose state is to be made.
+        validation_stats: Values that the loss uses before the first validation.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -1,4 +1,4 @@
-"""The functions that run on the devices: initial state, training steps, predictions."""
+"""Functions that run on the devices: initial state, training steps, predictions."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,8 +18,9 @@ from knee_jax.training.state import TrainState
 Scalars = dict[str, jax.Array]
 Step = Callable[[TrainState, StepConstants, Batch], tuple[TrainState, Scalars]]
 Steps = Any
-"""Compiled: (state, constants, batches, how many of them) → the state after those steps, and
-scalars of each, [steps]."""
+"""Compiled function from (state, constants, batches, number of batches) to the state after those
+steps and the scalars of each, [steps].
+"""
 
 
 QUICKLY = {"cpu": {"xla_backend_optimization_level": 1}}
@@ -28,12 +29,12 @@ the third (the convolutions are not LLVM's), and takes half as long to compile."
 
 
 class Compiled(NamedTuple):
-    """The compiled functions of a run.
+    """Compiled functions of a run.
 
     Attributes:
-        initial_state: Constants → the state before the first step.
-        train_steps: See `Steps`.
-        predictor: See `evaluation.predict.Predictor`.
+        initial_state: Function from constants to the state before the first step.
+        train_steps: Training steps; see `Steps`.
+        predictor: Prediction; see `evaluation.predict.Predictor`.
     """
 
     initial_state: Callable[[StepConstants], TrainState]
@@ -101,9 +102,9 @@ def make_train_step(run: Run) -> Step:
 
 
 def make_train_steps(run: Run, runs: int = 1) -> Steps:
-    """Compile the training: up to `config.steps_per_call` steps in a call.
+    """Compile the training steps, up to `config.steps_per_call` in a call.
 
-    A small network's step takes less time on an accelerator than the host takes to begin it.
+    A step of a small network takes less time on an accelerator than the host takes to launch it.
     """
     train_step = make_train_step(run)
 
@@ -137,7 +138,7 @@ def _options(run: Run) -> dict[str, Any]:
 
 
 def bytes_of_one(run: Run) -> int:
-    """Return the memory that training a run takes on a device, by the compiler's account."""
+    """Return the device memory that training a run takes, bytes, by the compiler's estimate."""
     state = jax.eval_shape(run.random_state)
     number = run.config.steps_per_call
     rows = jnp.stack([jnp.asarray(run.sampler(0))] * number)

@@ -1,4 +1,4 @@
-"""A training run, from a config to a folder of checkpoints, top to bottom."""
+"""Training run, from a config to a folder of checkpoints."""
 
 import contextlib
 import dataclasses
@@ -31,19 +31,19 @@ from knee_jax.workdir.checkpoint import Checkpoints
 def train(config: RunConfig, workdir: Path, data_dir: Path) -> None:
     """Train until `config.epochs`; a second call with the same arguments resumes.
 
-    A batch and its augmentation are functions of (seed, step), and the state holds all else, so a
-    run that is killed and resumed repeats the same computation. On a CPU it ends in the same bits,
-    on a GPU where its kernels are deterministic (`XLA_FLAGS=--xla_gpu_deterministic_ops=true`).
+    A batch and its augmentation are functions of (seed, step), and the state holds everything else,
+    so a run that is killed and resumed repeats the same computation. On a CPU it ends in the same
+    bits; on a GPU if its kernels are deterministic (`XLA_FLAGS=--xla_gpu_deterministic_ops=true`).
 
     Args:
-        config: The run's config.
-        workdir: Receives `config.json`, `environment.json`, `knees.json`, `statistics.json`,
-            `coherence.npz` where the task has a mixture, `parameters.txt`, `metrics.jsonl`,
-            TensorBoard events and `checkpoints/`.
+        config: Config of the run.
+        workdir: Folder that receives `config.json`, `environment.json`, `knees.json`,
+            `statistics.json`, `coherence.npz` if the task has a mixture, `parameters.txt`,
+            `metrics.jsonl`, TensorBoard events and `checkpoints/`.
         data_dir: Folder of prepared sets.
 
     Raises:
-        UserError: Whatever the user can mend, in one line.
+        UserError: A mistake that the user can mend, in one line.
     """
     folder.check_same_config(workdir, config)
     run = set_up(config, workdir, data_dir)
@@ -89,7 +89,7 @@ def train_run(run: Run, workdir: Path, compiled: Compiled) -> None:
             saving = step % config.checkpoint_every == 0 or step == num_steps
             if not (validating or saving or step % config.log_every == 0):
                 continue
-            # Waits for the steps, which have only been begun.
+            # Waits for the steps, which have only been launched.
             logged, since_log = join_steps(jax.device_get(since_log)), []
             rate = logged["loss"].shape[-1] * batch_size / (time.perf_counter() - clock)
             means = mean_of_finite(logged, step)
@@ -133,7 +133,7 @@ def split_into_calls(
 def begin(
     run: Run, workdir: Path, checkpoints: Checkpoints, start: int, compiled: Compiled
 ) -> TrainState:
-    """Return the state at step `start`, read or made; from now on the folder is of this run."""
+    """Return the state at step `start`, read or made; the folder then belongs to this run."""
     checkpoints.delete_after(start)
     if start:
         like = jax.eval_shape(run.random_state)
@@ -163,7 +163,7 @@ def initial_state(run: Run, compiled: Compiled) -> TrainState:
 
 
 def progress_bar(num_steps: int, start: int, images_per_step: int) -> tqdm:
-    """Make the bar that shows how far training is, with rate and remaining time."""
+    """Make the bar that shows the progress of training, with rate and remaining time."""
     return tqdm(
         total=num_steps * images_per_step,
         initial=start * images_per_step,
@@ -187,11 +187,11 @@ def mean_of_finite(scalars: Mapping[str, np.ndarray], step: int) -> dict[str, fl
     """Return the means over the steps since the last call.
 
     Args:
-        scalars: Name → values, [steps].
-        step: The last of them.
+        scalars: Values by name, [steps].
+        step: Last of the steps.
 
     Raises:
-        UserError: One of them is not finite; nothing is saved after it.
+        UserError: A mean is not finite; nothing is saved after it.
     """
     means = {name: float(values.mean()) for name, values in scalars.items()}
     for name, value in means.items():
@@ -204,5 +204,5 @@ def mean_of_finite(scalars: Mapping[str, np.ndarray], step: int) -> dict[str, fl
 
 
 def in_training(scalars: Mapping[str, float]) -> dict[str, float]:
-    """Return scalars by the names that they are logged by."""
+    """Return scalars by the names under which they are logged."""
     return {f"train/{name}": value for name, value in scalars.items()}

@@ -1,4 +1,4 @@
-"""Scalars to JSONL and TensorBoard; written by the first process only."""
+"""Writer of scalars to JSONL and TensorBoard, in the first process only."""
 
 import json
 import sys
@@ -11,11 +11,11 @@ from knee_jax.files import write_text
 
 
 class ScalarWriter:
-    """Append rows `{"step": ..., name: value, ...}` to `metrics.jsonl` and to TensorBoard.
+    """Writer of rows `{"step": ..., name: value, ...}` to `metrics.jsonl` and TensorBoard.
 
     Args:
-        workdir: folder of the run.
-        resume_step: rows of later steps, left by a run that was killed, are removed.
+        workdir: Folder of the run.
+        resume_step: Step to resume from; rows of later steps, left by a killed run, are removed.
     """
 
     def __init__(self, workdir: Path, resume_step: int):
@@ -48,8 +48,8 @@ class ScalarWriter:
 
 
 def _tensorboard_writer(folder: Path, purge_step: int):
-    # tensorboardX imports torch where that is installed, which costs a second and serves its graphs
-    # only. A module that is None cannot be imported, as if it were not installed.
+    # tensorboardX imports torch if it is installed, which costs a second and serves only its
+    # graphs. A module that is None cannot be imported, as if it were not installed.
     blocked = "torch" not in sys.modules
     if blocked:
         sys.modules["torch"] = None  # type: ignore[assignment]

@@ -1,7 +1,7 @@
-"""Checkpoints of a run; the only file that knows Orbax.
+"""Checkpoints of a run; the only module that uses Orbax.
 
-Two are kept: the latest, from which a run resumes, and the one with the best validation score.
-A save is written beside its final name and renamed when whole, so that a run that is killed while
+Two are kept: the latest, from which a run resumes, and the one with the best validation score. A
+save is written beside its final name and renamed when complete, so that a run that is killed while
 saving resumes from the checkpoint before.
 """
 
@@ -26,12 +26,12 @@ NOT_VALIDATED = float("-inf")
 
 
 class Checkpoints:
-    """The checkpoints in folder `path`.
+    """Checkpoints in folder `path`.
 
     Args:
-        path: the folder.
-        read_only: nothing will be saved.
-        latest: how many of the latest to keep, beside the best.
+        path: Folder of the checkpoints.
+        read_only: Whether nothing will be saved.
+        latest: Number of latest checkpoints to keep, in addition to the best.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, latest: int = 1):
@@ -54,16 +54,16 @@ class Checkpoints:
             )
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
-        """Begin to save; training may go on while it is written.
+        """Start to save; training may continue while it is written.
 
         Args:
-            step: training steps done.
-            state: a pytree of device arrays.
-            score: the validation score, higher is better; None if not validated at this step.
+            step: Number of training steps done.
+            state: Pytree of device arrays.
+            score: Validation score, higher is better; None if not validated at this step.
 
         Raises:
-            UserError: the disk has no room for it. Asked beforehand, because what Orbax and
-                TensorStore print when they find out is pages long.
+            UserError: The disk has no room for it. This is checked beforehand, because Orbax and
+                TensorStore print pages when they find out.
         """
         self._manager.wait_until_finished()
         self._require_space(state)
@@ -80,26 +80,26 @@ class Checkpoints:
             )
 
     def latest_step(self) -> int | None:
-        """The step of the latest whole checkpoint, or None."""
+        """Return the step of the latest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def steps(self) -> set[int]:
-        """The steps of all whole checkpoints."""
+        """Return the steps of all complete checkpoints."""
         return set(self._manager.all_steps())
 
     def delete_after(self, step: int) -> None:
-        """Delete the checkpoints of later steps, which are going to be repeated."""
+        """Delete the checkpoints of later steps, which will be repeated."""
         for later in self.steps():
             if later > step:
                 self._manager.delete(later)
 
     def best_step(self) -> int | None:
-        """The step of the best validated checkpoint (the later one of equals), or None."""
+        """Return the step of the best validated checkpoint (the later of equals), or None."""
         scores = self._scores()
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def best_score(self) -> float:
-        """Its score; minus infinity if there is none."""
+        """Return the score of the best validated checkpoint, or minus infinity if there is none."""
         return max(self._scores().values(), default=NOT_VALIDATED)
 
     def _scores(self) -> dict[int, float]:
@@ -113,12 +113,12 @@ class Checkpoints:
         """Read a checkpoint, onto any mesh.
 
         Args:
-            step: which one.
-            like: a pytree of arrays or `jax.ShapeDtypeStruct` of the same structure.
+            step: Step of the checkpoint.
+            like: Pytree of arrays or `jax.ShapeDtypeStruct` of the same structure.
             mesh: Mesh that the leaves are replicated on.
 
         Raises:
-            UserError: the checkpoint holds another model's state.
+            UserError: The checkpoint holds another model's state.
         """
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
@@ -152,11 +152,11 @@ class Checkpoints:
                 )
 
     def structure(self, step: int) -> Any:
-        """Return a checkpoint's content as a pytree of shapes and types."""
+        """Return the content of a checkpoint as a pytree of shapes and types."""
         return self._manager.item_metadata(step).tree
 
     def close(self) -> None:
-        """Waits until what was begun is written."""
+        """Wait until pending saves are written, and close."""
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -169,7 +169,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence Orbax, which warns of what it was asked to do: to only read."""
+    """Silence Orbax, which warns about what it was instructed to do: only to read."""
     logger = logging.get_absl_logger()
     level = logger.level
     logger.setLevel("ERROR")

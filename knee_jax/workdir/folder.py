@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its config, and the environment that it was made in."""
+"""Folder of a run: its lock, its config, and the environment that it was made in."""
 
 import contextlib
 import fcntl
@@ -35,16 +35,15 @@ FREE_FIELDS = (
     "paper_row",
     "sweep.",
 )
-"""Config fields, or how they begin, that do not change what is learnt: they may differ when a run
-goes on."""
+"""Config fields, or their prefixes, that do not affect training: they may differ on resumption."""
 
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Make the folder and keep it for this run alone; the lock ends with the process.
+    """Make the folder and lock it for this run alone; the lock ends with the process.
 
     Raises:
-        UserError: It cannot be made, or another run is at work there.
+        UserError: The folder cannot be made, or another run is using it.
     """
     if jax.process_index() > 0:
         yield
@@ -65,7 +64,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def write_config(workdir: Path, config: RunConfig) -> None:
-    """Write `config.json` and `environment.json`: from now on the folder is of this config."""
+    """Write `config.json` and `environment.json`; the folder then belongs to this config."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         write_text(workdir / CONFIG, load.json_of(config))
@@ -79,7 +78,7 @@ def require(workdir: Path) -> None:
 
 
 def check_same_config(workdir: Path, config: RunConfig) -> None:
-    """Raise UserError if the folder holds a run of another config; names what differs.
+    """Raise UserError if the folder holds a run of another config, naming the differences.
 
     Values of `FREE_FIELDS` may differ.
     """
