@@ -24,8 +24,8 @@ Variants, after a colon; several are separated by commas (`configs/oarsi.py:se_r
                a CPU; also after any of the above.
 
 The paper starts from ImageNet: `python -m knee_jax.convert` makes a file from downloaded weights,
-and `--config.init_from` names it (for the ensemble `--config.ensemble.se_resnet50.init_from`, and
-likewise `se_resnext50`). Without a file the weights are random.
+and `--config.init_from` names it (for the ensemble `--config.ensemble.se_resnet50.init_from`,
+the same for `se_resnext50`). Without a file the weights are random.
 """
 
 from knee_jax.config import load

@@ -19,7 +19,7 @@ Variants, after a colon; several are separated by commas (`configs/siamese_gap.p
     lambda_721_epsilon_015, ...
                a row of Table V.
     table5     its rows as a sweep of five seeds each: `--mode=sweep`.
-    grid       the search behind it: every ratio, level and triple of weights, likewise.
+    grid       the search behind it, also as a sweep: every ratio, level and triple of weights.
     no_attention
                as the paper's text says; its code, and this config, has channel attention.
     concatenation

@@ -77,5 +77,7 @@ def main(_: list[str]) -> None:
     if FLAGS.mode in modes:
         with lock(workdir):
             modes[FLAGS.mode](config, workdir, data_dir)
-    if FLAGS.mode in ("train", "evaluate"):
+            if FLAGS.mode == "train":
+                evaluate(config, workdir, data_dir)
+    else:
         evaluate(config, workdir, data_dir)

@@ -73,7 +73,7 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk over the joint, a hidden layer over all of its last map, and one linear head a grade.
+    """Trunk over the joint, a hidden layer over its last map, and one linear head per target.
 
     The paper's input is the joint, 200 x 300 px: here the middle two thirds of the knee's rows. The
     size of the hidden layer depends on that of the image.

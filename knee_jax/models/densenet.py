@@ -141,7 +141,7 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk, global pooling, and one linear head a grade."""
+    """Trunk, global pooling, and one linear head per target."""
 
     depth: int = option(121, "Number of layers.", choices=BLOCKS)
     width: int | None = option(

@@ -116,7 +116,7 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk, global pooling, and one linear head a grade."""
+    """Trunk, global pooling, and one linear head per target."""
 
     depth: int = option(18, "Number of layers.", choices=BLOCKS)
     width: int = option(64, "Channels of the stem; 64 is the published network.", low=1)

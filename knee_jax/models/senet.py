@@ -128,7 +128,7 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk, global pooling, and one linear head a grade.
+    """Trunk, global pooling, and one linear head per target.
 
     The defaults, except for `pooling`, are those of Tiulpin & Saarakkala 2020 (with dropout 0.5).
     """

@@ -88,7 +88,7 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Both side patches through one trunk; their pooled blocks, added, to one linear head a grade.
+    """Both side patches through one trunk; sums of pooled blocks to one linear head per target.
 
     In training each side is normalised by its own statistics, and both enter the running ones, the
     lateral side first.

@@ -57,7 +57,7 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Both side patches through one trunk, averaged, and side by side to one linear head a grade.
+    """Both side patches through one trunk, averaged and joined, and one linear head per target.
 
     In training each side is normalised by its own statistics, and both enter the running ones, the
     lateral side first. The published predictions are those of three networks with their logits

@@ -76,7 +76,7 @@ class Trunk(nn.Module):
 
 
 class Model(nn.Module):
-    """Trunk, two hidden layers over all of its last map, and one linear head a grade.
+    """Trunk, two hidden layers over all of its last map, and one linear head per target.
 
     The size of the first hidden layer depends on that of the image: 7 x 7 pixels of the last map at
     224 to 255 px, for which ImageNet weights are published, 9 x 9 at 288 to 319 px, with which Wang

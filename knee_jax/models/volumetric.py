@@ -297,7 +297,7 @@ def shuffle_width(width: int) -> int:
 
 
 class Model(nn.Module):
-    """Trunk, global average, and one linear head a target."""
+    """Trunk, global average, and one linear head per target."""
 
     arch: str = option("r2plus1d_34", "Architecture.", choices=ARCHITECTURES)
     width: int = option(

@@ -101,7 +101,3 @@ def loss_section(temperature: float) -> Section:
     )
     note = f"This run's temperature is {temperature:g} (Zheng et al. 2021, supplementary figures)."
     return Section("Incoherence loss", (note,), (), drawings)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
