@@ -46,6 +46,13 @@ def run(*arguments: str | Path, devices: int = 1) -> subprocess.CompletedProcess
     )
 
 
+def run_well(*arguments: str | Path, devices: int = 1) -> subprocess.CompletedProcess:
+    """As `run`, and fails where the command does."""
+    done = run(*arguments, devices=devices)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 def run_here(module: str, *arguments: str | Path) -> subprocess.CompletedProcess:
     """As `run`, but in this process, which spares what the command imports."""
     # Their flags must stay when those of the command are forgotten.

@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from knee_jax import targets
 from knee_jax.config.fields import option
 from knee_jax.errors import UserError
 from knee_jax.models import weights
+from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
     BatchNorm,
-    Linear,
     check_volume,
     choose,
     kaiming_normal,
@@ -358,9 +357,5 @@ class Model(nn.Module):
             )
         trunk = Trunk(self.arch, self.width, blocks, self.remat, self.dtype, name="trunk")
         maps = observe(self, "maps", trunk(image, train)[-1])
-        x = observe(self, "features", maps.mean((1, 2, 3), dtype=jnp.float32))
-        logits = {}
-        for name in self.targets:
-            head = Linear(targets.get(name).num_outputs, name=f"head_{name}")
-            logits[name] = head(nn.Dropout(self.dropout, deterministic=not train)(x))
-        return logits
+        features = maps.mean((1, 2, 3), dtype=jnp.float32)
+        return read_features(self, features, self.targets, dropout=self.dropout, train=train)

@@ -73,43 +73,27 @@ def write_film(path: Path, film: np.ndarray, header: Header) -> None:
     if header.inverted:
         counts = np.uint16(top) - counts
 
-    meta = FileMetaDataset()
-    plain = header.syntax == ImplicitVRLittleEndian
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian if plain else ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["film", header.barcode])
-    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.SOPClassUID = ComputedRadiographyImageStorage
-    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", header.barcode])
-    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", header.barcode])
-    ds.StudyDate = ds.SeriesDate = header.date
-    ds.AccessionNumber = header.barcode
+    ds = _dataset(path, ComputedRadiographyImageStorage, ["film", header.barcode], counts, header)
+    if header.syntax == ImplicitVRLittleEndian:
+        ds.file_meta.TransferSyntaxUID = header.syntax
     ds.Modality = "CR"
-    ds.Manufacturer = header.maker
     ds.StudyDescription = header.study
     ds.SeriesDescription = header.series
-    ds.PatientName = ds.PatientID = header.subject
     ds.BodyPartExamined = header.body
     if header.laterality:
         ds.Laterality = header.laterality
     ds.ViewPosition = "PA"
     ds.SeriesNumber = ds.InstanceNumber = 1
     ds.ImagerPixelSpacing = [header.spacing, header.spacing]
-    ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME1" if header.inverted else "MONOCHROME2"
-    ds.Rows, ds.Columns = counts.shape
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, header.bits, header.bits - 1
-    ds.PixelRepresentation = 0
+    ds.BitsStored, ds.HighBit = header.bits, header.bits - 1
     ds.WindowCenter, ds.WindowWidth = (top + 1) // 2, top + 1
-    ds.PixelData = counts.tobytes()
-    ds["PixelData"].VR = "OW"
 
     if header.syntax in _ENCODED:
         frame = _encode(counts, header.bits, _ENCODED[header.syntax])
         ds.PixelData = pydicom.encaps.encapsulate([frame])
         ds["PixelData"].VR = "OB"
-        meta.TransferSyntaxUID = header.syntax
+        ds.file_meta.TransferSyntaxUID = header.syntax
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
 
@@ -155,39 +139,46 @@ def write_series(folder: Path, volume: np.ndarray, header: SeriesHeader) -> None
         # The normal, right x down, points to the patient's right, where the first slice lies.
         along = ((len(volume) - 1) / 2 - number) * slices
         position = corner + along * np.cross(right, down)
-        meta = FileMetaDataset()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.MediaStorageSOPClassUID = MRImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid(
-            entropy_srcs=["slice", header.barcode, str(number)]
-        )
         path = folder / f"{number + 1:03d}"
-        ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        ds.SOPClassUID = MRImageStorage
-        ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-        ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", header.barcode])
-        ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", header.barcode])
-        ds.StudyDate = ds.SeriesDate = header.date
-        ds.AccessionNumber = header.barcode
+        instance = ["slice", header.barcode, str(number)]
+        ds = _dataset(path, MRImageStorage, instance, picture, header)
         ds.Modality = "MR"
-        ds.Manufacturer = header.maker
         ds.StudyDescription = "OAI^KNEE"
         ds.SeriesDescription = f"SAG_3D_DESS_{name}"
-        ds.PatientName = ds.PatientID = header.subject
         ds.BodyPartExamined = "KNEE"
         ds.SeriesNumber, ds.InstanceNumber = 1, number + 1
         ds.ImagePositionPatient = [f"{value:.4f}" for value in position]
         ds.ImageOrientationPatient = [f"{value:.6f}" for value in (*right, *down)]
         ds.PixelSpacing = [f"{rows:.6f}", f"{columns:.6f}"]
         ds.SliceThickness = f"{slices:.4f}"
-        ds.SamplesPerPixel = 1
         ds.PhotometricInterpretation = "MONOCHROME2"
-        ds.Rows, ds.Columns = picture.shape
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-        ds.PixelRepresentation = 0
-        ds.PixelData = picture.tobytes()
-        ds["PixelData"].VR = "OW"
+        ds.BitsStored, ds.HighBit = 12, 11
         pydicom.dcmwrite(path, ds, enforce_file_format=True)
+
+
+def _dataset(
+    path: Path, kind: UID, instance: list[str], pixels: np.ndarray, header: Header | SeriesHeader
+) -> FileDataset:
+    """Return what films and slices have in common; the file's own id is made of `instance`."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = kind
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=instance)
+    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SOPClassUID = kind
+    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", header.barcode])
+    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", header.barcode])
+    ds.StudyDate = ds.SeriesDate = header.date
+    ds.AccessionNumber = header.barcode
+    ds.Manufacturer = header.maker
+    ds.PatientName = ds.PatientID = header.subject
+    ds.SamplesPerPixel = 1
+    ds.Rows, ds.Columns = pixels.shape
+    ds.BitsAllocated, ds.PixelRepresentation = 16, 0
+    ds.PixelData = pixels.tobytes()
+    ds["PixelData"].VR = "OW"
+    return ds
 
 
 def _encode(counts: np.ndarray, bits: int, syntax: int) -> bytes:

@@ -28,7 +28,7 @@ from knee_jax.metrics.grade_coherence import Mixture
 from knee_jax.targets.grades import GRADES
 from knee_jax.targets.kinds import MISSING, Target
 from knee_jax.tasks import one_target
-from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget
+from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget, OneTargetSettings
 from knee_jax.tasks.protocols import Labels, Outputs, ValidationStats
 
 
@@ -66,7 +66,7 @@ NUMBERS = ("shares", "epsilon", "alpha", "beta", "gamma")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(OneTargetSettings):
     """The part `task` of a config of name `early_detection`."""
 
     name: ClassVar[str] = "early_detection"
@@ -95,10 +95,6 @@ class Settings:
                 "config.task.hybrid: alpha, beta and gamma are all 0; one must be above it"
             )
         one_target.refuse_unlabelled(data, self.name)
-
-    def usable(self, index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
-        """Return which knees of an index have a class of the target, bool [n]."""
-        return one_target.usable(index, targets)
 
     def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
         """Raise UserError if a class has no training or validation knee."""

@@ -72,6 +72,15 @@ class OneTarget:
         return make_table(index.iloc[rows], decoded)
 
 
+class OneTargetSettings:
+    """Common part of the settings of these tasks."""
+
+    def usable(self, index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
+        """Return which knees of an index have a class of the target, bool [n]."""
+        (target,) = targets
+        return np.asarray(target.is_known(target.labels(index)))
+
+
 def the_target(targets: Sequence[Target], loss: str, task: str) -> Classes:
     """Return the only target of a config.
 
@@ -97,12 +106,6 @@ def refuse_unlabelled(data: Data, task: str) -> None:
             f"config.data.unlabelled = {data.unlabelled!r} has no meaning for {task} (knees "
             "without a class have no loss here): set 'none'"
         )
-
-
-def usable(index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
-    """Return which knees of an index have a class of the target, bool [n]."""
-    (target,) = targets
-    return np.asarray(target.is_known(target.labels(index)))
 
 
 def refuse_absent(part: str, classes: np.ndarray, target: Classes) -> None:

@@ -21,12 +21,12 @@ from knee_jax.errors import UserError
 from knee_jax.metrics.grade_coherence import Mixture
 from knee_jax.targets.kinds import MISSING, Nominal, Target
 from knee_jax.tasks import one_target
-from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget
+from knee_jax.tasks.one_target import SELECTIONS, TINY, OneTarget, OneTargetSettings
 from knee_jax.tasks.protocols import Labels, Outputs, ValidationStats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(OneTargetSettings):
     """The part `task` of a config of name `progression`; the defaults are the paper's."""
 
     name: ClassVar[str] = "progression"
@@ -53,10 +53,6 @@ class Settings:
                 f"config.data.partially_labelled = {data.partially_labelled!r} has no meaning for "
                 f"{self.name} (a knee has a class or none): set 'masked'"
             )
-
-    def usable(self, index: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
-        """Return which knees of an index have a class of the target, bool [n]."""
-        return one_target.usable(index, targets)
 
     def check_part(self, part: str, index: pd.DataFrame, targets: Sequence[Target]) -> None:
         """Raise UserError for a part that cannot be trained on, or used for selection.

@@ -15,7 +15,7 @@ from knee_jax import configs
 from knee_jax import targets as all_targets
 from knee_jax.targets.grades import GRADES
 from knee_jax.targets.kinds import Classes
-from tests.commands import run, run_here, train_flags
+from tests.commands import run, run_here, run_well, train_flags
 
 OARSI = (
     "--config.data.split=k_fold",
@@ -61,8 +61,7 @@ def test_every_config_is_run():
     ],
 )
 def test_a_config_trains_evaluates_and_reports(config, changes, tmp_path, tiny_data_dir):
-    done = run(*train_flags(tmp_path, tiny_data_dir, config, changes))
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_well(*train_flags(tmp_path, tiny_data_dir, config, changes))
     assert "Traceback" not in done.stderr
     for name in ("config.json", "environment.json", "statistics.json", "report/index.html"):
         assert (tmp_path / name).stat().st_size > 0
@@ -101,8 +100,7 @@ def test_progression_is_learnt_from_volumes_and_told_in_a_report(tmp_path, tiny_
         "--config.input.volume=(16,16,8)",
     )
     flags = train_flags(tmp_path, tiny_mri_data_dir, MRI, changes)
-    done = run(*(flag for flag in flags if "input.size" not in flag))
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_well(*(flag for flag in flags if "input.size" not in flag))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     for split in ("validation", "test"):
         table = pd.read_csv(tmp_path / "predictions" / f"{split}.csv")
@@ -123,8 +121,7 @@ def test_progression_is_learnt_from_volumes_and_told_in_a_report(tmp_path, tiny_
 def trained(tmp_path_factory, tiny_data_dir):
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("trained")
-    done = run(*train_flags(folder, tiny_data_dir, "kpn.py:demo", ()))
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_well(*train_flags(folder, tiny_data_dir, "kpn.py:demo", ()))
     return folder
 
 
@@ -149,8 +146,7 @@ def test_evaluate_alone_repeats_the_numbers(trained, tmp_path, tiny_data_dir):
     workdir = shutil.copytree(trained, tmp_path / "run")
     (workdir / "metrics.json").unlink()
     flags = train_flags(workdir, tiny_data_dir, "kpn.py:demo", ())
-    again = run(*flags, "--mode=evaluate")
-    assert again.returncode == 0, again.stderr[-3000:]
+    run_well(*flags, "--mode=evaluate")
     assert (workdir / "metrics.json").read_text() == (trained / "metrics.json").read_text()
 
 
@@ -185,8 +181,7 @@ def crops_dir(tmp_path):
 def test_published_crops_are_graded(crops_dir, tmp_path):
     changes = ("--config.data.dataset=kneekl224", "--config.data.split=published")
     flags = train_flags(tmp_path / "run", tmp_path / "data", "kl.py:demo", changes)
-    done = run(*flags, f"--config.data.manual_dir={crops_dir}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_well(*flags, f"--config.data.manual_dir={crops_dir}")
     table = pd.read_csv(tmp_path / "run" / "predictions" / "validation.csv")
     assert sorted(table["subject"]) == [9000100 + i for i in range(10)]
     assert sorted(table["kl"]) == sorted(i % 5 for i in range(10))

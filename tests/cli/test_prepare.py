@@ -13,6 +13,7 @@ import pytest
 from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
 from tests.commands import lives, wait_for
+from tests.folders import contents
 
 NUM_CROPS = 600
 
@@ -34,10 +35,6 @@ def raw(tmp_path_factory):
 def whole(raw, tmp_path_factory):
     """Files of a set that was prepared without disturbance."""
     return contents(prepare("kneekl224", tmp_path_factory.mktemp("data"), raw, workers=1))
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
 def command(raw, data_dir, *more, before=""):

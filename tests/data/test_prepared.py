@@ -13,11 +13,6 @@ from knee_jax.targets.grades import GRADES
 
 
 @pytest.fixture(scope="module")
-def knees(tiny_data_dir):
-    return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.1.0", GRADES)
-
-
-@pytest.fixture(scope="module")
 def volumes(tiny_mri_data_dir):
     folder = tiny_mri_data_dir / "phantom_mri" / "tiny" / "1.0.0"
     return prepared.open_set(folder, (*GRADES, "progression"))

@@ -4,13 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from knee_jax.data import augment, prepared, statistics
+from knee_jax.data import augment, statistics
 from knee_jax.targets.grades import GRADES
-
-
-@pytest.fixture(scope="module")
-def knees(tiny_data_dir):
-    return prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.1.0", GRADES)
 
 
 def inputs_of(augmentation, channels=1):

@@ -3,14 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from knee_jax.data import mesh, prepared
+from knee_jax.data import mesh
 from knee_jax.data.subsets import SharedSource
-from knee_jax.targets.grades import GRADES
 
 
 @pytest.fixture(scope="module")
-def source(tiny_data_dir):
-    knees = prepared.open_set(tiny_data_dir / "phantom_xray" / "tiny" / "1.1.0", GRADES)
+def source(knees):
     return SharedSource(knees, np.arange(8), mesh.make_mesh(), "resident")
 
 

@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
-import pathlib
 
 import pytest
 
 from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
 from tests.commands import run
+from tests.folders import contents
 
 NUM_CROPS = 30
 
@@ -16,10 +16,6 @@ NUM_CROPS = 30
 @pytest.fixture
 def raw(write_crops):
     return write_crops(NUM_CROPS)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
 @pytest.mark.skipif(

@@ -1,5 +1,4 @@
 import json
-import pathlib
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow_datasets as tfds
 from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
 from knee_jax.targets.grades import GRADES
+from tests.folders import contents
 
 GOOD = ("train/0/9000001L", "train/0/9000001R", "train/4/9000002R", "val/2/9000003L")
 
@@ -31,10 +31,6 @@ def raw(tmp_path):
     for name in GOOD:
         save(tmp_path / "raw", name)
     return tmp_path / "raw"
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
 
 
 def test_records_and_index(raw, tmp_path):

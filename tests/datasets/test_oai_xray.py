@@ -12,6 +12,7 @@ from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest import headers
 from knee_jax.phantom import clutter
 from knee_jax.phantom.study import write_study
+from tests.folders import contents
 from tests.ingest.conftest import dataset, make_endless, write
 
 
@@ -32,10 +33,6 @@ def files(root):
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_cluttered_tree_gives_all_knees(study, tmp_path):

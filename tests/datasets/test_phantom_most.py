@@ -9,6 +9,7 @@ from knee_jax.data.prepared import open_set
 from knee_jax.datasets import phantom_most, phantom_xray
 from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest.inventory import Rules
+from tests.folders import contents
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,4 @@ def test_it_looks_unlike_the_other_phantom(folder, tiny_data_dir):
 @pytest.mark.long
 def test_bytes_do_not_depend_on_run_or_workers(folder, tmp_path):
     again = prepare("phantom_most/tiny", tmp_path, workers=2)
-    assert {p.name: p.read_bytes() for p in again.iterdir()} == {
-        p.name: p.read_bytes() for p in folder.iterdir()
-    }
+    assert contents(again) == contents(folder)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import random
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
 from knee_jax.ingest import pool
 from knee_jax.ingest.crops import KNEEKL224, CropJob, find_kneekl224
+from tests.folders import contents
 
 JOBS, SIZE = 60, 8
 
@@ -59,10 +59,6 @@ def reads(monkeypatch):
 
     monkeypatch.setattr(pool, "run_in_order", recording)
     return found
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
 def stopped(raw, data_dir, monkeypatch, count):

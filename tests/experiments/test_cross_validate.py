@@ -12,7 +12,8 @@ from knee_jax.configs import mri_progression, oarsi
 from knee_jax.errors import UserError
 from knee_jax.experiments import cross_validate
 from knee_jax.targets.grades import GRADES
-from tests.commands import run, run_here, train_flags
+from tests.commands import run_here, run_well, train_flags
+from tests.folders import losses
 
 CHANGES = (
     "--mode=cv",
@@ -33,17 +34,11 @@ def read(path):
     return pd.read_csv(path, dtype={"subject": str})
 
 
-def losses(folder):
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return np.array([row["train/loss"] for row in rows if "train/loss" in row])
-
-
 @pytest.fixture(scope="module")
 def in_turn(tmp_path_factory, tiny_data_dir):
     """The ensemble of two networks, on one device."""
     workdir = tmp_path_factory.mktemp("cv")
-    done = run(*train_flags(workdir, tiny_data_dir, "oarsi.py:demo", CHANGES))
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_well(*train_flags(workdir, tiny_data_dir, "oarsi.py:demo", CHANGES))
     return workdir, done
 
 
@@ -103,8 +98,7 @@ def test_a_fold_is_a_run_of_its_own(in_turn, tiny_data_dir):
     folder = workdir / "se_resnet50/fold_1"
     changes = [each for each in CHANGES if not each.startswith("--mode")]
     flags = train_flags(folder, tiny_data_dir, "oarsi.py:se_resnet50,demo", changes)
-    done = run(*flags, "--mode=evaluate", "--config.data.fold=1")
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_well(*flags, "--mode=evaluate", "--config.data.fold=1")
     assert (folder / "report/index.html").exists()
     assert "Beside the paper" not in (folder / "report/index.html").read_text()
     # What its own network says of its held-out knees is what stands in the network's table.
@@ -143,8 +137,7 @@ def test_a_second_call_trains_nothing_and_ends_in_the_same_numbers(in_turn, tiny
     workdir, _ = in_turn
     before = (workdir / "metrics.json").read_text()
     (workdir / "metrics.json").unlink()
-    done = run(*train_flags(workdir, tiny_data_dir, "oarsi.py:demo", CHANGES))
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_well(*train_flags(workdir, tiny_data_dir, "oarsi.py:demo", CHANGES))
     assert done.stdout.count("resuming at step") == 4
     assert (workdir / "metrics.json").read_text() == before
 
@@ -154,8 +147,7 @@ def test_folds_side_by_side_learn_what_they_learn_in_turn(in_turn, tmp_path, tin
     """Two folds on four devices, two for each; and a kill between their saves is made good."""
     flags = train_flags(tmp_path, tiny_data_dir, "oarsi.py:se_resnext50,demo", CHANGES)
     flags.append("--config.checkpoint_every=3")
-    done = run(*flags, devices=4)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_well(*flags, devices=4)
     assert "runs 1 to 2 of 2 together on 4 devices" in done.stdout
     alone = in_turn[0] / "se_resnext50"
     for k in (0, 1):
@@ -170,8 +162,7 @@ def test_folds_side_by_side_learn_what_they_learn_in_turn(in_turn, tmp_path, tin
     before = (tmp_path / "predictions/out_of_fold.csv").read_text()
     last = max((tmp_path / "fold_1/checkpoints").iterdir(), key=lambda path: int(path.name))
     shutil.rmtree(last)
-    again = run(*flags, devices=4)
-    assert again.returncode == 0, again.stderr[-3000:]
+    again = run_well(*flags, devices=4)
     assert f"resuming at step {(int(last.name) - 1) // 3 * 3} of {last.name}" in again.stdout
     assert (tmp_path / "predictions/out_of_fold.csv").read_text() == before
 

@@ -13,7 +13,8 @@ from knee_jax.experiments import sweep
 from knee_jax.report.sweep import part_table, tidy
 from knee_jax.training import side_by_side, train
 from knee_jax.training.run import set_up
-from tests.commands import SMALL, run, train_flags
+from tests.commands import SMALL, run_well, train_flags
+from tests.folders import losses
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
 
@@ -35,11 +36,6 @@ def type_of(config, field):
     for name in field.split("."):
         config = config[name]
     return type(config)
-
-
-def losses(folder):
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return np.array([row["train/loss"] for row in rows if "train/loss" in row])
 
 
 FOLDERS = [f"{variant}/seed_{seed}" for variant in ("much", "same") for seed in (0, 1)]
@@ -136,8 +132,7 @@ def test_a_mistake_is_one_line(fields, variants, message, tmp_path, tiny_data_di
 @pytest.mark.slow
 def test_seeds_alone_can_be_swept(tmp_path, tiny_data_dir):
     changes = ("--mode=sweep", "--config.sweep.seeds=2")
-    done = run(*train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", changes))
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_well(*train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", changes))
     assert "run 2 of 2" in done.stdout
     assert "Sweep: 1 variants, 2 seeds" in done.stdout
     assert {path.name for path in (tmp_path / "base").iterdir()} == {"seed_0", "seed_1"}

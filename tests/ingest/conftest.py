@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from knee_jax.errors import UnusableKnee
 from knee_jax.ingest.readings import VISITS
 from knee_jax.targets.grades import GRADES
 
@@ -119,6 +120,19 @@ def write_study(root, subjects=("9000001", "9000002", "9000003")):
     rows = [(s, side, 15, 2, 1, 0, 1, 2, 0, 1) for s in subjects for side in sides]
     (tables / "kxr_sq_bu00.txt").write_text(table(0, rows))
     return [write_visit(root, subject, 0) for subject in subjects]
+
+
+def reason_of(function, *arguments):
+    """Why a knee cannot be used, as a function says that raises UnusableKnee, with details."""
+    with pytest.raises(UnusableKnee) as caught:
+        function(*arguments)
+    assert caught.value.detail
+    return caught.value.reason
+
+
+def reasons(exclusions):
+    """Knee → reason, of exclusions by knee."""
+    return {knee: exclusion.reason for knee, exclusion in exclusions.items()}
 
 
 SAGITTAL = ((0, 1, 0), (0, 0, -1))

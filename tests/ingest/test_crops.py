@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.errors import UserError
 from knee_jax.ingest.crops import (
     KNEEKL224,
     CropJob,
@@ -18,6 +18,7 @@ from knee_jax.ingest.crops import (
 )
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.report import Exclusion
+from tests.ingest.conftest import reason_of
 
 OAI, MOST = re.compile(r"\d{7}"), re.compile(r"M\d{5}")
 
@@ -245,17 +246,14 @@ class TestCropsOfAStudy:
         ],
     )
     def test_bad_image(self, tmp_path, reason, image):
-        with pytest.raises(UnusableKnee) as caught:
-            read_crop(saved(tmp_path, image), "R", MiddleOfCrop(0.2, Roi()))
-        assert caught.value.reason == reason
+        path = saved(tmp_path, image)
+        assert reason_of(read_crop, path, "R", MiddleOfCrop(0.2, Roi())) == reason
 
     def test_no_image(self, tmp_path):
         path = tmp_path / "crop.png"
         for reason, data in (("empty_file", b""), ("not_an_image", b"a note\n" * 99)):
             path.write_bytes(data)
-            with pytest.raises(UnusableKnee) as caught:
-                read_crop(path, "R", MiddleOfCrop(0.2, Roi()))
-            assert caught.value.reason == reason
+            assert reason_of(read_crop, path, "R", MiddleOfCrop(0.2, Roi())) == reason
 
 
 class TestFindCropsOfStudy:

@@ -8,6 +8,7 @@ from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.ingest.series import Volume, read_nifti, read_series, read_volume
+from tests.ingest.conftest import reason_of
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -16,13 +17,6 @@ SPACING = (0.5, 0.25, 3.0)
 VOXELS = np.random.default_rng(0).integers(0, 4096, SHAPE, np.uint16)
 # A sagittal slice's normal, right x down, points to the patient's right.
 TO_THE_RIGHT = -1
-
-
-def reason_of(function, *arguments):
-    with pytest.raises(UnusableKnee) as caught:
-        function(*arguments)
-    assert caught.value.detail
-    return caught.value.reason
 
 
 class TestFrame:

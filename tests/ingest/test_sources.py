@@ -14,6 +14,7 @@ from knee_jax.ingest.study import plan_study
 from knee_jax.landmarks import PRESETS
 from knee_jax.phantom import placements
 from knee_jax.phantom.study import write_study
+from tests.ingest.conftest import reasons
 
 KNEEL = list(PRESETS["kneel16"])
 
@@ -57,10 +58,6 @@ def ingest(root, kind, roi=None, layout="oai"):
         else:
             kept[found["subject"], found["side"]] = found
     return kept, exclusions, noted
-
-
-def reasons(exclusions):
-    return {knee: each.reason for knee, each in exclusions.items()}
 
 
 def same_but_for_pixels(one, other):

@@ -10,6 +10,7 @@ from knee_jax.errors import UserError
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.report import Exclusion
 from knee_jax.ingest.study import plan_study
+from tests.ingest.conftest import reasons
 
 ROI = Roi(140, 70)
 
@@ -135,9 +136,7 @@ def test_bad_film(make, tmp_path, reason):
     before, _, _ = ingest(tmp_path)
     BAD_FILMS[reason](make, paths[1])
     kept, exclusions, _ = ingest(tmp_path)
-    assert {knee: exclusion.reason for knee, exclusion in exclusions.items()} == {
-        ("9000002", side, 0): reason for side in "RL"
-    }
+    assert reasons(exclusions) == {("9000002", side, 0): reason for side in "RL"}
     for exclusion in exclusions.values():
         assert (tmp_path / exclusion.source) == paths[1]
         assert exclusion.detail
@@ -160,9 +159,7 @@ def test_bad_landmarks(make, tmp_path, reason):
     points = make.on_film((0.73 * 320, 100.0), "L")
     make.write_points(paths[0].with_name("001.pts"), BAD_POINTS[reason](points))
     kept, exclusions, _ = ingest(tmp_path)
-    assert {k: exclusion.reason for k, exclusion in exclusions.items()} == {
-        ("9000001", "L", 0): reason
-    }
+    assert reasons(exclusions) == {("9000001", "L", 0): reason}
     assert len(kept) == 5
 
 
@@ -170,9 +167,7 @@ def test_missing_landmarks(make, tmp_path):
     paths = make.write_study(tmp_path)
     paths[0].with_name("001_f.pts").unlink()
     kept, exclusions, _ = ingest(tmp_path)
-    assert {k: exclusion.reason for k, exclusion in exclusions.items()} == {
-        ("9000001", "R", 0): "no_landmarks"
-    }
+    assert reasons(exclusions) == {("9000001", "R", 0): "no_landmarks"}
     assert len(kept) == 5
 
 
@@ -184,9 +179,7 @@ def test_prosthesis(make, tmp_path):
     assert read in text
     table.write_text(text.replace(read, "9000001|1: Right|15" + "|.P: Prosthetic" * 7))
     kept, exclusions, _ = ingest(tmp_path)
-    assert {k: exclusion.reason for k, exclusion in exclusions.items()} == {
-        ("9000001", "R", 0): "prosthesis"
-    }
+    assert reasons(exclusions) == {("9000001", "R", 0): "prosthesis"}
     assert len(kept) == 5
 
 
@@ -203,7 +196,7 @@ def test_replacements_that_only_the_outcomes_tell_of(make, tmp_path):
     (tmp_path / "tables" / "outcomes99.txt").write_text("ID|V99ELKVSRP|V99ERKVSRP\n" + cells)
     kept, exclusions, _ = ingest(tmp_path)
     # The readers saw a joint in the right knee of the second subject, and nobody read the left one.
-    assert {knee: exclusion.reason for knee, exclusion in exclusions.items()} == {
+    assert reasons(exclusions) == {
         ("9000001", "R", 24): "replaced",
         ("9000002", "L", 24): "replaced",
     }

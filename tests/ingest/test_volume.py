@@ -15,6 +15,7 @@ from knee_jax.ingest.volume import (
     quantise,
     shrink,
 )
+from tests.ingest.conftest import reason_of
 
 SMALL = Preparation(shape=(40, 48, 16), border=4)
 VIEWS = tuple(FACTORS)
@@ -22,13 +23,6 @@ VIEWS = tuple(FACTORS)
 
 def rng():
     return np.random.default_rng(0)
-
-
-def reason_of(function, *arguments):
-    with pytest.raises(UnusableKnee) as caught:
-        function(*arguments)
-    assert caught.value.detail
-    return caught.value.reason
 
 
 class TestShrink:

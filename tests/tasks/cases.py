@@ -1,6 +1,9 @@
-"""What tests of tasks share: labels of all targets that are made of grades, and settings."""
+"""What tests of tasks share: labels of all targets that are made of grades, tables, and
+settings."""
 
 import jax.numpy as jnp
+import numpy as np
+import pandas as pd
 
 from knee_jax import targets
 from knee_jax.config import fields
@@ -25,3 +28,17 @@ def check(settings, names, data=None, **changes):
     made = fields.build(settings, changes, "config.task")
     made.check(targets.get_all(names), fields.build(Data, data or {}, "config.data"))
     return made
+
+
+def index_of(**columns):
+    """An index with these columns, one knee a subject; grades that are not given are 0."""
+    number = len(next(iter(columns.values())))
+    identity = {"side": "L", "visit": 0, "cohort": "oai", "site": "A"}
+    identity["subject"] = [f"{i:07d}" for i in range(number)]
+    return pd.DataFrame(identity | dict.fromkeys(GRADES, 0) | columns)
+
+
+def table_of(task, probabilities, **columns):
+    """The predictions table of all knees of such an index."""
+    index = index_of(**columns)
+    return task.table(index, np.arange(len(index)), {task.target: np.asarray(probabilities)})

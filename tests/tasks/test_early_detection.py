@@ -481,19 +481,6 @@ def test_the_loss_may_be_cross_entropy_alone(target):
 # ---- Memory, tables and scores ----
 
 
-def index_of(kl):
-    identity = {"side": "L", "visit": 0, "cohort": "oai", "site": "A"}
-    rows = [
-        identity | {"subject": f"{i:07d}"} | dict.fromkeys(GRADES, 0) | {"kl": grade}
-        for i, grade in enumerate(kl)
-    ]
-    return pd.DataFrame(rows)
-
-
-def table_of(task, kl, probabilities):
-    return task.table(index_of(kl), np.arange(len(kl)), {task.target: np.asarray(probabilities)})
-
-
 def test_the_memory_is_the_mean_confidence_of_each_class():
     task = make(initial_confidence=0.7)
     assert task.initial_validation_stats()["confidence"].dtype == np.float32
@@ -501,10 +488,10 @@ def test_the_memory_is_the_mean_confidence_of_each_class():
     np.testing.assert_array_equal(initial, np.float32([0.7, 0.7]))
     assert make(FIVE).initial_validation_stats()["confidence"].tolist() == pytest.approx([0.85] * 5)
     p = [[0.9, 0.1], [0.3, 0.7], [0.4, 0.6], [0.2, 0.8], [0.5, 0.5]]
-    stats = task.validation_stats(table_of(task, [0, 0, 2, 2, 1], p))
+    stats = task.validation_stats(cases.table_of(task, p, kl=[0, 0, 2, 2, 1]))
     np.testing.assert_allclose(stats["confidence"], [0.6, 0.7], rtol=1e-6)
     assert stats["confidence"].dtype == np.float32
-    above = task.validation_stats(table_of(task, [0, 2], [[1.0000001, 0.0], [0.0, 1.0]]))
+    above = task.validation_stats(cases.table_of(task, [[1.0000001, 0.0], [0.0, 1.0]], kl=[0, 2]))
     assert above["confidence"].tolist() == [1, 1]
 
 
@@ -513,10 +500,10 @@ def test_a_class_without_a_validation_knee_is_named():
     with pytest.raises(
         UserError, match=r"validation part has no knee of KL 2.*config\.data\.split"
     ):
-        task.validation_stats(table_of(task, [0, 0, 1], [[0.5, 0.5]] * 3))
+        task.validation_stats(cases.table_of(task, [[0.5, 0.5]] * 3, kl=[0, 0, 1]))
     five = make(FIVE)
     with pytest.raises(UserError, match=r"no knee of KL 1 and of KL 3, "):
-        five.validation_stats(table_of(five, [0, 2, 4], np.eye(5)[[0, 2, 4]]))
+        five.validation_stats(cases.table_of(five, np.eye(5)[[0, 2, 4]], kl=[0, 2, 4]))
 
 
 @pytest.mark.parametrize("target", [BINARY, FIVE])
@@ -537,12 +524,13 @@ def test_scores_are_scikit_learns(target):
     }
     for selection, value in expected.items():
         task = make(target, selection=selection)
-        assert task.score(table_of(task, kl, p)) == pytest.approx(value)
+        assert task.score(cases.table_of(task, p, kl=kl)) == pytest.approx(value)
     assert make(target, selection="loss").score_name == "minus_cross_entropy"
     assert make(target, selection="roc_auc").score_name == "roc_auc"
     assert make(target).score_name == "accuracy"
     certain = make(target, selection="loss")
-    assert np.isfinite(certain.score(table_of(certain, kl, np.eye(number)[np.zeros(80, int)])))
+    always_first = np.eye(number)[np.zeros(80, int)]
+    assert np.isfinite(certain.score(cases.table_of(certain, always_first, kl=kl)))
 
 
 def test_tables_and_probabilities():
@@ -551,21 +539,22 @@ def test_tables_and_probabilities():
     values = np.asarray(task.decode({BINARY: jnp.nan_to_num(outputs[BINARY])})[BINARY])
     assert values.dtype == np.float32
     np.testing.assert_allclose(values.sum(1), 1, atol=1e-6)
-    table = task.table(index_of([0, 2, 3]), np.array([2, 1]), {BINARY: np.eye(2)})
+    table = task.table(cases.index_of(kl=[0, 2, 3]), np.array([2, 1]), {BINARY: np.eye(2)})
     assert table[BINARY].tolist() == [MISSING, 1]
     assert table[f"{BINARY}_pred"].tolist() == [0, 1]
     assert (task.targets, task.mixture) == ((BINARY,), None)
 
 
 def test_knees_of_a_class_are_usable():
-    index = index_of([0, 1, 2, MISSING, 4])
+    index = cases.index_of(kl=[0, 1, 2, MISSING, 4])
     for target, usable in ((BINARY, [0, 2]), (FIVE, [0, 1, 2, 4])):
         found = settings_of(target).usable(index, targets.get_all([target]))
         assert np.flatnonzero(found).tolist() == usable
 
 
 def test_parts_to_learn_from_need_every_class():
-    index, settings, binary = index_of([0, 2, 0, 0]), settings_of(), targets.get_all([BINARY])
+    index, binary = cases.index_of(kl=[0, 2, 0, 0]), targets.get_all([BINARY])
+    settings = settings_of()
     settings.check_part("train", index.iloc[:2], binary)
     for part in ("train", "validation"):
         with pytest.raises(UserError, match=f"the {part} part has no knee of KL 2, "):

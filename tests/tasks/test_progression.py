@@ -1,13 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 from jax.test_util import check_grads
 
 from knee_jax import targets, tasks
 from knee_jax.errors import UserError
-from knee_jax.targets.grades import GRADES, MISSING
+from knee_jax.targets.grades import MISSING
 from knee_jax.tasks import one_target, progression
 from knee_jax.tasks.progression import focal_loss
 from tests.tasks import cases
@@ -131,18 +130,6 @@ def test_extreme_logits_have_finite_losses_and_gradients(size, gamma):
 # ---- Tables and scores ----
 
 
-def index_of(label, **columns):
-    identity = {"side": "L", "visit": 0, "cohort": "oai", "site": "A"}
-    rows = [
-        identity | {"subject": f"{i:07d}"} | dict.fromkeys(GRADES, 1) for i in range(len(label))
-    ]
-    return pd.DataFrame(rows).assign(**{TARGET: np.array(label, np.int8)}, **columns)
-
-
-def table_of(task, label, p):
-    return task.table(index_of(label), np.arange(len(label)), {TARGET: np.asarray(p)})
-
-
 def test_scores_are_scikit_learns():
     from sklearn import metrics as sk
 
@@ -159,14 +146,16 @@ def test_scores_are_scikit_learns():
     assert set(expected) == set(one_target.SELECTIONS)
     for selection, value in expected.items():
         task = make(selection=selection)
-        assert task.score(table_of(task, label, p)) == pytest.approx(value)
+        assert task.score(cases.table_of(task, p, progression=label)) == pytest.approx(value)
     assert make().score_name == "average_precision"
     assert make(selection="loss").score_name == "minus_cross_entropy"
 
 
 def test_tables_tell_what_is_known_of_a_knee():
     task = make()
-    index = index_of([0, 2, MISSING], age=[50.0, 60.0, np.nan], sex=["F", "M", "F"])
+    index = cases.index_of(
+        progression=[0, 2, MISSING], kl=1, age=[50.0, 60.0, np.nan], sex=["F", "M", "F"]
+    )
     table = task.table(index, np.array([2, 1]), {TARGET: np.eye(3)[[1, 0]]})
     assert table[TARGET].tolist() == [MISSING, 2]
     assert table[f"{TARGET}_pred"].tolist() == [1, 0]
@@ -188,14 +177,14 @@ def test_probabilities_are_those_of_the_logits():
 
 
 def test_knees_of_a_class_are_usable():
-    index, own = index_of([0, MISSING, 2, 1]), targets.get_all([TARGET])
+    index, own = cases.index_of(progression=[0, MISSING, 2, 1]), targets.get_all([TARGET])
     settings = progression.Settings()
     assert settings.usable(index, own).tolist() == [True, False, True, True]
     assert not settings.usable(index.drop(columns=TARGET), own).any()
 
 
 def test_parts_need_what_they_are_for():
-    index, own = index_of([0, 1, 2, 0, 1]), targets.get_all([TARGET])
+    index, own = cases.index_of(progression=[0, 1, 2, 0, 1]), targets.get_all([TARGET])
 
     def check_part(part, rows):
         progression.Settings().check_part(part, index.iloc[rows], own)

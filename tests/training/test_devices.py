@@ -8,23 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.commands import REPOSITORY, command, run, train_flags
+from tests.commands import REPOSITORY, command, run, run_well, train_flags
+from tests.folders import losses
 
 pytestmark = pytest.mark.slow
 
 CHANGES = ("--config.log_every=1", "--config.batch_size=8", "--config.data.mode=resident")
 
 
-def losses(workdir):
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return np.array([row["train/loss"] for row in rows if "train/loss" in row])
-
-
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory, tiny_data_dir):
     workdir = tmp_path_factory.mktemp("one")
-    done = run(*train_flags(workdir, tiny_data_dir, "kpn.py:demo", CHANGES))
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_well(*train_flags(workdir, tiny_data_dir, "kpn.py:demo", CHANGES))
     return workdir
 
 
@@ -45,8 +40,7 @@ def assert_same(workdir, reference):
 
 
 def test_eight_devices_give_the_losses_of_one(one_device, tmp_path, tiny_data_dir):
-    done = run(*train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", CHANGES), devices=8)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_well(*train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", CHANGES), devices=8)
     assert len(json.loads((tmp_path / "environment.json").read_text())["devices"]) == 8
     assert_same(tmp_path, one_device)
 

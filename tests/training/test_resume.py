@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.commands import REPOSITORY, command, run, train_flags
+from tests.commands import REPOSITORY, command, run_well, train_flags
 
 pytestmark = pytest.mark.slow
 
@@ -113,8 +113,7 @@ def test_killed_runs_end_in_the_same_bits(whole, tmp_path, tiny_data_dir):
 def test_a_finished_run_is_not_trained_again(whole, tmp_path, tiny_data_dir):
     workdir = shutil.copytree(whole, tmp_path / "run")
     step, before = read_state(workdir)
-    again = run(*train_flags(workdir, tiny_data_dir, "kpn.py:demo", CHANGES))
-    assert again.returncode == 0
+    again = run_well(*train_flags(workdir, tiny_data_dir, "kpn.py:demo", CHANGES))
     assert f"resuming at step {step} of {step}" in again.stdout
     assert read_state(workdir)[0] == step
     for (name, ours), (_, theirs) in zip(flatten(read_state(workdir)[1]), flatten(before)):
