@@ -8,6 +8,7 @@ import pandas as pd
 
 from knee_jax import papers, targets
 from knee_jax.config.load import RunConfig
+from knee_jax.config.schema import Evaluation
 from knee_jax.data.prepared import PreparedSet
 from knee_jax.errors import UserError
 from knee_jax.evaluation.explain import Explanation
@@ -70,8 +71,8 @@ def write_page(
     if isinstance(run.task, Grading) and run.task.mixture is not None:
         sections += coherence_sections(run, run.task.temperature, workdir)
     sections.append(confidence_section(tables[shown]))
-    if isinstance(run.targets[0], Nominal):
-        sections.append(subgroups_of(tables[shown], config, workdir))
+    if isinstance(run.targets[0], Nominal) and (endpoint := dichotomy_of(config.targets[0])):
+        sections.append(subgroups_of(tables[shown], endpoint, settings, workdir))
     if explanation is not None:
         sections.append(features_section(tables[shown], explanation))
         looked = slices_section if config.input.volume else heat_section
@@ -125,25 +126,20 @@ def coherence_sections(run: Run, temperature: float, workdir: Path) -> list[Sect
     return [suspects_section(listing, shown), loss_section(temperature)]
 
 
-def subgroups_of(table: pd.DataFrame, config: RunConfig, workdir: Path) -> Section:
-    """Score the dichotomy of a run's first target in subgroups; also write `subgroups.csv`."""
-    settings, endpoint = config.evaluation, _dichotomy_of(config.targets[0])
+def subgroups_of(
+    table: pd.DataFrame, endpoint: Dichotomy, settings: Evaluation, workdir: Path
+) -> Section:
+    """Score a dichotomy in subgroups of knees; also write `subgroups.csv`."""
     scored = subgroups.score(table, endpoint, settings.num_resamples, scheme=settings.scheme)
     csv = subgroups.tidy(scored).to_csv(index=False, float_format="%.6g")
     write_text(workdir / "subgroups.csv", csv)
     return subgroups_section(scored, endpoint)
 
 
-def _dichotomy_of(target: str) -> Dichotomy:
-    """Return the dichotomy that is derived from one target alone.
-
-    Raises:
-        UserError: There is none.
-    """
-    for each in targets.dichotomies().values():
-        if each.targets == (target,):
-            return each
-    raise UserError(f"no Dichotomy is read off {target} alone: declare one beside the target")
+def dichotomy_of(target: str) -> Dichotomy | None:
+    """Return the dichotomy that is derived from one target alone, if there is one."""
+    found = (each for each in targets.dichotomies().values() if each.targets == (target,))
+    return next(found, None)
 
 
 def examples(run: Run, table: pd.DataFrame, name: str) -> list[Example]:

@@ -53,3 +53,12 @@ def test_shown_knees_are_those_of_the_rows(number, config, tmp_path, tiny_data_d
         assert knee.truth == {"kl": row["kl"], "jsm": row["jsm"]}
         assert row["subject"] in knee.caption
         assert (knee.image == prepared.load([row.name])["image"][0]).all()
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("progression", "progression_any"), ("kl", "kl_ge_2"), ("osfl", None), ("jsw_medial", None)],
+)
+def test_subgroups_are_of_the_dichotomy_of_that_target_alone(target, name):
+    found = run.dichotomy_of(target)
+    assert (found and found.name) == name
