@@ -19,26 +19,36 @@ INDEX = pd.DataFrame(dict.fromkeys(GRADES, np.minimum(KL, 3)) | {"kl": KL}).assi
 
 
 def test_there_is_one_of_every_kind():
-    kinds = {type(target) for target in ALL}
-    assert kinds == {Ordinal, Nominal, Binary, Continuous}
+    for kind in (Ordinal, Nominal, Binary, Continuous):
+        assert any(isinstance(target, kind) for target in ALL)
     names = [target.name for target in ALL]
     assert names[:7] == list(GRADES)
     assert {"kl0_vs_kl2", "progression", "jsw_medial"} <= set(names)
     assert len(names) == len(set(names))
 
 
+def index_of(target):
+    """`INDEX`, with a column for a target that is not named there; the last knee was not read."""
+    if target.source in INDEX:
+        return INDEX
+    values = np.append(np.arange(5), target.missing) % max(target.num_outputs, 2)
+    values[-1] = target.missing
+    return INDEX.assign(**{target.source: values.astype(target.dtype)})
+
+
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
 def test_every_target_keeps_the_protocol(target):
     assert isinstance(target, Target)
-    labels = target.labels(INDEX)
+    index = index_of(target)
+    labels = target.labels(index)
     assert labels.dtype == target.dtype
     known = np.asarray(target.is_known(labels))
     assert known.any()
     assert not known.all()
     np.testing.assert_array_equal(target.is_known(jnp.asarray(labels)), known)
     # A knee with a label was read; it may be read and belong to no class.
-    assert (target.is_read(INDEX) | ~known).all()
-    assert not target.is_read(INDEX.drop(columns=target.source)).any()
+    assert (target.is_read(index) | ~known).all()
+    assert not target.is_read(index.drop(columns=target.source)).any()
     outputs = np.random.default_rng(0).normal(size=(6, target.num_outputs)).astype(np.float32)
     decoded = np.asarray(target.decode(jnp.asarray(outputs)))
     assert decoded.dtype == np.float32
@@ -66,7 +76,7 @@ def test_every_target_keeps_the_protocol(target):
     assert np.all(right)
     assert target.format(target.missing) == "-"
     assert target.format(labels[known][0]) != "-"
-    assert target.stratify_by in INDEX
+    assert target.stratify_by in index
 
 
 def test_grades_are_ordinal_and_read_where_they_are():
