@@ -17,7 +17,7 @@ from absl import logging
 
 from knee_jax import datasets
 from knee_jax.errors import UserError, is_full_disk
-from knee_jax.ingest import flow
+from knee_jax.ingest import flow, pool
 from knee_jax.papers import knees as paper_knees
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
@@ -54,6 +54,7 @@ def prepare(
         UserError: The data set is unknown, the raw files cannot be used as a whole, or the disk is
             full.
     """
+    pool.exit_if_imported_by_worker()
     if pathlib.Path(data_dir).expanduser().is_file():
         raise UserError(f"{data_dir} is a file: name a folder for the prepared sets")
     path = datasets.builder(name, data_dir).data_path

@@ -17,6 +17,7 @@ import pathlib
 import pickle
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection
@@ -27,6 +28,7 @@ import cv2
 T = TypeVar("T")
 _AHEAD = 8
 _PRELOADED = ["__main__", "knee_jax.ingest.study", "knee_jax.ingest.volume"]
+_NOT_STARTED = "a worker process could not be started"
 _SPARE_MEMORY = 3 * 2**28
 """Memory that a worker may use beyond that at its start, bytes."""
 
@@ -78,6 +80,19 @@ def run_in_order(
         threads.shutdown()
 
 
+def exit_if_imported_by_worker() -> None:
+    """Exit, in one line, if a worker process runs the script that started it once more.
+
+    Worker processes import the script that starts them. One that prepares a set when it is
+    imported would wait there for itself.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(
+            "worker processes import the script that starts them: put what it does under "
+            "if __name__ == '__main__':"
+        )
+
+
 class _Workers:
     """Worker processes that do one job at a time, started when they are needed."""
 
@@ -115,13 +130,16 @@ class _Workers:
         with self._lock:
             if self._stopped:
                 raise RuntimeError("the pool has been stopped")
-            worker = _Worker()
+            try:
+                worker = _Worker()
+            except (EOFError, OSError) as error:
+                raise RuntimeError(_NOT_STARTED) from error
             self._running.add(worker)
         try:
             worker.connection.recv()
         except (EOFError, ConnectionError) as error:
             self._stop(worker)
-            raise RuntimeError("a worker process could not be started") from error
+            raise RuntimeError(_NOT_STARTED) from error
         return worker
 
     def _stop(self, worker: "_Worker") -> None:

@@ -192,3 +192,21 @@ def test_full_disk(raw, small_disk, whole, missing):
     pages = sum(-(-len(data) // 4096) for data in whole.values())
     disk = small_disk(pages * 4096 - missing)
     assert_full_disk_is_reported(command(raw, disk, "--workers=1"), disk / "kneekl224")
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard(raw, tmp_path):
+    """Its workers import it again, and must not wait for the set that it prepares."""
+    script = tmp_path / "script.py"
+    call = f"prepare('kneekl224', {str(tmp_path / 'data')!r}, {str(raw)!r}, workers=2)\n"
+    script.write_text(f"from knee_jax.datasets.prepare import prepare\n{call}")
+    for text, status in (
+        (script.read_text(), 1),
+        (script.read_text().replace("prepare('", "if __name__ == '__main__': prepare('"), 0),
+    ):
+        script.write_text(text)
+        done = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stderr
+        assert ("put what it does under if __name__ == '__main__':" in done.stderr) == (status == 1)
