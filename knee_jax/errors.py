@@ -7,6 +7,12 @@ from collections.abc import Iterator
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+NOT_STARTED = (
+    "a worker process could not be started; workers import the script that starts them: put what "
+    "it does under if __name__ == '__main__':"
+)
+
+
 class UserError(Exception):
     """Mistake that the user can mend: one line that names the thing and the remedy.
 

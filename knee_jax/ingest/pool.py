@@ -25,10 +25,11 @@ from typing import Any, NoReturn, TypeVar
 
 import cv2
 
+from knee_jax.errors import NOT_STARTED, UserError
+
 T = TypeVar("T")
 _AHEAD = 8
 _PRELOADED = ["__main__", "knee_jax.ingest.study", "knee_jax.ingest.volume"]
-_NOT_STARTED = "a worker process could not be started"
 _SPARE_MEMORY = 3 * 2**28
 """Memory that a worker may use beyond that at its start, bytes."""
 
@@ -60,7 +61,7 @@ def run_in_order(
         seconds: Time limit of a job; None: no limit.
 
     Raises:
-        RuntimeError: A worker cannot be started.
+        UserError: A worker cannot be started.
     """
     pending: collections.deque[concurrent.futures.Future[T | Failure]] = collections.deque()
     remaining = iter(jobs)
@@ -81,16 +82,13 @@ def run_in_order(
 
 
 def exit_if_imported_by_worker() -> None:
-    """Exit, in one line, if a worker process runs the script that started it once more.
+    """Exit if a worker process runs the script that started it once more.
 
     Worker processes import the script that starts them. One that prepares a set when it is
-    imported would wait there for itself.
+    imported would wait there for itself; the parent tells what is wrong (`errors.NOT_STARTED`).
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        sys.exit(
-            "worker processes import the script that starts them: put what it does under "
-            "if __name__ == '__main__':"
-        )
+        sys.exit(1)
 
 
 class _Workers:
@@ -133,13 +131,13 @@ class _Workers:
             try:
                 worker = _Worker()
             except (EOFError, OSError) as error:
-                raise RuntimeError(_NOT_STARTED) from error
+                raise UserError(NOT_STARTED) from error
             self._running.add(worker)
         try:
             worker.connection.recv()
         except (EOFError, ConnectionError) as error:
             self._stop(worker)
-            raise RuntimeError(_NOT_STARTED) from error
+            raise UserError(NOT_STARTED) from error
         return worker
 
     def _stop(self, worker: "_Worker") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from knee_jax.errors import UserError
+from knee_jax.errors import NOT_STARTED, UserError
 from knee_jax.phantom import dicom, film, most, oai, severity
 from knee_jax.phantom.anatomy import WIDTH_MM, WIDTH_SD, Knee, make_knee, medial_joint_space
 from knee_jax.phantom.layout import Film, Layout
@@ -107,7 +107,10 @@ def _make_all(films: list[Film], workers: int) -> Iterator[list[float]]:
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        yield from pool.map(_make, films, chunksize=4)
+        try:
+            yield from pool.map(_make, films, chunksize=4)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(NOT_STARTED) from error
 
 
 def _make(spec: Film) -> list[float]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from knee_jax.datasets.prepare import prepare
-from knee_jax.errors import UserError
+from knee_jax.errors import NOT_STARTED, UserError
 from tests.commands import lives, wait_for
 from tests.folders import contents
 
@@ -209,4 +209,4 @@ def test_a_script_without_a_main_guard(raw, tmp_path):
             [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == status, done.stderr
-        assert ("put what it does under if __name__ == '__main__':" in done.stderr) == (status == 1)
+        assert done.stderr.endswith(f"UserError: {NOT_STARTED}\n") == (status == 1)
