@@ -130,6 +130,7 @@ def children(pid):
     return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 8_000_000])
 def test_killed(raw, tmp_path, whole, size):
     """SIGKILL while records are written: nothing looks finished, and the next start mends it."""
@@ -149,6 +150,7 @@ def test_killed(raw, tmp_path, whole, size):
     assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0", "1.0.0.made_from"]
 
 
+@pytest.mark.slow
 def test_interrupted(raw, tmp_path):
     process = command(raw, tmp_path, "--workers=1")
     parent = tmp_path / "kneekl224"
@@ -160,6 +162,7 @@ def test_interrupted(raw, tmp_path):
     assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0.partial"]
 
 
+@pytest.mark.slow
 def test_two_at_once(raw, tmp_path, whole):
     both = [command(raw, tmp_path, "--workers=1") for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in both]
@@ -180,12 +183,14 @@ def assert_full_disk_is_reported(process, parent):
     assert sorted(path.name for path in parent.iterdir()) == [".lock", "1.0.0.partial"]
 
 
+@pytest.mark.slow
 def test_file_too_large(raw, tmp_path):
     limit = "trap '' XFSZ; ulimit -f 5000;"
     process = command(raw, tmp_path, "--workers=1", before=limit)
     assert_full_disk_is_reported(process, tmp_path / "kneekl224")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [20_000_000, 40_000, 4096])
 def test_full_disk(raw, small_disk, whole, missing):
     """Down to the last page that is missing, for the tables and the index are written last."""
