@@ -34,7 +34,8 @@ def builder(name: str, data_dir: str | pathlib.Path) -> "KneeBuilder":
     module, _, config = name.partition("/")
     if module not in builders:
         known = ", ".join(sorted(builders))
-        raise UserError(f"no data set is called {module!r}; there are: {known}")
+        folder = pathlib.Path(__file__).parent
+        raise UserError(f"no data set is called {module!r} in {folder}; there are: {known}")
     cls = builders[module]
     configs = [each.name for each in cls.BUILDER_CONFIGS]
     if config and config not in configs:

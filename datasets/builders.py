@@ -140,7 +140,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         if self.manual_dir is None:
             raise UserError(
                 f"{self.name} is made from your own files: name their folder, with --manual_dir "
-                "(knee_jax.prepare) or --config.data.manual_dir (knee_jax.main)"
+                "(knee-jax prepare) or --config.data.manual_dir (knee-jax train)"
             )
         if not self.manual_dir.is_dir():
             raise UserError(f"{self.manual_dir}: no such folder; correct manual_dir")

@@ -56,6 +56,8 @@ def main(_: list[str]) -> None:
     root = pathlib.Path(options.data_dir).expanduser()
     path = pathlib.Path(datasets.builder(options.dataset, options.data_dir).data_path)
     dataset = path.parent.relative_to(root).as_posix()
+    if path.exists():
+        print(f"{path} is prepared already; delete it to read the raw files again\n")
     if options.expect == "paper":
         paper_knees.check_counted(dataset)
     folder = prepare(

@@ -30,7 +30,8 @@ class Data:
     split: str = option(
         "ratio",
         "Division into training, validation and test knees, by subject but for `image_ratio`, "
-        "which leaks subjects and is for comparison with a paper alone.",
+        "which leaks subjects and is for comparison with a paper alone. `ratio`, `k_fold` and "
+        "`site_hold_out` give every part its share of each grade.",
         choices=SPLITS,
     )
     parts: tuple[int, int, int] = option(

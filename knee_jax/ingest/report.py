@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from knee_jax.errors import UserError
 from knee_jax.ingest import flow
-from knee_jax.targets.grades import GRADES
+from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
 Example = dict[str, Any]
 """One knee at one visit: of a film by `example`, of an MR series by `volume.VolumeJob`."""
@@ -71,7 +72,7 @@ def example(
 
     Args:
         image: Image, uint8 [H, W], lateral at the left.
-        grades: Grades, int8 [7] in the order of `GRADES`, -1 where missing.
+        grades: Grades [7] in the order of `GRADES`, whole numbers, -1 where missing.
         subject: Subject id in the study.
         side: 'L' or 'R' as imaged.
         visit: Months since baseline.
@@ -84,7 +85,16 @@ def example(
             known.
         labels: Further labels by column name, one for each of the set's label columns: -1 for an
             unknown integer, NaN for an unknown float.
+
+    Raises:
+        UserError: A grade is not one of its scale.
     """
+    for name, grade in zip(GRADES, grades, strict=True):
+        if grade != MISSING and grade not in range(NUM_CLASSES[name]):
+            raise UserError(
+                f"{source}: {name} of knee {subject} {side} is {grade:g}, not a grade from 0 to "
+                f"{NUM_CLASSES[name] - 1}; correct the table, or leave it empty"
+            )
     points = np.full((74, 2), np.nan) if keypoints is None else keypoints
     return {
         "image": np.ascontiguousarray(image),

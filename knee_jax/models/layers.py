@@ -121,7 +121,7 @@ class Conv(nn.Module):
 
     Attributes:
         features: Number of output channels.
-        kernel_size: Odd side of the kernel, pixels.
+        kernel_size: Side of the kernel, pixels; odd unless `padding` is given.
         stride: Step of the output grid, pixels.
         dtype: Compute type; the parameter `kernel` [side, side, in / groups, out] is float32.
         groups: Number of groups of channels, each convolved separately.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 
 import numpy as np
 
+from knee_jax.errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -177,10 +179,21 @@ class Classes:
         return self.class_names[number]
 
     def labels(self, knees: "pd.DataFrame") -> np.ndarray:
-        """Return the classes int8 [n] of rows of an index, -1 where unknown."""
+        """Return the classes int8 [n] of rows of an index, -1 where unknown.
+
+        Raises:
+            UserError: A label is not one of the classes.
+        """
         if self.source not in knees.columns:
             return np.full(len(knees), MISSING, np.int8)
-        return knees[self.source].to_numpy()
+        classes: np.ndarray = knees[self.source].to_numpy()
+        wrong = np.setdiff1d(classes, [MISSING, *range(self.num_outputs)])
+        if wrong.size:
+            raise UserError(
+                f"column {self.source} of the knees holds {wrong[0]:g}, not a class from 0 to "
+                f"{self.num_outputs - 1}: correct the labels, and prepare the set again"
+            )
+        return classes
 
     def is_known(self, labels: Any) -> Any:
         """Return which labels [...] are not missing, bool [...]."""

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knee_jax.errors import UserError
 from knee_jax.ingest.report import INDEX_COLUMNS, IngestReport, example, index_row
 from knee_jax.targets.grades import GRADES
 
@@ -10,7 +11,7 @@ LABELS = ("stage", "width_mm")
 
 def knee(**labels):
     identity = {"subject": "9000001", "side": "R", "visit": 0, "cohort": "test", "source": "001"}
-    return example(np.zeros((4, 4), np.uint8), np.arange(7), labels=labels, **identity)
+    return example(np.zeros((4, 4), np.uint8), np.arange(7) % 4, labels=labels, **identity)
 
 
 class TestLabels:
@@ -45,3 +46,14 @@ class TestLabels:
         report.add("study", [index_row(knee())], [])
         report.write(tmp_path)
         assert pd.read_csv(tmp_path / "index.csv").columns.tolist() == list(INDEX_COLUMNS)
+
+
+@pytest.mark.parametrize("grade", [7, 1.5, -2, np.nan])
+def test_a_grade_off_its_scale_is_refused_by_knee_and_file(grade):
+    image = np.zeros((8, 8), np.uint8)
+    knee = {"subject": "P3", "side": "L", "visit": 0, "cohort": "own", "source": "a.png"}
+    with pytest.raises(UserError, match=r"a.png: kl of knee P3 L is .*, not a grade from 0 to 4"):
+        example(image, np.array([grade, *[0] * 6]), **knee)
+    kept = example(image, np.array([4.0, *[-1] * 5, 3]), **knee)["grades"]
+    assert kept.dtype == np.int8
+    assert kept.tolist() == [4, *[-1] * 5, 3]

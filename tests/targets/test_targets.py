@@ -88,6 +88,12 @@ def test_grades_are_ordinal_and_read_where_they_are():
     assert kl.positive_from == 2
 
 
+def test_a_label_that_is_no_class_is_refused():
+    knees = INDEX.assign(progression=np.array([0, 1, 3, 0, -1, 1], np.int8))
+    with pytest.raises(UserError, match="column progression of the knees holds 3, not a class"):
+        targets.get("progression").labels(knees)
+
+
 def test_kl0_vs_kl2_keeps_two_grades_only():
     early = targets.get("kl0_vs_kl2")
     assert early.labels(INDEX).tolist() == [0, MISSING, 1, MISSING, MISSING, MISSING]
