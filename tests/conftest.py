@@ -59,16 +59,22 @@ def few_optimisations() -> Iterator[None]:
     """Compiles a module's programs with few optimisations, which takes a third of the time off."""
     import jax
 
+    from knee_jax.training import step
+
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "QUICKLY", {})
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
-def config():
-    """A config of `kpn` that is a matter of seconds."""
+def config(monkeypatch):
+    """A config of `kpn` that is a matter of seconds; a stage of its network has one block."""
     from knee_jax.configs import kpn
+    from knee_jax.models import resnet
 
+    monkeypatch.setattr(resnet, "BLOCKS", {**resnet.BLOCKS, 18: (1, 1, 1, 1)})
     config = kpn.get_config("demo")
     config.data.dataset = "phantom_xray/tiny"
     config.input.size = 64

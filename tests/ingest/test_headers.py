@@ -140,6 +140,7 @@ class TestCache:
         for secret in ("Doe", "Jane", "19400102", str(root)):
             assert secret not in text
 
+    @pytest.mark.slow
     def test_a_killed_walk_keeps_what_it_has_read(self, root, tmp_path, opened, monkeypatch):
         monkeypatch.setattr(headers, "_CHUNK", 1)
         loader = HeaderLoader(tmp_path / "cache")
