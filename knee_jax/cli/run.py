@@ -125,7 +125,10 @@ def _parse(name: str, argv: list[str], choices: Sequence[str]) -> list[str]:
         # A config is locked: ml_collections refuses to override a field that does not exist.
         key = error.args[0]
         text = str(key.args[0] if isinstance(key, KeyError) else key)
-        fail("the config has no field " + text.replace("\n", ". "))
+        paths = (word.partition("=")[0] for word in argv if word.startswith("--config."))
+        given = [path for path in paths if text.partition("\n")[0].strip("'\"") in path.split(".")]
+        where = f" ({given[0]}); knee-jax train --help-config lists all" if given else ""
+        fail("the config has no field " + text.replace("\n", ". ") + where)
     except flags.Error as error:
         # If a config file raises, ml_collections packs the whole traceback into the message.
         what, _, rest = str(error).partition("Error whilst parsing config file:")

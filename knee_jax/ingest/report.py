@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import math
+import numbers
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -87,13 +88,20 @@ def example(
             unknown integer, NaN for an unknown float.
 
     Raises:
-        UserError: A grade is not one of its scale.
+        UserError: A grade is not one of its scale, or a label is no number.
     """
+    knee = f"knee {subject} {side}"
     for name, grade in zip(GRADES, grades, strict=True):
-        if grade != MISSING and grade not in range(NUM_CLASSES[name]):
+        if grade not in (MISSING, *range(NUM_CLASSES[name])):
             raise UserError(
-                f"{source}: {name} of knee {subject} {side} is {grade:g}, not a grade from 0 to "
+                f"{source}: {name} of {knee} is {grade}, not a grade from 0 to "
                 f"{NUM_CLASSES[name] - 1}; correct the table, or leave it empty"
+            )
+    for name, value in (labels or {}).items():
+        if not isinstance(value, numbers.Real) or math.isinf(value):
+            raise UserError(
+                f"{source}: {name} of {knee} is {value}, not a number; correct the table, or "
+                "leave it empty"
             )
     points = np.full((74, 2), np.nan) if keypoints is None else keypoints
     return {

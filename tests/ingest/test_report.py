@@ -48,12 +48,19 @@ class TestLabels:
         assert pd.read_csv(tmp_path / "index.csv").columns.tolist() == list(INDEX_COLUMNS)
 
 
-@pytest.mark.parametrize("grade", [7, 1.5, -2, np.nan])
+@pytest.mark.parametrize("grade", [7, 1.5, -2, np.nan, "n.d."])
 def test_a_grade_off_its_scale_is_refused_by_knee_and_file(grade):
     image = np.zeros((8, 8), np.uint8)
     knee = {"subject": "P3", "side": "L", "visit": 0, "cohort": "own", "source": "a.png"}
     with pytest.raises(UserError, match=r"a.png: kl of knee P3 L is .*, not a grade from 0 to 4"):
-        example(image, np.array([grade, *[0] * 6]), **knee)
+        example(image, np.array([grade, *[0] * 6], object), **knee)
     kept = example(image, np.array([4.0, *[-1] * 5, 3]), **knee)["grades"]
     assert kept.dtype == np.int8
     assert kept.tolist() == [4, *[-1] * 5, 3]
+
+
+@pytest.mark.parametrize("value", ["not read", np.inf, -np.inf, None])
+def test_a_label_that_is_no_number_is_refused_by_knee_and_file(value):
+    with pytest.raises(UserError, match=r"001: width_mm of knee 9000001 R is .*, not a number"):
+        knee(width_mm=value)
+    assert np.isnan(knee(width_mm=np.float32("nan"))["width_mm"])
