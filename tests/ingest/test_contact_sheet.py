@@ -17,6 +17,9 @@ def rows(num_subjects, visits=(0, 24)):
     ]
 
 
+GRADED = (4, 0, 1, 2, 3, 0, 1)
+
+
 def knee(image=BLANK, keypoints=None, grades=(-1,) * 7, **identity):
     identity = {"subject": "9000001", "side": "R", "visit": 0} | identity
     return example(
@@ -77,14 +80,14 @@ class TestDrawing:
     def test_captions_tell_the_knees_apart(self, tmp_path):
         """Each fact about a knee changes its caption, and nothing else."""
         facts = {"subject": "9000002", "side": "L", "visit": 24}
-        base = draw(tmp_path / "sheet.png", knee(grades=range(7)))
+        base = draw(tmp_path / "sheet.png", knee(grades=GRADED))
         for name, value in facts.items():
-            other = draw(tmp_path / "sheet.png", knee(grades=range(7), **{name: value}))
+            other = draw(tmp_path / "sheet.png", knee(grades=GRADED, **{name: value}))
             assert (other != base)[34 + 200 : 34 + 200 + 17].any()
             assert not (other != base)[: 34 + 200].any()
             assert not (other != base)[34 + 200 + 17 :].any()
         for index in range(len(GRADES)):
-            grades = list(range(7))
+            grades = list(GRADED)
             grades[index] = -1
             other = draw(tmp_path / "sheet.png", knee(grades=grades))
             assert (other != base)[34 + 200 + 17 :].any()
