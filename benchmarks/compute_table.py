@@ -1,4 +1,4 @@
-"""What the networks of progression cost: parameters, operations, time for one knee (CPU or GPU).
+"""Cost of the networks of progression: parameters, operations, time for one knee (CPU or GPU).
 
     python benchmarks/compute_table.py                 # parameters and operations, paper | ours
     python benchmarks/compute_table.py --time          # and milliseconds, of small networks

@@ -1,4 +1,4 @@
-"""How a config file offers variants."""
+"""Variants of a config file."""
 
 from collections.abc import Callable, Mapping
 

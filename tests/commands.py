@@ -106,7 +106,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def lives(pid: int | str) -> bool:
-    """Whether there is a process of that number that has not ended."""
+    """Return whether there is a process of that number that has not ended."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What tests of several rooms make: predictions tables, indices, small configs."""
+"""Factories of predictions tables, indices and small configs, shared by several rooms' tests."""
 
 import numpy as np
 import pandas as pd

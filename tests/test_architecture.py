@@ -1,4 +1,4 @@
-"""What docs/explanation/architecture.md promises of who imports whom; and never TensorFlow."""
+"""Imports between rooms, as docs/explanation/architecture.md allows them; never TensorFlow."""
 
 import ast
 import graphlib
@@ -61,7 +61,7 @@ def room(prefix: str) -> set[str]:
 
 COMMANDS = ("main", "prepare", "reproduce", "convert", "coherence", "readers", "phantom.__main__")
 DOORS = {f"knee_jax.{name}" for name in ("__main__", *COMMANDS)}
-"""What `python -m` runs."""
+"""Modules that `python -m` runs."""
 
 
 def test_the_walk_sees_the_package():

@@ -1,4 +1,4 @@
-"""What the documentation points to is there."""
+"""Links and references of the documentation."""
 
 import re
 import shutil

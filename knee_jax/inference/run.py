@@ -54,7 +54,7 @@ class Predictor:
 
     @property
     def needs_landmarks(self) -> bool:
-        """Whether the network reads landmarks."""
+        """Need of landmarks: True if the network reads them."""
         return bool(self.model.needs_keypoints)
 
     def predict(

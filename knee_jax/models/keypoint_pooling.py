@@ -133,7 +133,7 @@ class Model(nn.Module):
 
     @property
     def needs_keypoints(self) -> bool:
-        """Whether the network reads landmarks; without them a knee is averaged (`pool_known`)."""
+        """Need of landmarks; without them the features of a knee are averaged (`pool_known`)."""
         return self.kpn
 
     @nn.compact

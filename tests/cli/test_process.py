@@ -1,4 +1,4 @@
-"""What a process does before it trains: large pages, and a bounded cache of programs."""
+"""Preparation of a process for training: large pages, and a bounded cache of programs."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which knees a run trains on, and what becomes of the others."""
+"""Selection of the knees that a run uses, and the account of the others."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What a network saw: features and Grad-CAM, on small networks that let themselves be seen."""
+"""Features and Grad-CAM of small networks."""
 
 import dataclasses
 import re
@@ -212,7 +212,7 @@ def test_patches_lie_mirrored_back_on_one_scale(experiment, monkeypatch):
 
 
 def test_patches_fade_at_their_border(experiment):
-    """Where every pixel is as hot as the next, heat grows evenly over the border's pixels."""
+    """Heat grows evenly over the border's pixels if all pixels are equally hot."""
     heat = {name: jnp.ones((1, 5, 5)) for name in explain.SIDES}
     pasted = np.asarray(explain._on_side_patches(heat, 24, 64))[0]
     middle = pasted[first_row(64, 64, 24) + 12]

@@ -227,7 +227,7 @@ def test_planted_mistakes_head_the_listing():
 
 
 def test_rows_of_random_impossible_grades_have_a_low_density():
-    """Where several grades are wrong at once no single one is a surprise, but the knee is."""
+    """Several wrong grades at once make the knee a surprise, though no single grade is one."""
     shares = []
     for seed in range(3):
         grades, _ = cohort(300, seed)

@@ -1,4 +1,4 @@
-"""What every network promises, and how networks are made by name."""
+"""Contract of every network, and creation of networks by name."""
 
 import functools
 

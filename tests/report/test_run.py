@@ -1,4 +1,4 @@
-"""What of a run its report shows."""
+"""Sections of a run's report."""
 
 import pytest
 

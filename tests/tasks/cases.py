@@ -1,5 +1,4 @@
-"""What tests of tasks share: labels of all targets that are made of grades, tables, and
-settings."""
+"""Labels, tables and settings shared by the tests of tasks."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,26 +11,26 @@ from knee_jax.targets.grades import GRADES, MISSING
 
 
 def labels_of(grades):
-    """Labels by target from grades int [batch, 7], traced or not."""
+    """Return labels by target, from grades int [batch, 7], traced or not."""
     kl = grades[:, 0]
     early = jnp.where(kl == 0, 0, jnp.where(kl == 2, 1, MISSING))
     return {name: grades[:, i] for i, name in enumerate(GRADES)} | {"kl0_vs_kl2": early}
 
 
 def loss(task, outputs, batch, epoch, stats=None):
-    """The task's loss of a batch with `grades` and `mask`."""
+    """Return the task's loss of a batch with `grades` and `mask`."""
     return task.loss(outputs, labels_of(batch["grades"]), batch["mask"], epoch, stats or {})
 
 
 def check(settings, names, data=None, **changes):
-    """Makes the settings of a config and checks them against targets and data."""
+    """Make the settings of a config, and check them against targets and data."""
     made = fields.build(settings, changes, "config.task")
     made.check(targets.get_all(names), fields.build(Data, data or {}, "config.data"))
     return made
 
 
 def index_of(**columns):
-    """An index with these columns, one knee a subject; grades that are not given are 0."""
+    """Make an index with these columns, one knee per subject; other grades are 0."""
     number = len(next(iter(columns.values())))
     identity = {"side": "L", "visit": 0, "cohort": "oai", "site": "A"}
     identity["subject"] = [f"{i:07d}" for i in range(number)]
@@ -39,6 +38,6 @@ def index_of(**columns):
 
 
 def table_of(task, probabilities, **columns):
-    """The predictions table of all knees of such an index."""
+    """Make the predictions table of all knees of such an index."""
     index = index_of(**columns)
     return task.table(index, np.arange(len(index)), {task.target: np.asarray(probabilities)})

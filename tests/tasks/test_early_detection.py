@@ -400,7 +400,7 @@ def test_knees_that_are_as_confident_as_their_class_are_left_where_they_are():
 
 
 def test_as_printed_wrong_knees_of_low_and_medium_confidence_have_no_loss():
-    """What eq. 4 does to eq. 7 and 10, and why it is not the default."""
+    """Effect of eq. 4 on eq. 7 and 10, for which it is not the default."""
     classes = np.zeros(9, int)
     outputs = {BINARY: np.tile(np.float32([0.0, 2.0]), (9, 1))}  # All predicted as class 1.
     batch = {"grades": grades_of(classes, BINARY), "mask": np.ones(9, bool)}
