@@ -130,7 +130,7 @@ class _Workers:
                 raise RuntimeError("the pool has been stopped")
             try:
                 worker = _Worker()
-            except (EOFError, OSError) as error:
+            except (EOFError, ConnectionError) as error:
                 raise UserError(NOT_STARTED) from error
             self._running.add(worker)
         try:
