@@ -178,6 +178,7 @@ def test_knees_without_landmarks_are_dropped_and_counted(set_up, without_landmar
     assert "without landmarks" in selection.describe(found.flow)
 
 
+@pytest.mark.slow
 def test_or_read_globally(config, set_up, without_landmarks):
     config.data.without_keypoints = "global"
     found = set_up()
@@ -417,6 +418,7 @@ def test_the_mixture_of_a_run_is_the_one_it_began_with(config, set_up, tmp_path)
     np.testing.assert_array_equal(again.task.mixture.means, kept.means)
 
 
+@pytest.mark.slow
 def test_a_frozen_trunk_rests_but_their_running_statistics_follow(config, set_up):
     """As in the code of Tiulpin & Saarakkala 2020, which puts the whole network in train mode."""
     config.optimizer.freeze_epochs = 1

@@ -45,8 +45,8 @@ DEEP = {"densenet161", "densenet169", "densenet201", "resnet101", "resnet152"}
 NUMBERS_ONLY = {"table5", "grid", *(n for n in siamese_gap.VARIANTS if n.startswith("lambda_"))}
 
 
-FAST = {("kpn", "resnet18"), ("kl", ""), ("oarsi", "resnet18"), ("siamese_gap", "resnet18")}
-"""One small program of each system; tests/config/test_load.py checks all variants."""
+FAST = {("kpn", "resnet18"), ("kl", ""), ("siamese_gap", "resnet18")}
+"""One small program of each kind of network; tests/config/test_load.py checks all variants."""
 
 
 def marks_of(name, variant):
@@ -79,7 +79,7 @@ def volumes_data_dir(tmp_path_factory, tiny_data_dir):
 @pytest.mark.parametrize(
     "variant",
     [
-        pytest.param(variant, marks=() if variant in ("shufflenet3d", "xray") else pytest.mark.slow)
+        pytest.param(variant, marks=() if variant == "shufflenet3d" else pytest.mark.slow)
         for _, variant in every_variant(volumes=True)
     ],
 )

@@ -294,7 +294,10 @@ def prepared(root, data_dir):
 KNEE = ["subject", "side", "visit"]
 
 
-@pytest.fixture(scope="module", params=[80, pytest.param(500, marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(80, marks=pytest.mark.slow), pytest.param(500, marks=pytest.mark.long)],
+)
 def studies(request, tmp_path_factory):
     """A clean study's report, the same study's with one defect of every kind, and the places."""
     base = tmp_path_factory.mktemp("defects")

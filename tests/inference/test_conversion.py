@@ -101,6 +101,7 @@ def test_pth_is_read_and_written(tmp_path):
     assert all(torch.equal(back[name], state[name]) for name in back)
 
 
+@pytest.mark.slow
 def test_a_runs_best_network_is_converted(tmp_path):
     run, out = tmp_path / "run", tmp_path / "best.safetensors"
     best = variables("se_resnext50_32x4d")

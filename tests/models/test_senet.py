@@ -10,7 +10,9 @@ from tests.models.torch_reference import SIZES
 TIMM = {"se_resnet50": "legacy_seresnet50", "se_resnext50_32x4d": "legacy_seresnext50_32x4d"}
 
 
-@pytest.mark.parametrize("arch", TIMM)
+@pytest.mark.parametrize(
+    "arch", ["se_resnet50", pytest.param("se_resnext50_32x4d", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "size", [*SIZES[:1], *(pytest.param(size, marks=pytest.mark.long) for size in SIZES[1:])]
 )

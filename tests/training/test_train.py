@@ -178,6 +178,7 @@ def test_predictions_out_of_order_are_refused(experiment):
         predict.predict(experiment, shuffled, {}, "test")
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_chosen_on_validation_and_evaluated(
     config, tmp_path, tiny_data_dir, monkeypatch, capsys
 ):
@@ -227,6 +228,7 @@ def test_the_step_is_compiled_once(config, tmp_path, tiny_data_dir):
     assert train_steps._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_several_steps_in_a_call_are_the_same_steps(config, tmp_path, tiny_data_dir):
     states, losses = [], []
     for number in (1, 4):
