@@ -145,6 +145,8 @@ def _check_together(config: RunConfig) -> None:
     data = config.data
     config.task.check(targets.get_all(config.targets), data)
     augment.check_input(config.augmentation, config.input)
+    augment.check_mirror(config.augmentation, targets.get_all(config.targets))
+    _check_pixels_only(config)
     if not 0 <= data.fold < data.num_folds:
         raise UserError(
             f"config.data.fold = {data.fold}: is not one of the {data.num_folds} folds, 0 to "
@@ -166,6 +168,34 @@ def _check_together(config: RunConfig) -> None:
             f"config.data.unlabelled_share = {data.unlabelled_share}: leaves no labelled knee in "
             f"a batch of {size}"
         )
+
+
+def _check_pixels_only(config: RunConfig) -> None:
+    """Raise UserError for what only networks that read nothing but pixels of films can do."""
+    from knee_jax import models
+    from knee_jax.data import augment
+
+    evaluation, mixing = config.evaluation, config.mixing
+    averaged = evaluation.mirror or evaluation.scales != (1.0,) or evaluation.shift
+    films_only = {
+        "mixing.cutmix": mixing.cutmix,
+        "evaluation.mirror, scales or shift": averaged,
+    }
+    pixels_only = {
+        **films_only,
+        "mixing.mixup": mixing.mixup,
+        "augmentation.mirror": augment.mirror_probability(config.augmentation),
+    }
+    for name, value in films_only.items():
+        if value and config.input.volume:
+            raise UserError(f"config.{name}: is for films, and config.input has a volume")
+    model = models.create(config.model.name, targets=config.targets, **config.model.options)
+    for name, value in pixels_only.items():
+        if value and model.needs_keypoints:
+            raise UserError(
+                f"config.{name}: changes images and not the landmarks, which the network "
+                f"{config.model.name} reads: switch it off, or choose another network"
+            )
 
 
 def plain(config: RunConfig) -> dict[str, Any]:

@@ -123,6 +123,39 @@ class Optimizer:
     )
     drop_factor: float = option(0.1, "Factor of a drop.", low=0, high=1)
     freeze_epochs: float = option(0.0, "Epochs through which the trunk rests.", low=0)
+    schedule: str = option(
+        "drops",
+        "Course of the rate: constant with drops, a half cosine down to 0, or one cycle up and "
+        "down.",
+        choices=("drops", "cosine", "one_cycle"),
+    )
+    clip_norm: float = option(
+        0.0, "Norm to which larger gradients are scaled down; 0: none are.", low=0
+    )
+    accumulation: int = option(
+        1, "Steps whose gradients are averaged for one change of the weights.", low=1
+    )
+    ema_decay: float = option(
+        0.0,
+        "Decay of the moving average of weights that is evaluated and converted instead of the "
+        "last ones; 0: no average.",
+        low=0,
+        below=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """Training on mixtures of two knees, with the losses of both in the same proportion."""
+
+    mixup: float = option(
+        0.0, "Parameter of the beta distribution of shares of two blended images; 0: none.", low=0
+    )
+    cutmix: float = option(
+        0.0,
+        "The same of a rectangle that another image is pasted in; with both, one is drawn.",
+        low=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +163,19 @@ class Evaluation:
     """Predictions and their metrics."""
 
     batch_size: int = option(32, "Knees in a batch.", low=1)
+    mirror: bool = option(
+        False, "Whether predictions are averaged with those of the mirrored image."
+    )
+    scales: tuple[float, ...] = option(
+        (1.0,), "Magnifications of the image that predictions are averaged over.", low=0.5, high=2
+    )
+    shift: float = option(
+        0.0,
+        "Shift to either side and up and down that predictions are averaged over, as a share of "
+        "the image's size; 0: none.",
+        low=0,
+        high=0.5,
+    )
     average: str = option(
         "probabilities",
         "Average of an ensemble's members.",
@@ -170,7 +216,11 @@ class RunFields:
         "Type that the network computes in; auto: bfloat16, on a CPU float32.",
         choices=("auto", "float32", "bfloat16"),
     )
-    init_from: str = option("", "File of initial weights (`knee_jax.convert`); empty: random.")
+    init_from: str = option(
+        "",
+        "File of initial weights (`knee_jax.convert`), or `imagenet` for a network whose published "
+        "weights are installed; empty: random.",
+    )
     batch_size: int = option(32, "Knees in a training batch, over all devices.", low=1)
     epochs: int = option(30, "Passes over the training knees.", low=1)
     steps_per_call: int = option(
@@ -188,5 +238,6 @@ class RunFields:
     data: Data
     input: Input
     optimizer: Optimizer
+    mixing: Mixing
     evaluation: Evaluation
     sweep: Sweep

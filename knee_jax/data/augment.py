@@ -13,7 +13,7 @@ devices or hosts.
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -26,6 +26,7 @@ from knee_jax.config.schema import Input
 from knee_jax.data import geometry
 from knee_jax.data.volumes import Range, VolumeCrop
 from knee_jax.errors import UserError
+from knee_jax.targets.kinds import Target
 
 Size = Any
 """Size of a network's input: side of an image, int, pixels; or rows, columns and slices of a
@@ -69,6 +70,18 @@ class Affine:
     noise: float = option(
         0.0, "Standard deviation of added Gaussian noise, in units of full scale.", low=0, high=1
     )
+    erasing: float = option(
+        0.0,
+        "Probability that a rectangle, of up to a fifth of the image, becomes the image's mean.",
+        low=0,
+        high=1,
+    )
+    mirror: float = option(
+        0.0,
+        "Probability of a mirrored image, with the labels of lateral and medial exchanged.",
+        low=0,
+        high=1,
+    )
 
     def training_input(
         self, image: jax.Array, keypoints: jax.Array, key: jax.Array, size: int, channels: int
@@ -76,6 +89,8 @@ class Affine:
         """Make one knee's input with random changes; see `make_inputs` for inputs and results."""
         side = image.shape[0]
         shift, turn, zoom, bend, light, grain, tone = jax.random.split(key, 7)
+        # Folded, so that the draws of all others stay what they are.
+        hole = jax.random.fold_in(key, 7)
         matrix = geometry.affine(
             self.translation * size * jax.random.uniform(shift, (2,), minval=-1, maxval=1),
             np.deg2rad(self.rotation) * jax.random.uniform(turn, minval=-1, maxval=1),
@@ -92,6 +107,8 @@ class Affine:
         if self.contrast:
             change = jax.random.uniform(tone, minval=-1, maxval=1) * self.contrast
             pixels = change_contrast(jnp.clip(pixels, 0, 1), 1 + change)
+        if self.erasing:
+            pixels = erase(pixels, hole, self.erasing)
         pixels = jnp.repeat(pixels[..., None], channels, axis=-1)
         if self.noise:
             pixels = pixels + self.noise * jax.random.normal(grain, pixels.shape)
@@ -328,8 +345,16 @@ def make_inputs(
         return augmentation.evaluation_input(pixels, keypoints, size, channels)
 
     images, keypoints = jax.vmap(one)(pixels, batch.get("keypoints"), keys)
+    mirrored = are_mirrored(augmentation, key, len(pixels)) if train else None
+    if mirrored is not None:
+        images = jnp.where(mirrored[:, None, None, None], mirror(images), images)
     mean, deviation = statistics
     return (images - mean) / deviation, keypoints
+
+
+def mirror(images: jax.Array) -> jax.Array:
+    """Mirror images [batch, height, width, channels], lateral for medial."""
+    return images[:, :, ::-1]
 
 
 def standardise(images: jax.Array) -> jax.Array:
@@ -369,6 +394,80 @@ def change_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
     """Multiply the differences of intensities in [0, 1] from their mean; clip to [0, 1]."""
     mean = image.mean()
     return jnp.clip(mean + factor * (image - mean), 0, 1)
+
+
+def erase(image: jax.Array, key: jax.Array, probability: float) -> jax.Array:
+    """Fill a rectangle with the image's mean (Zhong et al. 2020, "Random erasing").
+
+    Its share of the image is drawn from 2 to 20 %, its ratio of sides from 0.3 to 3.3.
+
+    Args:
+        image: Image, float [height, width].
+        key: Random key.
+        probability: Probability of erasing anything.
+    """
+    height, width = image.shape
+    happens, share, ratio, row, column = jax.random.uniform(key, (5,))
+    area = _between((0.02, 0.2), share)
+    shape = jnp.exp(_between((np.log(0.3), np.log(3.3)), ratio) / 2)
+
+    def inside(size: int, side: jax.Array, place: jax.Array) -> jax.Array:
+        start = place * jnp.maximum(1 - side, 0) * size
+        pixels = jnp.arange(size) + 0.5
+        return (pixels >= start) & (pixels <= start + side * size)
+
+    side = jnp.sqrt(area)
+    erased = inside(height, side * shape, row)[:, None] & inside(width, side / shape, column)
+    return jnp.where((happens < probability) & erased, image.mean(), image)
+
+
+def mirror_labels(
+    labels: Mapping[str, jax.Array], targets: Sequence[Target], mirrored: jax.Array
+) -> dict[str, jax.Array]:
+    """Return the labels of a batch, of mirrored knees those of the opposite compartment.
+
+    Args:
+        labels: Labels [batch] of each target.
+        targets: Targets, of a pair both (`check_mirror`).
+        mirrored: Whether each knee is mirrored, bool [batch].
+    """
+    opposites = {target.name: target.opposite or target.name for target in targets}
+    return {
+        name: jnp.where(mirrored, labels[opposites.get(name, name)], label)
+        for name, label in labels.items()
+    }
+
+
+def check_mirror(augmentation: "Augmentation", targets: Sequence[Target]) -> None:
+    """Raise UserError if knees are mirrored, and a target's opposite is not predicted."""
+    names = {target.name for target in targets}
+    for target in targets:
+        if mirror_probability(augmentation) and not {target.opposite or target.name} <= names:
+            raise UserError(
+                f"config.augmentation.mirror = {mirror_probability(augmentation)}: {target.name} "
+                f"is {target.opposite} in a mirrored knee, which is not among config.targets: set "
+                "0, or name both"
+            )
+
+
+def mirror_probability(augmentation: "Augmentation") -> float:
+    """Return the probability with which training images are mirrored."""
+    return getattr(augmentation, "mirror", 0.0)
+
+
+def are_mirrored(augmentation: "Augmentation", key: jax.Array, number: int) -> jax.Array | None:
+    """Return which knees of a batch `make_inputs` mirrors in training, bool [number]; None: none.
+
+    Args:
+        augmentation: Augmentation that makes the inputs.
+        key: Random key of the step, as `make_inputs` gets it.
+        number: Number of knees in the batch.
+    """
+    probability = mirror_probability(augmentation)
+    if not probability:
+        return None
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number))
+    return jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 8), probability))(keys)
 
 
 def _between(limits: Range, share: jax.Array) -> jax.Array:

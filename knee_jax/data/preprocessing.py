@@ -1,7 +1,7 @@
 """Conversion of a batch of knees to a network's input, for training, evaluation and prediction."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -10,6 +10,7 @@ import numpy as np
 
 from knee_jax.config.schema import Input
 from knee_jax.data import augment
+from knee_jax.targets.kinds import Target
 
 
 @flax.struct.dataclass
@@ -70,6 +71,22 @@ class Preprocessing:
         if self.inputs.statistics == "each":
             images = augment.standardise(images)
         return images, keypoints
+
+    def mirrored_labels(
+        self, labels: Mapping[str, jax.Array], targets: Sequence[Target], key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Return the labels of a batch as its training input shows the knees.
+
+        Args:
+            labels: Labels [batch] of each target.
+            targets: Targets of the run.
+            key: Random key that the input was made with.
+        """
+        number = len(next(iter(labels.values())))
+        mirrored = augment.are_mirrored(self.augmentation, key, number)
+        if mirrored is None:
+            return dict(labels)
+        return augment.mirror_labels(labels, targets, mirrored)
 
     def raw_training_input(
         self, batch: Mapping[str, Any], key: jax.Array

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import pandas as pd
 
-from knee_jax.data import mesh
+from knee_jax.data import mesh, views
 from knee_jax.data.batches import Batch
 
 if TYPE_CHECKING:
@@ -26,8 +26,12 @@ def make_predictor(run: "Run") -> Predictor:
         images, keypoints = run.preprocessing(
             batch, jax.random.key(0), constants.intensities, train=False
         )
-        outputs: Any = run.model.apply(variables, images, keypoints, train=False)
-        return batch["row"], constants.task.decode(outputs)
+
+        def forward(images: jax.Array) -> dict[str, jax.Array]:
+            outputs: Any = run.model.apply(variables, images, keypoints, train=False)
+            return constants.task.decode(outputs)
+
+        return batch["row"], views.averaged(forward, images, run.config.evaluation, run.targets)
 
     return jax.jit(predictor, out_shardings=mesh.replicated(run.mesh))
 

@@ -19,7 +19,7 @@ import pandas as pd
 from knee_jax import models, targets
 from knee_jax.config import load as configs
 from knee_jax.config.load import RunConfig
-from knee_jax.data import statistics
+from knee_jax.data import statistics, views
 from knee_jax.data.preprocessing import Intensities, Preprocessing
 from knee_jax.errors import UserError
 from knee_jax.landmarks import NUM_LANDMARKS
@@ -129,8 +129,12 @@ class Predictor:
             images, points = self.preprocessing(
                 batch, jax.random.key(0), self.intensities, train=False
             )
-            outputs: Any = self.model.apply(variables, images, points, train=False)
-            return {target.name: target.decode(outputs[target.name]) for target in self.targets}
+
+            def decoded(images: jax.Array) -> dict[str, jax.Array]:
+                outputs: Any = self.model.apply(variables, images, points, train=False)
+                return {t.name: t.decode(outputs[t.name]) for t in self.targets}
+
+            return views.averaged(decoded, images, self.config.evaluation, self.targets)
 
         return jax.jit(forward)
 

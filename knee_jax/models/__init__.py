@@ -56,6 +56,33 @@ def create(
     return fields.build(find(name), options, "config.model", **fixed)
 
 
+IMAGENET = "imagenet"
+"""Source of published weights in `config.init_from`, instead of a file."""
+
+
+def find_weights(name: str, options: Mapping[str, Any], source: str) -> str:
+    """Return the file of initial weights that `config.init_from` names.
+
+    Args:
+        name: Name of the network.
+        options: Fields of the network.
+        source: A file, or `IMAGENET` for a network whose file defines where its weights are.
+
+    Raises:
+        UserError: Published weights are not known for the network, or not installed.
+    """
+    if source != IMAGENET:
+        return source
+    module = _module(name)
+    if not hasattr(module, IMAGENET):
+        having = ", ".join(each for each in names() if hasattr(_module(each), IMAGENET))
+        raise UserError(
+            f"config.init_from = 'imagenet': is known for {having}; for {name} convert a file of "
+            "weights by `knee-jax convert`, and name it"
+        )
+    return str(getattr(module, IMAGENET)(options))
+
+
 def load(name: str, variables: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Fill the variables of a network with weights from a file.
 

@@ -24,10 +24,11 @@ Names = tuple[str, ...]
 Arrays = dict[Names, np.ndarray]
 """Arrays in our order of axes, by their path among the variables."""
 
-CLASSIFIER = re.compile(r"^(fc|last_linear|head\.fc)\.|^classifier\.(6\.)?(weight|bias)$")
+CLASSIFIER = re.compile(r"^(_?fc|last_linear|head\.fc)\.|^classifier\.(6\.)?(weight|bias)$")
 """Layer of foreign networks that is left out: its classes are not grades."""
 STEMS = (
     ("conv1",),
+    ("conv_stem",),
     ("layer0_conv1",),
     ("features_conv0",),
     ("features_0",),
@@ -36,9 +37,11 @@ STEMS = (
 """Names of the first convolution in the trunks of the networks."""
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-_GROUPS = r"layer\d|features|classifier"
+_GROUPS = r"layer\d|features|classifier|blocks"
 """Modules that PyTorch nests within another, `layer1.0`, and we name side by side, `layer1_0`."""
 _ALIASES = (
+    # Names of modules in conversions of EfficientNet.
+    (re.compile(r"(^|\.)_"), r"\1"),
     # The two hidden layers of timm's VGG are convolutions.
     (re.compile(r"^pre_logits\.fc1\."), "classifier.0."),
     (re.compile(r"^pre_logits\.fc2\."), "classifier.3."),
@@ -354,9 +357,9 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _torch(path: Path) -> Mapping[str, Any]:
-    import torch
+    from knee_jax.models import torch_file
 
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch_file.read(path)
 
 
 def _library(error: ImportError) -> str:

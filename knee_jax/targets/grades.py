@@ -35,6 +35,7 @@ TARGETS = tuple(
         class_names=tuple(map(str, range(NUM_CLASSES[grade]))),
         positive_from=2,  # For KL the usual definition of osteoarthritis.
         region=grade.removeprefix("os") if grade.startswith("os") else "all",
+        opposite="" if grade == "kl" else grade[:-1] + {"l": "m", "m": "l"}[grade[-1]],
         headlines=("accuracy", "balanced_accuracy", "quadratic_kappa") if grade == "kl" else (),
     )
     for grade, (title, short_title) in _TITLES.items()

@@ -12,6 +12,7 @@ TARGETS = (
         title="Joint space width, medial",
         short_title="JSW M",
         unit="mm",
+        opposite="jsw_lateral",
         centre=4.0,
         scale=1.5,
         tolerance=0.5,

@@ -57,6 +57,8 @@ class Target(Protocol):
         losses: Names of the losses that it allows, the usual one first.
         region: Part of the joint that its head reads in networks that distinguish parts: 'fl',
             'fm', 'tl', 'tm' (femur or tibia, lateral or medial), or 'all'.
+        opposite: Target whose label a mirrored knee has, where lateral and medial are told apart;
+            empty: its own.
         stratify_by: Column of the index on which folds are stratified.
         selections: Criteria by which a checkpoint may be chosen (`selection_score`).
         table_metrics: Metrics of a summary's narrow table.
@@ -74,6 +76,7 @@ class Target(Protocol):
     num_outputs: int
     losses: tuple[str, ...]
     region: str
+    opposite: str
     stratify_by: str
     selections: tuple[str, ...]
     table_metrics: tuple[str, ...]
@@ -143,6 +146,7 @@ class Classes:
     class_names: tuple[str, ...]
     positive_from: int = 1
     region: str = "all"
+    opposite: str = ""
     headlines: tuple[str, ...] = ()
 
     missing = MISSING
@@ -396,6 +400,7 @@ class Continuous:
     scale: float = 1.0
     tolerance: float = 1.0
     region: str = "all"
+    opposite: str = ""
     stratify_by: str = "kl"
     headlines: tuple[str, ...] = ("rmse", "bias", "mae")
 

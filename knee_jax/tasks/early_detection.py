@@ -75,6 +75,13 @@ class Settings(OneTargetSettings):
     loss: str = option(
         "hybrid", "Loss; the second knows no confidence.", choices=("hybrid", "cross_entropy")
     )
+    label_smoothing: float = option(
+        0.0,
+        "Share of a label that the cross-entropy gives to all classes in equal parts; the hybrid "
+        "loss has `hybrid.epsilon`.",
+        low=0,
+        below=1,
+    )
     selection: str = option(
         "accuracy", "What chooses the best checkpoint on validation knees.", choices=SELECTIONS
     )
@@ -116,6 +123,7 @@ class Settings(OneTargetSettings):
             **{name: np.asarray(getattr(self.hybrid, name), np.float32) for name in numbers},
             target=targets[0].name,
             kind_of_loss=self.loss,
+            label_smoothing=float(self.label_smoothing),
             reduction=self.hybrid.reduction,
             equations=self.hybrid.equations,
             selection=self.selection,
@@ -222,6 +230,7 @@ class EarlyDetection(OneTarget):
         initial_confidence: Value of c_k before the first validation.
         target: Name of the target.
         kind_of_loss: Loss, 'hybrid', or 'cross_entropy', which ignores confidence.
+        label_smoothing: Share of a label that the cross-entropy gives to all classes.
         reduction: Reduction over a subset, 'mean' or 'sum', its knees of all classes taken
             together.
         equations: Reading of the equations, 'sensible' or 'literal'.
@@ -237,6 +246,7 @@ class EarlyDetection(OneTarget):
     initial_confidence: np.ndarray
     target: str = flax.struct.field(pytree_node=False, default="kl0_vs_kl2")
     kind_of_loss: str = flax.struct.field(pytree_node=False, default="hybrid")
+    label_smoothing: float = flax.struct.field(pytree_node=False, default=0.0)
     reduction: str = flax.struct.field(pytree_node=False, default="mean")
     equations: str = flax.struct.field(pytree_node=False, default="sensible")
     selection: str = flax.struct.field(pytree_node=False, default="accuracy")
@@ -298,7 +308,10 @@ class EarlyDetection(OneTarget):
 
         parts = {"cross_entropy": self._reduce(-log_c, known)}
         if self.kind_of_loss == "cross_entropy":
-            return parts["cross_entropy"], parts
+            if not self.label_smoothing:
+                return parts["cross_entropy"], parts
+            smoothed = smoothed_cross_entropy(log_p, classes, self.label_smoothing)
+            return self._reduce(smoothed, known), parts
 
         subsets = partition(jax.lax.stop_gradient(log_c), classes, known, jnp.asarray(self.shares))
         confidence = jax.lax.stop_gradient(jnp.asarray(stats["confidence"]))

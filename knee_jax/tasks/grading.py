@@ -24,7 +24,7 @@ from knee_jax.errors import UserError
 from knee_jax.metrics import grade_coherence
 from knee_jax.metrics.predictions import make_table
 from knee_jax.targets.grades import GRADES
-from knee_jax.targets.kinds import MISSING, Classes, Continuous, Target
+from knee_jax.targets.kinds import MISSING, Classes, Continuous, Ordinal, Target
 from knee_jax.tasks import coherence_loss
 from knee_jax.tasks.protocols import Labels, Outputs, ValidationStats
 
@@ -69,6 +69,14 @@ class Settings:
         choices=("mean_accuracy", "loss"),
     )
     classification_weight: float = option(1.0, "Lambda_cls of eq. 5.", low=0)
+    label_smoothing: float = option(
+        0.0, "Share of a label that is given to all classes in equal parts.", low=0, below=1
+    )
+    ordinal_weight: float = option(
+        0.0,
+        "Weight of the loss of Chen et al. 2019, which penalises probabilities of distant grades.",
+        low=0,
+    )
     regression_weight: float = option(
         1.0, "Weight of the squared error of a network with regression outputs.", low=0
     )
@@ -132,6 +140,8 @@ class Settings:
             reduction=self.reduction,
             selection=self.selection,
             classification_weight=float(self.classification_weight),
+            label_smoothing=float(self.label_smoothing),
+            ordinal_weight=float(self.ordinal_weight),
             regression_weight=float(self.regression_weight),
             coherence_weight=float(self.coherence.weight),
             temperature=float(self.coherence.temperature),
@@ -158,7 +168,11 @@ def uniform_weights(counts: Sequence[int]) -> np.ndarray:
 
 
 def weighted_cross_entropy(
-    logits: jax.Array, labels: jax.Array, class_weights: jax.Array | np.ndarray, mask: jax.Array
+    logits: jax.Array,
+    labels: jax.Array,
+    class_weights: jax.Array | np.ndarray,
+    mask: jax.Array,
+    smoothing: float = 0.0,
 ) -> jax.Array:
     """Return the mean cross-entropy, weighted by the class of each label.
 
@@ -170,6 +184,7 @@ def weighted_cross_entropy(
         labels: Labels, int [batch], `MISSING` allowed.
         class_weights: Weight of each class, [classes].
         mask: Whether each knee counts, bool [batch], whatever its logits are.
+        smoothing: Share of a label that is given to all classes in equal parts.
 
     Returns:
         Loss, float32 scalar; NaN if a knee that counts has a NaN, labelled or not.
@@ -178,8 +193,32 @@ def weighted_cross_entropy(
     labels = jnp.where(known, labels, 0).astype(jnp.int32)
     logits = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing:
+        of_all = -jax.nn.log_softmax(logits).mean(axis=1)
+        losses = (1 - smoothing) * losses + smoothing * of_all
     weights = jnp.where(known, jnp.asarray(class_weights)[labels], 0.0)
     return _mean(losses, weights)
+
+
+def ordinal_loss(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return the mean ordinal loss of Chen et al. 2019.
+
+    Of "Fully automatic knee osteoarthritis severity grading using deep neural networks with a novel
+    ordinal loss": the sum over the other grades of (penalty x probability)^2, where the penalty
+    grows with the distance from the label: 4, 6, 8, 10 (the second of the matrices in their code).
+
+    Args:
+        logits: Logits, [batch, classes].
+        labels: Labels, int [batch], `MISSING` allowed.
+        mask: Whether each knee counts, bool [batch], whatever its logits are.
+    """
+    known = mask & (labels != MISSING)
+    labels = jnp.where(known, labels, 0).astype(jnp.int32)
+    probabilities = jax.nn.softmax(jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0))
+    distance = jnp.abs(jnp.arange(logits.shape[1]) - labels[:, None])
+    penalty = jnp.where(distance == 0, 0.0, 2.0 + 2.0 * distance)
+    losses = jnp.square(penalty * probabilities).sum(axis=1)
+    return _mean(losses, known.astype(jnp.float32))
 
 
 def squared_error(values: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
@@ -209,6 +248,8 @@ class Grading:
         reduction: Reduction of the targets' losses, 'sum' or 'mean'.
         selection: Criterion on the validation knees, 'mean_accuracy' or 'loss'.
         classification_weight: Lambda_cls of eq. 5.
+        label_smoothing: Share of a label that is given to all classes in equal parts.
+        ordinal_weight: Weight of `ordinal_loss`.
         regression_weight: Weight of the squared error of a network with regression outputs.
         coherence_weight: Lambda_gmm of eq. 5; 0: the incoherence is not computed.
         temperature: Tau of eq. 4.
@@ -221,6 +262,8 @@ class Grading:
     reduction: str = flax.struct.field(pytree_node=False, default="sum")
     selection: str = flax.struct.field(pytree_node=False, default="mean_accuracy")
     classification_weight: float = flax.struct.field(pytree_node=False, default=1.0)
+    label_smoothing: float = flax.struct.field(pytree_node=False, default=0.0)
+    ordinal_weight: float = flax.struct.field(pytree_node=False, default=0.0)
     regression_weight: float = flax.struct.field(pytree_node=False, default=1.0)
     coherence_weight: float = flax.struct.field(pytree_node=False, default=0.0)
     temperature: float = flax.struct.field(pytree_node=False, default=0.5)
@@ -252,9 +295,10 @@ class Grading:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the training loss (eq. 5) of a batch, and its parts by name.
 
-        The parts are `classification`; `measurement`, for continuous targets; `regression`, if the
-        network has such outputs; `incoherence` and `log_density`, if they have a weight, even
-        before they count; and `labelled`, the share of knees with a label that counts.
+        The parts are `classification`; `ordinal`, if it has a weight; `measurement`, for continuous
+        targets; `regression`, if the network has such outputs; `incoherence` and `log_density`, if
+        they have a weight, even before they count; and `labelled`, the share of knees with a label
+        that counts.
         """
         reduce = jnp.sum if self.reduction == "sum" else jnp.mean
         parts: dict[str, jax.Array] = {}
@@ -265,12 +309,22 @@ class Grading:
         if classes:
             losses = [
                 weighted_cross_entropy(
-                    outputs[t.name], labels[t.name], self.class_weights[t.name], mask
+                    outputs[t.name],
+                    labels[t.name],
+                    self.class_weights[t.name],
+                    mask,
+                    self.label_smoothing,
                 )
                 for t in classes
             ]
             parts["classification"] = reduce(jnp.stack(losses))
             loss = loss + self.classification_weight * parts["classification"]
+
+        graded = all_targets.of_kind(self.targets, Ordinal)
+        if graded and self.ordinal_weight:
+            losses = [ordinal_loss(outputs[t.name], labels[t.name], mask) for t in graded]
+            parts["ordinal"] = reduce(jnp.stack(losses))
+            loss = loss + self.ordinal_weight * parts["ordinal"]
 
         if measured := all_targets.of_kind(self.targets, Continuous):
             losses = [

@@ -33,6 +33,9 @@ class Settings(OneTargetSettings):
     swept: ClassVar[tuple[str, ...]] = ("focal_gamma",)
 
     focal_gamma: float = option(2.0, "Gamma of the focal loss; 0: cross-entropy.", low=0)
+    label_smoothing: float = option(
+        0.0, "Share of a label that is given to all classes in equal parts.", low=0, below=1
+    )
     selection: str = option(
         "average_precision",
         "What chooses the best checkpoint on validation knees.",
@@ -82,13 +85,17 @@ class Settings(OneTargetSettings):
         """Make the task of a run; see `protocols.Settings`."""
         return Progression(
             focal_gamma=np.asarray(self.focal_gamma, np.float32),
+            label_smoothing=float(self.label_smoothing),
             target=targets[0].name,
             selection=self.selection,
         )
 
 
 def focal_loss(
-    log_p: jax.Array, classes: jax.Array, gamma: jax.Array | np.ndarray | float
+    log_p: jax.Array,
+    classes: jax.Array,
+    gamma: jax.Array | np.ndarray | float,
+    smoothing: float = 0.0,
 ) -> jax.Array:
     """Return the focal loss -(1 - p)^gamma log p of the true class' probability p, [batch].
 
@@ -98,11 +105,13 @@ def focal_loss(
         log_p: Log-probabilities, [batch, K].
         classes: Classes, int [batch].
         gamma: Exponent, 0 or more; the higher it is, the less well-predicted knees count.
+        smoothing: Share of a label that is given to all classes, each with its own focal loss.
     """
-    log_c = jnp.take_along_axis(log_p, classes[:, None], axis=1)[:, 0]
     # Where p is rounded to 1 a power of 0 would have no gradient, or an infinite one.
-    missed = jnp.maximum(-jnp.expm1(log_c), TINY)
-    return -(missed**gamma) * log_c
+    missed = jnp.maximum(-jnp.expm1(log_p), TINY)
+    losses = -(missed**gamma) * log_p
+    own = jnp.take_along_axis(losses, classes[:, None], axis=1)[:, 0]
+    return own if not smoothing else (1 - smoothing) * own + smoothing * losses.mean(axis=1)
 
 
 @flax.struct.dataclass
@@ -115,11 +124,13 @@ class Progression(OneTarget):
 
     Attributes:
         focal_gamma: Gamma of the focal loss, float32.
+        label_smoothing: Share of a label that is given to all classes in equal parts.
         target: Name of the target.
         selection: Criterion of `SELECTIONS` on the validation knees.
     """
 
     focal_gamma: np.ndarray
+    label_smoothing: float = flax.struct.field(pytree_node=False, default=0.0)
     target: str = flax.struct.field(pytree_node=False, default="progression")
     selection: str = flax.struct.field(pytree_node=False, default="average_precision")
 
@@ -159,4 +170,5 @@ class Progression(OneTarget):
             return (weights * losses).sum() / jnp.maximum(weights.sum(), 1.0)
 
         parts = {"cross_entropy": mean(focal_loss(log_p, classes, 0.0))}
-        return mean(focal_loss(log_p, classes, self.focal_gamma)), parts
+        loss = focal_loss(log_p, classes, self.focal_gamma, self.label_smoothing)
+        return mean(loss), parts

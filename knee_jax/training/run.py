@@ -91,7 +91,8 @@ class Run:
         keypoints = jnp.zeros((1, NUM_LANDMARKS, 2))
         variables = self.model.init(jax.random.key(constants.seed), image, keypoints)
         stats = constants.task.initial_validation_stats()
-        return states.create(variables, self.optimizer, stats)
+        averaged = self.config.optimizer.ema_decay > 0
+        return states.create(variables, self.optimizer, stats, averaged)
 
 
 def set_up(
@@ -115,6 +116,7 @@ def set_up(
     """
     mesh.check_batch_size(config.batch_size, "batch_size", runs)
     mesh.check_batch_size(config.evaluation.batch_size, "evaluation.batch_size")
+    models.find_weights(config.model.name, config.model.options, config.init_from)
     predicted = targets.get_all(config.targets)
     dtype = compute_dtype(config.dtype)
     model = models.create(
@@ -175,7 +177,7 @@ def set_up(
         model=model,
         sampler=sampler,
         steps_per_epoch=steps_per_epoch,
-        optimizer=states.make_optimizer(config.optimizer, steps_per_epoch),
+        optimizer=states.make_optimizer(config.optimizer, steps_per_epoch, config.epochs),
     )
 
 

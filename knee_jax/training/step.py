@@ -11,7 +11,9 @@ import optax
 from knee_jax.data import mesh
 from knee_jax.data.batches import Batch
 from knee_jax.evaluation.predict import Predictor, make_predictor
+from knee_jax.tasks.protocols import Labels
 from knee_jax.training import state as states
+from knee_jax.training.mixing import mix
 from knee_jax.training.run import Run, StepConstants
 from knee_jax.training.state import TrainState
 
@@ -26,6 +28,10 @@ steps and the scalars of each, [steps].
 QUICKLY = {"cpu": {"xla_backend_optimization_level": 1}}
 """Platform → options of the compiler. On a CPU a program of LLVM's first level is as fast as one of
 the third (the convolutions are not LLVM's), and takes half as long to compile."""
+
+
+MIXING = 2**31 - 1
+"""Number folded into a step's key for mixing; slots of a batch have smaller ones."""
 
 
 class Compiled(NamedTuple):
@@ -54,7 +60,8 @@ def compile_functions(run: Run, runs: int = 1) -> Compiled:
 def make_train_step(run: Run) -> Step:
     """Make the training step, a pure function: (state, constants, batch) → (state, scalars)."""
     model = run.model
-    rates = states.learning_rates(run.config.optimizer, run.steps_per_epoch)
+    optimizer = run.config.optimizer
+    rates = states.learning_rates(optimizer, run.steps_per_epoch, run.config.epochs)
 
     def train_step(
         state: TrainState, constants: StepConstants, batch: Batch
@@ -62,39 +69,47 @@ def make_train_step(run: Run) -> Step:
         key = jax.random.fold_in(jax.random.key(constants.seed), state.step)
         input_key, dropout_key = jax.random.split(key)
         images, keypoints = run.preprocessing(batch, input_key, constants.intensities, train=True)
+        labels = run.preprocessing.mirrored_labels(batch["labels"], run.targets, input_key)
+        mixture = mix(images, run.config.mixing, jax.random.fold_in(input_key, MIXING))
         epoch = state.step / jnp.float32(run.steps_per_epoch)
 
         def loss_of(params: states.Variables) -> tuple[jax.Array, Any]:
             outputs, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
-                images,
+                mixture.images,
                 keypoints,
                 train=True,
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            loss, terms = constants.task.loss(
-                outputs, batch["labels"], batch["mask"], epoch, state.validation_stats
-            )
+
+            def loss_for(labels: Labels, mask: jax.Array) -> tuple[jax.Array, Scalars]:
+                return constants.task.loss(outputs, labels, mask, epoch, state.validation_stats)
+
+            loss, terms = mixture.loss(loss_for, labels, batch["mask"])
             return loss, (terms, updates.get("batch_stats", {}))
 
         (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
             state.params
         )
         updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
+        change = state.step // optimizer.accumulation
         scalars = {
             "loss": loss,
             **terms,
-            **{f"learning_rate_{group}": rate(state.step) for group, rate in rates.items()},
+            **{f"learning_rate_{group}": rate(change) for group, rate in rates.items()},
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
         }
+        params = optax.apply_updates(state.params, updates)
+        latest = {"params": params, "batch_stats": batch_stats}
         next_state = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             validation_stats=state.validation_stats,
+            average=states.moving_average(state.average, latest, optimizer.ema_decay, state.step),
         )
         return next_state, {name: jnp.float32(value) for name, value in scalars.items()}
 

@@ -157,8 +157,11 @@ def initial_state(run: Run, compiled: Compiled) -> TrainState:
     """Return the state before the first step: random, or with weights from a file."""
     state = compiled.initial_state(run.constants)
     if source := run.config.init_from:
-        variables = models.load(run.config.model.name, state.variables, source)
-        state = dataclasses.replace(state, **variables)
+        model = run.config.model
+        source = models.find_weights(model.name, model.options, source)
+        variables = models.load(model.name, state.variables, source)
+        average = variables if state.average else {}
+        state = dataclasses.replace(state, **variables, average=average)
     return mesh.place(state, mesh.replicated(run.mesh))
 
 

@@ -130,10 +130,14 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def restore_variables(self, step: int) -> dict[str, Any]:
-        """Read a network's variables, whatever else the checkpoint holds, as NumPy arrays."""
+        """Read the variables to predict with, whatever else the checkpoint holds, as NumPy arrays.
+
+        They are the moving averages where the run kept them.
+        """
         saved = self.structure(step)
         state = self.restore(step, saved, meshes.make_mesh())
-        return {name: jax.device_get(state[name]) for name in ("params", "batch_stats")}
+        kept = state.get("average") or state
+        return {name: jax.device_get(kept[name]) for name in ("params", "batch_stats")}
 
     def _check_structure(self, step: int, target: Any) -> None:
         saved = {

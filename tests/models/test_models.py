@@ -32,6 +32,7 @@ NETWORKS = [
     ("tiulpin2018", {"patch": 49, "targets": ("kl", "kl0_vs_kl2"), "dropout": 0.0}),
     ("antony2017", {"targets": ("kl0_vs_kl2",)}),
     ("densenet", {"blocks": (1, 1, 2, 1), "targets": ("kl0_vs_kl2", "kl")}),
+    ("efficientnet", {"dropout": 0.5, "targets": ("kl",)}),
     ("vgg", {"depth": 11, "targets": ("kl0_vs_kl2",), "dtype": "bfloat16"}),
     ("resnext", {"hidden": 8, "dropout": 0.5, "targets": ("progression",)}),
     ("slice_sequence", {**SLICES, "dropout": 0.5, "remat": True, "dtype": "bfloat16"}),
@@ -78,7 +79,13 @@ def check_contract(model, shape, has_dropout):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
     # Compiling takes longer than all the rest, `init` longest; test_layers.py looks at its values.
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
+    # Signed kernels, since activations with an upper limit would all reach it.
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: rng.uniform(
+            -0.2 if path[-1].key == "kernel" else 0.01, 0.2, leaf.shape
+        ).astype("f4"),
+        shapes,
+    )
 
     @jit
     def train(params, key):
@@ -155,7 +162,13 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
     image = jnp.asarray(rng.normal(size=(2, *shape[1:])), jnp.float32)
     keypoints = jnp.asarray(rng.uniform(0, 64, (2, 74, 2)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.2, leaf.shape).astype("f4"), shapes)
+    # Signed kernels, since activations with an upper limit would all reach it.
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: rng.uniform(
+            -0.2 if path[-1].key == "kernel" else 0.01, 0.2, leaf.shape
+        ).astype("f4"),
+        shapes,
+    )
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def see(variables):

@@ -60,7 +60,7 @@ def test_augmentation_is_drawn_anew_each_step(experiment):
     rests = dataclasses.replace(experiment.config.optimizer, learning_rate=0.0)
     config = dataclasses.replace(experiment.config, optimizer=rests)
     experiment = dataclasses.replace(
-        experiment, config=config, optimizer=states.make_optimizer(rests, 10.0)
+        experiment, config=config, optimizer=states.make_optimizer(rests, 10.0, 1)
     )
     step, batch = make_step(experiment), first_batch(experiment)
 
