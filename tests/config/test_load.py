@@ -106,6 +106,23 @@ TOGETHER = {
         {"input.volume": (8, 8, 8)},
         "reads images, and config.input has a volume",
     ),
+    "mirrored knees without one of a pair": (
+        {
+            "targets": ("kl", "jsm"),
+            "augmentation.mirror": 0.5,
+            "task.coherence.weight": 0.0,
+        },
+        "jsm is jsl in a mirrored knee, which is not among config.targets",
+    ),
+    "mirrored images and landmarks": (
+        {"augmentation.mirror": 0.5},
+        "augmentation.mirror: changes images and not the landmarks",
+    ),
+    "mixed images and landmarks": ({"mixing.mixup": 0.2}, "mixing.mixup: changes images"),
+    "averaged views and landmarks": (
+        {"evaluation.mirror": True},
+        "evaluation.mirror, scales or shift: changes images",
+    ),
     "no labelled knee in a batch": (
         {"data.unlabelled": "fixed", "data.unlabelled_share": 0.99},
         "leaves no labelled knee in a batch of 16",

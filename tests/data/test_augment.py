@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from knee_jax import targets
 from knee_jax.config import fields, load
 from knee_jax.config.schema import Input
 from knee_jax.data import augment
 from knee_jax.data.augment import Affine, RandomCrop
 from knee_jax.errors import UserError
 from knee_jax.models.keypoint_pooling import bilinear_pool
+from knee_jax.targets.grades import GRADES
 
 PAPER = Affine(translation=10 / 320, rotation=5.0, scale=(0.95, 1.05))
 STRONG = Affine(
@@ -568,3 +570,45 @@ def test_standardised_images_do_not_know_their_exposure():
     gain = jnp.array([0.2, 1.0, 7.0]).reshape(3, 1, 1, 1)
     np.testing.assert_allclose(augment.standardise(gain * image - 3), once, atol=1e-4)
     assert not augment.standardise(jnp.full((1, 4, 4, 1), 0.7)).any()
+
+
+# ---- Erasing and mirroring ----
+
+
+def test_erased_rectangles_have_their_sizes_and_their_probability():
+    image = jnp.asarray(np.random.default_rng(0).random((40, 40)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 400)
+    found = jax.jit(jax.vmap(lambda key: augment.erase(image, key, 0.5)))(keys)
+    changed = np.asarray(found != image)
+    happened = changed.any((1, 2))
+    assert happened.mean() == pytest.approx(0.5, abs=0.08)
+    shares = changed[happened].mean((1, 2))
+    assert shares.min() > 0.01
+    assert shares.max() < 0.24
+    for one, mask in zip(np.asarray(found)[happened], changed[happened], strict=True):
+        np.testing.assert_array_equal(mask, mask.any(1)[:, None] & mask.any(0))
+        np.testing.assert_allclose(one[mask], float(image.mean()), rtol=1e-5)
+
+
+def test_mirrored_knees_are_the_mirrored_images_of_the_others():
+    plain, mirroring = Affine(), Affine(mirror=0.5)
+    batch, key = make_batch(size=64), jax.random.key(3)
+    images, _ = compiled_inputs(plain)(batch, key)
+    found, _ = compiled_inputs(mirroring)(batch, key)
+    mirrored = np.asarray(augment.are_mirrored(mirroring, key, 64))
+    assert 0.3 < mirrored.mean() < 0.7
+    np.testing.assert_array_equal(found[~mirrored], images[~mirrored])
+    np.testing.assert_array_equal(found[mirrored], np.asarray(images)[mirrored][:, :, ::-1])
+    assert augment.are_mirrored(plain, key, 64) is None
+    evaluated, _ = compiled_inputs(mirroring, train=False)(batch, key)
+    np.testing.assert_array_equal(evaluated, compiled_inputs(plain, train=False)(batch, key)[0])
+
+
+def test_lateral_and_medial_labels_of_mirrored_knees_are_exchanged():
+    grades = targets.get_all(GRADES)
+    labels = {grade: jnp.array([10 * i, 10 * i + 1]) for i, grade in enumerate(GRADES)}
+    found = augment.mirror_labels(labels, grades, jnp.array([True, False]))
+    opposite = {"kl": "kl", "osfl": "osfm", "ostl": "ostm", "jsl": "jsm"}
+    opposite |= {b: a for a, b in opposite.items()}
+    for grade in GRADES:
+        assert found[grade].tolist() == [labels[opposite[grade]][0], labels[grade][1]]

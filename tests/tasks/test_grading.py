@@ -379,3 +379,34 @@ def test_a_measured_value_is_selected_by_its_error():
     assert table["jsw_medial_pred"].tolist() == [5.5, 1.0, 2.0]
     assert table["kl_baseline"].tolist() == [0, 0, 0]
     assert task.score(table) == pytest.approx(-0.5)
+
+
+def test_label_smoothing_equals_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    outputs, batch = random_case()
+    task = make(("kl",), class_weights="none", label_smoothing=0.1)
+    labels = np.where(batch["mask"], batch["grades"][:, 0], MISSING)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(outputs["kl"], dtype=torch.float64),
+        torch.tensor(labels).long(),
+        ignore_index=MISSING,
+        label_smoothing=0.1,
+    )
+    assert float(loss_of(task, outputs, batch)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_ordinal_loss_penalises_probability_by_its_distance():
+    outputs, batch = random_case()
+    total, number = 0.0, 0
+    penalties = [0, 4, 6, 8, 10]
+    for logits, label, counts in zip(outputs["kl"], batch["grades"][:, 0], batch["mask"]):
+        if not counts or label == MISSING:
+            continue
+        number += 1
+        p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        total += sum((penalties[abs(k - label)] * p[k]) ** 2 for k in range(5))
+    only = make(("kl",), classification_weight=0.0, ordinal_weight=1.0)
+    assert float(loss_of(only, outputs, batch)) == pytest.approx(total / number, rel=1e-5)
+    plain = float(loss_of(make(("kl",)), outputs, batch))
+    both = float(loss_of(make(("kl",), ordinal_weight=0.5), outputs, batch))
+    assert both == pytest.approx(plain + 0.5 * total / number, rel=1e-5)

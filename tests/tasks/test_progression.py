@@ -228,3 +228,14 @@ def test_what_has_no_meaning_is_named(fields, message):
 def test_what_tasks_share_is_no_task():
     with pytest.raises(UserError, match=r"choose from early_detection, grading, progression$"):
         tasks.find("one_target")
+
+
+def test_label_smoothing_gives_every_class_its_own_focal_loss():
+    log_p = jax.nn.log_softmax(jnp.array([[2.0, -1.0, 0.5], [0.0, 0.3, 0.1]]))
+    classes = jnp.array([0, 2])
+    of_each = np.stack(
+        [np.asarray(focal_loss(log_p, jnp.full(2, c), 2.0)) for c in range(3)], axis=1
+    )
+    expected = 0.9 * of_each[[0, 1], [0, 2]] + 0.1 * of_each.mean(1)
+    smoothed = focal_loss(log_p, classes, 2.0, 0.1)
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-6)

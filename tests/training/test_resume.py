@@ -13,7 +13,15 @@ from tests.commands import REPOSITORY, command, run_well, train_flags
 
 pytestmark = pytest.mark.slow
 
-CHANGES = ("--config.epochs=4", "--config.checkpoint_every=3", "--config.log_every=1")
+CHANGES = (
+    "--config.epochs=4",
+    "--config.checkpoint_every=3",
+    "--config.log_every=1",
+    # More that has to be saved.
+    "--config.optimizer.ema_decay=0.9",
+    "--config.optimizer.accumulation=2",
+    "--config.optimizer.schedule=one_cycle",
+)
 NUM_KILLS = 6
 
 

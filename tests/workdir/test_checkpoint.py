@@ -121,3 +121,18 @@ def test_later_checkpoints_are_deleted(tmp_path):
         checkpoints.delete_after(2)
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.steps() == {1, 2}
+
+
+def test_moving_averages_are_restored_and_are_what_predicts(tmp_path):
+    made = {
+        "params": {"w": jnp.arange(3.0)},
+        "batch_stats": {"m": jnp.zeros(2)},
+        "average": {"params": {"w": jnp.full(3, 7.0)}, "batch_stats": {"m": jnp.ones(2)}},
+    }
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, made, 0.5)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        found = checkpoints.restore_variables(1)
+        restored = checkpoints.restore(1, made, make_mesh())
+    jax.tree.map(np.testing.assert_array_equal, found, made["average"])
+    jax.tree.map(np.testing.assert_array_equal, restored, made)
