@@ -99,6 +99,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         inventories: Folder of the cache of raw files' headers (`knee_jax.ingest.headers`); None:
             headers are not cached.
         has_read_manual_dir: Whether the builder has used `manual_dir`.
+        spacing_mm: Pixel size of films whose headers tell none, mm; None: they are excluded.
     """
 
     unit: str = "film"
@@ -111,6 +112,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     manual_dir: pathlib.Path | None = None
     inventories: pathlib.Path | None = None
     has_read_manual_dir: bool = False
+    spacing_mm: float | None = None
 
     def __init__(self, **kwargs):
         super().__init__(file_format="array_record", **kwargs)

@@ -29,6 +29,7 @@ def prepare(
     workers: int | None = None,
     *,
     file_timeout: float | None = None,
+    spacing_mm: float | None = None,
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
 ) -> pathlib.Path:
@@ -43,6 +44,7 @@ def prepare(
         workers: Number of processes; None: one per core. The set does not depend on it.
         file_timeout: Seconds after which a file is given up and its knees are excluded as
             `timed_out`; None: default of the builder.
+        spacing_mm: Pixel size of films whose headers tell none, mm; None: they are excluded.
         beam_runner: Runner of Apache Beam that does the work instead of `workers`.
         beam_options: Flags of the runner.
 
@@ -82,6 +84,7 @@ def prepare(
             builder.workers = workers or _num_cores()
             if file_timeout is not None:
                 builder.file_timeout = file_timeout
+            builder.spacing_mm = spacing_mm
             builder.beam_runner, builder.beam_options = beam_runner, beam_options
             _download_and_prepare(builder)
             if raw and builder.has_read_manual_dir:

@@ -110,7 +110,12 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
         """Plan one job per film of a study tree."""
         config = self.builder_config
         jobs, exclusions, notes = plan_study(
-            root, self.cohort, config.roi, self.study, config.rules, loader
+            root,
+            self.cohort,
+            config.roi,
+            self.study,
+            dataclasses.replace(config.rules, spacing_mm=self.spacing_mm),
+            loader,
         )
         subjects = enrolment.LOADERS[self.study](root / "tables")
         return IngestPlan({"study": jobs}, exclusions, notes, subjects)

@@ -79,13 +79,13 @@ class ShardReport:
         fingerprint: Fingerprint of the jobs and of the files that they read.
         kept: Rows of the index (`report.index_row`), in record order.
         exclusions: Excluded knees in the order of the jobs.
-        notes: Names of notes in the order of the jobs.
+        notes: Notes in the order of the jobs.
     """
 
     fingerprint: str
     kept: list[dict[str, Any]]
     exclusions: list[Exclusion]
-    notes: list[str]
+    notes: list[Note]
 
 
 def make_shards(folder: pathlib.Path, split: str, jobs: Sequence[Job], size: int) -> list[Shard]:
@@ -105,10 +105,11 @@ def read_report(shard: Shard) -> ShardReport | None:
             return None
         if _num_records(shard.records) != len(found["kept"]):
             return None
-    except (OSError, ValueError, KeyError):
+        exclusions = [Exclusion(**knee) for knee in found["exclusions"]]
+        notes = [Note(**note) for note in found["notes"]]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    exclusions = [Exclusion(**knee) for knee in found["exclusions"]]
-    return ShardReport(found["fingerprint"], found["kept"], exclusions, found["notes"])
+    return ShardReport(found["fingerprint"], found["kept"], exclusions, notes)
 
 
 def write_shards(
@@ -206,7 +207,7 @@ def _write_shard(
                 if isinstance(knee, Exclusion):
                     report.exclusions.append(without_dates(knee))
                 elif isinstance(knee, Note):
-                    report.notes.append(knee.name)
+                    report.notes.append(dataclasses.replace(knee, source=mask_dates(knee.source)))
                 else:
                     example = knee | {"source": mask_dates(knee["source"])}
                     report.kept.append(index_row(example, record_format.label_columns))

@@ -18,6 +18,7 @@ if _CACHE not in os.environ:
 
 REPOSITORY = Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
+CASES = REPOSITORY.parent / "shared" / "cases"
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,13 @@ def define_flags() -> None:
         "Seconds after which a file is given up; default: two minutes.",
         lower_bound=0.1,
     )
+    flags.DEFINE_float(
+        "spacing",
+        None,
+        "Pixel size of films whose headers tell none, mm; default: they are excluded.",
+        lower_bound=0.02,
+        upper_bound=1.0,
+    )
     flags.DEFINE_string(
         "beam_runner", None, "Runner of Apache Beam that works instead of --workers: DirectRunner."
     )
@@ -66,6 +73,7 @@ def main(_: list[str]) -> None:
         options.manual_dir,
         options.workers,
         file_timeout=options.file_timeout,
+        spacing_mm=options.spacing,
         beam_runner=options.beam_runner,
         beam_options=options.beam_options,
     )

@@ -25,10 +25,11 @@ import cv2
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest import png, progression
+from knee_jax.ingest import png, polarity, progression
+from knee_jax.ingest.dicom import NOTES
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.inventory import UNREAD, Reading
-from knee_jax.ingest.report import Example, Exclusion, Label, example
+from knee_jax.ingest.report import Example, Exclusion, Label, Note, example
 from knee_jax.targets.grades import GRADES
 
 
@@ -153,7 +154,7 @@ class CropFile:
 
 @dataclasses.dataclass(frozen=True)
 class CropJob:
-    """Job that reads one crop and returns a list of one example, or of one excluded knee.
+    """Job that reads one crop and returns one example or one excluded knee, and any note.
 
     Attributes:
         root: Folder that the crop's path is relative to.
@@ -165,7 +166,7 @@ class CropJob:
     file: CropFile
     region: Region
 
-    def __call__(self) -> list[Example | Exclusion]:
+    def __call__(self) -> list[Example | Exclusion | Note]:
         """Read the crop."""
         file = self.file
         if file.reading.unusable:
@@ -174,6 +175,10 @@ class CropJob:
             image = read_crop(self.root / file.source, file.side, self.region)
         except UnusableKnee as error:
             return self.exclude(error.reason, error.detail)
+        notes: list[Example | Exclusion | Note] = []
+        if polarity.brightness_of_bone(image) < -polarity.DECIDED:
+            name = "bones_look_dark"
+            notes.append(Note(file.subject, file.visit, file.source, name, NOTES[name]))
         return [
             example(
                 image,
@@ -186,10 +191,11 @@ class CropJob:
                 source=file.source,
                 spacing_mm=self.region.spacing_mm,
                 labels=file.labels,
-            )
+            ),
+            *notes,
         ]
 
-    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion]:
+    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion | Note]:
         """Return the knee as excluded."""
         file = self.file
         return [Exclusion(file.subject, file.side, file.visit, file.source, reason, detail)]

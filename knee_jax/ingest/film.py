@@ -63,13 +63,17 @@ def cut_roi(
     return image, keypoints
 
 
-def intensity_window(pixels: np.ndarray) -> tuple[float, float]:
+def intensity_window(pixels: np.ndarray, padding: np.ndarray | None = None) -> tuple[float, float]:
     """Return percentiles 5 and 99 of the whole film, as published.
+
+    Args:
+        pixels: Grey values [H, W].
+        padding: Pixels that are none of the film, bool [H, W]; None: there are none.
 
     Raises:
         UnusableKnee: flat_image, if the two are equal.
     """
-    low, high = np.percentile(pixels, PERCENTILES)
+    low, high = np.percentile(pixels if padding is None else pixels[~padding], PERCENTILES)
     if not low < high:
         raise UnusableKnee("flat_image", f"percentiles {PERCENTILES} are both {low:g}")
     return float(low), float(high)

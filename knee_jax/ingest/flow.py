@@ -75,6 +75,7 @@ STAGES = {
         "oblique",
         "out_of_memory",
         "side_mismatch",
+        "stream_contradicts",
         "timed_out",
         "too_few_slices",
         "too_large",

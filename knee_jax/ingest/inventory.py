@@ -32,6 +32,7 @@ class Rules:
         crop_spacing_mm: Pixel size of ready crops, mm.
         check_subject: Whether to exclude a file whose header has another subject id, of the study's
             form, than its path; False if ids were replaced.
+        spacing_mm: Pixel size of films whose headers tell none, mm; None: they are unusable.
     """
 
     rounding: str = "floor"
@@ -41,6 +42,7 @@ class Rules:
     landmarks: str = "bonefinder"
     crop_spacing_mm: float = 0.2
     check_subject: bool = True
+    spacing_mm: float | None = None
 
 
 DEFAULT_RULES = Rules()

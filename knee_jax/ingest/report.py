@@ -50,9 +50,21 @@ class Exclusion:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Remark on a file that excludes no knee, counted by name in `ingest_report.json`."""
+    """Remark on a file that excludes no knee: a row of `notes.csv`.
 
-    name: str
+    Attributes:
+        subject: Subject id in the study.
+        visit: Months since baseline.
+        source: File, relative to the study's root.
+        note: Short fixed name, by which `ingest_report.json` counts.
+        meaning: What was strange about the file, and what was done.
+    """
+
+    subject: str
+    visit: int
+    source: str
+    note: str
+    meaning: str
 
 
 def example(
@@ -144,6 +156,13 @@ def without_dates(knee: Exclusion) -> Exclusion:
     return dataclasses.replace(knee, source=source, detail=detail)
 
 
+def _write_rows(path: pathlib.Path, kind: type, rows: Iterable[Any]) -> None:
+    """Write dataclasses of one kind as a table."""
+    columns = [field.name for field in dataclasses.fields(kind)]
+    table = pd.DataFrame([dataclasses.astuple(row) for row in rows], columns=columns)
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
 def index_row(knee: Example, label_columns: Iterable[str] = ()) -> dict[str, Any]:
     """Make the knee's row of the index, of JSON values, without the number of the record.
 
@@ -193,6 +212,7 @@ class IngestReport:
         self.kept: dict[str, list[dict]] = {}
         self.exclusions = list(map(without_dates, exclusions))
         self.notes = dict(notes or {})
+        self.of_files: list[Note] = []
         self.subjects = subjects
         self.label_columns = tuple(label_columns)
 
@@ -201,14 +221,15 @@ class IngestReport:
         split: str,
         kept: Iterable[dict[str, Any]],
         exclusions: Iterable[Exclusion],
-        notes: Iterable[str] = (),
+        notes: Iterable[Note] = (),
     ) -> None:
         """Add the next records of a split, as rows of `index_row`, its exclusions and notes."""
         rows = self.kept.setdefault(split, [])
         rows += ({"split": split, "record": n} | row for n, row in enumerate(kept, len(rows)))
         self.exclusions += exclusions
-        for name in notes:
-            self.notes[name] = self.notes.get(name, 0) + 1
+        for note in notes:
+            self.of_files.append(note)
+            self.notes[note.note] = self.notes.get(note.note, 0) + 1
 
     def reasons(self) -> dict[str, int]:
         """Count the excluded knees by reason, the most frequent reason first."""
@@ -216,7 +237,7 @@ class IngestReport:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def write(self, folder: pathlib.Path) -> None:
-        """Write `index.csv`, `exclusions.csv`, `flow.csv` and `ingest_report.json` into `folder`.
+        """Write `index.csv`, `exclusions.csv`, `notes.csv`, `flow.csv` and `ingest_report.json`.
 
         If the subjects are known, also write `subjects.csv`, with one row per kept subject.
         """
@@ -228,11 +249,8 @@ class IngestReport:
             subjects = kept.merge(self.subjects, how="left", on="subject", validate="1:1")
             path = folder / "subjects.csv"
             subjects.to_csv(path, index=False, float_format="%g", lineterminator="\n")
-        columns = [field.name for field in dataclasses.fields(Exclusion)]
-        exclusions = pd.DataFrame(
-            [dataclasses.astuple(k) for k in self.exclusions], columns=columns
-        )
-        exclusions.to_csv(folder / "exclusions.csv", index=False, lineterminator="\n")
+        _write_rows(folder / "exclusions.csv", Exclusion, self.exclusions)
+        _write_rows(folder / "notes.csv", Note, self.of_files)
         flow.flow(len(rows), self.reasons()).to_csv(
             folder / "flow.csv", index=False, lineterminator="\n"
         )

@@ -14,7 +14,7 @@ import pathlib
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def read_volume(path: pathlib.Path, side: str | None = None, subject: str | None
     try:
         files = slice_files(path)
     except OSError as error:
-        raise UnusableKnee("unreadable", error.strerror or str(error)) from error
+        raise UnusableKnee("unreadable", error.strerror or "it cannot be read") from error
     return read_series(files, side, subject)
 
 
@@ -84,7 +84,7 @@ def read_series(
     volume's maximum - value).
 
     Args:
-        files: Files, one per slice.
+        files: Files, one per slice, or enhanced ones of many slices.
         side: 'L' or 'R'; None: from the word LEFT or RIGHT in SeriesDescription (SAG_3D_DESS_LEFT),
             otherwise from Laterality.
         subject: Id of the subject of the slices; None: not checked.
@@ -97,7 +97,7 @@ def read_series(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        slices = [_Slice.read(file) for file in files]
+        slices = [each for file in files for each in _Slice.read(file)]
         if len(slices) < 2:
             raise UnusableKnee("too_few_slices", f"{len(slices)} files in the series")
         _check_alike(slices)
@@ -143,9 +143,9 @@ def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
         nibabel.spatialimages.HeaderDataError,
         gzip.BadGzipFile,
     ) as error:
-        raise UnusableKnee("not_nifti", dicom.kind(error)) from error
+        raise UnusableKnee("not_nifti", "its header is none of NIfTI, or damaged") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnusableKnee("unreadable", dicom.kind(error)) from error
+        raise UnusableKnee("unreadable", "it ends early, or is damaged") from error
     if voxels.ndim != 3 or min(voxels.shape) < 2:
         raise UnusableKnee("not_a_volume", f"its shape is {voxels.shape}")
     if voxels.dtype.kind not in "iuf":
@@ -175,24 +175,36 @@ class _Slice:
     right: np.ndarray  # Along a row of the image.
     down: np.ndarray  # Along a column.
     spacing_mm: tuple[float, float]
+    frame: int = 0
 
     @classmethod
-    def read(cls, path: pathlib.Path) -> "_Slice":
+    def read(cls, path: pathlib.Path) -> "list[_Slice]":
+        """Read the slices of a file: one, or the frames of an enhanced file."""
         try:
             header = dicom.read_header(path)
-            dicom.check_image(header, MODALITIES)
-            position = _vector(header, "ImagePositionPatient", 3)
-            right, down = _vector(header, "ImageOrientationPatient", 6).reshape(2, 3)
-            if not np.allclose([right @ right, down @ down, right @ down], [1, 1, 0], atol=1e-2):
-                detail = f"{right.tolist()} and {down.tolist()} are not two right-angled units"
-                raise UnusableKnee("no_position", f"ImageOrientationPatient: {detail}")
-            if not dicom.value(header, "PixelSpacing"):
-                raise UnusableKnee("no_spacing", "no PixelSpacing")
-            rows, columns = _vector(header, "PixelSpacing", 2, "bad_spacing").tolist()
-            _check_spacing((rows, columns))
+            dicom.check_image(header, MODALITIES, frames=True)
+            number = dicom.integer(header, "NumberOfFrames", 1)
+            if number == 1:
+                return [cls._of(header, path.name, 0)]
+            frames = _frames(header, number)
+            return [
+                cls._of(each, f"{path.name}, frame {n + 1}", n) for n, each in enumerate(frames)
+            ]
         except UnusableKnee as error:
             raise _in_file(path.name, error) from error
-        return cls(header, path.name, position, right, down, (rows, columns))
+
+    @classmethod
+    def _of(cls, header: pydicom.Dataset, name: str, frame: int) -> "_Slice":
+        position = _vector(header, "ImagePositionPatient", 3)
+        right, down = _vector(header, "ImageOrientationPatient", 6).reshape(2, 3)
+        if not np.allclose([right @ right, down @ down, right @ down], [1, 1, 0], atol=1e-2):
+            detail = f"{right.tolist()} and {down.tolist()} are not two right-angled units"
+            raise UnusableKnee("no_position", f"ImageOrientationPatient: {detail}")
+        if not dicom.value(header, "PixelSpacing"):
+            raise UnusableKnee("no_spacing", "no PixelSpacing")
+        rows, columns = _vector(header, "PixelSpacing", 2, "bad_spacing").tolist()
+        _check_spacing((rows, columns))
+        return cls(header, name, position, right, down, (rows, columns), frame)
 
     @property
     def normal(self) -> np.ndarray:
@@ -216,12 +228,48 @@ class _Slice:
 
     def pixels(self) -> np.ndarray:
         try:
-            values = dicom.rescale(self.header, dicom.decode(self.header))
+            stored, _ = dicom.decode(self.header, self.frame)
+            values = dicom.rescale(self.header, stored)
         except UnusableKnee as error:
             raise _in_file(self.name, error) from error
         # Half the memory of a rescale's float64, and the machine's own byte order.
         wanted = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
         return values.astype(wanted, copy=False)
+
+
+_GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+}
+"""Elements that an enhanced file tells of its frames, and the groups that hold them."""
+
+
+def _frames(header: pydicom.Dataset, number: int) -> Iterator[pydicom.Dataset]:
+    """Yield the header of each frame of an enhanced file, as if it were a file of its own.
+
+    Raises:
+        UnusableKnee: multi_frame, if the file does not tell of its frames.
+    """
+    shared = dicom.value(header, "SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    of_frames = dicom.value(header, "PerFrameFunctionalGroupsSequence") or []
+    if len(of_frames) != number:
+        detail = (
+            f"{number} frames, and the places of {len(of_frames)}; export a file for each slice"
+        )
+        raise UnusableKnee("multi_frame", detail)
+    for own in of_frames:
+        frame = pydicom.Dataset()
+        frame.update(header)
+        frame.file_meta = header.file_meta
+        for name, keywords in _GROUPS.items():
+            groups = dicom.value(own, name) or dicom.value(shared[0], name) or [pydicom.Dataset()]
+            for keyword in keywords:
+                told = dicom.value(groups[0], keyword)
+                if told is not None:
+                    setattr(frame, keyword, told)
+        yield frame
 
 
 def _in_file(name: str, error: UnusableKnee) -> UnusableKnee:
@@ -234,7 +282,7 @@ def _vector(
     try:
         values = np.array([float(number) for number in dicom.value(header, keyword) or ()])
     except (TypeError, ValueError) as error:
-        raise UnusableKnee("corrupt_header", f"{keyword}: {dicom.kind(error)}") from error
+        raise UnusableKnee("corrupt_header", f"{keyword} is no list of numbers") from error
     if len(values) != length or not np.isfinite(values).all():
         raise UnusableKnee(reason, f"{keyword} is {values.tolist()}, not {length} numbers")
     return values

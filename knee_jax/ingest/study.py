@@ -50,6 +50,7 @@ class FilmFile:
         labels: Further labels of the knees, by side and then by column name.
         locations: Positions of the knees, by side; None: they are in `.pts` files.
         check_subject: Whether to compare subject ids; see `inventory.Rules.check_subject`.
+        spacing_mm: Pixel size if the film tells none, mm; see `inventory.Rules.spacing_mm`.
     """
 
     subject: str
@@ -62,6 +63,7 @@ class FilmFile:
     labels: dict[str, dict[str, np.float32]] = dataclasses.field(default_factory=dict)
     locations: KneeLocations | None = None
     check_subject: bool = True
+    spacing_mm: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,10 @@ class FilmJob:
         """Read the film."""
         try:
             subject = self.file.subject if self.file.check_subject else None
-            radiograph = dicom.read_film(self.root / self.file.source, subject)
-            window = film.intensity_window(radiograph.pixels)
+            radiograph = dicom.read_film(
+                self.root / self.file.source, subject, self.file.spacing_mm
+            )
+            window = film.intensity_window(radiograph.pixels, radiograph.padding)
         except UnusableKnee as error:
             return self.exclude(error.reason, error.detail)
         located = _locate(self.root, self.file, radiograph)
@@ -95,7 +99,13 @@ class FilmJob:
             else:
                 image, keypoints = film.cut_roi(radiograph, window, points, side, self.roi)
                 knees.append(_example(self.file, side, image, self.roi, keypoints))
-        return knees + [Note(name) for name in radiograph.contradictions]
+        return knees + [self._note(name) for name in radiograph.notes]
+
+    def _note(self, name: str) -> Note:
+        meaning = dicom.NOTES[name]
+        if name == "spacing_given":
+            meaning = f"{meaning}: {self.file.spacing_mm:g} mm"
+        return Note(self.file.subject, self.file.visit, self.file.masked_source, name, meaning)
 
     def exclude(self, reason: str, detail: str) -> list[Example | Exclusion | Note]:
         """Return all knees of the film as excluded."""
@@ -222,6 +232,7 @@ def _plan_films(
             _labels(inventory, subject, sides, visit),
             found,
             rules.check_subject,
+            rules.spacing_mm,
         )
         jobs.append(FilmJob(root, file, roi))
         detail = f"{masked_source} is the film of this visit"

@@ -62,7 +62,7 @@ def walk(
                     key=lambda entry: (entry.is_symlink(), entry.name),
                 )
         except OSError as error:
-            tree.unreadable[folder] = error.strerror or str(error)
+            tree.unreadable[folder] = error.strerror or "it cannot be read"
             continue
         folders, files = _sort_out(shown, tree.notes)
         tree.files[folder] = sorted(files)

@@ -1,9 +1,10 @@
 """Films and MR series as DICOM files, in the dialects of several machines."""
 
 import dataclasses
+import struct
 from pathlib import Path
 
-import gdcm
+import imagecodecs
 import numpy as np
 import pydicom
 import pydicom.encaps
@@ -21,14 +22,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-_GDCM = gdcm.TransferSyntax
-_ENCODED = {
-    JPEGLosslessSV1: _GDCM.JPEGLosslessProcess14_1,
-    JPEGLSLossless: _GDCM.JPEGLSLossless,
-    JPEG2000Lossless: _GDCM.JPEG2000Lossless,
-    RLELossless: _GDCM.RLELossless,
-}
-SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, *_ENCODED)
+_COMPRESSED = (JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless)
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, *_COMPRESSED)
 """Transfer syntaxes that the phantom writes, all lossless."""
 SHARES = (0.6, 0.14, 0.1, 0.08, 0.02, 0.06)
 """Probabilities of these syntaxes: JPEG 2000 takes seconds per film."""
@@ -89,8 +84,8 @@ def write_film(path: Path, film: np.ndarray, header: Header) -> None:
     ds.BitsStored, ds.HighBit = header.bits, header.bits - 1
     ds.WindowCenter, ds.WindowWidth = (top + 1) // 2, top + 1
 
-    if header.syntax in _ENCODED:
-        frame = _encode(counts, header.bits, _ENCODED[header.syntax])
+    if header.syntax in _COMPRESSED:
+        frame = _encode(counts, header.bits, header.syntax)
         ds.PixelData = pydicom.encaps.encapsulate([frame])
         ds["PixelData"].VR = "OB"
         ds.file_meta.TransferSyntaxUID = header.syntax
@@ -181,28 +176,28 @@ def _dataset(
     return ds
 
 
-def _encode(counts: np.ndarray, bits: int, syntax: int) -> bytes:
-    """Compress uint16 counts [rows, columns] with gdcm: pydicom cannot encode JPEG Lossless."""
-    writer = gdcm.ImageWriter()  # It owns the image.
-    image = writer.GetImage()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((counts.shape[1], counts.shape[0], 1))
-    image.SetPhotometricInterpretation(
-        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
-    )
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, 0))
-    image.SetTransferSyntax(gdcm.TransferSyntax(_GDCM.ImplicitVRLittleEndian))
-    pixels = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    pixels.SetByteStringValue(counts.tobytes())
-    image.SetDataElement(pixels)
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-    change.SetInput(image)
-    if not change.Change():
-        raise RuntimeError(f"gdcm cannot encode {counts.shape} pixels as {syntax}")
-    fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
-    # SWIG passes the bytes as a str.
-    return b"".join(
-        fragments.GetFragment(i).GetByteValue().GetBuffer().encode("utf-8", "surrogateescape")
-        for i in range(fragments.GetNumberOfFragments())
-    )
+def _encode(counts: np.ndarray, bits: int, syntax: UID) -> bytes:
+    """Compress uint16 counts [rows, columns]."""
+    if syntax == JPEGLosslessSV1:
+        return bytes(
+            imagecodecs.jpeg8_encode(counts, lossless=True, predictor=1, bitspersample=bits)
+        )
+    if syntax == JPEGLSLossless:
+        return bytes(imagecodecs.jpegls_encode(counts))
+    if syntax == JPEG2000Lossless:
+        return bytes(
+            imagecodecs.jpeg2k_encode(
+                counts, level=0, codecformat="j2k", reversible=True, bitspersample=bits
+            )
+        )
+    return _encode_rle(counts)
+
+
+def _encode_rle(counts: np.ndarray) -> bytes:
+    """Compress as DICOM PS3.5 G: the planes of high and low bytes, by PackBits, row by row."""
+    planes = []
+    for plane in (counts >> 8, counts & 255):
+        packed = imagecodecs.packbits_encode(np.ascontiguousarray(plane, np.uint8), axis=-1)
+        planes.append(packed + b"\0" * (len(packed) % 2))
+    places = [64, 64 + len(planes[0])]
+    return struct.pack("<16I", len(planes), *places, *[0] * 13) + b"".join(planes)

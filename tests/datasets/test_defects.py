@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from pydicom.uid import JPEGExtended12Bit
+from pydicom.uid import MPEG2MPML
 
 from knee_jax.datasets.prepare import prepare
 from knee_jax.ingest import readings
@@ -77,7 +77,8 @@ def set_tags(**tags):
 def colour(film):
     film.SamplesPerPixel, film.PhotometricInterpretation, film.PlanarConfiguration = 3, "RGB", 0
     film.BitsAllocated, film.BitsStored, film.HighBit = 8, 8, 7
-    film.PixelData = bytes(3 * film.Rows * film.Columns + (3 * film.Rows * film.Columns) % 2)
+    samples = np.arange(3 * film.Rows * film.Columns + (3 * film.Rows * film.Columns) % 2)
+    film.PixelData = samples.astype(np.uint8).tobytes()
 
 
 def flat(film):
@@ -88,7 +89,7 @@ def strange_syntax(place):
     film = uncompressed(place.film)
     film.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
     film["PixelData"].is_undefined_length = True
-    film.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    film.file_meta.TransferSyntaxUID = MPEG2MPML
     film.save_as(place.film, enforce_file_format=True)
 
 

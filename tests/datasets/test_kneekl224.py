@@ -192,3 +192,18 @@ def test_progression_is_a_config_of_its_own(raw, tmp_path):
 def test_progression_without_a_table(raw, tmp_path):
     with pytest.raises(UserError, match="neither here nor beside this folder"):
         prepare("kneekl224/progression", tmp_path / "data", raw, workers=1)
+
+
+def test_negatives_are_listed(tmp_path):
+    raw = tmp_path / "raw"
+    x = np.linspace(-1, 1, 224)
+    knee = np.tile((200 - 150 * np.abs(x)).astype(np.uint8), (224, 1))
+    for name, image in {"1R": knee, "2R": 255 - knee}.items():
+        path = raw / "train/2" / f"900000{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), image)
+    folder = prepare("kneekl224", tmp_path / "data", raw, workers=1)
+    notes = pd.read_csv(folder / "notes.csv", dtype=str)
+    assert notes[["source", "note"]].values.tolist() == [
+        ["train/2/9000002R.png", "bones_look_dark"]
+    ]

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from knee_jax.datasets.prepare import prepare
@@ -91,3 +92,36 @@ def test_a_film_that_is_never_read_to_its_end(study, tmp_path, place):
     kept = pd.read_csv(folder / "index.csv", dtype={"subject": str})
     others = knees[knees["subject"] != subject]
     assert list(zip(kept["subject"], kept["side"])) == list(zip(others["subject"], others["side"]))
+
+
+def test_strange_films_are_listed(tmp_path):
+    """A film without a pixel size has the given one, and what was strange is in a table."""
+    root = tmp_path / "raw"
+    knees = write_study(root, num_subjects=3, visits=(0,), seed=3, rows=512, progress=False)
+    without, upside_down, _ = (root / source for source in knees["source"].unique())
+    spacing = change(without, ImagerPixelSpacing=None)
+    change(upside_down, PatientOrientation=["L", "H"])
+    folder = prepare("oai_xray", tmp_path / "a", root, workers=1)
+    excluded = pd.read_csv(folder / "exclusions.csv")
+    assert excluded["reason"].tolist() == ["no_spacing"] * 2
+    folder = prepare("oai_xray", tmp_path / "b", root, workers=1, spacing_mm=spacing)
+    assert not len(pd.read_csv(folder / "exclusions.csv"))
+    notes = pd.read_csv(folder / "notes.csv", dtype=str)
+    assert notes["note"].tolist() == ["spacing_given", "header_upside_down"]
+    assert notes["meaning"][0].endswith(f": {spacing:g} mm")
+    assert list(notes["subject"]) == list(knees["subject"].unique()[:2])
+    counts = json.loads((folder / "ingest_report.json").read_text())["notes"]
+    assert (counts["spacing_given"], counts["header_upside_down"]) == (1, 1)
+
+
+def change(path, **tags):
+    """Set tags of a film, or remove those of None; return its pixel size."""
+    film = pydicom.dcmread(path)
+    spacing = float(film.ImagerPixelSpacing[0])
+    for name, value in tags.items():
+        if value is None:
+            delattr(film, name)
+        else:
+            setattr(film, name, value)
+    film.save_as(path)
+    return spacing

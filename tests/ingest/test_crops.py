@@ -97,7 +97,7 @@ def test_cut_short(tmp_path, keep):
     [
         (IMAGE[:200], "wrong_size"),
         (IMAGE.astype(np.uint16) * 257, "wrong_size"),
-        (np.dstack([IMAGE] * 3), "colour_image"),
+        (np.dstack([IMAGE, IMAGE, IMAGE // 2]), "colour_image"),
     ],
 )
 def test_bad_image(tmp_path, image, reason):
@@ -223,6 +223,12 @@ class TestCropsOfAStudy:
         # Means end in quarters, and a half may be rounded either way.
         assert np.abs(found - expected).max() <= 0.5
 
+    def test_grey_in_three_channels(self, tmp_path):
+        channels = saved(tmp_path, np.dstack([LARGE] * 3))
+        found = read_crop(channels, "R", MiddleOfCrop(0.2, Roi()))
+        grey = read_crop(saved(tmp_path), "R", MiddleOfCrop(0.2, Roi()))
+        np.testing.assert_array_equal(found, grey)
+
     def test_middle_of_a_larger_canvas(self, tmp_path):
         canvas = np.pad(LARGE, ((10, 11), (20, 20)))
         found = read_crop(saved(tmp_path, canvas), "R", MiddleOfCrop(0.2, Roi()))
@@ -242,7 +248,7 @@ class TestCropsOfAStudy:
             ("wrong_size", LARGE[:699]),
             ("wrong_size", LARGE[:, 1:]),
             ("wrong_depth", LARGE.astype(np.uint16) * 257),
-            ("colour_image", np.repeat(LARGE[..., None], 3, axis=2)),
+            ("colour_image", np.dstack([LARGE, LARGE, LARGE // 2])),
         ],
     )
     def test_bad_image(self, tmp_path, reason, image):

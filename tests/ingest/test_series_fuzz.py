@@ -23,7 +23,7 @@ from knee_jax.ingest.series import Volume
 from knee_jax.ingest.volume import Preparation, VolumeFile, VolumeJob, prepare
 from knee_jax.phantom import dicom as phantom
 from tests.ingest.conftest import dataset, mr_slices
-from tests.ingest.test_dicom_fuzz import flip, mutate, start_of_pixels, with_tags
+from tests.ingest.test_dicom_fuzz import PYTHON_WORDS, flip, mutate, start_of_pixels, with_tags
 
 SHAPE, SPACING = (12, 16, 8), (0.5, 0.25, 3.0)
 PREPARATION = Preparation(SHAPE, border=2)
@@ -57,7 +57,7 @@ def written(film, syntax):
     if not little:
         film.PixelData = film.pixel_array.byteswap().tobytes()
     if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian:
-        frame = phantom._encode(film.pixel_array, 16, phantom._ENCODED[syntax])
+        frame = phantom._encode(film.pixel_array, 16, syntax)
         film.PixelData = pydicom.encaps.encapsulate([frame])
         film["PixelData"].VR = "OB"
     film.file_meta.TransferSyntaxUID = syntax
@@ -248,6 +248,7 @@ def check(found):
             assert knee.reason in REASONS, knee
             assert knee.detail
             assert "\n" not in knee.detail
+            assert not PYTHON_WORDS.search(knee.detail), knee
             reasons[knee.reason] += 1
         else:
             assert kind not in LOST, number
@@ -276,5 +277,4 @@ def test_thousands(originals, tmp_path):
     reasons = check(fuzz(tmp_path, originals, 3000))
     assert len(reasons) > 25
     assert not reasons["timed_out"]
-    # gdcm, as of films.
-    assert reasons["crashed_reader"] < 20
+    assert not reasons["crashed_reader"]

@@ -52,7 +52,7 @@ def ingest(root, kind, roi=None, layout="oai"):
     exclusions = {(knee.subject, knee.side): knee for knee in exclusions}
     for found in (found for job in jobs for found in job()):
         if isinstance(found, Note):
-            noted[found.name] = noted.get(found.name, 0) + 1
+            noted[found.note] = noted.get(found.note, 0) + 1
         elif isinstance(found, Exclusion):
             exclusions[found.subject, found.side] = found
         else:

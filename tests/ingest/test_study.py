@@ -106,7 +106,9 @@ def tag(name, value):
 
 
 def recolour(make, path):
-    make.write(path, make.dataset(np.zeros((400, 640, 3), np.uint8)))
+    make.write(
+        path, make.dataset(np.random.default_rng(0).integers(0, 256, (400, 640, 3), np.uint8))
+    )
 
 
 def flatten(make, path):
