@@ -18,6 +18,9 @@ def define_flags() -> None:
     """Define the flags."""
     flags.DEFINE_string("predictions", None, "Predictions table (CSV) of a run.", required=True)
     flags.DEFINE_string("readers", None, "CSV table with the readers' grades.", required=True)
+    flags.DEFINE_string(
+        "encoding", None, "Encoding of both tables; default: UTF-8, or by a table's mark."
+    )
     flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 
 
@@ -31,6 +34,7 @@ def main(_: list[str]) -> None:
     options, out = flags.FLAGS, Path(flags.FLAGS.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out}: is a file; name a folder")
-    study = read_study(options.readers, read_predictions(options.predictions))
+    predictions = read_predictions(options.predictions, options.encoding)
+    study = read_study(options.readers, predictions, options.encoding)
     print(write_readers(out, study, compare(study), bootstrap.describe()))
     print(f"\nin {out}: readers.txt, readers.csv, readers.html")

@@ -12,6 +12,7 @@ import re
 
 import pandas as pd
 
+from knee_jax import foreign_tables
 from knee_jax.errors import UserError
 from knee_jax.ingest.headers import Header
 
@@ -66,10 +67,7 @@ def _is_contents(path: pathlib.Path) -> bool:
 
 def _read(path: pathlib.Path) -> pd.DataFrame:
     """Read the columns folder, visit, subject, description and date, as text."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="latin-1")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a table with commas: {error}") from error
+    table = foreign_tables.read_table(path, fallback="latin-1").reset_index(drop=True)
     table.columns = table.columns.str.strip().str.lower()
     # A list of readings has visits, and no descriptions.
     wanted = ["folder", "studydate"]

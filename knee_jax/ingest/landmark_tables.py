@@ -26,13 +26,14 @@ Landmarks that a table does not have are NaN. A box gives landmark 55 only, and 
 rotated.
 """
 
-import csv
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
+from knee_jax import foreign_tables
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.ingest.inventory import SIDES
 from knee_jax.landmarks import FEMUR, NUM_LANDMARKS, PLATEAU_CENTRE, PRESETS, TIBIA
@@ -112,13 +113,13 @@ def read_locations(root: pathlib.Path, kind: str) -> dict[FilmKey, KneeLocations
     path = root / "tables" / f"{kind}.csv"
     lines: dict[tuple[FilmKey, str], int] = {}
     table: dict[FilmKey, KneeLocations] = {}
-    rows = csv.DictReader(_lines(path))
-    columns = [name.strip() for name in rows.fieldnames or ()]
-    rows.fieldnames = columns
+    rows = _read(path)
+    columns = list(rows.columns)
     name_film = _film_key(columns, path)
     parse_row = _row_parser(kind, columns, path)
-    for row in _rows(rows, path):
-        where = f"{path}, line {rows.line_num}"
+    for line, cells in zip(rows.index.tolist(), rows.to_numpy().tolist()):
+        row: dict[str, str] = dict(zip(columns, cells))
+        where = f"{path}, line {line}"
         side = row["side"].upper()
         if side not in SIDES:
             raise UserError(f"{where}: side {row['side']!r} is neither L nor R; correct it")
@@ -126,40 +127,25 @@ def read_locations(root: pathlib.Path, kind: str) -> dict[FilmKey, KneeLocations
         if not film or not film[0]:
             raise UserError(f"{where}: it names no film; fill it in, or delete the row")
         if earlier := lines.get((film, side)):
-            raise UserError(
-                f"{path}: lines {earlier} and {rows.line_num} are of the same knee; leave one"
-            )
-        lines[film, side] = rows.line_num
+            raise UserError(f"{path}: lines {earlier} and {line} are of the same knee; leave one")
+        lines[film, side] = line
         try:
             found: KneeLocation | UnusableKnee = parse_row(row)
         except UnusableKnee as error:
-            detail = f"{path.name}, line {rows.line_num}: {error.detail}"
+            detail = f"{path.name}, line {line}: {error.detail}"
             found = UnusableKnee(error.reason, detail)
         table.setdefault(film, {})[side] = found
     return table
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    try:
-        # Spreadsheets begin UTF-8 text with a byte order mark.
-        return path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
-    except FileNotFoundError as error:
+def _read(path: pathlib.Path) -> pd.DataFrame:
+    """Read the cells as text without blanks around them, by line."""
+    if not path.is_file():
         raise UserError(
             f"{path}: there is no such table; copy it here, or prepare another config of the set"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a comma-separated table ({error}); write it again") from error
-
-
-def _rows(rows: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:
-    """Yield the rows with the blanks around their cells removed."""
-    for row in rows:
-        if None in row or None in row.values():
-            raise UserError(
-                f"{path}, line {rows.line_num}: it has not as many cells as the header; "
-                "a list of points must be in quotes"
-            )
-        yield {name: cell.strip() for name, cell in row.items()}
+        )
+    table = foreign_tables.read_table(path, remedy="save it as UTF-8")
+    return table.apply(lambda column: column.str.strip())
 
 
 def _film_key(columns: list[str], path: pathlib.Path) -> Callable[[dict[str, str], str], FilmKey]:

@@ -11,7 +11,6 @@ whether a film was taken. (Facts from the Oulu code bases.)
 """
 
 import collections
-import csv
 import pathlib
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from knee_jax import foreign_tables
 from knee_jax.errors import UserError
 from knee_jax.ingest import crops, landmarks, tree
 from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
@@ -34,7 +34,6 @@ from knee_jax.ingest.inventory import (
 from knee_jax.ingest.readings import round_grades
 from knee_jax.ingest.report import Exclusion, mask_dates
 from knee_jax.ingest.tables import (
-    BYTE_ORDER_MARK,
     find_table,
     identifiers,
     look_for_table,
@@ -104,14 +103,13 @@ def _read_list(tables: pathlib.Path, notes: collections.Counter) -> dict[str, in
     notes["lists_of_films_missing"] = int(not found)
     if not found:
         return None
-    with found[0].open(encoding="latin-1", newline="") as file:
-        cells = [row[0].strip().replace("\\", "/") if row else "" for row in csv.reader(file)]
-    cells[:1] = [cell.removeprefix(BYTE_ORDER_MARK) for cell in cells[:1]]
+    rows = foreign_tables.read_rows(found[0], fallback="latin-1")
+    cells = {line: row[0].strip().replace("\\", "/") for line, row in rows}
     first: dict[str, int] = {}
-    for line, path in enumerate(cells, 1):
+    for line, path in cells.items():
         if path:
             first.setdefault(path, line)
-    notes["repeated_lines_of_the_list"] = sum(map(bool, cells)) - len(first)
+    notes["repeated_lines_of_the_list"] = sum(map(bool, cells.values())) - len(first)
     # The list has no header; if one was added, it is not a path.
     return {path: line for path, line in first.items() if line > 1 or "/" in path}
 

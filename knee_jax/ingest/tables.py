@@ -4,9 +4,6 @@ There are three kinds: SAS files, the same tables as text separated by '|', and 
 tables of the NIMH Data Archive, whose second line describes the columns.
 """
 
-import codecs
-import csv
-import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -14,14 +11,12 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 import pyreadstat
 
+from knee_jax import foreign_tables
 from knee_jax.errors import UserError
 from knee_jax.ingest import tree
 
 SUFFIXES = ("sas7bdat", "txt", "csv")
 """Suffixes of a table's file, in order of preference."""
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("latin-1")
-"""First characters of a spreadsheet's UTF-8 text, read as Latin-1."""
 
 # Blank, SAS's '.', or a special missing code: .P prosthesis, .T poor image, .A not expected.
 _MISSING = re.compile(r"\.?[A-Z]?")
@@ -77,32 +72,14 @@ def read_table(path: pathlib.Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     """Read a table unchanged except for upper-case column names.
 
     Args:
-        path: Path of a SAS file, or of text separated by tabs, by '|' or, if its header has
-            neither, by commas.
+        path: Path of a SAS file, or of text (`foreign_tables`).
         columns: Names of the required columns, in upper case.
 
     Raises:
         UserError: The file cannot be read as a table, has no rows, or lacks a column.
     """
-    with path.open("rb") as file:
-        begin = file.read(512)
-    if begin.lstrip().lower().startswith(_WEB_PAGE):
-        raise UserError(f"{path}: a web page, not a table: the download failed; repeat it")
-    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{path}: text as UTF-16; save it as UTF-8, or copy the study's own table")
-    try:
-        if path.suffix.lower() == ".sas7bdat":
-            # user_missing keeps SAS's special codes, as letters.
-            table, _ = pyreadstat.read_sas7bdat(str(path), user_missing=True)
-        else:
-            table = _read_text(path)
-    except (
-        pyreadstat.ReadstatError,
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        csv.Error,
-    ) as error:
-        raise UserError(f"{path}: not a table ({error}); copy it again from the study") from error
+    is_sas = path.suffix.lower() == ".sas7bdat"
+    table = _read_sas(path) if is_sas else _read_text(path)
     table.columns = table.columns.str.strip().str.upper()
     check_columns(table, path, columns)
     if table.empty:
@@ -121,35 +98,29 @@ def check_columns(table: pd.DataFrame, path: pathlib.Path, columns: Iterable[str
             raise UserError(f"{path}: the column {column} is missing; use the study's own table")
 
 
+def _read_sas(path: pathlib.Path) -> pd.DataFrame:
+    with path.open("rb") as file:
+        begin = file.read(512)
+    if begin.lstrip().lower().startswith(_WEB_PAGE):
+        raise UserError(f"{path}: a web page, not a table: the download failed; repeat it")
+    try:
+        # user_missing keeps SAS's special codes, as letters.
+        table, _ = pyreadstat.read_sas7bdat(str(path), user_missing=True)
+    except (pyreadstat.ReadstatError, MemoryError) as error:
+        raise UserError(
+            f"{path}: not a table as SAS writes it; copy it again from the study"
+        ) from error
+    return table
+
+
 def _read_text(path: pathlib.Path) -> pd.DataFrame:
-    with path.open(encoding="latin-1") as file:
-        header = file.readline()
-    separator = next((each for each in "\t|" if each in header), ",")
-    table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="latin-1")
-    table.columns = table.columns.str.removeprefix(BYTE_ORDER_MARK)
-    _check_width(path, separator)
+    # Studies write Latin-1; only codes and numbers of it are read.
+    table = foreign_tables.read_table(path, fallback="latin-1").reset_index(drop=True)
     # The archive describes `subjectkey` in words; an identifier has no space.
     described = table.filter(regex="(?i)^ *subjectkey *$")[:1].apply(lambda cell: cell.str.strip())
     if described.apply(lambda cell: cell.str.contains(" ")).any(axis=None):
         table = table[1:].reset_index(drop=True)
     return table
-
-
-def _check_width(path: pathlib.Path, separator: str) -> None:
-    """Check that no row breaks off, as the last one of an incomplete copy may.
-
-    Pandas would fill such a row with blanks.
-
-    Raises:
-        UserError: A row has fewer cells than the header and the first row.
-    """
-    with path.open(encoding="latin-1", newline="") as file:
-        lines = csv.reader(file, delimiter=separator)
-        rows = ((lines.line_num, len(cells)) for cells in lines if cells)
-        width = min((cells for _, cells in itertools.islice(rows, 2)), default=0)
-        short = next((line for line, cells in rows if cells < width), None)
-    if short is not None:
-        raise UserError(f"{path}: line {short} breaks off; copy it again from the study")
 
 
 def identifiers(column: pd.Series) -> pd.Series:

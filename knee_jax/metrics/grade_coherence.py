@@ -17,6 +17,7 @@ from scipy.special import logsumexp
 
 from knee_jax.errors import UserError
 from knee_jax.files import atomic_write
+from knee_jax.foreign_tables import is_missing, numbers
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
 CLASSES = tuple(NUM_CLASSES[grade] for grade in GRADES)
@@ -280,12 +281,12 @@ def list_suspects(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     if absent := [name for name in GRADES if name not in table]:
         raise UserError(
-            f"the table of grades lacks the column {', '.join(absent)}: are its columns separated "
-            "by commas?"
+            f"the table of grades lacks the column {', '.join(absent)}; it has "
+            f"{', '.join(map(str, table.columns))}"
         )
-    text = table[list(GRADES)].astype("string").apply(lambda column: column.str.strip())
-    blank = text.isna() | (text == "")
-    values = table[list(GRADES)].apply(pd.to_numeric, errors="coerce").mask(blank, MISSING)
+    grades_read = table[list(GRADES)].astype("string").fillna("")
+    blank = grades_read.apply(is_missing)
+    values = grades_read.apply(numbers).mask(blank, MISSING)
     for grade, classes in zip(GRADES, CLASSES):
         wrong = ~values[grade].isin((MISSING, *range(classes))).to_numpy()
         if wrong.any():

@@ -8,6 +8,7 @@ there is none) and `t_pred`. Columns of other names are kept; only `metrics.subg
 them, those of `DESCRIPTION`. Other software can also write such a table.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +18,20 @@ import pandas as pd
 from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.files import write_text
+from knee_jax.foreign_tables import decimals, is_missing, numbers, read_table
 from knee_jax.metrics.bootstrap import subjects_of
-from knee_jax.targets.kinds import Binary, Ordinal
+from knee_jax.targets.kinds import Binary, Classes, Ordinal
 
 IDENTITY = ("subject", "side", "visit")
+
+_NAMES = ("subject", "side", "cohort", "site", "split", "model", "source")
+"""Columns that are text, whatever they look like."""
+
+_NOT_ROUNDED = 1e-5
+"""Deviation of a sum that the six digits of our own tables explain."""
+_MOST_ROUNDED = 0.05
+"""Deviation of a sum beyond which rounding leaves no probabilities."""
+_log = logging.getLogger(__name__)
 
 DESCRIPTION = ("kl_baseline", "sex", "age", "bmi")
 """Optional columns on a knee and its subject, written if the prepared set has them.
@@ -76,21 +87,63 @@ def write_predictions(path: Path | str, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 
-def read_predictions(path: Path | str) -> pd.DataFrame:
+def read_predictions(path: Path | str, encoding: str | None = None) -> pd.DataFrame:
     """Read and check a predictions table.
+
+    Other software rounds probabilities. Those of a knee that sum to 1 within what their digits
+    explain are divided by their sum, and the log says so once.
+
+    Args:
+        path: Path of the table.
+        encoding: Encoding of the file; see `foreign_tables.read_table`.
 
     Raises:
         UserError: The file is missing, is not a CSV table, or fails `check_predictions`.
     """
-    try:
-        table = pd.read_csv(path, dtype={"subject": str, "side": str})
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such predictions table; run the evaluation first") from None
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: cannot be read as a CSV table ({reason})") from None
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such predictions table; run the evaluation first")
+    text = read_table(path, encoding)
+    table = text.apply(_typed).reset_index(drop=True)
+    _renormalise(table, text, path)
     check_predictions(table, str(path))
     return table
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """Return a column of text as numbers if it holds nothing else; names stay text."""
+    missing = is_missing(column)
+    if column.name in _NAMES:
+        return column.str.strip().mask(column.str.strip() == "")
+    values = numbers(column)
+    if (values.isna() & ~missing).any():
+        return column.mask(missing)
+    whole = not missing.any() and values.mod(1).eq(0).all() and (values.abs() < 2**53).all()
+    return values.astype("int64") if whole else values
+
+
+def _renormalise(table: pd.DataFrame, text: pd.DataFrame, path: Path | str) -> None:
+    """Divide rounded probabilities by their sum, in place."""
+    for name in targets_in(table):
+        target = targets.get(name)
+        columns = [column for column in target.output_columns() if column in table]
+        if not isinstance(target, Classes) or len(columns) < target.num_outputs:
+            continue
+        values = table[columns].apply(_numbers).to_numpy(np.float64, copy=True)
+        deviations = np.abs(values.sum(axis=1) - 1.0)
+        rounding = len(columns) * 0.5 * 10.0 ** -decimals(text[columns])
+        # A row beyond that is refused by name (`check_predictions`).
+        off = (deviations > _NOT_ROUNDED) & (deviations <= min(rounding, _MOST_ROUNDED) + 1e-9)
+        if off.any():
+            values[off] /= values[off].sum(axis=1, keepdims=True)
+            table[columns] = values
+            _log.warning(
+                "%s: the probabilities of %s are rounded: in %d rows they sum to 1 within %.2g, "
+                "and were divided by their sum",
+                path,
+                name,
+                off.sum(),
+                deviations[off].max(),
+            )
 
 
 def check_predictions(table: pd.DataFrame, name: str = "predictions") -> None:

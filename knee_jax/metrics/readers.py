@@ -20,6 +20,7 @@ from scipy import stats
 
 from knee_jax import targets
 from knee_jax.errors import UserError
+from knee_jax.foreign_tables import identifiers, numbers, read_table
 from knee_jax.metrics import agreement
 from knee_jax.metrics.bootstrap import subjects_of
 from knee_jax.metrics.predictions import IDENTITY, targets_in
@@ -183,7 +184,7 @@ def _rater(study: Study, grades: Array, others: Mapping[str, Array]) -> Scorer:
     return Scorer(subjects_of(study.knees), study.truth, statistics, len(grades))
 
 
-def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
+def read_study(path: Path | str, predictions: pd.DataFrame, encoding: str | None = None) -> Study:
     """Read the readers' grades, and find their knees among a model's predictions.
 
     Args:
@@ -192,6 +193,7 @@ def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
             reader's, with KL grades (0 and 2 for `kl0_vs_kl2`), except for `<reader>_confidence` (0
             to 1).
         predictions: Predictions table of `kl` or `kl0_vs_kl2`, as it is read.
+        encoding: Encoding of the file; see `foreign_tables.read_table`.
 
     Raises:
         UserError: The file is not a table, has no reader, has a knee twice or one that the
@@ -199,7 +201,7 @@ def read_study(path: Path | str, predictions: pd.DataFrame) -> Study:
             range. Rows are counted from 1 below the header.
     """
     target = _target(predictions)
-    table = _read(path)
+    table = _read(path, encoding)
     keys = [name for name in ("cohort", *IDENTITY) if name in table and name in predictions]
     if absent := [name for name in ("subject", "side") if name not in keys]:
         raise UserError(
@@ -260,27 +262,12 @@ def _target(predictions: pd.DataFrame) -> str:
     return found[0]
 
 
-def _read(path: Path | str) -> pd.DataFrame:
-    """Return the table as stripped text; its header is unchanged, unlike that made by pandas.
-
-    Pandas would rename columns of the same name.
-    """
-    try:
-        cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such table of readers' grades") from None
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: cannot be read as a CSV table ({reason})") from None
-    cells = cells.fillna("").apply(lambda column: column.str.strip())
-    header = pd.Index(cells.iloc[0])
-    if (header == "").any():
-        raise UserError(f"{path}: column {int((header == '').argmax()) + 1} has no name")
-    if header.has_duplicates:
-        raise UserError(f"{path}: two columns are called {header[header.duplicated()][0]}")
-    if len(cells) == 1:
+def _read(path: Path | str, encoding: str | None) -> pd.DataFrame:
+    """Return the table as stripped text."""
+    table = read_table(path, encoding).apply(lambda column: column.str.strip())
+    if table.empty:
         raise UserError(f"{path}: has no rows; nothing can be compared")
-    return cells.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
+    return table.reset_index(drop=True)
 
 
 def _readers(path: Path | str, columns: list[str]) -> list[str]:
@@ -315,6 +302,8 @@ def _find(
 def _knees(identity: pd.DataFrame) -> pd.MultiIndex:
     """Return what identifies each knee, as text; equal visit numbers are written alike."""
     text = identity.astype(str)
+    if "subject" in text:
+        text = text.assign(subject=identifiers(text["subject"]))
     if "visit" in text:
         months = pd.to_numeric(text["visit"], errors="coerce").astype(float)
         text = text.assign(visit=text["visit"].mask(months.notna(), months.astype(str)))
@@ -327,7 +316,7 @@ def _grades(
     _refuse((table[reader] == "").to_numpy(), path, table[keys], f"has no grade of {reader}")
     kind = _class_target(target)
     classes = kind.values if isinstance(kind, Binary) else {n: n for n in range(kind.num_outputs)}
-    values = pd.to_numeric(table[reader], errors="coerce")
+    values = numbers(table[reader])
     allowed = ", ".join(map(str, classes))
     problem = f"has another grade of {reader} than {allowed}, the KL grades of {kind.title}"
     _refuse(~values.isin(list(classes)).to_numpy(), path, table[keys], problem, table[reader])
@@ -335,7 +324,7 @@ def _grades(
 
 
 def _probabilities(path: Path | str, table: pd.DataFrame, keys: list[str], column: str) -> Array:
-    values = pd.to_numeric(table[column], errors="coerce")
+    values = numbers(table[column])
     wrong = ~values.between(0.0, 1.0).to_numpy()
     _refuse(wrong, path, table[keys], f"has a {column} that is not in 0 to 1", table[column])
     return values.to_numpy(np.float64)

@@ -60,7 +60,7 @@ def test_several_tables_and_none(tmp_path):
         (CONTENTS.replace("0.E.1/9000099", "0.E.1"), r"contents\.csv, row 1: the folder"),
         (CONTENTS.replace("9000099,0", "9000098,0"), "row 1: another subject than its folder's"),
         (CONTENTS.replace("20050531,008", "31/05/2005,008"), "row 1: StudyDate is no date such as"),
-        ("", "cannot be read"),
+        ("", "is empty"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, text, message):

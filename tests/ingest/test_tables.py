@@ -57,10 +57,9 @@ class TestFinding:
 
 class TestReading:
     @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-    def test_text_as_utf_16_is_reported(self, tmp_path, encoding):
+    def test_text_as_utf_16(self, tmp_path, encoding):
         path = write(tmp_path / "a.txt", "\ufeffID|X\n1|2\n".encode(encoding))
-        with pytest.raises(UserError, match="text as UTF-16; save it as UTF-8"):
-            read_table(path)
+        assert read_table(path).to_dict("list") == {"ID": ["1"], "X": ["2"]}
 
     @pytest.mark.parametrize("separator", ["|", ",", "\t"])
     def test_separators(self, tmp_path, separator):
@@ -116,7 +115,7 @@ class TestReading:
 
     def test_text_file_that_was_cut_off(self, tmp_path):
         path = write(tmp_path / "a.txt", "ID|X|Y\n1|2|3\n\n4|5|\n6|7")
-        with pytest.raises(UserError, match=r"a\.txt: line 5 breaks off"):
+        with pytest.raises(UserError, match=r"a\.txt: line 5 has 2 fields, .*it breaks off"):
             read_table(path)
 
     def test_rows_without_the_last_separator_of_the_header(self, tmp_path):

@@ -106,9 +106,9 @@ def test_a_table_without_grades_or_rows(make_table):
     ("content", "message"),
     [
         (None, "no such predictions table"),
-        (b"", "cannot be read as a CSV table"),
-        (b"a,b\n1,2,3\n1,2,3,4,5\n", "cannot be read as a CSV table"),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "cannot be read as a CSV table"),
+        (b"", "is empty"),
+        (b"a,b\n1,2,3\n1,2,3,4,5\n", "line 2 has 3 fields, the header 2"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "byte 1 .0x89., in line 1, is not UTF-8"),
         (b"subject,side,visit\n1,L,0\n", "has no target"),
     ],
 )
