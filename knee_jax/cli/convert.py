@@ -32,6 +32,15 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "width", None, "Channels of the network's stem; default: as published.", lower_bound=1
     )
+    flags.DEFINE_enum(
+        "channels",
+        None,
+        ["1", "3"],
+        "Channels that the stem reads in the result; default: as now.",
+    )
+    flags.DEFINE_bool(
+        "partial", False, "Take what fits --model where layers are missing; the rest is random."
+    )
     flags.DEFINE_bool("heads", True, "Keep our heads; --noheads keeps the trunk alone.")
 
 
@@ -48,5 +57,7 @@ def main(_: list[str]) -> None:
             layout=options.layout,
             width=options.width,
             heads=options.heads,
+            channels=int(options.channels) if options.channels else None,
+            partial=options.partial,
         )
     )

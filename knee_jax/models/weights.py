@@ -6,9 +6,10 @@
 (`params/trunk/layer1_0/conv1/kernel`, [height, width, in, out]). Both may be in any file.
 """
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ STEMS = (
     ("block1", "conv1"),
 )
 """Names of the first convolution in the trunks of the networks."""
+_PREFIX = re.compile(
+    r"((module|_orig_mod|model|backbone|encoder|net|network|trunk|feature_extractor)\.)+"
+)
+"""Names that other software puts before those of a network that it holds."""
+_COUNTER = "num_batches_tracked"
+_log = logging.getLogger(__name__)
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _GROUPS = r"layer\d|features|classifier|blocks"
@@ -56,8 +63,8 @@ def fill(variables: dict, source: Source) -> dict:
 
     The classifier of a foreign network is skipped, and so are stages that this trunk does not have.
     Heads are loaded if the source names them (`head_kl.weight`); otherwise they keep their values.
-    A stem made for 3 channels is summed to 1 if the model has 1, which is exact for a grey image
-    repeated three times.
+    A stem for 3 channels is made one for 1, or the reverse, as the model needs (`with_channels`).
+    That, and a prefix that is taken off, is logged.
 
     Args:
         variables: Result of `init` for a model whose convolutional part is named `trunk`.
@@ -78,8 +85,11 @@ def fill(variables: dict, source: Source) -> dict:
             del found[path]
         elif is_stem(path) and path in wanted:
             colours = (found[path].shape[2:3], wanted[path].shape[2:3])
-            if colours == ((3,), (1,)):
-                found[path] = found[path].sum(2, keepdims=True)
+            if colours in (((3,), (1,)), ((1,), (3,))):
+                found[path] = with_channels(found[path], colours[1][0])
+                _log.warning("the stem of %d channels was made one of %d", *colours[0], *colours[1])
+    if prefix := prefix_of(names.values()):
+        _log.warning("the weights are those below the prefix %r", prefix)
     check(found, {path: value.shape for path, value in wanted.items()}, names)
     return unflatten_dict(
         {
@@ -87,6 +97,52 @@ def fill(variables: dict, source: Source) -> dict:
             for path, value in wanted.items()
         }
     )
+
+
+def with_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Return a stem's kernel [side, side, in, out] for 1 channel or 3.
+
+    Three are summed to one, and one is spread over three as thirds. Both are exact for a grey image
+    that is repeated three times.
+    """
+    if kernel.shape[2] == channels:
+        return kernel
+    total = kernel.sum(2, keepdims=True)
+    return total if channels == 1 else np.repeat(total / channels, channels, axis=2)
+
+
+def prefix_of(names: Iterable[str]) -> str:
+    """Return what other software has put before a network's names, such as 'model.', or ''.
+
+    Raises:
+        UserError: There are several networks.
+    """
+    names = list(names)
+    stems = {torch_name(("params", "trunk", *stem, "kernel")) for stem in STEMS}
+    if any("/" in name for name in names) or stems & set(names):
+        return ""
+    found = sorted(
+        {
+            name.removesuffix(stem)
+            for name in names
+            for stem in stems
+            if name.endswith(stem) and _PREFIX.fullmatch(name.removesuffix(stem))
+        }
+    )
+    if len(found) > 1:
+        raise UserError(
+            f"the weights hold several networks ({', '.join(found)}); save the one that is wanted"
+        )
+    if found:
+        return found[0]
+    # A network that is not known here: what stands before all its names.
+    begins = {match[0] if (match := _PREFIX.match(name)) else "" for name in names}
+    return min(begins, key=len) if len({begin.split(".")[0] for begin in begins}) == 1 else ""
+
+
+def is_counter(name: str) -> bool:
+    """Return whether an array counts the batches that batch norm has seen, which nothing needs."""
+    return name.endswith(_COUNTER)
 
 
 def check(
@@ -167,7 +223,8 @@ def describe(found: Arrays) -> str:
 def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
     """Read weights in PyTorch's layout or ours.
 
-    A foreign classifier and counters of batches are left out.
+    A foreign classifier, counters of batches, and what is not below the network's prefix
+    (`prefix_of`) are left out.
 
     Args:
         source: Source of `read`.
@@ -177,15 +234,18 @@ def from_source(source: Source) -> tuple[Arrays, dict[Names, str]]:
     """
     found: Arrays = {}
     names: dict[Names, str] = {}
-    for name, array in read(source).items():
+    arrays = read(source)
+    prefix = prefix_of(arrays)
+    for name, array in arrays.items():
+        bare = name.removeprefix(prefix)
         if "/" in name:
             path = tuple(name.split("/"))
             if len(path) < 3:
                 raise UserError(f"the weights hold {name!r}, which is no variable of a model")
-        elif CLASSIFIER.match(name) or name.endswith("num_batches_tracked"):
+        elif CLASSIFIER.match(bare) or is_counter(name) or not name.startswith(prefix):
             continue
         else:
-            path = own_name(name, array.ndim)
+            path = own_name(bare, array.ndim)
             if path[1].startswith("classifier_") and array.ndim == 4:
                 array = array.reshape(len(array), -1)
             array = _own_axes(array)
@@ -266,10 +326,11 @@ def read(source: Source) -> dict[str, np.ndarray]:
     """Read a state dict, or arrays by name.
 
     A state dict that is nested in a checkpoint (`state_dict`, `model_state_dict`, `model`, `net`)
-    is taken from there, and the prefix `module.` of parallel training is removed.
+    is taken from there.
 
     Args:
-        source: Mapping of names to arrays, or a local `.npz`, `.safetensors` or `.pth` file.
+        source: Mapping of names to arrays, or a local `.npz` or `.safetensors` file, or one of
+            PyTorch's (`.pth`, `.pt`, Lightning's `.ckpt`, Hugging Face's `.bin`).
 
     Returns:
         Arrays by name; floating-point ones are float32.
@@ -289,8 +350,6 @@ def read(source: Source) -> dict[str, np.ndarray]:
         tensors = tensors[nests[0]]
     if not tensors:
         raise UserError(f"{title}: holds no weights")
-    if all(str(name).startswith("module.") for name in tensors):
-        tensors = {str(name)[len("module.") :]: value for name, value in tensors.items()}
     arrays = {}
     for name, value in tensors.items():
         name = str(name)
@@ -323,7 +382,8 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
-    readers = {".npz": _npz, ".safetensors": _safetensors, ".pth": _torch, ".pt": _torch}
+    readers = {".npz": _npz, ".safetensors": _safetensors}
+    readers |= dict.fromkeys((".pth", ".pt", ".ckpt", ".bin"), _torch)
     if path.suffix not in readers:
         raise UserError(f"{path}: weights must be one of {', '.join(readers)}")
     if not path.is_file():

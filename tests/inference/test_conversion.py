@@ -51,7 +51,7 @@ def test_there_and_back_keeps_every_bit(model, suffix, tmp_path):
     classifier = CLASSIFIERS.get(model.rstrip("_bn0123456789"), "fc")
     weights.write(foreign, published(model, classifier))
     summary = conversion.convert(foreign, own, model, width=4)
-    assert f"left out  {classifier}, layer1.0.bn1\n" in summary
+    assert f"left out  {classifier}, 1 counters of batch norm\n" in summary
     heads = "classifier_0, classifier_3" if model.startswith("vgg") else "none"
     assert f"heads: {heads}" in summary
     conversion.convert(own, back, layout="torch")
@@ -117,6 +117,118 @@ def test_a_runs_best_network_is_converted(tmp_path):
     assert found.keys() == flatten_dict(best).keys()
     for path, value in flatten_dict(best).items():
         np.testing.assert_array_equal(found[path], value)
+
+
+PREFIXES = ("model.", "backbone.", "encoder.", "net.", "module.", "module.model.", "model.net.")
+
+
+@pytest.mark.parametrize(
+    ("model", "prefix"),
+    [
+        *(("resnet18", prefix) for prefix in PREFIXES),
+        *((model, "model.") for model in ("densenet121", "vgg11_bn", "se_resnet50")),
+    ],
+)
+def test_a_prefix_is_taken_off_and_said(model, prefix, tmp_path):
+    plain, named = tmp_path / "plain.npz", tmp_path / "named.npz"
+    state = published(model, CLASSIFIERS.get(model.rstrip("_bn0123456789"), "fc"))
+    weights.write(plain, state)
+    others = {"criterion.weight": np.zeros(3, np.float32)}
+    weights.write(named, {f"{prefix}{name}": array for name, array in state.items()} | others)
+    without = conversion.convert(plain, tmp_path / "a.npz", model, width=4)
+    summary = conversion.convert(named, tmp_path / "b.npz", model, width=4)
+    assert f"\nprefix    {prefix} is taken off the names\n" in summary
+    assert "criterion" in summary.split("\nleft out")[1]
+    assert "\nprefix" not in without
+    a, b = (weights.read(tmp_path / f"{name}.npz") for name in "ab")
+    assert a.keys() == b.keys()
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_two_networks_in_a_file(tmp_path):
+    state = published("resnet18")
+    names = ("encoder.", "model.encoder.")
+    weights.write(tmp_path / "a.npz", {f"{p}{n}": a for p in names for n, a in state.items()})
+    with pytest.raises(UserError, match=r"several networks \(encoder\., model\.encoder\.\)"):
+        conversion.convert(tmp_path / "a.npz", tmp_path / "b.npz", "resnet18", width=4)
+
+
+def checkpoint(state, **others):
+    """A checkpoint as PyTorch Lightning writes it."""
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {f"model.{name}": value for name, value in state.items()},
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+        "hyper_parameters": {"lr": 0.1, "name": "resnet18"},
+    } | others
+
+
+class Executed:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_files_of_lightning_and_hugging_face(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the `torch` extra")
+    state = {name: torch.from_numpy(array) for name, array in published("resnet18").items()}
+    torch.save(checkpoint(state), tmp_path / "last.ckpt")
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    desired = flatten_dict(variables("resnet18"))
+    for name in ("last.ckpt", "pytorch_model.bin"):
+        conversion.convert(tmp_path / name, tmp_path / "out.npz", "resnet18", width=4)
+        found, _ = weights.from_source(tmp_path / "out.npz")
+        assert found
+        assert all(np.array_equal(array, desired[path]) for path, array in found.items())
+    torch.save(checkpoint(state, callbacks=Executed()), tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=r"bad\.ckpt: cannot be read as weights.*save its bare"):
+        conversion.convert(tmp_path / "bad.ckpt", tmp_path / "no.npz", "resnet18", width=4)
+
+
+def test_stems_of_one_and_three_channels(tmp_path):
+    source, one, three = (tmp_path / f"{name}.npz" for name in ("source", "one", "three"))
+    weights.write(source, published("resnet18"))
+    summary = conversion.convert(source, one, "resnet18", width=4, channels=1)
+    assert "\nstem      its 3 input channels are summed to 1\n" in summary
+    summary = conversion.convert(one, three, "resnet18", width=4, channels=3)
+    assert "\nstem      its 1 input channels are spread over 3 in thirds\n" in summary
+    name = "params/trunk/conv1/kernel"
+    kernels = [weights.read(file).get(name) for file in (one, three)]
+    colours = published("resnet18")["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(kernels[0], colours.sum(2, keepdims=True), rtol=1e-6)
+    # The same response to a grey image that is repeated three times.
+    np.testing.assert_allclose(kernels[1].sum(2), colours.sum(2), rtol=1e-5, atol=1e-6)
+    assert np.array_equal(kernels[1][:, :, 0], kernels[1][:, :, 2])
+
+
+@pytest.mark.slow
+def test_a_network_without_its_last_stage(tmp_path):
+    """The stages of a keypoint pooling network begin a ResNet of four, by an explicit switch."""
+    network = models.create("keypoint_pooling", depth=18, width=4, targets=("kl",))
+    image, points = np.zeros((1, 32, 32, 3), "f4"), np.ones((1, 74, 2), "f4")
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image, points)
+    rng = np.random.default_rng(1)
+    three = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f4"), shapes)
+    source, out = tmp_path / "kpn.npz", tmp_path / "kl.npz"
+    weights.write(source, weights.to_own(flatten_dict(three)))
+    with pytest.raises(UserError, match=r"does not hold a resnet18: .* lack "):
+        conversion.convert(source, out, "resnet18", width=4)
+    summary = conversion.convert(source, out, "resnet18", width=4, partial=True)
+    (random,) = (line for line in summary.splitlines() if line.startswith("random"))
+    assert "layer4.0.conv1, layer4.0.conv2" in random
+    assert "layer3" not in random
+    assert "params.head_kl" in summary.split("left out")[1]
+    loaded = models.load("resnet", variables("resnet18"), out)["params"]
+    before = three["params"]["trunk"]["layer3_1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(loaded["trunk"]["layer3_1"]["conv2"]["kernel"], before)
+    np.testing.assert_array_equal(
+        loaded["head_kl"]["kernel"], variables("resnet18")["params"]["head_kl"]["kernel"]
+    )
+    assert np.isfinite(loaded["trunk"]["layer4_0"]["conv1"]["kernel"]).all()
+    with pytest.raises(UserError, match="nothing fits a vgg11_bn"):
+        conversion.convert(source, out, "vgg11_bn", width=4, partial=True)
+    with pytest.raises(UserError, match=r"--partial fits .* name it, --model=resnet18"):
+        conversion.convert(source, out, partial=True)
 
 
 def test_mistakes_are_reported(tmp_path):

@@ -245,7 +245,6 @@ GOOD = "subject,side,A\n0000,L,0\n0000,R,2\n0001,L,0\n"
         ),
         (GOOD.replace("0000,R", ",R"), "row 2, subject , side R, is not among the predictions"),
         (GOOD.replace("R,2", "R,"), "row 2, subject 0000, side R, has no grade of A"),
-        (GOOD.replace("R,2", "R,"), "row 2, subject 0000, side R, has no grade of A"),
         (
             GOOD.replace("R,2", "R,1"),
             "row 2, subject 0000, side R, has another grade of A than 0, 2, the KL grades of KL 0 "

@@ -81,6 +81,21 @@ def test_grey_stem_is_the_sum_over_the_colours(source):
     )
 
 
+def test_a_stem_of_one_channel_is_spread_over_the_colours(source, caplog):
+    grey = {**source, "conv1.weight": source["conv1.weight"].sum(1, keepdims=True)}
+    kernel = resnet.load(variables(), grey)["params"]["trunk"]["conv1"]["kernel"]
+    one = grey["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(kernel, np.repeat(one, 3, axis=2) / 3, rtol=1e-6)
+    assert caplog.messages == ["the stem of 1 channels was made one of 3"]
+
+
+def test_a_prefix_is_logged(source, caplog):
+    named = {f"model.{name}": array for name, array in source.items()}
+    loaded = resnet.load(variables(), named | {"loss.weight": np.ones(3)})
+    jax.tree.map(np.testing.assert_array_equal, loaded, resnet.load(variables(), source))
+    assert caplog.messages == ["the weights are those below the prefix 'model.'"]
+
+
 def test_three_stages_leave_the_fourth_behind(source):
     loaded = keypoint_pooling.load(variables(name="keypoint_pooling"), source)
     assert "layer4_0" not in loaded["params"]["trunk"]
