@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from flax.traverse_util import flatten_dict
 
 from knee_jax import targets
 from knee_jax.data import mesh
@@ -22,18 +21,11 @@ from knee_jax.data.batches import Batch
 from knee_jax.data.preprocessing import Intensities
 from knee_jax.errors import UserError
 from knee_jax.landmarks import NUM_LANDMARKS
-from knee_jax.models.patches import PATCH, paste_patches
+from knee_jax.models import activation
 from knee_jax.models.slice_sequence import VIEWS
 from knee_jax.targets.kinds import Classes
 from knee_jax.training.run import Run, StepConstants
 from knee_jax.training.state import Variables
-
-WHOLE, SIDES = ("maps",), ("maps_lateral", "maps_medial")
-"""Last maps of a network that reads the whole knee, or of its two side patches."""
-
-BORDER = 7
-"""Pixels over which heat fades at the border of a patch, as in the pasting of Tiulpin et al. 2018.
-"""
 
 MOST_KNEES = 2000
 """Maximum number of knees whose features are gathered."""
@@ -124,7 +116,7 @@ def explain(run: Run, variables: Variables, name: str, table: pd.DataFrame) -> E
     if run.config.input.volume:
         if len(known) and _view_maps_among(run, seen):
             slices = slice_maps(run, variables, name, part.rows[shown], target)
-    elif len(known) and _maps_among(seen):
+    elif len(known) and activation.maps_among(seen):
         heat_maps = grad_cam(run, variables, name, part.rows[shown], target)
     return Explanation(target, gathered, found, shown, heat_maps, slices, "attention" in seen)
 
@@ -135,8 +127,7 @@ def observed(run: Run, variables: Variables) -> dict[str, tuple[int, ...]]:
         jnp.zeros((1, *run.preprocessing.input_shape)),
         jnp.zeros((1, NUM_LANDMARKS, 2)),
     )
-    seen = _shapes(run, variables, image, keypoints)["intermediates"]
-    return {name: value.shape for name, value in _by_name(seen).items()}
+    return activation.observed(run.model, variables, image, keypoints)
 
 
 def features(
@@ -165,7 +156,9 @@ def features(
         _, seen = run.model.apply(
             variables, images, keypoints, train=False, mutable=["intermediates"]
         )
-        return batch["row"], _by_name(seen["intermediates"])["features"].astype(jnp.float32)
+        return batch["row"], activation.by_name(seen["intermediates"])["features"].astype(
+            jnp.float32
+        )
 
     return _map(run, variables, name, rows, look)
 
@@ -191,11 +184,9 @@ def grad_cam(
     Raises:
         UserError: The network exposes no maps.
     """
-    names = _maps_among(observed(run, variables))
+    names = activation.maps_among(observed(run, variables))
     if not names:
         raise UserError(_unseen(run, "maps"))
-    size = run.config.input.size
-    patch = getattr(run.model, "patch", PATCH) if names == SIDES else 0
 
     def look(
         variables: Variables, constants: StepConstants, batch: Batch
@@ -203,13 +194,12 @@ def grad_cam(
         images, keypoints = run.preprocessing(
             batch, jax.random.key(0), constants.intensities, train=False
         )
-        seen, gradients = _evidence(run, variables, images, keypoints, target, chosen)
-        heat = {each: class_activation(seen[each], gradients[each]) for each in names}
-        whole = _on_side_patches(heat, patch, size) if patch else _grow(heat["maps"], size)
-        return batch["row"], (_grey(images, constants.intensities), _normalise(whole))
+        heat = activation.heat_of(run.model, variables, images, keypoints, target, chosen)
+        assert heat is not None
+        return batch["row"], (_grey(images, constants.intensities), heat)
 
     images, heat = _map(run, variables, name, rows, look)
-    return HeatMaps(images, heat, patch)
+    return HeatMaps(images, heat, activation.patch_of(run.model, names))
 
 
 def slice_maps(
@@ -248,7 +238,9 @@ def slice_maps(
         images, keypoints = run.preprocessing(
             batch, jax.random.key(0), constants.intensities, train=False
         )
-        seen, gradients = _evidence(run, variables, images, keypoints, target, chosen)
+        seen, gradients = activation.evidence(
+            run.model, variables, images, keypoints, target, chosen
+        )
         found, first = {}, 0
         for each, view in names.items():
             volume = images.transpose(VIEWS[view]) if each in VIEW_MAPS else images
@@ -256,7 +248,7 @@ def slice_maps(
             attention = None
             if "attention" in seen:
                 attention = seen["attention"][:, :, first : first + count].mean(1)
-            heat = class_activation(seen[each], gradients[each])
+            heat = activation.class_activation(seen[each], gradients[each])
             heat = heat.reshape(len(images), -1, *heat.shape[-2:])
             found[view] = _strongest(
                 _grey(volume, constants.intensities), heat, attention, NUM_SLICES // len(names)
@@ -288,21 +280,9 @@ def _strongest(
     strength = of_slices / jnp.where(total > 0, total, 1.0) if attention is None else attention
     numbers = jnp.sort(jax.lax.top_k(strength, min(number, count))[1], axis=1)
     at = numbers[:, :, None, None]
-    shown = jnp.take_along_axis(_normalise(heat), at, axis=1)
+    shown = jnp.take_along_axis(activation.normalise(heat), at, axis=1)
     shown = jax.image.resize(shown, (*shown.shape[:2], *side), "linear", antialias=False)
     return strength, numbers, jnp.take_along_axis(volumes, at, axis=1), shown
-
-
-def class_activation(maps: jax.Array, gradients: jax.Array) -> jax.Array:
-    """Return the evidence for a class, float32 [batch, ...], 0 or more (ibid., eqs. 1 and 2).
-
-    Args:
-        maps: Maps, [batch, ..., channels], of two or three spatial dimensions.
-        gradients: Gradients of the class logit with respect to the maps, of the same shape.
-    """
-    places = tuple(range(1, maps.ndim - 1))
-    weights = gradients.astype(jnp.float32).mean(places, keepdims=True)
-    return jax.nn.relu((weights * maps.astype(jnp.float32)).sum(-1))
 
 
 def choose_knees(table: pd.DataFrame, target: str, number: int = NUM_SHOWN) -> np.ndarray:
@@ -364,65 +344,10 @@ def _map(
     )
 
 
-def _evidence(
-    run: Run,
-    variables: Variables,
-    images: jax.Array,
-    keypoints: Any,
-    target: str,
-    chosen: int | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the values that the network exposes, and the gradients of a class logit by them."""
-
-    def evidence(perturbations: Any) -> tuple[jax.Array, Any]:
-        outputs, seen = run.model.apply(
-            {**variables, "perturbations": perturbations},
-            images,
-            keypoints,
-            train=False,
-            mutable=["intermediates"],
-        )
-        logits = outputs[target]
-        # A continuous target has one output, which is the highest.
-        classes = logits.argmax(-1) if chosen is None else jnp.full(len(logits), chosen)
-        # Knees do not interact in evaluation, so the gradient of the sum is each knee's own.
-        of_class = jnp.take_along_axis(logits, classes[:, None], axis=1)
-        return of_class.sum(), seen["intermediates"]
-
-    shapes = _shapes(run, variables, images, keypoints)["perturbations"]
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    gradients, seen = jax.grad(evidence, has_aux=True)(nothing)
-    return _by_name(seen), _by_name(gradients)
-
-
 def _grey(images: jax.Array, intensities: Intensities) -> jax.Array:
     """Return normalised images [..., channels] as grey values, uint8 [...]."""
     grey = (images[..., 0] * intensities.std + intensities.mean) * 255
     return jnp.clip(jnp.round(grey), 0, 255).astype(jnp.uint8)
-
-
-def _shapes(
-    run: Run, variables: Variables, images: jax.Array, keypoints: jax.Array | None
-) -> dict[str, Any]:
-    """Return the shapes of exposed values: `intermediates` and `perturbations`."""
-
-    def look(variables: Variables, images: jax.Array, keypoints: Any) -> Any:
-        return run.model.apply(
-            variables,
-            images,
-            keypoints,
-            train=False,
-            mutable=["intermediates", "perturbations"],
-        )
-
-    _, seen = jax.eval_shape(look, variables, images, keypoints)
-    return {"intermediates": {}, "perturbations": {}} | dict(seen)
-
-
-def _by_name(seen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the exposed values by name, wherever they are in the network."""
-    values = {path[-1]: value for path, value in flatten_dict(seen).items()}
-    return {name: v[0] if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def _unseen(run: Run, what: str) -> str:
@@ -432,37 +357,9 @@ def _unseen(run: Run, what: str) -> str:
     )
 
 
-def _maps_among(seen: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Return the names of the maps that explain the network, `WHOLE` or `SIDES`; or none."""
-    for names in (WHOLE, SIDES):
-        if all(len(seen.get(name, ())) == 4 for name in names):
-            return names
-    return ()
-
-
 def _view_maps_among(run: Run, seen: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """Return the view of the slices of each map that explains a network of volumes."""
     if "maps" in seen:
         # The volume as it comes, in the view that the augmentation makes.
         return {"maps": getattr(run.config.augmentation, "view", "sagittal")}
     return dict(VIEW_MAPS) if set(VIEW_MAPS) <= set(seen) else {}
-
-
-def _grow(heat: jax.Array, size: int) -> jax.Array:
-    """Resize heat [batch, height, width] bilinearly to [batch, size, size]."""
-    return jax.image.resize(heat, (len(heat), size, size), "linear", antialias=False)
-
-
-def _on_side_patches(heat: Mapping[str, jax.Array], patch: int, size: int) -> jax.Array:
-    """Place the heat of the two patches where they lie on the knee, [batch, size, size]."""
-    centres = np.arange(patch) + 0.5
-    fade = np.minimum(1.0, np.minimum(centres, patch - centres) / BORDER).astype(np.float32)
-    lateral, medial = (_grow(heat[name], patch) * fade[:, None] * fade for name in SIDES)
-    pasted, _ = paste_patches(lateral[..., None], medial[..., None], size, size)
-    return pasted[..., 0]
-
-
-def _normalise(heat: jax.Array) -> jax.Array:
-    """Divide each knee's heat [batch, ...] by its maximum; heat that is all zero stays so."""
-    highest = heat.max(tuple(range(1, heat.ndim)), keepdims=True)
-    return heat / jnp.where(highest > 0, highest, 1.0)

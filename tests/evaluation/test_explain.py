@@ -18,7 +18,9 @@ from knee_jax.data import mesh
 from knee_jax.data.preprocessing import Intensities, Preprocessing
 from knee_jax.errors import UserError
 from knee_jax.evaluation import evaluate, explain, predict
-from knee_jax.evaluation.explain import BORDER, choose_knees, class_activation, evenly
+from knee_jax.evaluation.explain import choose_knees, evenly
+from knee_jax.models import activation
+from knee_jax.models.activation import BORDER, class_activation
 from knee_jax.models.layers import Conv, Linear, observe
 from knee_jax.models.patches import first_row, side_patches
 from knee_jax.models.slice_sequence import VIEWS
@@ -213,8 +215,8 @@ def test_patches_lie_mirrored_back_on_one_scale(experiment, monkeypatch):
 
 def test_patches_fade_at_their_border(experiment):
     """Heat grows evenly over the border's pixels if all pixels are equally hot."""
-    heat = {name: jnp.ones((1, 5, 5)) for name in explain.SIDES}
-    pasted = np.asarray(explain._on_side_patches(heat, 24, 64))[0]
+    heat = {name: jnp.ones((1, 5, 5)) for name in activation.SIDES}
+    pasted = np.asarray(activation._on_side_patches(heat, 24, 64))[0]
     middle = pasted[first_row(64, 64, 24) + 12]
     np.testing.assert_allclose(middle[:BORDER], (np.arange(BORDER) + 0.5) / BORDER, rtol=1e-5)
     np.testing.assert_allclose(middle[BORDER : 24 - BORDER], 1.0)
@@ -431,7 +433,9 @@ def volumes(monkeypatch):
             preprocessing=lambda batch, key, _, *, train: (jnp.asarray(data)[batch["row"]], None),
         )
         variables = model.init(jax.random.key(1), data)
-        seen = explain._by_name(explain._shapes(experiment, variables, data, None)["intermediates"])
+        seen = activation.by_name(
+            activation.exposed(experiment.model, variables, data, None)["intermediates"]
+        )
         shapes = {name: value.shape for name, value in seen.items()}
         monkeypatch.setattr(explain, "observed", lambda *_: shapes)
         monkeypatch.setattr(explain, "_map", without_constants)
