@@ -337,7 +337,7 @@ def make_inputs(
         [batch, slices, rows, columns, channels], and None.
     """
     pixels = batch[augmentation.reads]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(pixels)))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(pixels.shape[0]))
 
     def one(pixels: jax.Array, keypoints: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         if train:
@@ -345,7 +345,7 @@ def make_inputs(
         return augmentation.evaluation_input(pixels, keypoints, size, channels)
 
     images, keypoints = jax.vmap(one)(pixels, batch.get("keypoints"), keys)
-    mirrored = are_mirrored(augmentation, key, len(pixels)) if train else None
+    mirrored = are_mirrored(augmentation, key, pixels.shape[0]) if train else None
     if mirrored is not None:
         images = jnp.where(mirrored[:, None, None, None], mirror(images), images)
     mean, deviation = statistics

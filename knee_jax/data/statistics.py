@@ -38,11 +38,13 @@ class Statistics:
         mean: Mean of intensities in [0, 1].
         std: Standard deviation of intensities in [0, 1].
         counts: Number of knees of each class, for each class target.
+        side: Side of the prepared images, pixels; 0 for volumes, and in older runs.
     """
 
     mean: float
     std: float
     counts: dict[str, list[int]]
+    side: int = 0
 
 
 def measure(
@@ -73,7 +75,8 @@ def measure(
         for target in targets.get_all(prepared.targets)
         if isinstance(target, Classes)
     }
-    return Statistics(mean, std, counts)
+    side = prepared.image_shape[0] if prepared.pixels == "image" else 0
+    return Statistics(mean, std, counts, side)
 
 
 def _evenly(rows: np.ndarray, number: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def averaged(
     if len(views) == 1:
         return dict(forward(images))
     decoded = {
-        name: values.reshape(len(views), len(images), *values.shape[1:])
+        name: values.reshape(len(views), images.shape[0], *values.shape[1:])
         for name, values in forward(jnp.concatenate(views)).items()
     }
     opposites = {target.name: target.opposite or target.name for target in targets}

@@ -5,16 +5,13 @@ standard deviation to normalise by, and the checkpoints.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import pandas as pd
 
 from knee_jax import models, targets
 from knee_jax.config import load as configs
@@ -22,17 +19,22 @@ from knee_jax.config.load import RunConfig
 from knee_jax.data import statistics, views
 from knee_jax.data.preprocessing import Intensities, Preprocessing
 from knee_jax.errors import UserError
+from knee_jax.inference.predictor import Predictor
 from knee_jax.landmarks import NUM_LANDMARKS
+from knee_jax.models import activation
 from knee_jax.models.precision import compute_dtype
 from knee_jax.targets.kinds import Target
 from knee_jax.workdir.checkpoint import Checkpoints
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 
+Function = Callable[[Any, Any], Any]
+"""Function from variables and a batch of knees."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Predictor:
-    """Trained network with its preprocessing and its targets.
+class Network:
+    """Trained network of a run, with its preprocessing and its targets.
 
     Attributes:
         config: Config of the run.
@@ -41,6 +43,7 @@ class Predictor:
         variables: Its params and batch_stats.
         preprocessing: Conversion of knees to the network's input.
         intensities: Mean and standard deviation to normalise by.
+        side: Side of the prepared images, pixels; 0 if unknown or volumes.
         step: Number of training steps of the checkpoint.
     """
 
@@ -50,106 +53,37 @@ class Predictor:
     variables: Mapping[str, Any]
     preprocessing: Preprocessing
     intensities: Intensities
+    side: int
     step: int
 
-    @property
-    def needs_landmarks(self) -> bool:
-        """Need of landmarks: True if the network reads them."""
-        return bool(self.model.needs_keypoints)
+    def forward(self, variables: Any, batch: Any) -> dict[str, jax.Array]:
+        """Return decoded outputs by target; may be traced."""
+        images, points = self._inputs(batch)
 
-    def predict(
-        self,
-        images: np.ndarray | Sequence[np.ndarray],
-        landmarks: np.ndarray | None = None,
-        batch_size: int = 32,
-    ) -> dict[str, np.ndarray]:
-        """Predict every target of some knees.
+        def decoded(images: jax.Array) -> dict[str, jax.Array]:
+            outputs: Any = self.model.apply(variables, images, points, train=False)
+            return {t.name: t.decode(outputs[t.name]) for t in self.targets}
 
-        Args:
-            images: Regions of interest oriented as a right knee (lateral at the left), uint8 [n,
-                side, side]; for a network of volumes [n, rows, columns, slices].
-            landmarks: Landmarks, float32 [n, 74, 2], x and y in pixels of the images, the centre of
-                the first pixel at 0.5; NaN where unknown. Required if the network reads landmarks.
-            batch_size: Number of knees in a batch; predictions do not depend on it.
+        return views.averaged(decoded, images, self.config.evaluation, self.targets)
 
-        Returns:
-            For each target, class probabilities float32 [n, classes], or values float32 [n] in the
-            target's unit.
+    def heat(self, variables: Any, batch: Any) -> jax.Array:
+        """Return the evidence for the most probable class of the first target; may be traced."""
+        images, points = self._inputs(batch)
+        found = activation.heat_of(self.model, variables, images, points, self.targets[0].name)
+        assert found is not None
+        return found
 
-        Raises:
-            UserError: Images have a wrong type or shape, or required landmarks are missing.
-        """
-        images = self._checked(images)
-        if landmarks is None:
-            if self.needs_landmarks:
-                raise UserError(
-                    f"the network {self.config.model.name} reads landmarks: give [n, "
-                    f"{NUM_LANDMARKS}, 2], with NaN for knees that have none"
-                )
-            landmarks = np.full((len(images), NUM_LANDMARKS, 2), np.nan, np.float32)
-        landmarks = np.asarray(landmarks, np.float32)
-        if landmarks.shape != (len(images), NUM_LANDMARKS, 2):
-            raise UserError(
-                f"landmarks have the shape {landmarks.shape}; {len(images)} images need "
-                f"({len(images)}, {NUM_LANDMARKS}, 2)"
-            )
-        batches = []
-        for first in range(0, len(images), batch_size):
-            chunk, points = (
-                images[first : first + batch_size],
-                landmarks[first : first + batch_size],
-            )
-            # Filled up with the last knee, so that one program serves every batch.
-            missing = batch_size - len(chunk)
-            batch = {
-                self.preprocessing.augmentation.reads: _filled(chunk, missing),
-                "keypoints": _filled(points, missing),
-            }
-            decoded = jax.device_get(self._forward(self.variables, batch))
-            batches.append({name: array[: len(chunk)] for name, array in decoded.items()})
-        return {t.name: np.concatenate([batch[t.name] for batch in batches]) for t in self.targets}
+    def shows_heat(self) -> bool:
+        """Return whether `heat` can be computed: for films, by a network that exposes its maps."""
+        if self.preprocessing.augmentation.reads != "image":
+            return False
+        images = jnp.zeros((1, *self.preprocessing.input_shape))
+        points = jnp.zeros((1, NUM_LANDMARKS, 2))
+        seen = activation.observed(self.model, self.variables, images, points)
+        return bool(activation.maps_among(seen))
 
-    def table(self, knees: pd.DataFrame, predicted: Mapping[str, np.ndarray]) -> pd.DataFrame:
-        """Join predictions to knees: one row per knee, with the columns of a predictions table.
-
-        Args:
-            knees: Table with one row per knee, with whatever identifies it.
-            predicted: Result of `predict`.
-        """
-        columns: dict[str, np.ndarray] = {}
-        for target in self.targets:
-            columns |= target.predictions(predicted[target.name])
-        return pd.concat([knees.reset_index(drop=True), pd.DataFrame(columns)], axis=1)
-
-    @functools.cached_property
-    def _forward(self) -> Callable[..., dict[str, jax.Array]]:
-        """Compiled prediction, from (variables, batch) to decoded outputs."""
-
-        def forward(variables: Any, batch: Any) -> dict[str, jax.Array]:
-            images, points = self.preprocessing(
-                batch, jax.random.key(0), self.intensities, train=False
-            )
-
-            def decoded(images: jax.Array) -> dict[str, jax.Array]:
-                outputs: Any = self.model.apply(variables, images, points, train=False)
-                return {t.name: t.decode(outputs[t.name]) for t in self.targets}
-
-            return views.averaged(decoded, images, self.config.evaluation, self.targets)
-
-        return jax.jit(forward)
-
-    def _checked(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        images = np.asarray(images)
-        volumes = self.preprocessing.augmentation.reads == "volume"
-        wanted = "[n, rows, columns, slices]" if volumes else "[n, side, side]"
-        square = volumes or (images.ndim == 3 and images.shape[1] == images.shape[2])
-        if images.dtype != np.uint8 or images.ndim != (4 if volumes else 3) or not square:
-            raise UserError(
-                f"images are {images.dtype} {list(images.shape)}; uint8 {wanted} is needed"
-            )
-        if not len(images):
-            raise UserError("no image is given: give at least one")
-        return images
+    def _inputs(self, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+        return self.preprocessing(batch, jax.random.key(0), self.intensities, train=False)
 
 
 def load(run: str | Path) -> Predictor:
@@ -160,6 +94,30 @@ def load(run: str | Path) -> Predictor:
 
     Returns:
         Predictor that uses the best checkpoint on the validation knees.
+
+    Raises:
+        UserError: The folder does not hold a run, or no validated checkpoint.
+    """
+    network = read(run)
+
+    def compiled(function: Function) -> Callable[[Any], Any]:
+        function = jax.jit(function)
+        return lambda batch: function(network.variables, batch)
+
+    return Predictor(
+        name=Path(run).name,
+        targets=network.targets,
+        needs_landmarks=bool(network.model.needs_keypoints),
+        reads=network.preprocessing.augmentation.reads,
+        side=network.side,
+        forward=compiled(network.forward),
+        heat=compiled(network.heat) if network.shows_heat() else None,
+        facts={"run": Path(run).name, "step": network.step},
+    )
+
+
+def read(run: str | Path) -> Network:
+    """Read the network of a finished run, by the best checkpoint on the validation knees.
 
     Raises:
         UserError: The folder does not hold a run, or no validated checkpoint.
@@ -188,13 +146,14 @@ def load(run: str | Path) -> Predictor:
             raise UserError(f"{folder} holds no validated checkpoint: train first")
         variables = checkpoints.restore_variables(step)
     _check_variables(folder, model, preprocessing, variables)
-    return Predictor(
+    return Network(
         config=config,
         targets=targets.get_all(config.targets),
         model=model,
         variables=variables,
         preprocessing=preprocessing,
         intensities=Intensities.of(numbers.mean, numbers.std),
+        side=numbers.side,
         step=step,
     )
 
@@ -214,7 +173,3 @@ def _check_variables(
         raise UserError(
             f"{folder}: the checkpoint is not of the network in {CONFIG}; one of them was replaced"
         )
-
-
-def _filled(array: np.ndarray, missing: int) -> np.ndarray:
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array

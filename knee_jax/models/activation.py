@@ -103,7 +103,7 @@ def evidence(
         )
         logits = outputs[target]
         # A continuous target has one output, which is the highest.
-        classes = logits.argmax(-1) if chosen is None else jnp.full(len(logits), chosen)
+        classes = logits.argmax(-1) if chosen is None else jnp.full(logits.shape[0], chosen)
         # Knees do not interact in evaluation, so the gradient of the sum is each knee's own.
         of_class = jnp.take_along_axis(logits, classes[:, None], axis=1)
         return of_class.sum(), seen["intermediates"]
@@ -148,7 +148,7 @@ def maps_among(seen: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
 
 def _grow(heat: jax.Array, size: int) -> jax.Array:
     """Resize heat [batch, height, width] bilinearly to [batch, size, size]."""
-    return jax.image.resize(heat, (len(heat), size, size), "linear", antialias=False)
+    return jax.image.resize(heat, (heat.shape[0], size, size), "linear", antialias=False)
 
 
 def _on_side_patches(heat: Mapping[str, jax.Array], patch: int, size: int) -> jax.Array:

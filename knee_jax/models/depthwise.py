@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from knee_jax.models.layers import check_size
+from knee_jax.models.layers import check_size, on_cpu
 
 # PyTorch's `kaiming_normal_(mode="fan_out")` of a depthwise kernel: each output has its own input.
 initial = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -135,5 +135,5 @@ class DepthwiseConv(nn.Module):
         check_size(x, 1)
         side = self.kernel_size
         kernel = self.param("kernel", initial, (side, side, 1, x.shape[-1]))
-        form = convolve_on_cpu if jax.default_backend() == "cpu" else convolve
+        form = convolve_on_cpu if on_cpu() else convolve
         return form(x.astype(self.dtype), kernel[:, :, 0].astype(self.dtype), self.stride)

@@ -177,7 +177,7 @@ class Model(nn.Module):
         indices = choose(PRESETS, self.landmarks, "landmark preset")
         aggregate = choose(
             {
-                "concat": lambda points, _: points.reshape(len(points), -1),
+                "concat": lambda points, _: points.reshape(points.shape[0], -1),
                 "mean": lambda points, _: points.mean(1),
                 "max": lambda points, _: points.max(1),
                 "attention": lambda points, name: Attention(name=f"attention_{name}")(points),

@@ -3,8 +3,10 @@
 Images are [batch, height, width, channels]; parameters are float32 whatever the compute type.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -114,6 +116,24 @@ def convolve_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> j
     return convolve(x, kernel, stride, 0, more=1)[:, :, :width]
 
 
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def tracing_for(platform: str) -> Iterator[None]:
+    """Trace networks in the forms that suit a platform, not the one of this process."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
+def on_cpu() -> bool:
+    """Return whether a network that is traced now will run on a CPU."""
+    return (_platform.get() or jax.default_backend()) == "cpu"
+
+
 class Conv(nn.Module):
     """2-D convolution, padded equally on every side.
 
@@ -157,7 +177,7 @@ class Conv(nn.Module):
         return y + self.param("bias", self.initial_bias, shape).astype(self.dtype)
 
     def _convolve(self, x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-        if jax.default_backend() != "cpu":
+        if not on_cpu():
             return convolve(x, kernel, self.stride, pad)
         if self.groups > 1:
             return convolve_groups_on_cpu(x, kernel, self.stride, pad)
@@ -364,7 +384,7 @@ def global_max(x: jax.Array) -> jax.Array:
     pixels that equal the maximum. If XLA recomputes x for that with different rounding, there is
     none, and the gradient is NaN.
     """
-    pixels = x.reshape(len(x), -1, x.shape[-1])
+    pixels = x.reshape(x.shape[0], -1, x.shape[-1])
     first = jnp.argmax(pixels, axis=1, keepdims=True)
     here = jnp.arange(pixels.shape[1])[:, None] == first
     return jnp.where(here, pixels, 0).sum(1)
@@ -372,7 +392,7 @@ def global_max(x: jax.Array) -> jax.Array:
 
 def flatten(x: jax.Array) -> jax.Array:
     """Flatten [B, H, W, C] to [B, C H W], channel by channel, in PyTorch's order."""
-    return jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
+    return jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
 
 
 def check_size(x: jax.Array, least: int) -> None:

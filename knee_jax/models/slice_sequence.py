@@ -169,7 +169,7 @@ class Concatenation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Map [batch, slices, features] to [batch, width]."""
-        x = nn.relu(Linear(self.width, name="hidden")(x.reshape(len(x), -1)))
+        x = nn.relu(Linear(self.width, name="hidden")(x.reshape(x.shape[0], -1)))
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 
@@ -384,7 +384,9 @@ class Model(nn.Module):
         features = []
         for view, x in maps.items():
             x = observe(self, "maps" if self.views == "one" else f"maps_{view}", x)
-            features.append(x.mean((1, 2), dtype=jnp.float32).reshape(len(image), -1, x.shape[-1]))
+            features.append(
+                x.mean((1, 2), dtype=jnp.float32).reshape(image.shape[0], -1, x.shape[-1])
+            )
         return jnp.concatenate(features, axis=1)
 
     def _aggregate(self, x: jax.Array, dropout: float, train: bool) -> jax.Array:

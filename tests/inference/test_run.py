@@ -53,7 +53,7 @@ def test_it_predicts_what_the_evaluation_did(run, test_knees, batch_size):
     table, knees = test_knees
     predictor = knee_jax.load(run[0])
     found = predictor.predict(knees["image"], knees["keypoints"], batch_size)
-    assert list(found) == list(predictor.config.targets)
+    assert list(found) == [target.name for target in predictor.targets]
     for target in predictor.targets:
         expected = table[target.output_columns()].to_numpy()
         np.testing.assert_allclose(found[target.name], expected, atol=2e-5)
