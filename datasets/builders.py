@@ -33,7 +33,7 @@ from knee_jax.datasets.shards import (
     write_shards_by_beam,
 )
 from knee_jax.errors import UserError
-from knee_jax.ingest import contact_sheet
+from knee_jax.ingest import archives, contact_sheet
 from knee_jax.ingest.headers import HeaderLoader
 from knee_jax.ingest.report import Example, Exclusion, IngestReport
 from knee_jax.targets.grades import GRADES
@@ -134,7 +134,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         """
 
     def manual_folder(self) -> pathlib.Path:
-        """Return the user's folder of raw files.
+        """Return the user's folder of raw files, or the one that an archive stands for.
 
         Raises:
             UserError: No folder was given, or it does not exist.
@@ -144,10 +144,13 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
                 f"{self.name} is made from your own files: name their folder, with --manual_dir "
                 "(knee-jax prepare) or --config.data.manual_dir (knee-jax train)"
             )
-        if not self.manual_dir.is_dir():
-            raise UserError(f"{self.manual_dir}: no such folder; correct manual_dir")
+        folder = self.manual_dir
+        if folder.is_file() and archives.stem(folder.name):
+            folder = folder.with_name(archives.stem(folder.name))
+        elif not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; correct manual_dir")
         self.has_read_manual_dir = True
-        return self.manual_dir
+        return folder
 
     def header_loader(self) -> HeaderLoader:
         """Return the loader of the raw files' headers."""

@@ -23,7 +23,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from knee_jax.errors import UserError
-from knee_jax.ingest import pool
+from knee_jax.ingest import archives, pool
 from knee_jax.ingest.report import Example, Exclusion, Note, index_row, mask_dates, without_dates
 
 
@@ -242,7 +242,7 @@ def _fingerprint(jobs: Iterable[Job]) -> str:
         digest.update(pickle.dumps(job))
         for path in job.paths():
             try:
-                status = path.stat()
+                status = archives.on_disk(path).stat()
                 digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
             except OSError:
                 digest.update(f"{path}\n".encode())

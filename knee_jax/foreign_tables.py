@@ -46,6 +46,7 @@ def read_table(
     *,
     fallback: str | None = None,
     remedy: str = _REMEDY,
+    data: bytes | None = None,
 ) -> pd.DataFrame:
     """Read a table as text.
 
@@ -54,6 +55,7 @@ def read_table(
         encoding: Encoding of the file; None: from its byte-order mark, otherwise UTF-8.
         fallback: Encoding of a file that is not UTF-8; None: it is refused.
         remedy: Advice for a file that is not UTF-8.
+        data: Content of the file, if it has been read already.
 
     Returns:
         Cells exactly as they are, '' where empty; names of columns without blanks around them. The
@@ -63,7 +65,7 @@ def read_table(
         UserError: The file cannot be read as a table, or a row has more or fewer fields than the
             header. One empty field at the end of a row is no field.
     """
-    rows = read_rows(path, encoding, fallback=fallback, remedy=remedy)
+    rows = read_rows(path, encoding, fallback=fallback, remedy=remedy, data=data)
     header = [name.strip() for name in rows[0][1]]
     body = rows[1:]
     if not header[-1] and all(len(row) < len(header) or not row[-1].strip() for _, row in body):
@@ -80,12 +82,15 @@ def read_rows(
     *,
     fallback: str | None = None,
     remedy: str = _REMEDY,
+    data: bytes | None = None,
 ) -> list[tuple[int, list[str]]]:
     """Read the rows of a table that are not empty, each with its line, as `read_table` does.
 
     They may have any number of fields, and the first is as any other.
     """
-    text = _decode(path, _read(path), encoding, fallback, remedy)
+    data = _read(path) if data is None else data
+    _check_kind(path, data)
+    text = _decode(path, data, encoding, fallback, remedy)
     if separator := re.match(r"sep=(.)\r?\n", text):
         # A line for Excel.
         return _split(path, text[separator.end() :], separator[1], first=2)
@@ -125,17 +130,19 @@ def decimals(columns: pd.DataFrame) -> int:
 
 def _read(path: Path | str) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; correct the path") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'it cannot be read'}") from None
+
+
+def _check_kind(path: Path | str, data: bytes) -> None:
     if data[:512].lstrip().lower().startswith(_WEB_PAGE):
         raise UserError(f"{path}: a web page, not a table: the download failed; repeat it")
     for begin, what in _OTHER_FILES.items():
         if data.startswith(begin):
             raise UserError(f"{path}: not a table as text, but {what}")
-    return data
 
 
 def _decode(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from knee_jax import foreign_tables
 from knee_jax.errors import UserError
+from knee_jax.ingest import archives
 from knee_jax.ingest.headers import Header
 
 FILES = ("contents*.csv", "oai_summary.csv")
@@ -42,9 +43,10 @@ def read_contents(tables: pathlib.Path) -> dict[str, Header]:
             is not a date, or its subject or visit is not that of its folder.
     """
     headers: dict[str, Header] = {}
-    if not tables.is_dir():
+    if not archives.is_folder(tables):
         return headers
-    paths = [path for path in sorted(tables.iterdir()) if _is_contents(path)]
+    paths = [tables / name for name in sorted(archives.names(tables))]
+    paths = [path for path in paths if _is_contents(path)]
     for path in paths:
         table = _read(path)
         rows = table.drop_duplicates()
@@ -67,7 +69,9 @@ def _is_contents(path: pathlib.Path) -> bool:
 
 def _read(path: pathlib.Path) -> pd.DataFrame:
     """Read the columns folder, visit, subject, description and date, as text."""
-    table = foreign_tables.read_table(path, fallback="latin-1").reset_index(drop=True)
+    table = foreign_tables.read_table(
+        path, fallback="latin-1", data=archives.read(path)
+    ).reset_index(drop=True)
     table.columns = table.columns.str.strip().str.lower()
     # A list of readings has visits, and no descriptions.
     wanted = ["folder", "studydate"]

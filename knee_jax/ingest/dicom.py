@@ -21,7 +21,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRBigEndian
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest import codestream, polarity
+from knee_jax.ingest import archives, codestream, polarity
 
 MODALITIES = ("CR", "DX", "RG")
 """Modalities of films: computed, digital and digitised radiography."""
@@ -184,9 +184,10 @@ def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> py
         begin = _begin(path)
         if not begin:
             raise UnusableKnee("empty_file", "zero bytes")
-        header = pydicom.dcmread(
-            path, stop_before_pixels=partly, specific_tags=tags, force=_is_bare(begin)
-        )
+        with archives.open_file(path) as file:
+            header = pydicom.dcmread(
+                file, stop_before_pixels=partly, specific_tags=tags, force=_is_bare(begin)
+            )
     except InvalidDicomError as error:
         raise UnusableKnee("not_dicom", _other_kind(begin)) from error
     except OSError as error:
@@ -205,7 +206,7 @@ def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> py
 
 
 def _begin(path: pathlib.Path) -> bytes:
-    with path.open("rb") as file:
+    with archives.open_file(path) as file:
         return file.read(132)
 
 

@@ -21,7 +21,7 @@ import pydicom
 from tqdm import tqdm
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest import dicom, pool
+from knee_jax.ingest import archives, dicom, pool
 
 KEYWORDS = (
     "Modality",
@@ -184,7 +184,7 @@ def _in_path(subject: str, path: str) -> str:
 def _stamp(path: pathlib.Path) -> tuple[int, int]:
     """Return the size and modification time of a file, or -1 for both if it cannot be found."""
     try:
-        status = os.stat(path)
+        status = os.stat(archives.on_disk(path))
     except OSError:
         # Reported when the file is opened.
         return -1, -1

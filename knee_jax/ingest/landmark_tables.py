@@ -35,6 +35,7 @@ import pandas as pd
 
 from knee_jax import foreign_tables
 from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.ingest import archives
 from knee_jax.ingest.inventory import SIDES
 from knee_jax.landmarks import FEMUR, NUM_LANDMARKS, PLATEAU_CENTRE, PRESETS, TIBIA
 
@@ -140,11 +141,11 @@ def read_locations(root: pathlib.Path, kind: str) -> dict[FilmKey, KneeLocations
 
 def _read(path: pathlib.Path) -> pd.DataFrame:
     """Read the cells as text without blanks around them, by line."""
-    if not path.is_file():
+    if not archives.exists(path):
         raise UserError(
             f"{path}: there is no such table; copy it here, or prepare another config of the set"
         )
-    table = foreign_tables.read_table(path, remedy="save it as UTF-8")
+    table = foreign_tables.read_table(path, remedy="save it as UTF-8", data=archives.read(path))
     return table.apply(lambda column: column.str.strip())
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
+from knee_jax.ingest import archives
 from knee_jax.landmarks import CONDYLES, NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE
 
 SUFFIXES = {"L": ".pts", "R": "_f.pts"}
@@ -54,7 +55,7 @@ def read_landmarks(root: pathlib.Path, source: str, side: str, width_mm: float) 
         UnusableKnee: no_landmarks, landmarks_unreadable, landmarks_count or landmarks_nan.
     """
     apart, beside = files(root, source, side)
-    path = apart if apart.exists() else beside
+    path = apart if archives.exists(apart) else beside
     # Without the film's name, which may be a person's.
     name = "*" + SUFFIXES[side]
     points = _parse(path, name)
@@ -149,7 +150,7 @@ def _mean_height(points: np.ndarray, window: range) -> float:
 def _parse(path: pathlib.Path, name: str) -> np.ndarray:
     """Read the points of a file; `name` stands for it in error details."""
     try:
-        body = _BODY.search(path.read_text())
+        body = _BODY.search(archives.read(path).decode())
     except FileNotFoundError as error:
         raise UnusableKnee("no_landmarks", f"{name} is missing") from error
     except OSError as error:

@@ -20,7 +20,7 @@ import numpy as np
 
 from knee_jax import foreign_tables
 from knee_jax.errors import UserError
-from knee_jax.ingest import crops, landmarks, tree
+from knee_jax.ingest import archives, crops, landmarks, tree
 from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
 from knee_jax.ingest.inventory import (
     SIDES,
@@ -99,11 +99,12 @@ def take_inventory(
 
 def _read_list(tables: pathlib.Path, notes: collections.Counter) -> dict[str, int] | None:
     """Read the list as paths with their first lines; return None, and count it, without a list."""
-    found = [path for path in tables.glob("*") if path.name.lower() == LIST.lower()]
+    names = archives.names(tables) if archives.is_folder(tables) else []
+    found = [tables / name for name in names if name.lower() == LIST.lower()]
     notes["lists_of_films_missing"] = int(not found)
     if not found:
         return None
-    rows = foreign_tables.read_rows(found[0], fallback="latin-1")
+    rows = foreign_tables.read_rows(found[0], fallback="latin-1", data=archives.read(found[0]))
     cells = {line: row[0].strip().replace("\\", "/") for line, row in rows}
     first: dict[str, int] = {}
     for line, path in cells.items():

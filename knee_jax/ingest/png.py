@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
+from knee_jax.ingest import archives
 
 
 def read_grey(path: pathlib.Path) -> np.ndarray:
@@ -15,7 +16,7 @@ def read_grey(path: pathlib.Path) -> np.ndarray:
         UnusableKnee: unreadable, empty_file, not_an_image or colour_image.
     """
     try:
-        data = np.fromfile(path, np.uint8)
+        data = np.frombuffer(archives.read(path), np.uint8)
     except OSError as error:
         raise UnusableKnee("unreadable", error.strerror or "it cannot be read") from error
     if not data.size:

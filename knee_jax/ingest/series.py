@@ -21,7 +21,7 @@ import numpy as np
 import pydicom
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest import dicom
+from knee_jax.ingest import archives, dicom
 
 MODALITIES = ("MR",)
 
@@ -69,7 +69,8 @@ def slice_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
     Hidden files are left out.
     """
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    names = sorted(name for name in archives.names(folder) if not name.startswith("."))
+    files = [folder / name for name in names]
     return [file for file in files if NUMBERED.fullmatch(file.name)] or files
 
 

@@ -4,8 +4,10 @@ There are three kinds: SAS files, the same tables as text separated by '|', and 
 tables of the NIMH Data Archive, whose second line describes the columns.
 """
 
+import contextlib
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -13,7 +15,7 @@ import pyreadstat
 
 from knee_jax import foreign_tables
 from knee_jax.errors import UserError
-from knee_jax.ingest import tree
+from knee_jax.ingest import archives, tree
 
 SUFFIXES = ("sas7bdat", "txt", "csv")
 """Suffixes of a table's file, in order of preference."""
@@ -34,7 +36,7 @@ def look_for_table(folder: pathlib.Path, name: str) -> pathlib.Path | None:
         UserError: Two files of the same kind have this name.
     """
     names = [f"{name}.{suffix}" for suffix in SUFFIXES]
-    listed = tree.walk(folder).files.items() if folder.is_dir() else ()
+    listed = tree.walk(folder).files.items() if archives.is_folder(folder) else ()
     files = [folder / below / file for below, of_folder in listed for file in of_folder]
     for each in names:
         found = [path for path in files if path.name.lower() == each]
@@ -99,13 +101,19 @@ def check_columns(table: pd.DataFrame, path: pathlib.Path, columns: Iterable[str
 
 
 def _read_sas(path: pathlib.Path) -> pd.DataFrame:
-    with path.open("rb") as file:
-        begin = file.read(512)
-    if begin.lstrip().lower().startswith(_WEB_PAGE):
+    data = _read(path)
+    if data[:512].lstrip().lower().startswith(_WEB_PAGE):
         raise UserError(f"{path}: a web page, not a table: the download failed; repeat it")
     try:
-        # user_missing keeps SAS's special codes, as letters.
-        table, _ = pyreadstat.read_sas7bdat(str(path), user_missing=True)
+        with contextlib.ExitStack() as stack:
+            file = str(path)
+            if archives.on_disk(path) != path:
+                unpacked = stack.enter_context(tempfile.NamedTemporaryFile(suffix=path.suffix))
+                unpacked.write(data)
+                unpacked.flush()
+                file = unpacked.name
+            # user_missing keeps SAS's special codes, as letters.
+            table, _ = pyreadstat.read_sas7bdat(file, user_missing=True)
     except (pyreadstat.ReadstatError, MemoryError) as error:
         raise UserError(
             f"{path}: not a table as SAS writes it; copy it again from the study"
@@ -113,9 +121,18 @@ def _read_sas(path: pathlib.Path) -> pd.DataFrame:
     return table
 
 
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return archives.read(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or 'it cannot be read'}") from error
+
+
 def _read_text(path: pathlib.Path) -> pd.DataFrame:
     # Studies write Latin-1; only codes and numbers of it are read.
-    table = foreign_tables.read_table(path, fallback="latin-1").reset_index(drop=True)
+    table = foreign_tables.read_table(path, fallback="latin-1", data=_read(path)).reset_index(
+        drop=True
+    )
     # The archive describes `subjectkey` in words; an identifier has no space.
     described = table.filter(regex="(?i)^ *subjectkey *$")[:1].apply(lambda cell: cell.str.strip())
     if described.apply(lambda cell: cell.str.contains(" ")).any(axis=None):

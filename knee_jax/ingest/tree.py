@@ -1,11 +1,13 @@
 """Files in a study's folder, by name alone: no file is opened."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 
 from knee_jax.errors import UserError
+from knee_jax.ingest import archives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ def walk(
     Links are followed, since large studies are spread over several disks. Of several paths to one
     folder, the first by name counts, after those preferred by `first` and real folders before
     links. Hidden files and folders are left out. A broken link counts as a file, so that opening it
-    is reported.
+    is reported. An archive counts as the folder of its name (`archives`), unless that is there.
 
     Args:
         root: Folder to list.
@@ -45,9 +47,11 @@ def walk(
         UserError: The folder itself cannot be listed.
     """
     tree = Tree({}, {}, {"folders_linked_twice": 0, "special_files": 0})
+    if not root.is_dir() and (found := archives.find(root)):
+        _list_archive(tree, *found, "", enters)
     listed: set[tuple[int, int]] = set()
     # A stack: the last one comes next.
-    pending = [""]
+    pending = [] if tree.files or tree.unreadable else [""]
     while pending:
         folder = pending.pop()
         try:
@@ -65,13 +69,42 @@ def walk(
             tree.unreadable[folder] = error.strerror or "it cannot be read"
             continue
         folders, files = _sort_out(shown, tree.notes)
-        tree.files[folder] = sorted(files)
+        packed = {name: archives.stem(name) for name in files if archives.stem(name)}
+        tree.files[folder] = sorted(set(files) - packed.keys())
+        for name, stem in packed.items():
+            path = f"{folder}/{stem}" if folder else stem
+            if stem not in folders and enters(path):
+                _list_archive(tree, root / folder / name, "", path, enters)
         below = [f"{folder}/{name}" if folder else name for name in folders]
         below.sort(key=lambda path: not first(path))
         pending += [path for path in reversed(below) if enters(path)]
     if "" in tree.unreadable:
         raise UserError(f"{root}: cannot be listed ({tree.unreadable['']}); correct manual_dir")
     return dataclasses.replace(tree, files=dict(sorted(tree.files.items())))
+
+
+def _list_archive(
+    tree: Tree, archive: pathlib.Path, inside: str, folder: str, enters: Callable[[str], bool]
+) -> None:
+    """Add the files of an archive, or of a folder `inside` it, as those of a folder."""
+    try:
+        members = archives.files(archive)
+    except OSError as error:
+        tree.unreadable[folder] = error.strerror or "its archive cannot be read"
+        return
+    prefix = f"{inside}/" if inside else ""
+    tree.files.setdefault(folder, [])
+    for member in sorted(members):
+        if not member.startswith(prefix):
+            continue
+        below, _, name = member.removeprefix(prefix).rpartition("/")
+        path = "/".join(part for part in (folder, below) if part)
+        steps = list(itertools.accumulate(pathlib.PurePosixPath(below).parts, "{}/{}".format))
+        steps = [f"{folder}/{step}" if folder else step for step in steps]
+        if all(map(enters, steps)):
+            for step in steps:
+                tree.files.setdefault(step, [])
+            tree.files[path].append(name)
 
 
 def _sort_out(

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest import progression
+from knee_jax.ingest import archives, progression
 from knee_jax.ingest.report import Example, Exclusion
 from knee_jax.ingest.series import Volume, read_volume, slice_files
 from knee_jax.targets.grades import GRADES, MISSING
@@ -134,7 +134,7 @@ class VolumeJob:
     def paths(self) -> list[pathlib.Path]:
         """Return all paths that are read: the folder, and the slices in it."""
         path = self.root / self.file.source
-        return [path, *(slice_files(path) if path.is_dir() else ())]
+        return [path, *(slice_files(path) if archives.is_folder(path) else ())]
 
 
 def prepare(volume: Volume, preparation: Preparation) -> np.ndarray:
