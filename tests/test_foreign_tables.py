@@ -340,6 +340,7 @@ def fuzz(tmp_path, count):
         if error:
             assert not is_whole, (number, error)
             assert "\n" not in error
+            assert PLANTED not in error
             assert not re.search(r"(Error|Exception)\b|object at", error), error
             outcomes["refused"] += 1
         else:

@@ -1,7 +1,9 @@
 """Personal data in a study's files reach neither a prepared set nor the output of a command."""
 
 import os
+import shutil
 import warnings
+import zipfile
 
 import pandas as pd
 import pydicom
@@ -189,6 +191,47 @@ def test_films(tmp_path):
     # The path still leads to the file.
     for source in pd.read_csv(folder / "index.csv")["source"]:
         assert len(list(root.glob(source))) == 1
+
+
+STRANGE = (
+    {"PresentationLUTShape": "PLANTED CODE", "PatientOrientation": "PLANTED"},
+    {"ImagerPixelSpacing": "", "NominalScannedPixelSpacing": "942786.25"},
+    {"PixelPaddingValue": "PLANTED 942786", "PixelIntensityRelationshipSign": "PLANTED"},
+    {"VOILUTFunction": "PLANTED CODE", "BitsStored": "PLANTED"},
+    {"PatientOrientation": "H\\F"},
+)
+
+
+def test_strange_films_and_archives(tmp_path):
+    """Remarks quote no header, and archives may hold files of any name."""
+    root, data_dir = tmp_path / "study", tmp_path / "data"
+    write_study(root, num_subjects=8, visits=(0,), rows=512, progress=False)
+    films = sorted(root.glob("00m/*/*/*/*/001"))
+    dates = dates_in(root)
+    for path, strange in zip(films, (*STRANGE, {}, {}, {})):
+        film = planted(pydicom.dcmread(path), **strange)
+        lut = pydicom.Dataset()
+        lut.LUTDescriptor, lut.LUTExplanation = [4, 0, 16], "PLANTED TEXT"
+        lut.add_new("LUTData", "OW", bytes(8))
+        lut["LUTDescriptor"].VR = "US"
+        film.VOILUTSequence = [lut]
+        write(path, film)
+    for path in films[5:]:
+        archive = path.parent.with_name(f"{path.parent.name}.zip")
+        with zipfile.ZipFile(archive, "w") as file:
+            for each in sorted(path.parent.iterdir()):
+                file.write(each, each.name)
+            file.writestr("Planted Name/19010203/report.txt", "PLANTED TEXT")
+        shutil.rmtree(path.parent)
+    archive.write_bytes(archive.read_bytes()[:2000] + b"PLANTED")
+    flags = ["--dataset=oai_xray", f"--manual_dir={root}", f"--data_dir={data_dir}"]
+    done = run("knee_jax.prepare", *flags, "--workers=1", "--spacing=0.2")
+    assert_nothing_is_leaked(done, data_dir, dates)
+    folder = data_dir / "oai_xray" / "default" / "1.1.0"
+    notes = set(pd.read_csv(folder / "notes.csv")["note"])
+    assert {"voi_table_left_out", "header_lies_on_its_side"} <= notes
+    reasons = set(pd.read_csv(folder / "exclusions.csv")["reason"])
+    assert {"bad_spacing", "corrupt_header", "unreadable_folder"} <= reasons
 
 
 def test_paths_of_most(tmp_path):

@@ -371,7 +371,9 @@ def _spacing(
             # DICOM gives the distance of rows (y) first.
             found[keyword] = (values[-1], values[0])
         elif values:
-            wrong[keyword] = f"{values} mm, not {low} to {high}"
+            # A number far from any pixel's size may be a misplaced id.
+            told = "/".join(f"{each:g}" if 0 <= each < 1000 else "?" for each in values[:2])
+            wrong[keyword] = f"{told} mm, not {low} to {high}"
     if not found:
         if wrong:
             raise UnusableKnee("bad_spacing", next(iter(wrong.values())))
