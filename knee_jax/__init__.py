@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from knee_jax.inference.run import Predictor
+    from knee_jax.inference.predictor import Predictor
 
 __version__ = "0.2.0"
 
 
-def load(run: str | Path) -> "Predictor":
-    """Load a finished run as a predictor; see `knee_jax.inference.run.load`."""
-    from knee_jax.inference import run as inference
+def load(model: str | Path) -> "Predictor":
+    """Load one of the project's models, a run or an exported file as a predictor.
 
-    return inference.load(run)
+    See `knee_jax.inference.models.load`.
+    """
+    from knee_jax.inference import models
+
+    return models.load(model)

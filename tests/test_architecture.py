@@ -59,7 +59,17 @@ def room(prefix: str) -> set[str]:
     return {m for m in IMPORTS if m == prefix or m.startswith(prefix + ".")}
 
 
-COMMANDS = ("main", "prepare", "reproduce", "convert", "coherence", "readers", "phantom.__main__")
+COMMANDS = (
+    "main",
+    "prepare",
+    "predict",
+    "export",
+    "reproduce",
+    "convert",
+    "coherence",
+    "readers",
+    "phantom.__main__",
+)
 DOORS = {f"knee_jax.{name}" for name in ("__main__", *COMMANDS)}
 """Modules that `python -m` runs."""
 

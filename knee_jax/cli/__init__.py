@@ -10,6 +10,7 @@ has
 and may have
 
 - `CHOICES`, the values of its one positional argument; without it the command takes none;
+- `TAKES_WORDS`, True if it takes any number of positional arguments, such as files;
 - `rewrite(arguments)`, which changes the command line before the flags are parsed.
 
 Heavy modules are imported inside `main`, so that `--help` answers at once. `run.py` runs the
@@ -27,11 +28,13 @@ COMMANDS = {
     "demo": "train the demo of kpn on phantom knees, which needs no data",
     "prepare": "make a prepared set from a study's raw files",
     "reproduce": "make a table of a paper again",
+    "predict": "grade the knees in any files: films, and crops of single knees",
+    "export": "write a run's network to one file, which predicts by itself",
     "convert": "convert weights from PyTorch to ours, and back",
     "coherence": "list the knees whose seven grades fit together least",
     "readers": "compare human readers with a model on the same knees",
     "phantom": "write a study tree of phantom knees",
-    "list": "list configs, their variants, models, data sets or papers' tables",
+    "list": "list configs, their variants, models, weights, data sets or papers' tables",
     "completion": "print a script that completes commands and configs in a shell",
 }
 """Summary of each command, in the order of the overview."""

@@ -3,6 +3,7 @@
     knee-jax list configs     for --config=NAME
     knee-jax list variants    for --config=NAME:VARIANT; several variants are separated by commas
     knee-jax list models      for --config.model.name
+    knee-jax list weights     for `knee-jax predict --model`: trained models of the project
     knee-jax list datasets    for --config.data.dataset and `knee-jax prepare --dataset`
     knee-jax list tables      for `knee-jax reproduce --table`
 
@@ -16,6 +17,12 @@ from knee_jax.cli import config_argument, show
 
 def _models() -> Iterable[str]:
     from knee_jax import models
+
+    return models.names()
+
+
+def _weights() -> Iterable[str]:
+    from knee_jax.inference import models
 
     return models.names()
 
@@ -36,6 +43,7 @@ CHOICES = {
     "configs": config_argument.names,
     "variants": config_argument.variants,
     "models": _models,
+    "weights": _weights,
     "datasets": _datasets,
     "tables": _tables,
 }

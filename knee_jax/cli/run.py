@@ -52,7 +52,9 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
         sys.argv = [f"knee-jax {name}", *arguments]
         app.run(
             lambda argv: _quietly(command, argv[1:]),
-            flags_parser=lambda argv: _parse(name, argv, choices),
+            flags_parser=lambda argv: _parse(
+                name, argv, choices, getattr(command, "TAKES_WORDS", False)
+            ),
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -118,7 +120,7 @@ def _quietly(command: ModuleType, words: list[str]) -> object:
     return command.main(words)
 
 
-def _parse(name: str, argv: list[str], choices: Sequence[str]) -> list[str]:
+def _parse(name: str, argv: list[str], choices: Sequence[str], takes_words: bool) -> list[str]:
     try:
         program, *words = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
@@ -136,6 +138,6 @@ def _parse(name: str, argv: list[str], choices: Sequence[str]) -> list[str]:
         fail(what + "".join(last).removeprefix("knee_jax.errors.UserError: "))
     if choices and not (len(words) == 1 and words[0] in choices):
         fail(f"knee-jax {name} takes one of: {', '.join(choices)}")
-    if words and not choices:
+    if words and not choices and not takes_words:
         fail(f"unexpected argument {words[0]!r}; flags are written --name=value")
     return [program, *words]

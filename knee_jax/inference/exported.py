@@ -96,6 +96,7 @@ def write(
         "needs_landmarks": bool(network.model.needs_keypoints),
         "reads": network.preprocessing.augmentation.reads,
         "shape": list(pixels),
+        "temperatures": runs.temperatures(Path(run), network.targets),
         "platforms": [each for platforms in PLATFORMS.values() for each in platforms],
         "intended_use": "Research only. Not a medical device.",
         "facts": {
@@ -233,6 +234,7 @@ def load(path: str | Path) -> Predictor:
         side=shape[0] if metadata["reads"] == "image" else 0,
         forward=compiled("forward"),
         heat=compiled("heat") if shows_heat else None,
+        temperatures=metadata["temperatures"],
         facts={"version": metadata["version"], "created": metadata["created"], **metadata["facts"]},
     )
 
@@ -249,7 +251,8 @@ def _checked(file: _File) -> dict[str, Any]:
             f"{file.path}: is of format {found}, and this version reads up to {FORMAT}: install a "
             "newer knee_jax"
         )
-    wanted = {"name", "version", "created", "targets", "needs_landmarks", "reads", "shape", "facts"}
+    wanted = {"name", "version", "created", "targets", "needs_landmarks", "reads", "shape"}
+    wanted |= {"temperatures", "facts"}
     if absent := sorted(wanted - metadata.keys()):
         raise UserError(f"{file.path}: {METADATA} lacks {', '.join(absent)}; export it again")
     return dict(metadata)

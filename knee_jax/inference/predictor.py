@@ -33,6 +33,8 @@ class Predictor:
         heat: Compiled function from a batch to where the evidence for the most probable class of
             the first target lay, float32 [batch, size, size], 0 to 1; None if the network does not
             show it.
+        temperatures: Temperature by which the probabilities of a target are calibrated, as fitted
+            on validation knees; a target without one is not calibrated.
         facts: What is known of the model, as its file or its run's folder tells it.
     """
 
@@ -43,6 +45,7 @@ class Predictor:
     side: int
     forward: Callable[[Batch], Mapping[str, Any]]
     heat: Callable[[Batch], Any] | None
+    temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def predict(

@@ -5,13 +5,14 @@ standard deviation to normalise by, and the checkpoints.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pandas as pd
 
 from knee_jax import models, targets
 from knee_jax.config import load as configs
@@ -23,10 +24,13 @@ from knee_jax.inference.predictor import Predictor
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.models import activation
 from knee_jax.models.precision import compute_dtype
-from knee_jax.targets.kinds import Target
+from knee_jax.targets.kinds import Classes, Target
 from knee_jax.workdir.checkpoint import Checkpoints
 
-CONFIG, CHECKPOINTS = "config.json", "checkpoints"
+CONFIG, CHECKPOINTS, PREDICTIONS = "config.json", "checkpoints", "predictions"
+
+LEAST_CALIBRATED = 50
+"""Validation knees that a temperature is fitted to, at least."""
 
 Function = Callable[[Any, Any], Any]
 """Function from variables and a batch of knees."""
@@ -112,8 +116,31 @@ def load(run: str | Path) -> Predictor:
         side=network.side,
         forward=compiled(network.forward),
         heat=compiled(network.heat) if network.shows_heat() else None,
+        temperatures=temperatures(Path(run), network.targets),
         facts={"run": Path(run).name, "step": network.step},
     )
+
+
+def temperatures(run: Path, predicted: Sequence[Target]) -> dict[str, float]:
+    """Fit the temperature of each class target to the run's predictions of validation knees.
+
+    A run that was not evaluated has none.
+    """
+    from knee_jax.metrics import calibration
+
+    table = run / PREDICTIONS / "validation.csv"
+    if not table.is_file():
+        return {}
+    predictions = pd.read_csv(table)
+    found: dict[str, float] = {}
+    for target in predicted:
+        if isinstance(target, Classes) and set(target.columns()) <= set(predictions):
+            known = predictions[target.is_known(predictions[target.name])]
+            if len(known) >= LEAST_CALIBRATED:
+                found[target.name] = calibration.fit_temperature(
+                    known[target.output_columns()].to_numpy(), known[target.name].to_numpy()
+                )
+    return found
 
 
 def read(run: str | Path) -> Network:

@@ -10,6 +10,8 @@ import numpy as np
 
 Array = np.ndarray
 
+_TINY = np.finfo(np.float32).tiny
+
 NUM_BINS = 15
 """Number of bins of Guo et al. 2017, section 5."""
 
@@ -95,3 +97,34 @@ def _mean(total: Array, count: Array) -> Array:
     return np.divide(
         total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0
     )
+
+
+def fit_temperature(probabilities: Array, classes: Array) -> float:
+    """Fit the temperature of a softmax by the likelihood of known classes (Guo et al. 2017, 4.2).
+
+    Args:
+        probabilities: Probabilities of the classes, [n, classes].
+        classes: True classes, int [n].
+
+    Returns:
+        Temperature, 0.05 to 20; above 1 the probabilities were too confident.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), _TINY))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        scaled -= scaled.max(axis=1, keepdims=True)
+        log_p = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+        return float(-log_p[np.arange(len(classes)), classes].mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def temper(probabilities: Array, temperature: float) -> Array:
+    """Return the probabilities [n, classes] of a softmax at another temperature, float64."""
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), _TINY)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

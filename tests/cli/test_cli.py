@@ -166,6 +166,8 @@ FLAGS = {
     "demo": "config workdir data_dir mode",
     "prepare": "dataset manual_dir data_dir workers expect file_timeout beam_runner beam_options",
     "reproduce": "table budget out data_dir rows seed change study dry_run",
+    "predict": "out model side spacing landmarks roi shard workers",
+    "export": "out half card",
     "convert": "weights out model layout width heads",
     "coherence": "index out seed",
     "readers": "predictions readers out",
@@ -256,14 +258,14 @@ def test_a_list_of_something_else_is_refused(words):
     done = run_here("knee_jax", *words)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: knee-jax list takes one of: configs, variants, models, datasets, tables\n"
+        "error: knee-jax list takes one of: configs, variants, models, weights, datasets, tables\n"
     )
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("knee-jax pre", ["prepare"]),
+        ("knee-jax pre", ["prepare", "predict"]),
         ("knee-jax train --config=si", ["siamese_gap"]),
         ("knee-jax train --config=kpn:tau_0", ["tau_025", "tau_075"]),
         ("knee-jax train --workdir=x", []),

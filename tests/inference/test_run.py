@@ -7,45 +7,13 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import knee_jax
-from knee_jax.config.load import parse
-from knee_jax.data import prepared
-from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
-from knee_jax.evaluation.evaluate import evaluate
-from knee_jax.training.train import train
 from tests.commands import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_data_dir):
-    """A small run of kpn that was trained and evaluated, and its prepared set."""
-    from knee_jax.configs import kpn
-
-    config = kpn.get_config("demo")
-    config.data.dataset = "phantom_xray/tiny"
-    config.update_from_flattened_dict(
-        {"input.size": 64, "model.width": 8, "batch_size": 8, "evaluation.batch_size": 8}
-    )
-    config.update_from_flattened_dict(
-        {"task.coherence.components": 3, "epochs": 1, "evaluation.num_resamples": 10}
-    )
-    workdir = tmp_path_factory.mktemp("inference") / "run"
-    train(parse(config), workdir, tiny_data_dir)
-    evaluate(parse(config), workdir, tiny_data_dir)
-    return workdir, prepared.open_set(prepare("phantom_xray/tiny", tiny_data_dir))
-
-
-@pytest.fixture(scope="module")
-def test_knees(run):
-    workdir, knees = run
-    table = pd.read_csv(workdir / "predictions/test.csv", dtype={"subject": str})
-    return table, knees.load(knees.find(table))
 
 
 @pytest.mark.parametrize("batch_size", [3, 64])

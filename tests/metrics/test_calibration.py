@@ -111,3 +111,23 @@ def test_nothing_to_average_is_undefined():
     scores, outcomes, nobody = np.array([0.2, 0.7]), np.array([True, False]), np.zeros(2, int)
     assert np.isnan(calibration.expected_calibration_error(scores, outcomes, nobody))
     assert np.isnan(calibration.brier(np.stack([1 - scores, scores], 1), [1, 0], nobody))
+
+
+def test_a_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 4)) * 2
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    classes = (p.cumsum(1) > rng.random((len(p), 1))).argmax(1)
+    sharp = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
+    assert calibration.fit_temperature(sharp, classes) == pytest.approx(3, rel=0.05)
+    assert calibration.fit_temperature(p, classes) == pytest.approx(1, rel=0.05)
+    np.testing.assert_allclose(calibration.temper(sharp, 3.0), p, atol=1e-6)
+
+
+def test_a_probability_of_zero_and_an_extreme_temperature_stay_finite():
+    p = np.array([[1.0, 0.0], [0.5, 0.5]])
+    for temperature in (0.05, 1.0, 20.0):
+        found = calibration.temper(p, temperature)
+        np.testing.assert_allclose(found.sum(1), 1)
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found[1], 0.5)

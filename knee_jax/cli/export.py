@@ -1,0 +1,40 @@
+"""Write the network of a finished run to one file, which predicts without any training code.
+
+    knee-jax export RUN --out=FILE.knee
+
+The file holds the program with its preprocessing (StableHLO, for cpu, cuda and tpu), the weights
+(safetensors), targets, calibration and facts. `knee-jax predict --model=FILE.knee` and
+`knee_jax.load("FILE.knee")` read it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from knee_jax.errors import UserError
+
+TAKES_WORDS = True
+
+
+def define_flags() -> None:
+    """Define the flags."""
+    flags.DEFINE_string("out", None, "File to write, *.knee.", required=True)
+    flags.DEFINE_bool("half", False, "Store weights in half precision.")
+    flags.DEFINE_string("card", None, "File of the model card (Markdown).")
+
+
+def main(words: list[str]) -> None:
+    """Export, and print what was written."""
+    from knee_jax.inference import exported
+
+    options = flags.FLAGS
+    if len(words) != 1:
+        raise UserError("name one run's folder: knee-jax export RUN --out=FILE.knee")
+    path = Path(options.out).expanduser()
+    if path.suffix != exported.SUFFIX:
+        raise UserError(f"--out={options.out}: a name that ends in {exported.SUFFIX} is expected")
+    if path.exists():
+        raise UserError(f"--out={options.out}: exists; name a new file, or delete it")
+    card = Path(options.card).read_text(encoding="utf-8") if options.card else ""
+    exported.write(Path(words[0]).expanduser(), path, half=options.half, card=card)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

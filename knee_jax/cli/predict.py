@@ -1,0 +1,119 @@
+"""Grade the knees in any files: DICOM films, and crops of single knees as PNG, JPEG or TIFF.
+
+    knee-jax predict FILE|FOLDER|ARCHIVE... --out=DIR [--model=NAME|RUN|FILE]
+
+DIR receives predictions.csv (one row per knee, or per refused file with the reason), one JSON file
+and one picture per knee, and index.html, which can be mailed. A stopped command goes on where it
+stopped. Identity in headers is not read.
+
+A film needs its landmark files (`X.pts`, `X_f.pts`) beside it or below --landmarks; without them
+--roi=middle takes the middle of each half. A crop of one knee needs nothing. --model may name
+several models, separated by commas, which are averaged; `knee-jax list weights` lists those that
+come with the project. For research only, not a medical device.
+"""
+
+import os
+from pathlib import Path
+
+from absl import flags
+
+from knee_jax.errors import UserError
+
+TAKES_WORDS = True
+
+
+def define_flags() -> None:
+    """Define the flags."""
+    flags.DEFINE_string("out", None, "Folder to write to.", required=True)
+    flags.DEFINE_list("model", ["kl-kneekl224"], "Models, runs' folders or exported files.")
+    flags.DEFINE_enum("side", None, ["L", "R"], "Side of every knee; default: from the file.")
+    flags.DEFINE_float(
+        "spacing", None, "Pixel size of films that carry none, mm.", lower_bound=0.02, upper_bound=1
+    )
+    flags.DEFINE_string("landmarks", None, "Folder of landmark files; default: beside the films.")
+    flags.DEFINE_enum("roi", "landmarks", ["landmarks", "middle"], "Where the knees of a film are.")
+    flags.DEFINE_string("shard", "1/1", "Part I/N of a job array; the parts share --out.")
+    flags.DEFINE_integer(
+        "workers", min(4, os.cpu_count() or 1), "Processes that read files.", lower_bound=1
+    )
+
+
+def main(words: list[str]) -> None:
+    """Grade, write the results, and print where they are."""
+    from tqdm import tqdm
+
+    from knee_jax.inference import grade, models
+    from knee_jax.ingest.knee_files import Reading, find
+    from knee_jax.report.graded import write_page
+
+    options = flags.FLAGS
+    if not words:
+        raise UserError("no file is named: knee-jax predict FILE|FOLDER... --out=DIR")
+    part = part_of(options.shard)
+    if options.landmarks and not Path(options.landmarks).expanduser().is_dir():
+        raise UserError(f"--landmarks={options.landmarks}: no such folder")
+    found = list(find([Path(word).expanduser() for word in words]))
+    if not found:
+        raise UserError(f"{', '.join(words)}: no files are in there")
+    sources = unique(found)
+    predictor = models.average([models.load(name) for name in options.model])
+    if predictor.reads != "image":
+        raise UserError(
+            f"--model: {predictor.name} reads MR volumes, and files are read as films; predict on "
+            "arrays (docs/how-to/predict-on-arrays.md)"
+        )
+    reading = Reading(
+        pixels=predictor.side or 350,
+        side=options.side or "",
+        spacing_mm=options.spacing,
+        landmarks=Path(options.landmarks).expanduser() if options.landmarks else None,
+        middle=options.roi == "middle",
+    )
+    out = Path(options.out).expanduser()
+    results = grade.Results(out, grade.settings_of(predictor, reading), part)
+    index, number = part
+    remaining = results.remaining(sources[index - 1 :: number])
+    workers = min(options.workers, max(len(remaining), 1))
+    graded = grade.rows_of(predictor, grade.read_all(remaining, reading, workers), out)
+    with tqdm(total=len(remaining), desc="grading", unit="file", disable=not remaining) as bar:
+        for _ in results.add(graded):
+            bar.update()
+    table = results.write_table(sources)
+    if table is None:
+        print(f"part {index} of {number} is finished; the others are not")
+        return
+    pictures = grade.pictures_of(table, out)
+    page = write_page(out, table, predictor.targets, pictures, predictor.name, grade.WARNING)
+    refused = int((table["status"] == "refused").sum())
+    print(f"{len(table) - refused} knees graded, {refused} refused, of {len(sources)} files")
+    print(f"{grade.WARNING}\n\n{page}")
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Parse `I/N`.
+
+    Raises:
+        UserError: It is no part of a whole.
+    """
+    index, _, number = text.partition("/")
+    if not (index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
+        raise UserError(f"--shard={text}: is written I/N, with I from 1 to N")
+    return int(index), int(number)
+
+
+def unique(found: list) -> list:
+    """Return files, each once; of equal names from several folders the later get a number."""
+    import dataclasses
+
+    sources, names, paths = [], set(), set()
+    for source in found:
+        if source.path in paths:
+            continue
+        name, count = source.name, 1
+        while name in names:
+            count += 1
+            name = f"{source.name} ({count})"
+        names.add(name)
+        paths.add(source.path)
+        sources.append(dataclasses.replace(source, name=name))
+    return sources

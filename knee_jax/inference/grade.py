@@ -1,0 +1,335 @@
+"""Grades of the knees in any files, written row by row so that a stopped command goes on.
+
+A folder of results holds
+
+    settings.json     models, and how files were read
+    knees.jsonl       one line per file, as it was finished: its knees, or why there are none
+    predictions.csv   one row per knee or refused file, in the order of the files
+    knees/*.json      one file per graded knee
+    pictures/*.png    the region that was read, landmarks, and where the evidence lay
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+import knee_jax
+from knee_jax.errors import UserError
+from knee_jax.files import atomic_write, write_json, write_text
+from knee_jax.inference.predictor import BATCH_SIZE, Predictor
+from knee_jax.ingest import archives
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source
+from knee_jax.ingest.pool import Failure, run_in_order
+from knee_jax.metrics import calibration
+from knee_jax.targets.kinds import Classes, Ordinal, Target
+
+SECONDS = 120.0
+"""Time limit for reading one file."""
+
+SETTINGS, LINES, TABLE = "settings.json", "knees.jsonl", "predictions.csv"
+KNEES, PICTURES = "knees", "pictures"
+
+WARNING = "For research only, not a medical device."
+
+HEAT_SHARE = 0.45
+"""Opacity of the evidence over the picture."""
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """One file and what was read from it."""
+
+    source: Source
+    found: Sequence[Knee | Refusal]
+
+
+def read_all(sources: Sequence[Source], reading: Reading, workers: int) -> Iterator[Read]:
+    """Read files in worker processes, in order; a file that breaks its reader is refused alone."""
+    jobs = (KneeFileJob(source, reading) for source in sources)
+    for source, found in zip(sources, run_in_order(jobs, workers, SECONDS), strict=True):
+        if isinstance(found, Failure):
+            found = [Refusal(source.name, "", found.reason, found.detail)]
+        yield Read(source, found)
+
+
+def rows_of(
+    predictor: Predictor, reads: Iterable[Read], out: Path
+) -> Iterator[tuple[Read, list[Row]]]:
+    """Grade knees in batches, write their pictures, and yield the rows of each file, in order.
+
+    A knee of unknown side is read as it is and mirrored, and the predictions are averaged.
+    """
+    waiting: list[Read] = []
+    for read in reads:
+        waiting.append(read)
+        if sum(len(each.found) for each in waiting) >= BATCH_SIZE:
+            yield from _graded(predictor, waiting, out)
+            waiting = []
+    if waiting:
+        yield from _graded(predictor, waiting, out)
+
+
+def _graded(
+    predictor: Predictor, reads: Sequence[Read], out: Path
+) -> Iterator[tuple[Read, list[Row]]]:
+    knees = [found for read in reads for found in read.found if isinstance(found, Knee)]
+    graded: dict[int, Row] = {}
+    if knees:
+        images = np.stack([knee.image for knee in knees])
+        points = np.stack([knee.landmarks for knee in knees])
+        predicted = predictor.predict(images, points)
+        unknown = np.array([not knee.side for knee in knees])
+        if unknown.any():
+            mirrored = predictor.predict(
+                np.ascontiguousarray(images[unknown][:, :, ::-1]), points[unknown]
+            )
+            for name, values in predicted.items():
+                values[unknown] = (values[unknown] + mirrored[name]) / 2
+        heat = predictor.explain(images, points) if predictor.heat else [None] * len(knees)
+        for i, knee in enumerate(knees):
+            row = row_of(predictor, knee, {name: value[i] for name, value in predicted.items()})
+            name = name_of(knee.source, knee.side)
+            _write_picture(out / PICTURES / f"{name}.png", knee, heat[i])
+            write_json(out / KNEES / f"{name}.json", {**row, "warning": WARNING})
+            graded[id(knee)] = row
+    for read in reads:
+        yield (
+            read,
+            [
+                graded[id(each)] if isinstance(each, Knee) else refused(predictor, each)
+                for each in read.found
+            ],
+        )
+
+
+def name_of(source: str, side: str) -> str:
+    """Return the name of a knee's files: that of its source, made unique by a checksum of it."""
+    stem = Path(source).stem
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:60]
+    digest = hashlib.sha256(source.encode()).hexdigest()[:8]
+    return "_".join(part for part in (plain, digest, side) if part)
+
+
+def row_of(predictor: Predictor, knee: Knee, predicted: Mapping[str, np.ndarray]) -> Row:
+    """Return the row of a graded knee.
+
+    Args:
+        predictor: Model.
+        knee: Knee.
+        predicted: Decoded outputs of the knee by target.
+    """
+    row: Row = {
+        "file": knee.source,
+        "side": knee.side,
+        "status": "graded",
+        "reason": "",
+        "detail": "",
+        "located_by": knee.located,
+        "notes": "; ".join(knee.notes),
+    }
+    for target in predictor.targets:
+        row |= _columns(predictor, target, predicted[target.name])
+    return row | _origin(predictor)
+
+
+def refused(predictor: Predictor, refusal: Refusal) -> Row:
+    """Return the row of a file or knee that was refused."""
+    return {
+        "file": refusal.source,
+        "side": refusal.side,
+        "status": "refused",
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+        "located_by": "",
+        "notes": "",
+    } | _origin(predictor)
+
+
+def _columns(predictor: Predictor, target: Target, decoded: np.ndarray) -> Row:
+    columns = {
+        name: np.asarray(values)[0].item()
+        for name, values in target.predictions(np.asarray(decoded)[None]).items()
+    }
+    if isinstance(target, Ordinal):
+        columns[f"{target.name}_expected"] = float(decoded @ np.arange(target.num_outputs))
+    if isinstance(target, Classes):
+        temperature = predictor.temperatures.get(target.name)
+        calibrated = np.asarray(decoded, np.float64)
+        if temperature is not None:
+            calibrated = calibration.temper(calibrated[None], temperature)[0]
+        columns[f"{target.name}_confidence"] = float(calibrated.max())
+        columns[f"{target.name}_calibrated"] = temperature is not None
+    return {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in columns.items()
+    }
+
+
+def _origin(predictor: Predictor) -> Row:
+    return {"model": predictor.name, "knee_jax": knee_jax.__version__}
+
+
+def _write_picture(path: Path, knee: Knee, heat: np.ndarray | None) -> None:
+    """Write the region, with landmarks, and beside it where the evidence lay."""
+    grey = cv2.cvtColor(knee.image, cv2.COLOR_GRAY2BGR)
+    marked = grey.copy()
+    for x, y in knee.landmarks[np.isfinite(knee.landmarks).all(axis=1)]:
+        cv2.circle(marked, (round(float(x) - 0.5), round(float(y) - 0.5)), 2, (80, 220, 255), -1)
+    parts = [marked]
+    if heat is not None:
+        size = (grey.shape[1], grey.shape[0])
+        large = cv2.resize(np.asarray(heat, np.float32), size, interpolation=cv2.INTER_LINEAR)
+        colours = cv2.applyColorMap(np.rint(255 * large).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+        share = (HEAT_SHARE * large)[..., None]
+        parts.append(np.rint(grey * (1 - share) + colours * share).astype(np.uint8))
+    good, data = cv2.imencode(".png", np.concatenate(parts, axis=1))
+    assert good
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(data.tobytes())
+
+
+class Results:
+    """Folder of results, to which files are added; a second command with the same settings goes on.
+
+    Args:
+        out: Folder; made if it is missing.
+        settings: What predictions depend on.
+        part: This part and the number of parts of a job array.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], part: tuple[int, int] = (1, 1)):
+        self.out, self.part = out, part
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out={out}: is a file; name a folder")
+        if out.is_dir() and any(out.iterdir()) and not (out / SETTINGS).is_file():
+            raise UserError(f"--out={out}: holds something else; name a new folder")
+        for folder in (out, out / KNEES, out / PICTURES):
+            folder.mkdir(parents=True, exist_ok=True)
+        saved = out / SETTINGS
+        if saved.is_file() and _read_json(saved) != dict(settings):
+            raise UserError(
+                f"--out={out}: holds results of other models, flags or versions; name another "
+                "folder"
+            )
+        write_json(saved, dict(settings))
+        self.done = self._finished()
+
+    @property
+    def lines(self) -> Path:
+        """File of the finished lines of this part."""
+        index, number = self.part
+        return self.out / (LINES if number == 1 else f"knees-{index}-of-{number}.jsonl")
+
+    def _finished(self) -> dict[str, dict[str, Any]]:
+        """Return the finished lines by file; a torn last line is dropped."""
+        found: dict[str, dict[str, Any]] = {}
+        if not self.lines.is_file():
+            return found
+        whole = []
+        for line in self.lines.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                found[entry["file"]] = entry
+                whole.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_text(self.lines, "".join(f"{line}\n" for line in whole))
+        return found
+
+    def remaining(self, sources: Sequence[Source]) -> list[Source]:
+        """Return the files that are not finished, or have changed since."""
+        return [
+            source
+            for source in sources
+            if self.done.get(source.name, {}).get("stamp") != stamp(source)
+        ]
+
+    def add(self, graded: Iterable[tuple[Read, list[Row]]]) -> Iterator[list[Row]]:
+        """Append the rows of each file as they come, and pass them on."""
+        with self.lines.open("a", encoding="utf-8") as file:
+            for read, rows in graded:
+                entry = {"file": read.source.name, "stamp": stamp(read.source), "rows": rows}
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+                self.done[read.source.name] = entry
+                yield rows
+
+    def write_table(self, sources: Sequence[Source]) -> pd.DataFrame | None:
+        """Write the table of all parts, if every one is finished, in the order of the files."""
+        number = self.part[1]
+        entries = dict(self.done)
+        for index in range(1, number + 1):
+            if index != self.part[0]:
+                entries |= Results._other(self.out, index, number)
+        if any(source.name not in entries for source in sources):
+            return None
+        rows = [row for source in sources for row in entries[source.name]["rows"]]
+        columns = sorted({name for row in rows for name in row}, key=_order(rows))
+        table = pd.DataFrame(rows, columns=columns)
+        # A refused row has no grade, which must not turn those of others into 2.0.
+        for name in columns:
+            if any(type(row.get(name)) is int for row in rows):
+                table[name] = table[name].astype("Int64")
+        write_text(self.out / TABLE, table.to_csv(index=False))
+        return table
+
+    @staticmethod
+    def _other(out: Path, index: int, number: int) -> dict[str, dict[str, Any]]:
+        other = object.__new__(Results)
+        other.out, other.part = out, (index, number)
+        return other._finished()
+
+
+def _order(rows: Sequence[Row]) -> Any:
+    """Order columns as the longest row has them."""
+    longest = list(max(rows, key=lambda row: len(list(row)), default={}))
+    return lambda name: longest.index(name) if name in longest else len(longest)
+
+
+def stamp(source: Source) -> list[int]:
+    """Return size and time of change of a file, or of the archive that it lies in."""
+    try:
+        status = archives.on_disk(source.path).stat()
+    except OSError:
+        return [0, 0]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def settings_of(predictor: Predictor, reading: Reading) -> dict[str, Any]:
+    """Return what predictions depend on, as plain values."""
+    values = dataclasses.asdict(reading)
+    values["landmarks"] = str(reading.landmarks) if reading.landmarks else ""
+    return {
+        "model": predictor.name,
+        "facts": json.loads(json.dumps(dict(predictor.facts))),
+        "knee_jax": knee_jax.__version__,
+        "reading": values,
+    }
+
+
+def pictures_of(table: pd.DataFrame, out: Path) -> dict[int, Path]:
+    """Return the picture of each graded row of a table, by its place."""
+    found = {}
+    for place, (file, side, status) in enumerate(
+        zip(table["file"], table["side"], table["status"], strict=True)
+    ):
+        path = out / PICTURES / f"{name_of(file, side)}.png"
+        if status == "graded" and path.is_file():
+            found[place] = path
+    return found

@@ -1,0 +1,80 @@
+"""Models by name, run or file: what `--model` and `knee_jax.load` take."""
+
+import functools
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from knee_jax.config.fields import nearest
+from knee_jax.errors import UserError
+from knee_jax.inference import exported, run
+from knee_jax.inference.predictor import Batch, Predictor
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """List the models that come with the project, by name."""
+    files = resources.files("knee_jax.weights").iterdir()
+    found = (file.name for file in files if file.name.endswith(exported.SUFFIX))
+    return tuple(sorted(name.removesuffix(exported.SUFFIX) for name in found))
+
+
+def load(model: str | Path) -> Predictor:
+    """Load a model that comes with the project, a finished run, or an exported file.
+
+    Raises:
+        UserError: There is no such model, run or file, or it cannot be read.
+    """
+    name, path = str(model), Path(model)
+    if name in names():
+        with resources.as_file(
+            resources.files("knee_jax.weights") / f"{name}{exported.SUFFIX}"
+        ) as f:
+            return exported.load(f)
+    if path.is_dir():
+        return run.load(path)
+    if path.is_file() or path.suffix == exported.SUFFIX:
+        return exported.load(path)
+    raise UserError(
+        f"{name}: no model of that name, no folder of a run and no file; {nearest(name, names())}"
+    )
+
+
+def average(models: Sequence[Predictor]) -> Predictor:
+    """Average the decoded outputs of several models of the same targets.
+
+    Raises:
+        UserError: They predict different targets, or read different things.
+    """
+    first, *others = models
+    if not others:
+        return first
+    for other in others:
+        if [t.name for t in other.targets] != [t.name for t in first.targets]:
+            raise UserError(
+                f"{first.name} and {other.name} predict different targets, and cannot be averaged"
+            )
+        if (other.reads, other.side) != (first.reads, first.side):
+            raise UserError(
+                f"{first.name} reads {first.reads}s of {first.side} px and {other.name} "
+                f"{other.reads}s of {other.side} px, and cannot be averaged"
+            )
+
+    def forward(batch: Batch) -> dict[str, np.ndarray]:
+        found = [model.forward(batch) for model in models]
+        return {
+            name: np.mean([np.asarray(each[name]) for each in found], axis=0) for name in found[0]
+        }
+
+    return Predictor(
+        name=" + ".join(model.name for model in models),
+        targets=first.targets,
+        needs_landmarks=any(model.needs_landmarks for model in models),
+        reads=first.reads,
+        side=first.side,
+        forward=forward,
+        heat=first.heat,
+        facts={"models": [dict(model.facts) for model in models]},
+    )

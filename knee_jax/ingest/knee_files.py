@@ -1,0 +1,347 @@
+"""Knees in files of any kind: films with landmarks, and crops of single knees.
+
+A film is a DICOM file; its knees are cut by their landmark files, `X.pts` and `X_f.pts` for a film
+`X`, or, if asked for, about the middle of each half. A picture (PNG, JPEG, TIFF) that is about as
+wide as high is a crop of one knee. Identity in headers is neither read nor passed on.
+"""
+
+import dataclasses
+import io
+import pathlib
+import re
+import warnings
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from knee_jax.errors import UnusableKnee
+from knee_jax.ingest import archives, dicom, film, landmarks, polarity
+from knee_jax.landmarks import NUM_LANDMARKS, PLATEAU_CENTRE
+
+ROI_MM = 140.0
+"""Side of the region of interest, mm, as in all prepared sets."""
+
+CROP_MM = 200.0
+"""Width up to which a film shows a crop of one knee, mm."""
+
+LONGEST = 1.35
+"""Ratio of the longer to the shorter side up to which a picture is a crop of one knee."""
+
+MOST_PIXELS = 2**26
+"""Number of pixels up to which a picture is decoded."""
+
+MOST_COLOUR = 12
+"""Grey levels by which the channels of a grey picture may differ after compression."""
+
+_SIDE_IN_NAME = re.compile(
+    r"(?:^|[^A-Za-z])(?P<word>left|right|[LR])(?=[^A-Za-z]|$)", re.IGNORECASE
+)
+_INDEX = "DICOMDIR"
+
+REFUSALS = {
+    "no_landmarks": "a film of both knees without landmark files; give --landmarks=FOLDER, crop "
+    "each knee, or take the middle of each half by --roi=middle",
+    "not_a_crop": "the picture is too long for a crop of one knee; crop it",
+    "flat_image": "the picture shows nothing",
+    "link_out": "a link to a file outside of what was given",
+    "index_of_files": "an index of DICOM files, which are read themselves",
+    "too_large": f"more than {MOST_PIXELS:,} pixels; make it smaller",
+    "not_an_image": "no picture and no DICOM file",
+    "colour_image": "a picture in colours; radiographs are grey",
+}
+"""Reasons of this module, and what can be done; other reasons are those of `dicom`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How files are read where they do not tell themselves.
+
+    Attributes:
+        pixels: Side of the resulting images, pixels.
+        side: 'L' or 'R' for every knee; '' to read it from header, layout or name.
+        spacing_mm: Pixel size of films that carry none, mm; None: unknown.
+        landmarks: Folder of landmark files; None: they lie beside the films.
+        middle: Whether a film without landmarks is cut about the middle of each half.
+    """
+
+    pixels: int
+    side: str = ""
+    spacing_mm: float | None = None
+    landmarks: pathlib.Path | None = None
+    middle: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Knee:
+    """One knee that was read.
+
+    Attributes:
+        source: Path of the file, as it was found.
+        side: 'L', 'R', or '' if unknown.
+        image: Region of interest, oriented as a right knee if the side is known, uint8 [pixels,
+            pixels].
+        landmarks: Landmarks in it, float32 [74, 2], NaN where unknown.
+        located: Where the region came from: 'landmarks', 'middle' or 'crop'.
+        notes: What was strange, in words.
+    """
+
+    source: str
+    side: str
+    image: np.ndarray
+    landmarks: np.ndarray
+    located: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """A file, or a knee in it, that cannot be graded.
+
+    Attributes:
+        source: Path of the file, as it was found.
+        side: 'L', 'R', or '' for all of the file.
+        reason: Name of the reason.
+        detail: What was found, and what to do.
+    """
+
+    source: str
+    side: str
+    reason: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One file to read.
+
+    Attributes:
+        path: Path to read from, possibly within an archive (`archives`).
+        name: Path to show.
+        outside: Whether it is a link to somewhere else.
+    """
+
+    path: pathlib.Path
+    name: str
+    outside: bool = False
+
+
+def find(paths: list[pathlib.Path]) -> Iterator[Source]:
+    """List the files in files, folders and archives, in order.
+
+    Hidden files and landmark files are left out.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        OSError: An archive cannot be read.
+    """
+    for given in paths:
+        if not given.exists():
+            raise FileNotFoundError(2, "no such file or folder", str(given))
+        if given.is_dir():
+            yield from _in_folder(given)
+        elif archives.stem(given.name):
+            yield from _in_archive(given, given.name)
+        else:
+            yield Source(given, given.name)
+
+
+def _in_folder(root: pathlib.Path) -> Iterator[Source]:
+    inside = root.resolve()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
+        if path.suffix.lower() == ".pts":
+            continue
+        if archives.stem(path.name):
+            yield from _in_archive(path, name)
+        else:
+            outside = path.is_symlink() and not path.resolve().is_relative_to(inside)
+            yield Source(path, name, outside)
+
+
+def _in_archive(archive: pathlib.Path, name: str) -> Iterator[Source]:
+    folder = archive.with_name(archives.stem(archive.name))
+    for member in sorted(archives.files(archive)):
+        hidden = any(part.startswith(".") for part in pathlib.PurePosixPath(member).parts)
+        if not hidden and not member.lower().endswith(".pts"):
+            yield Source(folder / member, f"{name}/{member}")
+
+
+@dataclasses.dataclass(frozen=True)
+class KneeFileJob:
+    """Job that reads the knees of one file, the right one first; each is kept or refused.
+
+    Attributes:
+        source: File to read.
+        reading: How it is read.
+    """
+
+    source: Source
+    reading: Reading
+
+    def __call__(self) -> list[Knee | Refusal]:
+        """Read the file."""
+        try:
+            if self.source.outside:
+                raise _refusal("link_out")
+            if self.source.path.name.upper() == _INDEX:
+                raise _refusal("index_of_files")
+            data = archives.read(self.source.path)
+            if not data:
+                raise UnusableKnee("empty_file", "zero bytes")
+            picture = _picture(data)
+            if picture is None:
+                return self._film()
+            return [self._crop(picture, self._side_of_name(), ())]
+        except UnusableKnee as error:
+            return [Refusal(self.source.name, "", error.reason, error.detail)]
+        except OSError as error:
+            return [
+                Refusal(self.source.name, "", "unreadable", error.strerror or "it cannot be read")
+            ]
+
+    def _side_of_name(self) -> str:
+        if self.reading.side:
+            return self.reading.side
+        stem = pathlib.PurePosixPath(self.source.name).stem
+        found = {match["word"][0].upper() for match in _SIDE_IN_NAME.finditer(stem)}
+        return found.pop() if len(found) == 1 else ""
+
+    def _crop(self, pixels: np.ndarray, side: str, notes: tuple[str, ...]) -> Knee:
+        """Take a crop of one knee as it is: its middle square, resized."""
+        height, width = pixels.shape
+        if max(height, width) > LONGEST * min(height, width):
+            raise _refusal("not_a_crop", f"{width} x {height} pixels")
+        if pixels.dtype != np.uint8:
+            low, high = film.intensity_window(pixels)
+            scaled = (pixels.astype(np.float32) - low) * (255 / (high - low))
+            pixels = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        if np.ptp(pixels) < 8:
+            raise _refusal("flat_image")
+        size = min(height, width)
+        top, left = (height - size) // 2, (width - size) // 2
+        square = pixels[top : top + size, left : left + size]
+        shape = (self.reading.pixels,) * 2
+        how = cv2.INTER_AREA if size > self.reading.pixels else cv2.INTER_LINEAR
+        image = square if square.shape == shape else cv2.resize(square, shape, interpolation=how)
+        if polarity.brightness_of_bone(image) < -polarity.DECIDED:
+            notes += (dicom.NOTES["bones_look_dark"],)
+        if not side:
+            notes += ("the side is unknown: read as both, and averaged; --side names it",)
+        image = np.ascontiguousarray(image[:, ::-1] if side == "L" else image)
+        return Knee(self.source.name, side, image, _unknown(), "crop", notes)
+
+    def _film(self) -> list[Knee | Refusal]:
+        """Read a DICOM film."""
+        radiograph = dicom.read_film(self.source.path, None, self.reading.spacing_mm)
+        notes = tuple(dicom.NOTES[name] for name in radiograph.notes)
+        height, width = radiograph.pixels.shape
+        size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
+        window = film.intensity_window(radiograph.pixels, radiograph.padding)
+        points = self._landmarks(size_mm)
+        if points:
+            located = "landmarks"
+        elif size_mm[0] <= CROP_MM and max(size_mm) <= LONGEST * min(size_mm):
+            header = dicom.read_header(self.source.path, _LATERALITY)
+            side = self.reading.side or _side_of_header(header) or self._side_of_name()
+            return [self._crop(radiograph.pixels, side, notes)]
+        elif self.reading.middle:
+            points, located = self._middles(size_mm), "middle"
+        else:
+            raise _refusal("no_landmarks")
+        roi = film.Roi(ROI_MM, self.reading.pixels)
+        knees: list[Knee | Refusal] = []
+        for side, found in points.items():
+            if isinstance(found, UnusableKnee):
+                knees.append(Refusal(self.source.name, side, found.reason, found.detail))
+                continue
+            image, keypoints = film.cut_roi(radiograph, window, found, side, roi)
+            keypoints = keypoints.astype(np.float32) if located == "landmarks" else _unknown()
+            knees.append(Knee(self.source.name, side, image, keypoints, located, notes))
+        return knees
+
+    def _landmarks(self, size_mm: tuple[float, float]) -> dict[str, np.ndarray | UnusableKnee]:
+        """Return the landmarks of the knees that have a file of them, or what is wrong with it."""
+        path = self.source.path
+        root, name = path.parent, path.name
+        if self.reading.landmarks is not None:
+            root, name = self.reading.landmarks, self.source.name
+        found: dict[str, np.ndarray | UnusableKnee] = {}
+        for side in (self.reading.side,) if self.reading.side else ("R", "L"):
+            if not any(archives.exists(file) for file in landmarks.files(root, name, side)):
+                continue
+            try:
+                points = landmarks.read_landmarks(root, name, side, size_mm[0])
+                landmarks.check_place(points, size_mm)
+                found[side] = points
+            except UnusableKnee as error:
+                found[side] = error
+        good = {side: knee for side, knee in found.items() if isinstance(knee, np.ndarray)}
+        single = size_mm[0] <= CROP_MM
+        return found | landmarks.check_orientation(good, None if single else size_mm[0])
+
+    def _middles(self, size_mm: tuple[float, float]) -> dict[str, np.ndarray | UnusableKnee]:
+        """Return the middle of each half as the centre of its knee, without other points."""
+        width, height = size_mm
+        # As seen from the front, the right knee is at the left.
+        places = {"R": width / 4, "L": 3 * width / 4}
+        if self.reading.side or width <= CROP_MM:
+            places = {self.reading.side or "R": width / 2}
+        found: dict[str, np.ndarray | UnusableKnee] = {}
+        for side, x in places.items():
+            points = np.full((NUM_LANDMARKS, 2), np.nan)
+            points[PLATEAU_CENTRE] = x, height / 2
+            found[side] = points
+        return found
+
+
+_LATERALITY = ("ImageLaterality", "Laterality")
+
+
+def _side_of_header(header: object) -> str:
+    named = {str(getattr(header, keyword, "") or "").upper() for keyword in _LATERALITY} & {
+        "L",
+        "R",
+    }
+    return named.pop() if len(named) == 1 else ""
+
+
+def _picture(data: bytes) -> np.ndarray | None:
+    """Decode a picture, [height, width], in the file's depth; None if it is none.
+
+    Raises:
+        UnusableKnee: too_large, colour_image or corrupt_pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of pictures that are too large for here anyway.
+            warnings.simplefilter("ignore")
+            with PIL.Image.open(io.BytesIO(data)) as opened:
+                width, height = opened.size
+    except PIL.Image.DecompressionBombError as error:
+        raise _refusal("too_large") from error
+    except Exception:
+        return None
+    if width * height > MOST_PIXELS:
+        raise _refusal("too_large", f"{width} x {height}")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise UnusableKnee("corrupt_pixels", "no decoder reads it, or its data are cut short")
+    if image.ndim == 2:
+        return image
+    colours = image[..., :3].astype(np.int32)
+    most = MOST_COLOUR * (257 if image.dtype == np.uint16 else 1)
+    if image.shape[-1] >= 3 and np.ptp(colours, axis=-1).max() > most:
+        raise _refusal("colour_image")
+    return np.ascontiguousarray(image[..., 0 if image.shape[-1] < 3 else 1])
+
+
+def _unknown() -> np.ndarray:
+    return np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
+
+
+def _refusal(reason: str, found: str = "") -> UnusableKnee:
+    return UnusableKnee(reason, f"{found}: {REFUSALS[reason]}" if found else REFUSALS[reason])

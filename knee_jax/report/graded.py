@@ -1,0 +1,141 @@
+"""Page of graded knees: one self-contained HTML file beside the table of `inference.grade`."""
+
+import base64
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pandas as pd
+
+from knee_jax.files import write_text
+from knee_jax.report.templates import template
+from knee_jax.targets import of_kind
+from knee_jax.targets.kinds import Classes, Target
+
+PAGE = "index.html"
+
+WIDTH = 640
+"""Width of the pictures in the page, pixels."""
+
+MOST_PICTURES = 300
+"""Number of knees whose pictures are in the page; those of further ones stay in their folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """Probability of a class, as a bar."""
+
+    name: str
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Prediction of one target.
+
+    Attributes:
+        title: Title of the target.
+        text: Predicted class or value.
+        bars: Probabilities of the classes; empty for values.
+        remark: Expected grade and confidence.
+    """
+
+    title: str
+    text: str
+    bars: tuple[Bar, ...]
+    remark: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One graded knee on the page."""
+
+    file: str
+    side: str
+    picture: str
+    answers: tuple[Answer, ...]
+    notes: str
+
+
+def write_page(
+    out: Path,
+    table: pd.DataFrame,
+    targets: tuple[Target, ...],
+    pictures: dict[int, Path],
+    model: str,
+    warning: str,
+) -> Path:
+    """Write the page.
+
+    Args:
+        out: Folder to write to.
+        table: Table of graded and refused knees.
+        targets: Targets that were predicted.
+        pictures: Picture of each graded row, by its place in the table.
+        model: Name and version of the model.
+        warning: What the results are for.
+
+    Returns:
+        Path of the page.
+    """
+    graded = table[table["status"] == "graded"]
+    shown = [
+        Shown(
+            file=row["file"],
+            side={"L": "left", "R": "right"}.get(row["side"], "side unknown"),
+            picture=_embedded(pictures[place]) if place in pictures else "",
+            answers=tuple(_answer(target, row) for target in targets),
+            notes=row["notes"],
+        )
+        for place, row in list(graded.iterrows())[:MOST_PICTURES]
+    ]
+    refused = table[table["status"] == "refused"]
+    page = template("graded.html").render(
+        title="Graded knees",
+        warning=warning,
+        model=model,
+        number=len(graded),
+        files=table["file"].nunique(),
+        shown=shown,
+        hidden=len(graded) - len(shown),
+        refused=refused[["file", "side", "reason", "detail"]].to_dict("records"),
+        counts=[_counts(t, graded) for t in of_kind([t.name for t in targets], Classes)],
+    )
+    write_text(out / PAGE, page)
+    return out / PAGE
+
+
+def _embedded(picture: Path) -> str:
+    """Return a picture as text for the page, smaller than its file."""
+    image = cv2.imread(str(picture))
+    assert image is not None
+    small = cv2.resize(
+        image, (WIDTH, WIDTH * image.shape[0] // image.shape[1]), interpolation=cv2.INTER_AREA
+    )
+    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _answer(target: Target, row: Any) -> Answer:
+    predicted = row[f"{target.name}_pred"]
+    if not isinstance(target, Classes):
+        return Answer(target.title, target.format(predicted), (), "")
+    bars = tuple(
+        Bar(name, float(row[column]))
+        for name, column in zip(target.class_names, target.output_columns(), strict=True)
+    )
+    remarks = []
+    if f"{target.name}_expected" in row:
+        remarks.append(f"expected {row[f'{target.name}_expected']:.2f}")
+    kind = "calibrated" if row[f"{target.name}_calibrated"] else "not calibrated"
+    remarks.append(f"confidence {row[f'{target.name}_confidence']:.0%} ({kind})")
+    return Answer(target.title, target.class_label(int(predicted)), bars, ", ".join(remarks))
+
+
+def _counts(target: Classes, graded: pd.DataFrame) -> tuple[str, list[tuple[str, int]]]:
+    """Return the title of a target and the number of knees of each class."""
+    predicted = graded.get(f"{target.name}_pred", pd.Series(dtype=float))
+    return target.title, [
+        (name, int((predicted == number).sum())) for number, name in enumerate(target.class_names)
+    ]

@@ -1,0 +1,1 @@
+"""Models that come with the project, one file each; see `knee_jax.inference.exported`."""

@@ -1,0 +1,190 @@
+"""`knee-jax predict`: a folder of anything becomes a table, pictures and a page, and goes on."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knee_jax.errors import UserError
+from knee_jax.inference import grade
+from knee_jax.inference.predictor import Predictor
+from knee_jax.ingest.knee_files import Knee, Reading, Refusal, Source, find
+from knee_jax.report.graded import write_page
+from knee_jax.targets import get_all
+
+TARGETS = get_all(("kl",))
+
+
+def model(temperatures=None, name="means"):
+    """A model whose grade is the mean brightness of the left half."""
+
+    def forward(batch):
+        left = batch["image"][:, :, : batch["image"].shape[2] // 2].mean((1, 2)) / 255
+        distance = np.abs(np.arange(5) - 4 * left[:, None])
+        weights = np.exp(-2 * distance)
+        return {"kl": (weights / weights.sum(1, keepdims=True)).astype(np.float32)}
+
+    return Predictor(
+        name=name,
+        targets=TARGETS,
+        needs_landmarks=False,
+        reads="image",
+        side=32,
+        forward=forward,
+        heat=lambda batch: batch["image"].astype(np.float32) / 255,
+        temperatures=temperatures or {},
+    )
+
+
+def knee(left, right, side="R", source="a.png"):
+    image = np.zeros((32, 32), np.uint8)
+    image[:, :16], image[:, 16:] = left, right
+    return Knee(source, side, image, np.full((74, 2), np.nan, np.float32), "crop")
+
+
+def results(tmp_path, reads, predictor=None, part=(1, 1), **changes):
+    predictor = predictor or model()
+    settings = grade.settings_of(predictor, Reading(pixels=32, **changes))
+    folder = grade.Results(tmp_path / "out", settings, part)
+    rows = list(folder.add(grade.rows_of(predictor, reads, folder.out)))
+    return folder, rows
+
+
+def read_of(*found, name="a.png"):
+    return grade.Read(Source(None, name), found)
+
+
+@pytest.fixture(autouse=True)
+def no_stamps(monkeypatch):
+    monkeypatch.setattr(grade, "stamp", lambda source: [0, 0])
+
+
+def test_rows_have_grade_probabilities_expectation_and_confidence(tmp_path):
+    _, [[row]] = results(tmp_path, [read_of(knee(255, 0))])
+    p = [row[f"kl_p{c}"] for c in range(5)]
+    assert row["kl_pred"] == 4 == int(np.argmax(p))
+    assert row["kl_expected"] == pytest.approx(float(np.dot(p, range(5))), abs=1e-5)
+    assert row["kl_confidence"] == pytest.approx(max(p), abs=1e-6)
+    assert row["kl_calibrated"] is False
+    assert (row["file"], row["side"], row["status"]) == ("a.png", "R", "graded")
+
+
+def test_confidence_is_calibrated_and_the_grade_stays(tmp_path):
+    _, [[plain]] = results(tmp_path / "1", [read_of(knee(255, 0))])
+    _, [[hot]] = results(tmp_path / "2", [read_of(knee(255, 0))], model({"kl": 2.0}))
+    assert hot["kl_pred"] == plain["kl_pred"]
+    assert hot["kl_p4"] == plain["kl_p4"]
+    powers = np.sqrt([plain[f"kl_p{c}"] for c in range(5)])
+    assert hot["kl_confidence"] == pytest.approx(powers.max() / powers.sum(), abs=1e-4)
+    assert hot["kl_calibrated"] is True
+
+
+def test_a_knee_of_unknown_side_is_read_both_ways(tmp_path):
+    _, [[unknown]] = results(tmp_path / "1", [read_of(knee(255, 0, side=""))])
+    _, [[right]] = results(tmp_path / "2", [read_of(knee(255, 0))])
+    _, [[left]] = results(tmp_path / "3", [read_of(knee(0, 255))])
+    for c in range(5):
+        mean = (right[f"kl_p{c}"] + left[f"kl_p{c}"]) / 2
+        assert unknown[f"kl_p{c}"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_files_keep_their_order_and_nothing_is_lost(tmp_path):
+    reads = []
+    for i in range(100):
+        name = f"{i}.png"
+        found = [knee(i, 0, source=name), knee(i, 0, "L", name)] if i % 3 else []
+        reads.append(read_of(*found, Refusal(name, "L", "flat_image", "nothing"), name=name))
+    folder, rows = results(tmp_path, reads)
+    table = folder.write_table([read.source for read in reads])
+    assert [row["file"] for of_file in rows for row in of_file] == table["file"].tolist()
+    assert table["file"].nunique() == 100
+    assert (table["status"] == "graded").sum() == 2 * 66
+    saved = pd.read_csv(folder.out / "predictions.csv", dtype={"kl_pred": "Int64"})
+    assert saved["kl_pred"].tolist()[1:3] == table["kl_pred"].tolist()[1:3]
+    assert "4.0" not in (folder.out / "predictions.csv").read_text().split(",")
+    assert len(list((folder.out / "knees").iterdir())) == 132
+    entry = json.loads(next((folder.out / "knees").iterdir()).read_text())
+    assert entry["warning"] == grade.WARNING
+
+
+def test_a_stopped_command_goes_on_and_a_torn_line_is_done_again(tmp_path):
+    sources = [Source(None, f"{i}.png") for i in range(4)]
+    reads = [read_of(knee(60 * i, 0, source=s.name), name=s.name) for i, s in enumerate(sources)]
+    folder, _ = results(tmp_path, reads[:3])
+    with folder.lines.open("a") as file:
+        file.write('{"file": "3.png", "sta')
+    again = grade.Results(folder.out, grade.settings_of(model(), Reading(pixels=32)))
+    assert [source.name for source in again.remaining(sources)] == ["3.png"]
+    assert again.write_table(sources) is None
+    list(again.add(grade.rows_of(model(), reads[3:], again.out)))
+    straight, _ = results(tmp_path / "straight", reads)
+    again.write_table(sources)
+    straight.write_table(sources)
+    assert (again.out / "predictions.csv").read_bytes() == (
+        straight.out / "predictions.csv"
+    ).read_bytes()
+
+
+def test_parts_of_a_job_array_merge_to_the_same_bytes(tmp_path):
+    sources = [Source(None, f"{i}.png") for i in range(7)]
+    reads = [read_of(knee(36 * i, 0, source=s.name), name=s.name) for i, s in enumerate(sources)]
+    whole, _ = results(tmp_path / "whole", reads)
+    whole.write_table(sources)
+    for index in (2, 1, 3):
+        part, _ = results(tmp_path / "parts", reads[index - 1 :: 3], part=(index, 3))
+        written = part.write_table(sources)
+        assert (written is None) == (index != 3)
+    assert (part.out / "predictions.csv").read_bytes() == (
+        whole.out / "predictions.csv"
+    ).read_bytes()
+
+
+def test_results_of_other_settings_and_other_folders_are_refused(tmp_path):
+    results(tmp_path, [read_of(knee(0, 0))])
+    with pytest.raises(UserError, match="holds results of other models, flags or versions"):
+        results(tmp_path, [], side="L")
+    with pytest.raises(UserError, match="holds results of other models"):
+        results(tmp_path, [], model(name="another"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        grade.Results(tmp_path / "file", {})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    with pytest.raises(UserError, match="holds something else"):
+        grade.Results(tmp_path / "full", {})
+
+
+def test_the_page_stands_alone_and_says_what_it_is_for(tmp_path):
+    reads = [
+        read_of(knee(200, 0, source="<b>.png"), name="<b>.png"),
+        read_of(Refusal("c.png", "", "flat_image", "the picture shows nothing"), name="c.png"),
+    ]
+    folder, _ = results(tmp_path, reads)
+    table = folder.write_table([read.source for read in reads])
+    pictures = grade.pictures_of(table, folder.out)
+    assert list(pictures) == [0]
+    page = write_page(folder.out, table, TARGETS, pictures, "means", grade.WARNING)
+    text = page.read_text()
+    assert grade.WARNING in text
+    assert "data:image/jpeg;base64," in text
+    assert "&lt;b&gt;.png" in text
+    assert "<b>.png" not in text
+    assert "the picture shows nothing" in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_names_of_files_do_not_collide_or_lead_out():
+    names = {
+        grade.name_of(source, "L")
+        for source in ("a/x.png", "b/x.png", "../x.png", "x.png", "x.jpg", "x" * 300)
+    }
+    assert len(names) == 6
+    assert all("/" not in name and ".." not in name and len(name) < 100 for name in names)
+
+
+def test_files_that_break_their_reader_are_refused_alone(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    sources = list(find([tmp_path]))
+    (read,) = grade.read_all(sources, Reading(pixels=32), 1)
+    assert [found.reason for found in read.found] == ["not_dicom"]

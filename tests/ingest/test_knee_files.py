@@ -1,0 +1,193 @@
+"""Any file that a person hands in: read, or refused by name."""
+
+import os
+import struct
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, find
+from knee_jax.phantom import study
+
+
+def knee_like(height=240, width=240, dtype=np.uint8):
+    """Bright bones with a dark gap, brighter at the left."""
+    rows, columns = np.mgrid[:height, :width]
+    bone = np.exp(-(((columns - width / 2) / (0.3 * width)) ** 4))
+    gap = np.abs(rows - height / 2) < 0.03 * height
+    picture = (bone * ~gap) * (0.9 - 0.3 * columns / width)
+    return np.rint(picture * np.iinfo(dtype).max).astype(dtype)
+
+
+def read(path, **changes):
+    reading = Reading(pixels=128, **changes)
+    return KneeFileJob(Source(path, path.name), reading)()
+
+
+def write(path, image):
+    good, data = cv2.imencode(path.suffix, image)
+    assert good
+    path.write_bytes(data.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+def test_pictures_of_every_format_are_crops(tmp_path, suffix):
+    (knee,) = read(write(tmp_path / f"9000296R{suffix}", knee_like()))
+    assert isinstance(knee, Knee)
+    assert (knee.side, knee.located, knee.notes) == ("R", "crop", ())
+    assert knee.image.shape == (128, 128)
+    expected = cv2.resize(knee_like(), (128, 128), interpolation=cv2.INTER_AREA)
+    assert np.abs(knee.image.astype(int) - expected).mean() < 3
+    assert np.isnan(knee.landmarks).all()
+
+
+def test_the_name_is_not_what_decides_the_format(tmp_path):
+    path = write(tmp_path / "a.png", knee_like())
+    (knee,) = read(path.rename(tmp_path / "a_R.dcm"))
+    assert isinstance(knee, Knee)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("9000296L.png", "L"),
+        ("9000296_L.png", "L"),
+        ("left-knee.png", "L"),
+        ("Patient RIGHT 3.png", "R"),
+        ("R_and_L.png", ""),
+        ("world.png", ""),
+    ],
+)
+def test_the_side_is_read_from_the_name(tmp_path, name, side):
+    (knee,) = read(write(tmp_path / name, knee_like()))
+    assert knee.side == side
+    assert bool(knee.notes) == (not side)
+
+
+def test_left_knees_are_mirrored_and_a_given_side_counts(tmp_path):
+    path = write(tmp_path / "a_R.png", knee_like())
+    (right,), (left,) = read(path), read(path, side="L")
+    np.testing.assert_array_equal(left.image, right.image[:, ::-1])
+    assert left.side == "L"
+
+
+def test_sixteen_bits_become_eight_by_their_range(tmp_path):
+    (knee,) = read(write(tmp_path / "a_R.png", knee_like(dtype=np.uint16)))
+    assert knee.image.dtype == np.uint8
+    assert np.ptp(knee.image) > 200
+
+
+def test_an_oblong_crop_is_cut_to_its_middle(tmp_path):
+    (knee,) = read(write(tmp_path / "a_R.png", knee_like(width=300)))
+    expected = cv2.resize(knee_like(width=300)[:, 30:270], (128, 128), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(knee.image, expected)
+
+
+def png_of(width, height):
+    """A PNG that says how large it is, with hardly any pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    found = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        check = zlib.crc32(kind + content)
+        found += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+    return found
+
+
+BAD = {
+    "empty.png": (lambda: b"", "empty_file"),
+    "text.dcm": (lambda: b"hello\n" * 99, "not_dicom"),
+    "labels.csv": (lambda: b"file,kl\na,1\n", "not_dicom"),
+    "blank.png": (
+        lambda: cv2.imencode(".png", np.zeros((200, 200), np.uint8))[1].tobytes(),
+        "flat",
+    ),
+    "long.png": (lambda: cv2.imencode(".png", knee_like(200, 500))[1].tobytes(), "not_a_crop"),
+    "huge.png": (lambda: png_of(20_000, 10_000), "too_large"),
+    "cut.png": (lambda: cv2.imencode(".png", knee_like())[1].tobytes()[:300], "corrupt_pixels"),
+    "colour.jpg": (
+        lambda: cv2.imencode(".jpg", np.dstack([knee_like(), knee_like()[::-1], knee_like() // 3]))[
+            1
+        ].tobytes(),
+        "colour_image",
+    ),
+    "DICOMDIR": (lambda: b"\0" * 128 + b"DICM", "index_of_files"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_graded_is_refused_by_name(tmp_path, name):
+    content, reason = BAD[name]
+    (tmp_path / name).write_bytes(content())
+    (refusal,) = read(tmp_path / name)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason.startswith(reason)
+    assert len(refusal.detail) >= 10
+
+
+def test_folders_archives_and_links_are_listed_and_nothing_leads_out(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    write(folder / "a_R.png", knee_like())
+    write(folder / "sub" / "b_L.png", knee_like())
+    write(tmp_path / "outside" / "c.png", knee_like())
+    (folder / ".hidden.png").write_bytes(b"x")
+    (folder / "a_R.png.pts").write_text("x")
+    os.symlink(tmp_path / "outside" / "c.png", folder / "link.png")
+    os.symlink(folder / "a_R.png", folder / "same.png")
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        archive.writestr("d_R.png", (folder / "a_R.png").read_bytes())
+        archive.writestr("../out_R.png", (folder / "a_R.png").read_bytes())
+    found = {source.name: source for source in find([folder])}
+    assert set(found) == {"a_R.png", "sub/b_L.png", "link.png", "same.png", "more.zip/d_R.png"}
+    results = {name: KneeFileJob(source, Reading(pixels=64))()[0] for name, source in found.items()}
+    assert isinstance(results["link.png"], Refusal)
+    assert results["link.png"].reason == "link_out"
+    assert isinstance(results["same.png"], Knee)
+    np.testing.assert_array_equal(results["more.zip/d_R.png"].image, results["a_R.png"].image)
+    with pytest.raises(FileNotFoundError):
+        list(find([tmp_path / "absent"]))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A phantom film of both knees with its landmark files."""
+    root = tmp_path_factory.mktemp("film")
+    study.write_study(root, num_subjects=1, visits=(0,), seed=3)
+    return next(
+        path for path in sorted(root.rglob("*")) if path.with_name(f"{path.name}.pts").exists()
+    )
+
+
+def test_a_film_is_cut_by_its_landmarks(film):
+    knees = read(film)
+    assert [knee.side for knee in knees] == ["R", "L"]
+    for knee in knees:
+        assert knee.located == "landmarks"
+        assert np.isfinite(knee.landmarks).all()
+        # The middle of the plateau is the middle of the region.
+        np.testing.assert_allclose(knee.landmarks[55], 64, atol=1e-3)
+    (only,) = read(film, side="L")
+    np.testing.assert_array_equal(only.image, knees[1].image)
+
+
+def test_a_film_without_landmarks_needs_to_be_asked_for_its_middles(film, tmp_path):
+    copy = tmp_path / "film.dcm"
+    copy.write_bytes(film.read_bytes())
+    (refusal,) = read(copy)
+    assert refusal.reason == "no_landmarks"
+    assert "--roi=middle" in refusal.detail
+    knees = read(copy, middle=True)
+    assert [(knee.side, knee.located) for knee in knees] == [("R", "middle"), ("L", "middle")]
+    folder = tmp_path / "points"
+    folder.mkdir()
+    for suffix in (".pts", "_f.pts"):
+        text = film.with_name(f"{film.name}{suffix}").read_text()
+        (folder / f"film.dcm{suffix}").write_text(text)
+    apart = read(copy, landmarks=folder)
+    for found, expected in zip(apart, read(film), strict=True):
+        np.testing.assert_array_equal(found.image, expected.image)
