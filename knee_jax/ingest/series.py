@@ -46,11 +46,13 @@ class Volume:
         voxels: Intensities, integer or float [rows, columns, slices].
         spacing_mm: Distances of rows, columns and slices, mm.
         side: 'L' or 'R' as imaged.
+        notes: Remarks on the slices, keys of `dicom.NOTES`.
     """
 
     voxels: np.ndarray
     spacing_mm: tuple[float, float, float]
     side: str
+    notes: tuple[str, ...] = ()
 
 
 def read_volume(path: pathlib.Path, side: str | None = None, subject: str | None = None) -> Volume:
@@ -107,7 +109,8 @@ def read_series(
         first = slices[0]
         slices.sort(key=lambda each: each.along)
         gap = _check_positions(slices)
-        voxels = np.stack([each.pixels() for each in slices], axis=-1)
+        pixels, notes = zip(*(each.pixels() for each in slices))
+        voxels = np.stack(pixels, axis=-1)
     if first.inverted:
         voxels = dicom.invert(voxels)
     directions = np.stack([first.down, first.right, first.normal], axis=1)
@@ -116,7 +119,8 @@ def read_series(
     if order is None or order[2] != 2:
         normal = ", ".join(f"{value:.2f}" for value in first.normal)
         raise UnusableKnee("not_sagittal", f"the slices' normal is ({normal}) to the patient")
-    return _orient(voxels, directions, spacing_mm, order, _agreed_side(side, first.side))
+    volume = _orient(voxels, directions, spacing_mm, order, _agreed_side(side, first.side))
+    return dataclasses.replace(volume, notes=tuple(sorted({name for of in notes for name in of})))
 
 
 def read_nifti(path: pathlib.Path, side: str | None = None) -> Volume:
@@ -227,15 +231,16 @@ class _Slice:
         )
         return described or _SIDES.get(str(laterality).strip().upper())
 
-    def pixels(self) -> np.ndarray:
+    def pixels(self) -> tuple[np.ndarray, list[str]]:
+        """Return the values, and remarks on them."""
         try:
-            stored, _ = dicom.decode(self.header, self.frame)
+            stored, notes = dicom.decode(self.header, self.frame)
             values = dicom.rescale(self.header, stored)
         except UnusableKnee as error:
             raise _in_file(self.name, error) from error
         # Half the memory of a rescale's float64, and the machine's own byte order.
         wanted = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
-        return values.astype(wanted, copy=False)
+        return values.astype(wanted, copy=False), notes
 
 
 _GROUPS = {

@@ -12,7 +12,8 @@ import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.ingest import archives, progression
-from knee_jax.ingest.report import Example, Exclusion
+from knee_jax.ingest.dicom import NOTES
+from knee_jax.ingest.report import Example, Exclusion, Note
 from knee_jax.ingest.series import Volume, read_volume, slice_files
 from knee_jax.targets.grades import GRADES, MISSING
 
@@ -83,7 +84,7 @@ class VolumeFile:
 
 @dataclasses.dataclass(frozen=True)
 class VolumeJob:
-    """Job that reads one knee and returns a list of one volume example, or of one excluded knee.
+    """Job that reads one knee and returns one volume example or one excluded knee, and any notes.
 
     The example has `volume` uint8 [rows, columns, slices], `progression` int8, `grades` int8 [7] of
     which only KL may be known, `spacing_mm` float32 [3] of that volume, and the identity fields of
@@ -99,7 +100,7 @@ class VolumeJob:
     file: VolumeFile
     preparation: Preparation
 
-    def __call__(self) -> list[Example | Exclusion]:
+    def __call__(self) -> list[Example | Exclusion | Note]:
         """Read the series."""
         file = self.file
         try:
@@ -123,10 +124,14 @@ class VolumeJob:
                 "site": file.site,
                 "spacing_mm": spacing_mm.astype(np.float32),
                 "source": file.source,
-            }
+            },
+            *(
+                Note(file.subject, file.visit, file.source, name, NOTES[name])
+                for name in volume.notes
+            ),
         ]
 
-    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion]:
+    def exclude(self, reason: str, detail: str) -> list[Example | Exclusion | Note]:
         """Return the knee as excluded."""
         knee = (self.file.subject, self.file.side, self.file.visit, self.file.source)
         return [Exclusion(*knee, reason, detail)]

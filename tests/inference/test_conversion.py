@@ -126,7 +126,7 @@ PREFIXES = ("model.", "backbone.", "encoder.", "net.", "module.", "module.model.
     ("model", "prefix"),
     [
         *(("resnet18", prefix) for prefix in PREFIXES),
-        *((model, "model.") for model in ("densenet121", "vgg11_bn", "se_resnet50")),
+        *((model, "model.") for model in ("vgg11_bn", "se_resnet50")),
     ],
 )
 def test_a_prefix_is_taken_off_and_said(model, prefix, tmp_path):

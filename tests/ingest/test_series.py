@@ -1,3 +1,4 @@
+import copy
 import itertools
 import sys
 
@@ -423,3 +424,49 @@ class TestRealSeries:
 
     def test_the_files_tell_no_side(self, files):
         assert reason_of(read_series, files) == "no_side"
+
+
+def test_an_enhanced_file_is_read_as_its_slices_are(make, tmp_path):
+    """One file of many frames, in another order, with what all share and what each has."""
+    voxels = np.random.default_rng(0).integers(0, 2000, (12, 16, 8), np.uint16)
+    slices = make.mr_slices(voxels, (0.5, 0.25, 3.0))
+    expected = read_volume(make.write_series(tmp_path / "slices", slices), "R")
+    order = np.random.default_rng(1).permutation(len(slices))
+    enhanced = copy.deepcopy(slices[0])
+    frames = []
+    for number in order:
+        position, frame = pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = slices[number].ImagePositionPatient
+        frame.PlanePositionSequence = [position]
+        frames.append(frame)
+    orientation, measures, shared = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    orientation.ImageOrientationPatient = enhanced.ImageOrientationPatient
+    measures.PixelSpacing = enhanced.PixelSpacing
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    enhanced.SharedFunctionalGroupsSequence = [shared]
+    enhanced.PerFrameFunctionalGroupsSequence = frames
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(enhanced, name)
+    enhanced.NumberOfFrames = len(order)
+    enhanced.PixelData = b"".join(slices[number].PixelData for number in order)
+    make.write(tmp_path / "one" / "001", enhanced)
+    found = read_volume(tmp_path / "one", "R")
+    np.testing.assert_array_equal(found.voxels, expected.voxels)
+    assert found.spacing_mm == pytest.approx(expected.spacing_mm)
+    enhanced.PerFrameFunctionalGroupsSequence = frames[1:]
+    make.write(tmp_path / "one" / "001", enhanced)
+    with pytest.raises(UnusableKnee, match="export a file for each slice") as caught:
+        read_volume(tmp_path / "one", "R")
+    assert caught.value.reason == "multi_frame"
+
+
+def test_remarks_on_slices(make, tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 200, (12, 16, 8), np.uint16)
+    slices = make.mr_slices(voxels, (0.5, 0.25, 3.0))
+    for each in slices[:3]:
+        overlay = np.frombuffer(each.PixelData, np.uint16).copy()
+        overlay[:5] |= 0x8000
+        each.PixelData, each.BitsStored, each.HighBit = overlay.tobytes(), 12, 11
+    found = read_volume(make.write_series(tmp_path, slices), "R")
+    assert found.notes == ("high_bits_masked",)
+    assert found.voxels.max() == voxels.max()

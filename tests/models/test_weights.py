@@ -89,6 +89,18 @@ def test_a_stem_of_one_channel_is_spread_over_the_colours(source, caplog):
     assert caplog.messages == ["the stem of 1 channels was made one of 3"]
 
 
+@pytest.mark.parametrize(
+    "stem", ["conv1", "layer0.conv1", "features.conv0", "features.0", "block1.conv1"]
+)
+def test_prefixes_of_every_network(stem):
+    names = [f"{stem}.weight", "layer1.0.conv1.weight", "fc.weight"]
+    assert weights.prefix_of(names) == ""
+    for prefix in ("model.", "net.model.", "_orig_mod.module."):
+        named = [prefix + name for name in names]
+        assert weights.prefix_of([*named, "loss.weight"]) == prefix
+    assert weights.prefix_of(["resnet.conv1.weight", "vgg.conv1.weight"]) == ""
+
+
 def test_a_prefix_is_logged(source, caplog):
     named = {f"model.{name}": array for name, array in source.items()}
     loaded = resnet.load(variables(), named | {"loss.weight": np.ones(3)})
