@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from knee_jax.ingest import flow, pool
-from knee_jax.ingest.report import Exclusion
+from knee_jax.ingest.report import Exclusion, Note
 from knee_jax.ingest.series import Volume
 from knee_jax.ingest.volume import Preparation, VolumeFile, VolumeJob, prepare
 from knee_jax.phantom import dicom as phantom
@@ -234,7 +234,7 @@ def fuzz(root, originals, count):
         knees = (
             job.exclude(knees.reason, knees.detail) if isinstance(knees, pool.Failure) else knees
         )
-        (knee,) = knees
+        (knee,) = (each for each in knees if not isinstance(each, Note))
         found.append((*what, knee))
     return found
 
