@@ -69,7 +69,7 @@ def walk(
             tree.unreadable[folder] = error.strerror or "it cannot be read"
             continue
         folders, files = _sort_out(shown, tree.notes)
-        packed = {name: archives.stem(name) for name in files if archives.stem(name)}
+        packed = {name: stem for name in files if (stem := archives.stem(name))}
         tree.files[folder] = sorted(set(files) - packed.keys())
         for name, stem in packed.items():
             path = f"{folder}/{stem}" if folder else stem
