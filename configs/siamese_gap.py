@@ -30,6 +30,9 @@ Variants, after a colon; several are separated by commas (`configs/siamese_gap.p
     deepknee   the augmentation of Tiulpin et al. 2018 in full: contrast and jitter too.
     image_split
                7:1:2 by image, as the paper's words say; subjects cross.
+    dealt_test
+               also deals the knees of the published test split to the parts, where `test/` is
+               there. Otherwise they are the test knees, and the others are dealt 7:1.
     phantom    phantom knees instead of real ones; needs no data.
     demo       a network of half the width, six epochs, for a CPU; also after any of the above. On 2
                cores (AMD EPYC, 2026-11, beside other work): 18 minutes, accuracy 0.768
@@ -178,6 +181,10 @@ def _image_split(config: Config) -> None:
     config.data.split = "image_ratio"
 
 
+def _dealt_test(config: Config) -> None:
+    config.data.published_test = "dealt"
+
+
 def _phantom(config: Config) -> None:
     config.data.dataset = "phantom_xray/full"
 
@@ -242,6 +249,7 @@ VARIANTS = {
     "five_grades": _five_grades,
     "deepknee": _deepknee,
     "image_split": _image_split,
+    "dealt_test": _dealt_test,
     "phantom": _phantom,
     "demo": _demo,
 }

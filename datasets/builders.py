@@ -33,7 +33,7 @@ from knee_jax.datasets.shards import (
     write_shards_by_beam,
 )
 from knee_jax.errors import UserError
-from knee_jax.ingest import archives, contact_sheet
+from knee_jax.ingest import archives, contact_sheet, repeats
 from knee_jax.ingest.headers import HeaderLoader
 from knee_jax.ingest.report import Example, Exclusion, IngestReport
 from knee_jax.targets.grades import GRADES
@@ -196,6 +196,8 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         for split, of_split in reports.items():
             for of_shard in of_split:
                 report.add(split, of_shard.kept, of_shard.exclusions, of_shard.notes)
+        rows = [row for split in report.kept.values() for row in split]
+        report.exclude(repeats.find(rows, (*GRADES, *self.label_columns)))
         self._check_splits(report)
         report.write(pathlib.Path(self.data_dir))
         splits = [self._gather(split, shards[split], reports[split]) for split in shards]

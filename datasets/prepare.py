@@ -1,7 +1,6 @@
 """Preparation of a set from raw files, done once, and tables of what became of every knee."""
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -17,6 +16,7 @@ from absl import logging
 
 from knee_jax import datasets
 from knee_jax.errors import UserError, is_full_disk
+from knee_jax.files import locked
 from knee_jax.ingest import flow, pool
 from knee_jax.papers import knees as paper_knees
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
@@ -143,12 +143,12 @@ def _num_cores() -> int:
 @contextlib.contextmanager
 def _lock(path: pathlib.Path) -> Iterator[None]:
     """Hold a lock that ends with the process, however that ends."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that prepares {path.parent}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(path) as free:
+        if free:
+            yield
+            return
+    print(f"waiting for another process that prepares {path.parent}", file=sys.stderr)
+    with locked(path, wait=True):
         yield
 
 

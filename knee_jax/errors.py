@@ -20,6 +20,17 @@ class UserError(Exception):
     """
 
 
+class Stopped(BaseException):
+    """End of a command on request, as by SIGTERM; the same command goes on (exit status `STOPPED`).
+
+    Like `KeyboardInterrupt` it is no `Exception`, so that nothing takes it for a failure.
+    """
+
+
+STOPPED = 75
+"""Exit status of a command that was stopped: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+
 class UnusableKnee(Exception):
     """Film, landmark file or image that cannot be used; the others are not affected.
 

@@ -1,8 +1,6 @@
 """`python -m knee_jax.main` is `knee-jax train`."""
 
-from knee_jax.cli.process import with_large_pages
-from knee_jax.cli.run import run_command
+from knee_jax.cli import main
 
 if __name__ == "__main__":
-    with_large_pages()
-    run_command("train")
+    main(command="train")

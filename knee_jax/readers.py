@@ -1,6 +1,6 @@
 """`python -m knee_jax.readers` is `knee-jax readers`."""
 
-from knee_jax.cli.run import run_command
+from knee_jax.cli import main
 
 if __name__ == "__main__":
-    run_command("readers")
+    main(command="readers")

@@ -18,10 +18,13 @@ commands.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
+from types import FrameType
 
 import knee_jax
+from knee_jax.errors import STOPPED, Stopped
 
 COMMANDS = {
     "train": "train and evaluate a system; cross-validate it; sweep variants and seeds",
@@ -45,24 +48,50 @@ TRAINING = ("train", "demo")
 HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names; flags alone are those of `train`."""
+def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Run the command that the first argument names; flags alone are those of `train`.
+
+    Args:
+        arguments: Command line; that of the process if None.
+        command: Name of the command, where the process is started for one alone.
+    """
+    as_process = arguments is None
+    if as_process:
+        signal.signal(signal.SIGINT, _on_signal)
+        signal.signal(signal.SIGTERM, _on_signal)
     from knee_jax.cli.process import with_large_pages
     from knee_jax.cli.run import fail, run_command
 
-    as_process = arguments is None
-    first, *others = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first, *others = [command, *words] if command else words or ["--help"]
     if first == "help" and others:
         first, others = others[0], ["--help"]
     if first in (*HELP, "help"):
         show(overview())
     elif first.startswith("-") or first in COMMANDS:
-        command, others = (first, others) if first in COMMANDS else ("train", [first, *others])
-        if as_process and command in TRAINING:
+        name, others = (first, others) if first in COMMANDS else ("train", [first, *others])
+        if as_process and name in TRAINING:
             with_large_pages()
-        run_command(command, others)
+        run_command(name, others)
     else:
         fail(f"there is no command '{first}'" + nearest(first, COMMANDS))
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    """End the command by an exception, for which `run.run_command` has a word and a status.
+
+    While a module is imported it ends at once: an exception might be swallowed there, and there is
+    nothing to undo.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    interrupted = number == signal.SIGINT
+    stopped = Stopped("stopped by SIGTERM: the same command goes on")
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            print("interrupted" if interrupted else stopped, file=sys.stderr, flush=True)
+            os._exit(130 if interrupted else STOPPED)
+        frame = frame.f_back
+    raise KeyboardInterrupt if interrupted else stopped
 
 
 def overview() -> str:

@@ -7,7 +7,11 @@
 Every name and shape of the trunk is checked, and the printed summary lists what is left out.
 """
 
+from pathlib import Path
+
 from absl import flags
+
+KNEES = "knees.csv"
 
 MODELS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -46,13 +50,15 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     """Convert the weights and print what was done."""
+    from knee_jax.files import write_bytes
     from knee_jax.inference.conversion import convert
 
     options = flags.FLAGS
+    source, out = Path(options.weights).expanduser(), Path(options.out).expanduser()
     print(
         convert(
-            options.weights,
-            options.out,
+            str(source),
+            str(out),
             options.model,
             layout=options.layout,
             width=options.width,
@@ -61,3 +67,8 @@ def main(_: list[str]) -> None:
             partial=options.partial,
         )
     )
+    # The knees that the weights have learnt from go with them.
+    if (source / KNEES).is_file():
+        beside = out.with_name(f"{out.name}.{KNEES}")
+        write_bytes(beside, (source / KNEES).read_bytes())
+        print(f"the knees that they have learnt from: {beside}")

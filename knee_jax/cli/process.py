@@ -10,8 +10,10 @@ a step. And every run would compile the same programs again.
     JAX_COMPILATION_CACHE_DIR=FOLDER    keeps compiled programs elsewhere
 """
 
+import contextlib
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -28,14 +30,17 @@ def with_large_pages() -> None:
     The C library reads its tunables when a process starts. Returns if there is nothing to do.
     """
     wanted = os.environ.get("KNEE_JAX_LARGE_PAGES", "1") != "0"
-    if not wanted or "GLIBC_TUNABLES" in os.environ or platform.libc_ver()[0] != "glibc":
+    if not wanted or platform.libc_ver()[0] != "glibc":
         return
-    environment = os.environ | {"GLIBC_TUNABLES": TUNABLES}
-    try:
+    # Signals wait until the restarted interpreter can answer them.
+    held = {signal.SIGINT, signal.SIGTERM}
+    if "GLIBC_TUNABLES" not in os.environ:
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
         # The full path, since Python locates its own folders by it.
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
-    except OSError:
-        return
+        command = [sys.executable, *sys.orig_argv[1:]]
+        with contextlib.suppress(OSError):
+            os.execve(sys.executable, command, os.environ | {"GLIBC_TUNABLES": TUNABLES})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 import knee_jax
 from knee_jax.cli import HELP, TRAINING, show
-from knee_jax.errors import UserError, causes, is_full_disk
+from knee_jax.errors import STOPPED, Stopped, UserError, causes, is_full_disk
 
 _MENDABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _FOLDERS = ("knee_jax.configs", "knee_jax.datasets")
@@ -23,7 +23,8 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
 
     What the user can mend ends in one line on stderr and exit status 1: a `UserError`, a mistyped
     flag or config field, a file that is missing or may not be read, a full disk. Ctrl-C exits with
-    130. Anything else is a fault of the program and keeps its traceback.
+    130, and SIGTERM with `errors.STOPPED`: a run saves its state first, and a second signal ends it
+    at once. Anything else is a fault of the program and keeps its traceback.
 
     Args:
         name: Key of `COMMANDS`.
@@ -59,6 +60,9 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Stopped as end:
+        print(end, file=sys.stderr)
+        sys.exit(STOPPED)
     except Exception as error:
         line = line_for_user(error)
         if line is None:

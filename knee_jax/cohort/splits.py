@@ -179,8 +179,24 @@ def label_fraction(index: pd.DataFrame, rows: np.ndarray, fraction: float, seed:
     return rows[knees["subject"].isin(chosen).to_numpy()]
 
 
+def _deal_out(index: pd.DataFrame, data: Data, stratify_by: str, *, test_too: bool) -> Split:
+    """Deal knees to training and validation and, where `test_too`, to the test part."""
+    if data.split in ("ratio", "image_ratio"):
+        make = ratio if data.split == "ratio" else image_ratio
+        parts = dict(zip(PARTS, data.parts if test_too else (*data.parts[:2], 0)))
+        return make(index, parts, data.seed)
+    if data.split == "k_fold":
+        return k_fold(index, data.num_folds, data.fold, data.seed, stratify_by)
+    if data.split == "group_k_fold":
+        return group_k_fold(index, data.num_folds, data.fold)
+    return site_hold_out(index, data.test_site, data.num_folds, data.fold, data.seed, stratify_by)
+
+
 def make_split(index: pd.DataFrame, data: Data, stratify_by: str = "kl") -> Split:
     """Make the split that a config describes.
+
+    A test split that the set was published with stays the test part, unless `data.published_test`
+    says that it is dealt with the others.
 
     Args:
         index: Index of the prepared set.
@@ -193,17 +209,15 @@ def make_split(index: pd.DataFrame, data: Data, stratify_by: str = "kl") -> Spli
     """
     if data.split == "published":
         split = published(index)
-    elif data.split in ("ratio", "image_ratio"):
-        make = ratio if data.split == "ratio" else image_ratio
-        split = make(index, dict(zip(PARTS, data.parts)), data.seed)
-    elif data.split == "k_fold":
-        split = k_fold(index, data.num_folds, data.fold, data.seed, stratify_by)
-    elif data.split == "group_k_fold":
-        split = group_k_fold(index, data.num_folds, data.fold)
     else:
-        split = site_hold_out(
-            index, data.test_site, data.num_folds, data.fold, data.seed, stratify_by
-        )
+        tested = np.zeros(len(index), bool)
+        if data.published_test == "kept":
+            tested = (index["split"] == "test").to_numpy()
+        rest = np.flatnonzero(~tested)
+        dealt = _deal_out(index.iloc[rest], data, stratify_by, test_too=not tested.any())
+        split = {name: rest[rows] for name, rows in dealt.items()}
+        # Beside those of a site that is held out, if any.
+        split["test"] = np.union1d(split["test"], np.flatnonzero(tested))
     for name in ("train", "validation"):
         if not len(split[name]):
             raise UserError(

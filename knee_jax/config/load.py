@@ -259,6 +259,8 @@ def saved(path: Path) -> RunConfig:
         raise UserError(f"{path}: no such file; name the folder of a run") from None
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no config")
     try:
         return parse(values)
     except UserError as error:

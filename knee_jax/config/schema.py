@@ -43,6 +43,18 @@ class Data:
     num_folds: int = option(5, "Number of folds, of splits with folds.", low=2)
     fold: int = option(0, "Fold held out for validation, from 0.", low=0)
     test_site: str = option("", "Site whose subjects are test knees, of the split `site_hold_out`.")
+    published_test: str = option(
+        "kept",
+        "Use of a test split that the set was published with: kept as the test knees, whatever "
+        "`split` divides the others by, or dealt with the others.",
+        choices=("kept", "dealt"),
+    )
+    leaks: str = option(
+        "refuse",
+        "Knees to be scored that the network knows, by subject or by pixels, from training or from "
+        "its initial weights: a refusal, or left out and counted in the report.",
+        choices=("refuse", "leave_out"),
+    )
     sampling: str = option(
         "shuffled",
         "Drawing of training knees: every knee once an epoch; with replacement, every class alike; "

@@ -13,7 +13,10 @@ Samplers of several steps or several runs (`sampling.Sampler`) add leading axes 
 """
 
 import os
+import shutil
+import signal
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any, Protocol
 
 import grain
@@ -25,6 +28,8 @@ from jax.sharding import Mesh
 from knee_jax.data import mesh as meshes
 from knee_jax.data.prepared import PreparedSet
 from knee_jax.data.sampling import PADDING, Sampler
+from knee_jax.errors import UserError
+from knee_jax.processes import end_with_parent
 
 Batch = dict[str, Any]
 
@@ -93,13 +98,43 @@ class Streamed:
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
         )
         if workers:
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+            _require_shared_memory(workers, prepared.bytes_per_knee * sampler(steps.start).size)
+            stream = stream.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_start_worker
+            )
         iterator = iter(stream)
         try:
             for local in iterator:
                 yield meshes.to_global(local, batch_sharding)
         finally:
             iterator.close()
+
+
+_SHARED_MEMORY = Path("/dev/shm")
+"""Memory that processes share, a file system of its own on Linux."""
+
+_BATCHES_PER_WORKER = 2
+"""Batches of a worker that lie in shared memory: one that is ready, and one that is being made."""
+
+
+def _require_shared_memory(workers: int, bytes_of_batch: int) -> None:
+    """Raise UserError if the workers' batches do not fit into shared memory.
+
+    What is written beyond its size ends the process without a word.
+    """
+    needed = workers * _BATCHES_PER_WORKER * bytes_of_batch
+    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < needed:
+        raise UserError(
+            f"{_SHARED_MEMORY}, the memory that processes share, has {free / 1e6:.1f} MB free, and "
+            f"config.data.workers = {workers} needs {needed / 1e6:.1f} MB: make it larger (docker "
+            "run --shm-size=2g), lower config.data.workers, or set it to 0"
+        )
+
+
+def _start_worker(*_: int) -> None:
+    # A scheduler's SIGTERM is for the run, which saves its state and then ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _local(rows: np.ndarray) -> np.ndarray:

@@ -112,6 +112,12 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
+def wait_for_all(what: str) -> None:
+    """Wait until every process of the run has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def agreed(value: int) -> int:
     """Return the first process' value on all processes, where each machine may find another."""
     if jax.process_count() == 1:

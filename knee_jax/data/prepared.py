@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from knee_jax.data.sampling import PADDING
 from knee_jax.errors import UserError
 
 PIXELS = ("image", "volume")
+
+FINGERPRINT = ("checksum", "perceptual_hash")
+"""Columns of the index by which a knee is known again under another name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,12 @@ class PreparedSet:
         """
         first = str(self.index["spacing_mm"].iloc[0])
         return tuple(float(number or "nan") for number in first.split(" x "))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the set: knees, labels, records and checksums of the pixels."""
+        content = (self.path / "index.csv").read_bytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
     @property
     def bytes_per_knee(self) -> int:
@@ -142,8 +152,10 @@ def open_set(path: epath.PathLike, names: Sequence[str] = ()) -> PreparedSet:
             f"{path} holds no prepared set (index.csv is missing): "
             "run `python -m knee_jax.prepare --dataset=NAME`"
         )
-    identity = dict.fromkeys(("split", "subject", "side", "cohort", "site", "source"), str)
-    index = pd.read_csv(file, dtype=identity, keep_default_na=False, na_values={"spacing_mm": [""]})
+    text = ("split", "subject", "side", "cohort", "site", "source", *FINGERPRINT)
+    index = pd.read_csv(
+        file, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={"spacing_mm": [""]}
+    )
     people = file.parent / "subjects.csv"
     if people.exists():
         numbers = {"age": [""], "bmi": [""]}

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from knee_jax import targets
-from knee_jax.files import write_json
+from knee_jax.errors import UserError
 from knee_jax.targets.kinds import Classes
 
 if TYPE_CHECKING:
@@ -121,12 +121,18 @@ def _of_inputs(
     return float(mean), float(std)
 
 
-def save(statistics: Statistics, path: Path) -> None:
-    """Write the statistics as JSON, atomically, in the first process only."""
-    if jax.process_index() == 0:
-        write_json(path, dataclasses.asdict(statistics))
+def content(statistics: Statistics) -> bytes:
+    """Return the statistics as JSON."""
+    return (json.dumps(dataclasses.asdict(statistics), indent=2) + "\n").encode()
 
 
 def load(path: Path) -> Statistics:
-    """Read statistics that `save` wrote."""
-    return Statistics(**json.loads(path.read_text(encoding="utf-8")))
+    """Read statistics from a file with that content.
+
+    Raises:
+        UserError: The file does not hold statistics.
+    """
+    try:
+        return Statistics(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: does not hold the statistics of a run; train again") from None

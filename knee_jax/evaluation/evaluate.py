@@ -48,12 +48,16 @@ def evaluate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
         UserError: There is no checkpoint, or it belongs to another config.
     """
     folder.require(workdir)
-    folder.check_same_config(workdir, config)
-    run = set_up(config, workdir, data_dir)
+    folder.require_writable(workdir)
+    run = set_up(config, workdir, data_dir, training=False)
+    if run.damaged:
+        folder.write_files(workdir, config, run.files)
     tables, step, variables = evaluate_checkpoint(run, workdir)
     shown = shown_part(tables)
     explanation = explain(run, variables, shown, tables[shown])
     if jax.process_index() == 0:
+        for note in run.notes:
+            print(f"note: {note}")
         print(f"\ncheckpoint of step {step}, the best on the validation knees")
         metrics = write_results(run, tables, workdir)
         write_page(run, tables, metrics, workdir, explanation=explanation)
@@ -72,7 +76,7 @@ def evaluate_checkpoint(run: Run, workdir: Path, predictor: Predictor | None = N
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.best_step()
         if best is None:
-            raise UserError(f"{workdir} holds no validated checkpoint: train first")
+            raise UserError(f"{workdir} holds no sound validated checkpoint: train first")
         like = jax.eval_shape(run.random_state)
         variables = checkpoints.restore(best, like, run.mesh).variables
     names = [name for name in ("validation", "test") if name in run.subsets]

@@ -91,7 +91,7 @@ def check_weights(network: RunConfig) -> None:
         shape = Preprocessing(network.augmentation, network.input).input_shape
         landmarks = jnp.zeros((1, NUM_LANDMARKS, 2))
         shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), landmarks)
-        models.load(network.model.name, shapes, network.init_from)
+        models.load(network.model.name, shapes, str(Path(network.init_from).expanduser()))
 
 
 def networks_of(config: RunConfig) -> dict[str, RunConfig]:

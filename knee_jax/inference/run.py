@@ -25,6 +25,7 @@ from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.models import activation
 from knee_jax.models.precision import compute_dtype
 from knee_jax.targets.kinds import Classes, Target
+from knee_jax.workdir import manifest
 from knee_jax.workdir.checkpoint import Checkpoints
 
 CONFIG, CHECKPOINTS, PREDICTIONS = "config.json", "checkpoints", "predictions"
@@ -150,8 +151,15 @@ def read(run: str | Path) -> Network:
         UserError: The folder does not hold a run, or no validated checkpoint.
     """
     folder = Path(run)
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file() and not (folder / manifest.FILE).is_file():
         raise UserError(f"{folder} holds no run ({CONFIG} is missing): name a run's folder")
+    listed = manifest.read(folder)
+    for name in (CONFIG, statistics.FILE):
+        if listed and (fault := listed.fault(name)):
+            raise UserError(
+                f"{folder / name} {fault}: take it from a copy of the run; `knee-jax train "
+                "--mode=evaluate` makes it again where the prepared set is"
+            )
     config = configs.saved(folder / CONFIG)
     measured = folder / statistics.FILE
     if not measured.is_file() or not (folder / CHECKPOINTS).is_dir():
@@ -170,7 +178,7 @@ def read(run: str | Path) -> Network:
     with Checkpoints(folder / CHECKPOINTS, read_only=True) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
-            raise UserError(f"{folder} holds no validated checkpoint: train first")
+            raise UserError(f"{folder} holds no sound validated checkpoint: train first")
         variables = checkpoints.restore_variables(step)
     _check_variables(folder, model, preprocessing, variables)
     return Network(

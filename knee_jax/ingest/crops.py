@@ -236,24 +236,36 @@ def find_kneekl224(root: pathlib.Path) -> dict[str, list[CropFile]]:
         if not sources:
             raise UserError(f"{root / split}: no files in this split; fill or remove the folder")
     return {
-        split: [_kneekl224_file(str(source)) for source in sources]
+        split: [_kneekl224_file(root, str(source)) for source in sources]
         for split, sources in splits.items()
     }
 
 
 def _visible_files(root: pathlib.Path, split: str) -> list[pathlib.PurePosixPath]:
-    found = (path.relative_to(root) for path in (root / split).rglob("*") if path.is_file())
+    # Links to nothing are listed too: their knees are told as excluded.
+    found = (
+        path.relative_to(root)
+        for path in (root / split).rglob("*")
+        if path.is_file() or _is_dangling(path)
+    )
     visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
     return sorted(pathlib.PurePosixPath(path.as_posix()) for path in visible)
 
 
-def _kneekl224_file(source: str) -> CropFile:
+def _is_dangling(path: pathlib.Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _kneekl224_file(root: pathlib.Path, source: str) -> CropFile:
     name = _KNEEKL224_NAME.fullmatch(source)
     if name is None:
         return CropFile("", "", 0, "OAI", source, reading=_UNKNOWN_NAME)
     grades = UNREAD.grades.copy()
     grades[GRADES.index("kl")] = int(name["kl"])
-    return CropFile(name["subject"], name["side"], 0, "OAI", source, reading=Reading(grades))
+    reading = Reading(grades)
+    if _is_dangling(root / source):
+        reading = Reading(grades, "dangling_link", "the link leads to no file")
+    return CropFile(name["subject"], name["side"], 0, "OAI", source, reading=reading)
 
 
 def add_progression(

@@ -15,14 +15,18 @@ STAGES = {
         "visit_unknown",
     ),
     "with a film or series of their own": (
+        "dangling_link",
         "film_missing",
         "no_crop",
         "no_film",
         "no_series",
         "not_listed",
         "not_on_disk",
+        "pixels_of_another_knee",
         "repeated_film",
+        "repeated_knee",
         "repeated_series",
+        "two_readings",
         "unreadable_folder",
     ),
     "of joints that were not replaced": (

@@ -6,7 +6,6 @@ distinguishes repeated images.
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -21,6 +20,7 @@ import pydicom
 from tqdm import tqdm
 
 from knee_jax.errors import UnusableKnee
+from knee_jax.files import locked
 from knee_jax.ingest import archives, dicom, pool
 
 KEYWORDS = (
@@ -196,8 +196,10 @@ def _open_cache(cache: pathlib.Path, root: pathlib.Path) -> Iterator[TextIO]:
     """Open the cache of a study's folder, locked against other processes."""
     cache.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    with (cache / f"{name}.jsonl").open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with (
+        locked(cache / f"{name}.lock", wait=True),
+        (cache / f"{name}.jsonl").open("a+", encoding="utf-8") as file,
+    ):
         yield file
 
 

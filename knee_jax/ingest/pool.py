@@ -16,7 +16,6 @@ import os
 import pathlib
 import pickle
 import queue
-import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -26,6 +25,7 @@ from typing import Any, NoReturn, TypeVar
 import cv2
 
 from knee_jax.errors import NOT_STARTED, UserError
+from knee_jax.processes import end_with_parent
 
 T = TypeVar("T")
 _AHEAD = 8
@@ -188,8 +188,7 @@ class _Worker:
 
 
 def _serve(connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     cv2.setNumThreads(1)
     # Decoders print parts of broken files, which may hold names of patients.
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -232,11 +231,3 @@ def _limit_memory() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         if most == resource.RLIM_INFINITY or taken + _SPARE_MEMORY < most:
             resource.setrlimit(resource.RLIMIT_DATA, (taken + _SPARE_MEMORY, most))
-
-
-def _die_with_parent() -> None:
-    # A killed parent cannot stop its workers, and one may be busy for long.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import json
 import math
 import numbers
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.errors import UserError
-from knee_jax.ingest import flow
+from knee_jax.ingest import fingerprint, flow
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
 Example = dict[str, Any]
@@ -23,7 +24,13 @@ Example = dict[str, Any]
 Label = int | float | np.integer | np.floating
 
 IDENTITY = ("subject", "side", "visit", "cohort", "site", "source")
-INDEX_COLUMNS = ("split", "record", *IDENTITY, "spacing_mm", "keypoints_valid", *GRADES)
+FINGERPRINT = ("checksum", "perceptual_hash")
+"""Columns of `fingerprint`, by which a knee is known again under another name."""
+
+INDEX_COLUMNS = (
+    *("split", "record", *IDENTITY, "spacing_mm", "keypoints_valid"),
+    *(*FINGERPRINT, *GRADES),
+)
 """Columns of `index.csv`; a set's own label columns follow them."""
 
 
@@ -179,6 +186,9 @@ def index_row(knee: Example, label_columns: Iterable[str] = ()) -> dict[str, Any
         else " x ".join(f"{mm:.4g}" for mm in spacing_mm)
     )
     row["keypoints_valid"] = bool(knee.get("keypoints_valid", False))
+    pixels = knee["image"] if "image" in knee else knee["volume"]
+    row["checksum"] = fingerprint.checksum(pixels)
+    row["perceptual_hash"] = fingerprint.perceptual_hash(pixels)
     row |= dict(zip(GRADES, knee["grades"].tolist()))
     return row | {name: _label(knee[name]) for name in label_columns}
 
@@ -230,6 +240,16 @@ class IngestReport:
         for note in notes:
             self.of_files.append(note)
             self.notes[note.note] = self.notes.get(note.note, 0) + 1
+
+    def exclude(self, exclusions: Mapping[int, Exclusion]) -> None:
+        """Exclude knees that have a record, given by the number of their row over all splits.
+
+        The record stays where it is, and no row of the index leads to it.
+        """
+        numbers = itertools.count()
+        for split, rows in self.kept.items():
+            self.kept[split] = [row for row in rows if next(numbers) not in exclusions]
+        self.exclusions += map(without_dates, exclusions.values())
 
     def reasons(self) -> dict[str, int]:
         """Count the excluded knees by reason, the most frequent reason first."""

@@ -5,6 +5,7 @@ its log-density of predicted probabilities measures their coherence (eq. 3). The
 in `knee_jax.tasks.coherence_loss`. The same mixture finds knees that should be read again.
 """
 
+import io
 import logging
 import warnings
 import zipfile
@@ -16,7 +17,6 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from knee_jax.errors import UserError
-from knee_jax.files import atomic_write
 from knee_jax.foreign_tables import is_missing, numbers
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
@@ -148,15 +148,16 @@ def _unseen(codes: np.ndarray) -> list[str]:
     return [name for name, count in zip(names, codes.sum(axis=0), strict=True) if not count]
 
 
-def save(mixture: Mixture, path: Path) -> None:
-    """Write the mixture as `.npz` in float64 (`weights`, `means`, `factors`), atomically."""
+def content(mixture: Mixture) -> bytes:
+    """Return the mixture as `.npz` in float64 (`weights`, `means`, `factors`)."""
     arrays = {name: np.asarray(getattr(mixture, name), np.float64) for name in Mixture._fields}
-    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
 
 
 def load(path: Path) -> Mixture:
-    """Read a mixture that `save` wrote.
+    """Read a mixture from a file with that content.
 
     Raises:
         UserError: There is no such file, or it does not hold a mixture.

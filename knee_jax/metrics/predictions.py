@@ -182,8 +182,9 @@ def check_predictions(table: pd.DataFrame, name: str = "predictions") -> None:
 
 
 def _check_unique(table: pd.DataFrame, name: str) -> None:
-    knees = pd.DataFrame({"owner": subjects_of(table)}, index=table.index)
-    repeated = knees.join(table[["side", "visit"]]).duplicated().to_numpy()
+    # Joined tables repeat the labels of rows.
+    knees = table[["side", "visit"]].assign(owner=subjects_of(table))
+    repeated = knees.duplicated().to_numpy()
     if repeated.any():
         knee = table.iloc[int(repeated.argmax())]
         raise UserError(

@@ -75,6 +75,7 @@ def write_report(
     title: str,
     intervals: str = "95 % intervals are percentiles of bootstrap resamples.",
     extra_sections: Sequence[Section] = (),
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write `report/index.html` and `report/figures/*.png` from the files of a work directory.
 
@@ -89,6 +90,7 @@ def write_report(
         title: Title of the page.
         intervals: Description of the intervals, from `knee_jax.metrics.bootstrap.describe`.
         extra_sections: Further sections to show after the splits.
+        notes: What a reader of the results must know first, one sentence each.
 
     Returns:
         Path of the page.
@@ -115,6 +117,7 @@ def write_report(
         title=title,
         headlines=_headlines(metrics[splits[0]]),
         sections=sections,
+        notes=notes,
         extra_sections=[(section, _drawings(folder, section)) for section in extra_sections],
         example_groups=_example_groups(folder, examples),
         volumes=any(example.modality == "volume" for example in examples),
@@ -148,7 +151,7 @@ def read_history(path: Path) -> pd.DataFrame:
         Table with the columns step int, name str, value float, in the order of names, then steps.
     """
     values: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             step = int(row["step"])

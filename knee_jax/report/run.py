@@ -83,6 +83,7 @@ def write_page(
         title=title_of(config, networks),
         intervals=bootstrap.describe(settings.num_resamples, scheme=settings.scheme),
         extra_sections=sections,
+        notes=run.notes,
     )
     print(f"\n{shown.replace('_', ' ')} knees, 95 % intervals by {settings.scheme}:\n")
     print(terminal_table(metrics[shown]))

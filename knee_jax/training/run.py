@@ -1,8 +1,10 @@
 """Parts of a run, set up from a config in one pass: each package gets its own part."""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import flax.linen as nn
 import flax.struct
@@ -10,19 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 
 from knee_jax import models, targets
-from knee_jax.cohort import selection
+from knee_jax.cohort import knees, selection
 from knee_jax.config.load import RunConfig
 from knee_jax.data import augment, mesh, sampling, statistics
 from knee_jax.data.preprocessing import Intensities, Preprocessing
 from knee_jax.data.subsets import SharedSource, Subset, make_subsets
+from knee_jax.errors import UserError
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.metrics import grade_coherence
 from knee_jax.models.precision import compute_dtype
 from knee_jax.targets.kinds import Target
 from knee_jax.tasks import Task
 from knee_jax.training import state as states
+from knee_jax.workdir import folder
+from knee_jax.workdir.manifest import DAMAGED, Manifest, has_checkpoints
+
+Content = TypeVar("Content")
 
 
 @flax.struct.dataclass
@@ -53,6 +61,9 @@ class Run:
         mesh: Mesh of devices.
         subsets: Subsets 'train', 'validation' and, where there are any, 'unlabelled' and 'test'.
         flow: Number of knees of each part that are used, and of those left out, by reason.
+        knees: List of the run's knees (`cohort.knees`).
+        notes: What a reader of the results must know about the run, one sentence each.
+        damaged: Names of files in the run's folder that were damaged, and made again.
         statistics: Intensities and prevalences of the training knees.
         constants: Constants of the step; see `StepConstants`.
         preprocessing: Conversion of knees to the network's input.
@@ -67,6 +78,9 @@ class Run:
     mesh: jax.sharding.Mesh
     subsets: Mapping[str, Subset]
     flow: selection.Flow
+    knees: pd.DataFrame
+    notes: tuple[str, ...]
+    damaged: tuple[str, ...]
     statistics: statistics.Statistics
     constants: StepConstants
     preprocessing: Preprocessing
@@ -79,6 +93,17 @@ class Run:
     def task(self) -> Task:
         """Loss, predictions and model selection."""
         return self.constants.task
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Files in the run's folder that it stands on, besides its config and checkpoints."""
+        found = {
+            statistics.FILE: statistics.content(self.statistics),
+            knees.FILE: knees.text_of(self.knees).encode(),
+        }
+        if self.task.mixture is not None:
+            found[grade_coherence.FILE] = grade_coherence.content(self.task.mixture)
+        return found
 
     def random_state(self, constants: StepConstants | None = None) -> states.TrainState:
         """Return the state before the first step, with random weights; may be traced.
@@ -101,19 +126,24 @@ def set_up(
     data_dir: Path,
     runs: int = 1,
     like: Run | None = None,
+    *,
+    training: bool = True,
 ) -> Run:
     """Find or make everything that a run needs before its first step.
 
     Args:
         config: Config of the run.
-        workdir: Folder of the run; `statistics.json` and `coherence.npz` are read if present.
+        workdir: Folder of the run; what it began with is read from there, and made again where it
+            is damaged.
         data_dir: Folder of prepared sets; a missing set is prepared first.
         runs: Number of runs that share the devices.
         like: Another run, whose knees on the devices are reused where they are the same.
+        training: Whether the run is going to be trained, and not only evaluated.
 
     Raises:
         UserError: The config cannot be run here; the message is one line.
     """
+    begun = _Begun(workdir, folder.check_same_config(workdir, config))
     mesh.check_batch_size(config.batch_size, "batch_size", runs)
     mesh.check_batch_size(config.evaluation.batch_size, "evaluation.batch_size")
     models.find_weights(config.model.name, config.model.options, config.init_from)
@@ -124,32 +154,48 @@ def set_up(
     )
     preprocessing = Preprocessing(config.augmentation, config.input)
 
+    recorded = begun.read(knees.FILE, knees.read)
     cohort = selection.select(
-        config.data, predicted, config.task, data_dir, reads_landmarks=model.needs_keypoints
+        config.data,
+        predicted,
+        config.task,
+        data_dir,
+        reads_landmarks=model.needs_keypoints,
+        recorded=recorded,
+        initial=_known_to_initial_weights(config.init_from),
+        training=training,
     )
-    for knees, _ in cohort.parts.values():
+    if recorded is None:
+        begun.made_again(knees.FILE, knees.text_of(cohort.knees).encode())
+        begun.check_counts(cohort.flow)
+    for of_set, _ in cohort.parts.values():
         augment.check_fit(
             config.augmentation,
             preprocessing.size,
-            knees.pixels,
-            knees.image_shape,
-            knees.spacing_mm,
+            of_set.pixels,
+            of_set.image_shape,
+            of_set.spacing_mm,
         )
     devices = mesh.make_mesh(runs)
     known: list[SharedSource] = [each.shared for each in like.subsets.values()] if like else []
     subsets = make_subsets(cohort.parts, devices, config.data.mode, known)
 
     train = subsets["train"]
-    measured = _measure(train, preprocessing, workdir / statistics.FILE)
-    fitted = workdir / grade_coherence.FILE
+    measured = begun.read(statistics.FILE, statistics.load)
+    if measured is None:
+        measured = _measure(train, preprocessing)
+        begun.made_again(statistics.FILE, statistics.content(measured))
+    fitted = begun.read(grade_coherence.FILE, grade_coherence.load)
     of_training = train.prepared.index.iloc[train.rows]
     task = config.task.make(
         predicted,
         measured.counts,
         {target.name: target.labels(of_training) for target in predicted},
         config.seed,
-        grade_coherence.load(fitted) if fitted.exists() else None,
+        fitted,
     )
+    if fitted is None and task.mixture is not None:
+        begun.made_again(grade_coherence.FILE, grade_coherence.content(task.mixture))
     unlabelled = subsets["unlabelled"].rows if "unlabelled" in subsets else np.empty(0, np.int64)
     sampler, knees_per_epoch = sampling.make(
         config.data,
@@ -167,6 +213,9 @@ def set_up(
         mesh=devices,
         subsets=subsets,
         flow=cohort.flow,
+        knees=cohort.knees,
+        notes=(*begun.notes, *cohort.notes),
+        damaged=tuple(begun.faults),
         statistics=measured,
         constants=StepConstants(
             seed=np.asarray(config.seed, np.uint32),
@@ -181,10 +230,89 @@ def set_up(
     )
 
 
-def _measure(train: Subset, preprocessing: Preprocessing, saved: Path) -> statistics.Statistics:
-    """Return the statistics of the training knees, or those that the run began with."""
-    if saved.exists():
-        return statistics.load(saved)
+class _Begun:
+    """Files of a run that has begun, in its folder, and what is told about them.
+
+    Args:
+        workdir: Folder of the run.
+        listed: Its manifest, if it has one.
+    """
+
+    def __init__(self, workdir: Path, listed: Manifest | None):
+        self.notes: list[str] = []
+        self._workdir, self._listed = workdir, listed
+        self.faults: dict[str, str] = {}
+        if listed and (fault := listed.fault(folder.CONFIG)):
+            self.faults[folder.CONFIG] = fault
+            self.notes.append(
+                f"{workdir / folder.CONFIG} {fault}; it was made again from this command's config, "
+                "which is the same."
+            )
+
+    def read(self, name: str, load: Callable[[Path], Content]) -> Content | None:
+        """Read a file; return None if it is not there yet, or must be made again."""
+        fault = self._listed.fault(name) if self._listed else ""
+        if not fault and (self._workdir / name).exists():
+            try:
+                return load(self._workdir / name)
+            except UserError:
+                fault = DAMAGED
+        if fault:
+            self.faults[name] = fault
+        return None
+
+    def made_again(self, name: str, content: bytes) -> None:
+        """Tell that a file was made again.
+
+        Raises:
+            UserError: It is not what the run wrote.
+        """
+        if not (fault := self.faults.get(name)):
+            return
+        path = self._workdir / name
+        if self._listed and not self._listed.accepts(name, content):
+            raise UserError(
+                f"{path} {fault}, and cannot be made again, since the knees have changed as well: "
+                "take the file from a copy of the run, or choose another --workdir"
+            )
+        self.notes.append(f"{path} {fault}; it was made again from the knees.")
+
+    def check_counts(self, flow: selection.Flow) -> None:
+        """Raise UserError if a run without a list of its knees had other numbers of them."""
+        if self._listed or not has_checkpoints(self._workdir):
+            return
+        try:
+            before = json.loads((self._workdir / "knees.json").read_bytes())
+            then = {part: before[part]["used"] for part in flow}
+        except (OSError, ValueError, KeyError, TypeError):
+            then = {}
+        now = {part: counts["used"] for part, counts in flow.items()}
+        if then != now:
+            raise UserError(
+                f"{self._workdir} has no list of its knees ({knees.FILE}), and their numbers are "
+                f"not those of now ({_counts(then)}; now {_counts(now)}): knees that it was "
+                "trained on might be scored; prepare the set as it was, or train anew"
+            )
+        self.notes.append(
+            f"The run has no list of its knees ({knees.FILE}); those of the prepared set as it is "
+            "now are taken for them, whose numbers are the same."
+        )
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {part}" for part, n in numbers.items()) or "unknown"
+
+
+def _known_to_initial_weights(source: str) -> pd.DataFrame | None:
+    """Return the knees that a file of weights has learnt from, if they are listed beside it."""
+    if not source:
+        return None
+    beside = Path(f"{Path(source).expanduser()}.{knees.FILE}")
+    return knees.learnt_from(knees.read(beside)) if beside.exists() else None
+
+
+def _measure(train: Subset, preprocessing: Preprocessing) -> statistics.Statistics:
+    """Return the statistics of the training knees."""
     augmented = preprocessing.inputs.statistics == "augmented"
     return statistics.measure(
         train.prepared,

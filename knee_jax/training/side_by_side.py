@@ -19,6 +19,7 @@ import numpy as np
 from knee_jax.config.load import RunConfig
 from knee_jax.data import mesh, sampling
 from knee_jax.evaluation.predict import Predictor, predict
+from knee_jax.training import preemption as preemptions
 from knee_jax.training.run import Run, set_up
 from knee_jax.training.step import Compiled, Scalars, bytes_of_one, compile_functions
 from knee_jax.training.train import (
@@ -88,7 +89,7 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
     with contextlib.ExitStack() as stack:
         # A kill may fall between the saves of the runs, which then resume from the step before.
         checkpoints = [
-            stack.enter_context(Checkpoints(d / "checkpoints", latest=2)) for d in folders
+            stack.enter_context(Checkpoints(d / "checkpoints", latest=3)) for d in folders
         ]
         start = max(set.intersection(*(each.steps() for each in checkpoints)), default=0)
         states = [
@@ -113,6 +114,7 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
         )
         writers = [stack.enter_context(ScalarWriter(d, start)) for d in folders]
         progress = stack.enter_context(progress_bar(num_steps, start, batch_size * count))
+        preemption = stack.enter_context(preemptions.watch())
 
         since_log: list[tuple[Scalars, int]] = []
         clock = time.perf_counter()
@@ -123,7 +125,8 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
 
             step = steps.stop
             validating = step in ends
-            saving = step % config.checkpoint_every == 0 or step == num_steps
+            stopping = preemption.requested(step)
+            saving = step % config.checkpoint_every == 0 or step == num_steps or stopping
             if not (validating or saving or step % config.log_every == 0):
                 continue
             logged, since_log = join_steps(jax.device_get(since_log)), []
@@ -148,6 +151,10 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
             if saving:
                 for i, each in enumerate(checkpoints):
                     each.save(step, _one_of(state, i, first.mesh), scores[i])
+            if stopping and step < num_steps:
+                for each in checkpoints:
+                    each.close()
+                preemption.stop(step, num_steps)
             clock = time.perf_counter()
 
 

@@ -15,11 +15,11 @@ from tqdm import tqdm
 from knee_jax import models
 from knee_jax.cohort import selection
 from knee_jax.config.load import RunConfig
-from knee_jax.data import mesh, sampling, statistics
+from knee_jax.data import mesh, sampling
 from knee_jax.errors import UserError
 from knee_jax.evaluation.predict import predict
 from knee_jax.files import write_json
-from knee_jax.metrics import grade_coherence
+from knee_jax.training import preemption as preemptions
 from knee_jax.training.run import Run, set_up
 from knee_jax.training.state import TrainState
 from knee_jax.training.step import Compiled, Scalars, compile_functions
@@ -45,7 +45,6 @@ def train(config: RunConfig, workdir: Path, data_dir: Path) -> None:
     Raises:
         UserError: A mistake that the user can mend, in one line.
     """
-    folder.check_same_config(workdir, config)
     run = set_up(config, workdir, data_dir)
     train_run(run, workdir, compile_functions(run))
 
@@ -75,6 +74,7 @@ def train_run(run: Run, workdir: Path, compiled: Compiled) -> None:
         )
         writer = stack.enter_context(ScalarWriter(workdir, start))
         progress = stack.enter_context(progress_bar(num_steps, start, batch_size))
+        preemption = stack.enter_context(preemptions.watch())
 
         # ---- The loop ----
         since_log: list[tuple[Scalars, int]] = []
@@ -86,7 +86,8 @@ def train_run(run: Run, workdir: Path, compiled: Compiled) -> None:
 
             step = steps.stop
             validating = step in ends
-            saving = step % config.checkpoint_every == 0 or step == num_steps
+            stopping = preemption.requested(step)
+            saving = step % config.checkpoint_every == 0 or step == num_steps or stopping
             if not (validating or saving or step % config.log_every == 0):
                 continue
             # Waits for the steps, which have only been launched.
@@ -107,6 +108,9 @@ def train_run(run: Run, workdir: Path, compiled: Compiled) -> None:
                     best, saving = score, True
             if saving:
                 checkpoints.save(step, state, score)
+            if stopping and step < num_steps:
+                checkpoints.close()
+                preemption.stop(step, num_steps)
             clock = time.perf_counter()
 
 
@@ -140,13 +144,12 @@ def begin(
         state = checkpoints.restore(start, like, run.mesh)
     else:
         state = initial_state(run, compiled)
-    folder.write_config(workdir, run.config)
-    statistics.save(run.statistics, workdir / statistics.FILE)
+    folder.write_config(workdir, run.config, run.files)
     if jax.process_index() == 0:
         write_json(workdir / "knees.json", run.flow)
-        if run.task.mixture is not None:
-            grade_coherence.save(run.task.mixture, workdir / grade_coherence.FILE)
         print(selection.describe(run.flow))
+        for note in run.notes:
+            print(f"note: {note}")
         overview = parameter_overview.get_parameter_overview(state.variables, include_stats=False)
         (workdir / "parameters.txt").write_text(overview + "\n", encoding="utf-8")
         print(f"{parameter_overview.count_parameters(state.params):,} parameters")
@@ -158,7 +161,7 @@ def initial_state(run: Run, compiled: Compiled) -> TrainState:
     state = compiled.initial_state(run.constants)
     if source := run.config.init_from:
         model = run.config.model
-        source = models.find_weights(model.name, model.options, source)
+        source = models.find_weights(model.name, model.options, str(Path(source).expanduser()))
         variables = models.load(model.name, state.variables, source)
         average = variables if state.average else {}
         state = dataclasses.replace(state, **variables, average=average)

@@ -1,13 +1,16 @@
 """Writer of scalars to JSONL and TensorBoard, in the first process only."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from knee_jax.files import write_text
+from knee_jax.files import write_bytes
+
+_log = logging.getLogger(__name__)
 
 
 class ScalarWriter:
@@ -62,7 +65,19 @@ def _tensorboard_writer(folder: Path, purge_step: int):
 
 
 def _drop_after(path: Path, step: int) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    # A line without its end is one that the process was killed in.
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    write_text(path, "".join(kept))
+    """Keep the whole rows up to a step; others are what a kill or a power cut has left."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    steps = [_step_of(line) for line in lines]
+    if torn := steps.count(None):
+        _log.warning("%s: %d lines are no rows of scalars, and are left out", path, torn)
+    kept = [line for line, at in zip(lines, steps) if at is not None and at <= step]
+    write_bytes(path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the step of a row, or None if it is not whole."""
+    try:
+        row = json.loads(line)
+        return int(row["step"]) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,12 +1,12 @@
 """Folder of a run: its lock, its config, and the environment that it was made in."""
 
 import contextlib
-import fcntl
 import importlib.metadata
+import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ import jax
 from knee_jax.config import load
 from knee_jax.config.load import RunConfig
 from knee_jax.errors import UserError
-from knee_jax.files import write_json, write_text
+from knee_jax.files import hash_of, locked, write_json
+from knee_jax.workdir import manifest
+from knee_jax.workdir.manifest import Manifest
 
 CONFIG = "config.json"
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
 
 FREE_FIELDS = (
+    "data.leaks",
     "data.manual_dir",
     "data.mode",
     "data.workers",
@@ -52,50 +55,100 @@ def lock(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    require_writable(workdir)
+    with locked(workdir / ".lock") as free:
+        if not free:
             raise UserError(
                 f"another process is training in {workdir}: wait for it, or choose another "
                 "--workdir"
-            ) from error
+            )
         yield
 
 
-def write_config(workdir: Path, config: RunConfig) -> None:
-    """Write `config.json` and `environment.json`; the folder then belongs to this config."""
+def require_writable(workdir: Path) -> None:
+    """Raise UserError if nothing can be written in the folder, before anything is computed."""
+    probe = workdir / ".writable"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        problem = (error.strerror or "cannot be written to").lower()
+        raise UserError(
+            f"--workdir={workdir} cannot be written to ({problem}): choose a copy of it, or "
+            "another folder"
+        ) from error
+
+
+def write_config(
+    workdir: Path, config: RunConfig, files: Mapping[str, bytes] | None = None
+) -> None:
+    """Write `config.json` and `environment.json`; the folder then belongs to this config.
+
+    Args:
+        workdir: Folder of the run.
+        config: Its config.
+        files: Further files that the run stands on, by name; the manifest lists them too.
+    """
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_text(workdir / CONFIG, load.json_of(config))
+        write_files(workdir, config, files or {})
         write_json(workdir / "environment.json", environment())
+
+
+def write_files(workdir: Path, config: RunConfig, files: Mapping[str, bytes]) -> None:
+    """Write `config.json` and other files that the run stands on, and list them; see above."""
+    if jax.process_index() == 0:
+        content = {CONFIG: load.json_of(config).encode(), **files}
+        manifest.write(workdir, content, _hash_of_fixed(config))
 
 
 def require(workdir: Path) -> None:
     """Raise UserError if the folder holds no run."""
-    if not (workdir / CONFIG).exists():
+    if not any((workdir / name).exists() for name in (CONFIG, manifest.FILE)):
         raise UserError(f"--workdir={workdir} holds no run (config.json is missing): train first")
 
 
-def check_same_config(workdir: Path, config: RunConfig) -> None:
+def check_same_config(workdir: Path, config: RunConfig) -> Manifest | None:
     """Raise UserError if the folder holds a run of another config, naming the differences.
 
-    Values of `FREE_FIELDS` may differ.
+    Values of `FREE_FIELDS` may differ. A damaged `config.json` is made again from the same config.
+
+    Returns:
+        Manifest of the run, if there is one.
     """
     file = workdir / CONFIG
+    listed = manifest.read(workdir)
+    if listed and (fault := listed.fault(CONFIG)):
+        if listed.config != _hash_of_fixed(config):
+            raise UserError(
+                f"{file} {fault}, and the config of this command is not that of the run: give the "
+                "run's own config, or choose another --workdir"
+            )
+        return listed
     if not file.exists():
-        return
-    old, new = (load.flatten(load.plain(each)) for each in (load.saved(file), config))
+        return listed
+    old, new = _fixed(load.saved(file)), _fixed(config)
     differing = [
         f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
         for name in sorted(old.keys() | new.keys())
-        if not name.startswith(FREE_FIELDS) and old.get(name) != new.get(name)
+        if old.get(name) != new.get(name)
     ]
     if differing:
         raise UserError(
             f"{workdir} holds a run of another config; it differs in {', '.join(differing)}: "
             "choose another --workdir, or the config of that run"
         )
+    return listed
+
+
+def _fixed(config: RunConfig) -> dict[str, Any]:
+    """Return the fields of a config that a run never changes, by their dotted names."""
+    fields = load.flatten(load.plain(config))
+    return {name: value for name, value in fields.items() if not name.startswith(FREE_FIELDS)}
+
+
+def _hash_of_fixed(config: RunConfig) -> str:
+    return hash_of(json.dumps(_fixed(config), sort_keys=True).encode())
 
 
 def environment() -> dict[str, Any]:

@@ -160,6 +160,10 @@ def test_a_folder_of_another_run_is_refused(trained, tmp_path, tiny_data_dir):
     (workdir / "config.json").unlink()
     other = run_here(*flags, "--config.model.depth=34")
     assert other.returncode == 1
+    assert "the config of this command is not that of the run" in other.stderr
+    (workdir / "manifest.json").unlink()
+    other = run_here(*flags, "--config.model.depth=34")
+    assert other.returncode == 1
     assert "is of another model" in other.stderr
     assert "Traceback" not in other.stderr
 

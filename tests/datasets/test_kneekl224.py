@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
 
+from knee_jax.data.prepared import open_set
 from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
+from knee_jax.ingest.fingerprint import checksum
 from knee_jax.targets.grades import GRADES
 from tests.folders import contents
 
@@ -207,3 +209,31 @@ def test_negatives_are_listed(tmp_path):
     assert notes[["source", "note"]].values.tolist() == [
         ["train/2/9000002R.png", "bones_look_dark"]
     ]
+
+
+def test_knees_that_are_there_twice_and_links_to_nothing_are_listed(raw, tmp_path):
+    save(raw, "val/0/9000001L")  # Also in train, with the same grade.
+    save(raw, "train/3/9000002R")  # With another grade.
+    (raw / "train/1").mkdir()
+    (raw / "train/1/9000009R.png").write_bytes((raw / "train/0/9000001R.png").read_bytes())
+    (raw / "train/1/9000010L.png").symlink_to(raw / "gone.png")
+    for number in range(20, 24):
+        save(raw, f"train/1/90000{number}L")
+    folder = prepare("kneekl224", tmp_path / "data", raw, workers=1)
+    left = pd.read_csv(folder / "exclusions.csv").set_index("source")["reason"]
+    assert left.to_dict() == {
+        "train/0/9000001L.png": "repeated_knee",
+        "train/4/9000002R.png": "two_readings",
+        "train/3/9000002R.png": "two_readings",
+        "train/0/9000001R.png": "pixels_of_another_knee",
+        "train/1/9000009R.png": "pixels_of_another_knee",
+        "train/1/9000010L.png": "dangling_link",
+    }
+    report = json.loads((folder / "ingest_report.json").read_text())
+    assert (report["seen"], report["kept"]) == (12, 6)
+    # What is kept is found by its record all the same.
+    knees = open_set(folder)
+    for row, image in zip(knees.index.itertuples(), knees.load(np.arange(6))["image"]):
+        assert checksum(image) == row.checksum
+        flip = -1 if row.side == "L" else 1
+        np.testing.assert_array_equal(image, crop(row.source.removesuffix(".png"))[:, ::flip])

@@ -169,7 +169,7 @@ class TestCache:
         loader = HeaderLoader(tmp_path / "cache")
         loader.read(root, PATHS[:1])
         loader.read(root / "b", ["002"])
-        assert len(list((tmp_path / "cache").iterdir())) == 2
+        assert len(list((tmp_path / "cache").glob("*.jsonl"))) == 2
 
 
 def _is_whole(line):

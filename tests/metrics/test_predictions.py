@@ -14,7 +14,7 @@ from knee_jax.metrics.predictions import (
     write_predictions,
 )
 from knee_jax.targets.grades import GRADES
-from tests.factories import random_values
+from tests.factories import random_predictions, random_values
 
 
 def test_a_table_survives_the_csv(make_table, tmp_path):
@@ -137,3 +137,11 @@ def test_measured_values_are_numbers_and_labels_may_be_missing(column, value, pr
     table.loc[2, column] = value
     with pytest.raises(UserError, match=problem):
         check_predictions(table)
+
+
+def test_joined_tables_are_not_taken_for_repeats():
+    """`pd.concat` keeps the labels of the rows, which then repeat."""
+    first, second = (random_predictions(5, seed).assign(cohort=c) for seed, c in enumerate("AB"))
+    check_predictions(pd.concat([first, second]))
+    with pytest.raises(UserError, match="row 11 repeats the knee"):
+        check_predictions(pd.concat([first, first]))

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from knee_jax.training.writers import ScalarWriter
 
 
@@ -33,3 +35,16 @@ def test_scalars_reach_tensorboard(tmp_path):
         writer.write(7, {"train/loss": 0.25})
     (file,) = (tmp_path / "tensorboard").iterdir()
     assert (b"train/loss") in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [b"\x00\x00\x00\x00\n", b'{"step": 2, "train/l\n', b"[2]\n", b"\xff\xfe\n", b'{"loss": 1}\n'],
+)
+def test_lines_that_a_power_cut_left_are_taken_out(tmp_path, torn, caplog):
+    whole = [b'{"step": 1, "train/loss": 1.0}\n', b'{"step": 3, "train/loss": 3.0}\n']
+    (tmp_path / "metrics.jsonl").write_bytes(whole[0] + torn + whole[1] + torn[:-1])
+    with ScalarWriter(tmp_path, 3):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(whole)
+    assert "2 lines are no rows of scalars" in caplog.text

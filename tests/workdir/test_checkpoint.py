@@ -9,7 +9,7 @@ import pytest
 from knee_jax.data.mesh import make_mesh
 from knee_jax.errors import UserError
 from knee_jax.training import state
-from knee_jax.workdir.checkpoint import Checkpoints
+from knee_jax.workdir.checkpoint import HASHES, Checkpoints
 
 
 def make_state(value=1.0, features=3):
@@ -24,7 +24,7 @@ def like(**kwargs):
     return jax.eval_shape(lambda: make_state(**kwargs))
 
 
-def test_the_latest_and_the_best_are_kept(tmp_path):
+def test_the_two_latest_and_the_best_are_kept(tmp_path):
     scores = {1: 0.5, 2: None, 3: 0.9, 4: None, 5: 0.7, 6: None}
     with Checkpoints(tmp_path / "c") as checkpoints:
         for step, score in scores.items():
@@ -38,7 +38,7 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
                 np.testing.assert_array_equal(ours, theirs)
                 assert ours.dtype == theirs.dtype
     kept = {int(path.name) for path in (tmp_path / "c").iterdir() if path.name.isdigit()}
-    assert kept == {3, 6}
+    assert kept == {3, 5, 6}
 
 
 def test_of_equal_scores_the_later_is_the_best(tmp_path):
@@ -136,3 +136,79 @@ def test_moving_averages_are_restored_and_are_what_predicts(tmp_path):
         restored = checkpoints.restore(1, made, make_mesh())
     jax.tree.map(np.testing.assert_array_equal, found, made["average"])
     jax.tree.map(np.testing.assert_array_equal, restored, made)
+
+
+def damaged(path, kind):
+    content = path.read_bytes()
+    if kind == "flipped":
+        path.write_bytes(content[: len(content) // 2] + b"\xff" + content[len(content) // 2 + 1 :])
+    elif kind == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Checkpoints of steps 1 to 3, of which the second is the best."""
+    with Checkpoints(tmp_path / "c", latest=3) as checkpoints:
+        for step, score in ((1, 0.2), (2, 0.9), (3, 0.5)):
+            checkpoints.save(step, make_state(step), score)
+    (tmp_path / "manifest.json").write_text("{}")
+    return tmp_path / "c"
+
+
+FILES = ("metrics/metrics", "default/_METADATA", "default/manifest.ocdbt", "default/d", HASHES)
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_set_aside_and_another_taken(three, caplog, name, kind):
+    file = three / "3" / name
+    damaged(next(file.iterdir()) if file.is_dir() else file, kind)
+    # Whoever only reads passes it over.
+    with Checkpoints(three, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 2
+        assert checkpoints.best_step() == 2
+    assert (three / "3").exists()
+    caplog.clear()
+    with Checkpoints(three) as checkpoints:
+        assert checkpoints.steps() == {1, 2}
+        assert int(checkpoints.restore(2, like(), make_mesh()).step) == 2
+        checkpoints.save(3, make_state(3), 0.1)
+    assert (three.parent / "set_aside" / "3").is_dir()
+    assert "checkpoint 3 in" in caplog.messages[0]
+    with Checkpoints(three) as checkpoints:
+        assert checkpoints.latest_step() == 3
+
+
+def test_the_next_best_is_taken(three):
+    damaged(three / "2/metrics/metrics", "flipped")
+    with Checkpoints(three, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 3
+
+
+@pytest.mark.parametrize("kind", ["empty", "swapped", "without its files"])
+def test_a_folder_that_is_no_checkpoint_of_its_step_is_set_aside(three, kind):
+    if kind == "empty":
+        (three / "99").mkdir()
+    elif kind == "swapped":
+        shutil.copytree(three / "1", three / "99")
+    else:
+        (three / "99").mkdir()
+        shutil.copy(three / "3/hashes.json", three / "99")
+    with Checkpoints(three) as checkpoints:
+        assert checkpoints.latest_step() == 3
+    assert (three.parent / "set_aside/99").is_dir()
+
+
+def test_checkpoints_of_a_version_without_hashes_are_read_and_get_some(three, caplog):
+    for step in "123":
+        (three / step / "hashes.json").unlink()
+    (three.parent / "manifest.json").unlink()
+    with Checkpoints(three) as checkpoints:
+        assert checkpoints.steps() == {1, 2, 3}
+    assert (three / "3/hashes.json").exists()
+    (three.parent / "manifest.json").write_text("{}")
+    with Checkpoints(three) as checkpoints:
+        assert checkpoints.latest_step() == 3

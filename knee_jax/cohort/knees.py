@@ -1,0 +1,162 @@
+"""List of a run's knees (`knees.csv`): who was trained on, who is scored, and leaks between them.
+
+It is written before the first step. Whoever resumes or evaluates the run goes by it, so that a
+prepared set that was made again deals no subject anew.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from knee_jax.data.prepared import FINGERPRINT, PreparedSet
+from knee_jax.data.subsets import Selected
+from knee_jax.errors import UserError
+from knee_jax.ingest import fingerprint
+
+FILE = "knees.csv"
+
+IDENTITY = ("cohort", "subject", "side", "visit")
+COLUMNS = ("part", "dataset", "prepared", *IDENTITY, *FINGERPRINT)
+
+UNUSED = "unused"
+"""Part of the knees of a set that the run leaves out."""
+
+KNOWN = "known"
+"""Part of the knees that are left out of those to be scored, since the network knows them."""
+
+INITIAL = "initial"
+"""Part of the knees that the initial weights were trained on."""
+
+LEARNT_FROM = ("train", "unlabelled", "validation", INITIAL)
+"""Parts that a network has seen: trained on, or used to choose its checkpoint."""
+
+LEAKS = ("subject", "pixels", "near_duplicate")
+"""Ways in which a network can know a knee: its subject, its very pixels, or another version of its
+picture.
+"""
+
+_CHUNK = 64
+
+
+def list_knees(parts: Mapping[str, Selected], names: Mapping[str, str]) -> pd.DataFrame:
+    """List all knees of the prepared sets of a run.
+
+    Args:
+        parts: Knees of each part.
+        names: Name of the prepared set of each part.
+
+    Returns:
+        Table of text with the columns `COLUMNS`: the part (`UNUSED` for knees of no part), the name
+        and fingerprint of the prepared set, and identity and fingerprint of the knee.
+    """
+    sets = {id(part.prepared): (part.prepared, names[name]) for name, part in parts.items()}
+    tables = []
+    for prepared, dataset in sets.values():
+        part_of = np.full(len(prepared.index), UNUSED, object)
+        for name, selected in parts.items():
+            if selected.prepared is prepared:
+                part_of[selected.rows] = name
+        tables.append(describe(prepared).assign(part=part_of, dataset=dataset))
+    table = pd.concat(tables, ignore_index=True)[list(COLUMNS)].astype(str)
+    return table
+
+
+def describe(prepared: PreparedSet) -> pd.DataFrame:
+    """Return identity and fingerprint of every knee of a set, and the set's own fingerprint.
+
+    Raises:
+        UserError: The set holds a knee twice.
+    """
+    table = prepared.index.reindex(columns=[*IDENTITY, *FINGERPRINT]).fillna("").astype(str)
+    twice = table[table.duplicated(list(IDENTITY), keep=False)]
+    if len(twice):
+        knee = " ".join(twice.iloc[0][["subject", "side", "visit"]])
+        raise UserError(
+            f"{prepared.path} holds {len(twice)} knees more than once, such as {knee}: delete it "
+            "to prepare it again, which lists them among the exclusions"
+        )
+    unknown = np.flatnonzero(table["checksum"] == "")
+    if len(unknown):
+        # A set prepared by a version that kept no fingerprints.
+        print(f"{prepared.path}: reading {len(unknown):,} knees, since it holds no checksums")
+        table.loc[table.index[unknown], list(FINGERPRINT)] = list(_read(prepared, unknown))
+    return table.assign(prepared=prepared.fingerprint)
+
+
+def _read(prepared: PreparedSet, rows: np.ndarray) -> Iterator[tuple[str, str]]:
+    for chunk in np.array_split(rows, -(-len(rows) // _CHUNK)):
+        for pixels in prepared.load(chunk)[prepared.pixels]:
+            yield fingerprint.checksum(pixels), fingerprint.perceptual_hash(pixels)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read a list of knees.
+
+    Raises:
+        UserError: The file is missing or holds no list of knees.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        table = pd.DataFrame()
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise UserError(f"{path}: is no list of knees ({', '.join(missing)} is missing)")
+    return table[list(COLUMNS)]
+
+
+def text_of(table: pd.DataFrame) -> str:
+    """Return a list of knees as CSV."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def learnt_from(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a list that a network has seen."""
+    return table[table["part"].isin(LEARNT_FROM)]
+
+
+def rows_of(table: pd.DataFrame, knees: pd.DataFrame) -> np.ndarray:
+    """Return the row of each listed knee in `describe(set)`, int64 [n]; -1 where it is gone."""
+    known = pd.MultiIndex.from_frame(knees[list(IDENTITY)])
+    return known.get_indexer(pd.MultiIndex.from_frame(table[list(IDENTITY)])).astype(np.int64)
+
+
+def leaks(learnt: pd.DataFrame, scored: pd.DataFrame) -> np.ndarray:
+    """Return how a network that has learnt from some knees knows others, object [n].
+
+    Args:
+        learnt: Knees that the network has seen, with the columns `COLUMNS`.
+        scored: Knees that are to be scored, with the same columns.
+
+    Returns:
+        The first of `LEAKS` that holds for each scored knee, or ''.
+    """
+    found = np.full(len(scored), "", object)
+    if not len(learnt) or not len(scored):
+        return found
+    near = _near(learnt["perceptual_hash"], scored["perceptual_hash"])
+    found[near] = "near_duplicate"
+    found[scored["checksum"].isin(learnt["checksum"]).to_numpy()] = "pixels"
+    people = pd.MultiIndex.from_frame(learnt[["cohort", "subject"]])
+    theirs = pd.MultiIndex.from_frame(scored[["cohort", "subject"]])
+    found[theirs.isin(people)] = "subject"
+    return found
+
+
+def _near(known: pd.Series, others: pd.Series) -> np.ndarray:
+    """Return which of the others is another version of a known picture, bool [n]."""
+    found = np.zeros(len(others), bool)
+    hashed = np.flatnonzero(others != "")
+    ours, theirs = _bits(known[known != ""]), _bits(others.iloc[hashed])
+    if not len(ours):
+        return found
+    for i, bits in zip(hashed, theirs):
+        found[i] = np.bitwise_count(ours ^ bits).sum(axis=1).min() <= fingerprint.NEAR
+    return found
+
+
+def _bits(hashes: pd.Series) -> np.ndarray:
+    """Return perceptual hashes as uint64 [n, words]."""
+    words = fingerprint.BITS // 64
+    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, words)
