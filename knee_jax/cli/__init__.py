@@ -20,6 +20,7 @@ commands.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from types import FrameType
 
@@ -57,8 +58,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     """
     as_process = arguments is None
     if as_process:
-        signal.signal(signal.SIGINT, _on_signal)
-        signal.signal(signal.SIGTERM, _on_signal)
+        _Signals()
     from knee_jax.cli.process import with_large_pages
     from knee_jax.cli.run import fail, run_command
 
@@ -77,21 +77,46 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
         fail(f"there is no command '{first}'" + nearest(first, COMMANDS))
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    """End the command by an exception, for which `run.run_command` has a word and a status.
+class _Signals:
+    """Handler of SIGINT and SIGTERM of a process that runs a command.
 
-    While a module is imported it ends at once: an exception might be swallowed there, and there is
-    nothing to undo.
+    A signal raises an exception, for which `run.run_command` has a word and a status. A second one
+    ends the process at once, and so does one while a module is imported: there is nothing to undo,
+    and importing code may swallow an exception.
     """
-    signal.signal(number, signal.SIG_DFL)
-    interrupted = number == signal.SIGINT
-    stopped = Stopped("stopped by SIGTERM: the same command goes on")
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+
+    def __init__(self) -> None:
+        self._raised = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+        self._unraisable = sys.unraisablehook
+        sys.unraisablehook = self._send_again
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        interrupted = number == signal.SIGINT
+        stopped = Stopped("stopped by SIGTERM: the same command goes on")
+        if self._raised or _is_importing(frame):
             print("interrupted" if interrupted else stopped, file=sys.stderr, flush=True)
             os._exit(130 if interrupted else STOPPED)
+        self._raised = True
+        raise KeyboardInterrupt if interrupted else stopped
+
+    def _send_again(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Send a signal again whose exception was raised where Python cannot pass it on."""
+        numbers = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}
+        if (number := numbers.get(lost.exc_type)) is None:
+            self._unraisable(lost)
+            return
+        self._raised = False
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
         frame = frame.f_back
-    raise KeyboardInterrupt if interrupted else stopped
+    return False
 
 
 def overview() -> str:

@@ -15,6 +15,7 @@ Samplers of several steps or several runs (`sampling.Sampler`) add leading axes 
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,6 +99,8 @@ class Streamed:
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
         )
         if workers:
+            # Batches that are ready when a run is stopped are cleaned up there, with a warning.
+            sys.warnoptions.append("ignore:resource_tracker")
             _require_shared_memory(workers, prepared.bytes_per_knee * sampler(steps.start).size)
             stream = stream.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_start_worker
