@@ -82,6 +82,13 @@ def write_once(folder: pathlib.Path, write: Callable[[pathlib.Path], object]) ->
         unfinished.rename(folder)
 
 
+class LocalInfo(tfds.core.DatasetInfo):
+    """Description of a set that is made here alone."""
+
+    def initialize_from_bucket(self) -> None:
+        """Look nowhere: TFDS would make a temporary folder for what it might find elsewhere."""
+
+
 class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
     """Base of the builders; a subclass defines its own features and makes the plan.
 
@@ -168,7 +175,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             "source": tfds.features.Text(),
         }
         features |= {n: tfds.features.Scalar(dtype) for n, dtype in self.label_columns.items()}
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
 

@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import FrameType
 
 import knee_jax
@@ -143,6 +144,11 @@ def show(text: str) -> None:
     except BrokenPipeError:
         # Python would flush again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def path(text: str) -> Path:
+    """Return the path that a flag names; `~` is the user's home."""
+    return Path(text).expanduser()
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

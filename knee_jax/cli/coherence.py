@@ -5,10 +5,9 @@
 The table may be a prepared set's index, a predictions table or your own; no network is needed.
 """
 
-from pathlib import Path
-
 from absl import flags
 
+from knee_jax.cli import path
 from knee_jax.errors import UserError
 
 
@@ -26,7 +25,7 @@ def main(_: list[str]) -> None:
     from knee_jax.metrics.grade_coherence import list_suspects
     from knee_jax.targets.grades import GRADES
 
-    source, out = Path(flags.FLAGS.index), Path(flags.FLAGS.out)
+    source, out = path(flags.FLAGS.index), path(flags.FLAGS.out)
     if out.is_dir() or not out.parent.is_dir():
         raise UserError(f"--out={out}: name a file in an existing folder")
     table = read_table(source, flags.FLAGS.encoding)

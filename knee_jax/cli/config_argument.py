@@ -51,6 +51,14 @@ def resolve(value: str) -> str:
         UserError: Neither a config nor a file has that name.
     """
     path, colon, variant = value.partition(":")
+    if path.startswith("~"):
+        path = str(Path(path).expanduser())
+        value = f"{path}{colon}{variant}"
+    if Path(path).is_dir():
+        raise UserError(
+            f"--config={value}: is a folder; name a config, a config file, or a run's "
+            f"{Path(path) / 'config.json'}"
+        )
     if path.endswith(".json"):
         return f"{saved_config.__file__}:{path}"
     if not path.endswith(".py"):

@@ -7,9 +7,9 @@
 Every name and shape of the trunk is checked, and the printed summary lists what is left out.
 """
 
-from pathlib import Path
-
 from absl import flags
+
+from knee_jax.cli import path
 
 KNEES = "knees.csv"
 
@@ -54,7 +54,7 @@ def main(_: list[str]) -> None:
     from knee_jax.inference.conversion import convert
 
     options = flags.FLAGS
-    source, out = Path(options.weights).expanduser(), Path(options.out).expanduser()
+    source, out = path(options.weights), path(options.out)
     print(
         convert(
             str(source),

@@ -6,10 +6,9 @@
 `knee-jax prepare` reads such a tree as it reads the study's own.
 """
 
-from pathlib import Path
-
 from absl import flags
 
+from knee_jax.cli import path
 from knee_jax.errors import UserError
 
 
@@ -54,7 +53,7 @@ def main(_: list[str]) -> None:
     from knee_jax.phantom.study import layout, write_study
 
     options = flags.FLAGS
-    root = Path(options.out)
+    root = path(options.out)
     if root.exists() and any(root.iterdir()):
         raise UserError(f"--out={root} is not empty: name a folder of its own for the tree")
     if options.study != "oai" and (options.mri or options.clutter):

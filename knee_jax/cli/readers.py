@@ -7,10 +7,9 @@ a column of KL grades for each reader. Where the model predicts `kl0_vs_kl2`, on
 count. `<reader>_confidence` may hold the probability, 0 to 1, that the reader gives the grade.
 """
 
-from pathlib import Path
-
 from absl import flags
 
+from knee_jax.cli import path
 from knee_jax.errors import UserError
 
 
@@ -31,10 +30,10 @@ def main(_: list[str]) -> None:
     from knee_jax.metrics.readers import compare, read_study
     from knee_jax.report.readers import write_readers
 
-    options, out = flags.FLAGS, Path(flags.FLAGS.out)
+    options, out = flags.FLAGS, path(flags.FLAGS.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out}: is a file; name a folder")
-    predictions = read_predictions(options.predictions, options.encoding)
-    study = read_study(options.readers, predictions, options.encoding)
+    predictions = read_predictions(path(options.predictions), options.encoding)
+    study = read_study(path(options.readers), predictions, options.encoding)
     print(write_readers(out, study, compare(study), bootstrap.describe()))
     print(f"\nin {out}: readers.txt, readers.csv, readers.html")

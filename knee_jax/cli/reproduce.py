@@ -6,9 +6,9 @@ Each row is a run of `knee-jax train`, in OUT/BUDGET/SYSTEM/VARIANT. Finished ru
 and interrupted ones are resumed. The table is saved beside them as text, CSV and page.
 """
 
-from pathlib import Path
-
 from absl import flags
+
+from knee_jax.cli import path
 
 
 def define_flags() -> None:
@@ -43,8 +43,8 @@ def main(_: list[str]) -> int:
     return reproduce(
         table=options.table,
         budget=options.budget,
-        out=Path(options.out),
-        data_dir=Path(options.data_dir),
+        out=path(options.out),
+        data_dir=path(options.data_dir),
         rows=options.rows,
         seed=options.seed,
         changes=options.change,

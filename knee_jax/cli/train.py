@@ -8,12 +8,11 @@ The same command again resumes a run. `--help-config` lists the fields of a conf
 ranges and defaults.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
-from knee_jax.cli import config_argument
+from knee_jax.cli import config_argument, path
+from knee_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 rewrite = config_argument.rewrite
@@ -63,7 +62,7 @@ def main(_: list[str]) -> None:
 
     config = load.parse(FLAGS.config)
     cache_programs()
-    workdir, data_dir = Path(FLAGS.workdir), Path(FLAGS.data_dir)
+    workdir, data_dir = path(FLAGS.workdir), path(FLAGS.data_dir)
 
     from knee_jax.evaluation.evaluate import evaluate
     from knee_jax.experiments.cross_validate import cross_validate
@@ -72,7 +71,14 @@ def main(_: list[str]) -> None:
     from knee_jax.workdir.folder import lock
 
     if FLAGS.distributed:
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        try:
+            jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                "--distributed: the other processes are not found "
+                f"({str(error).splitlines()[0]}): name --coordinator=HOST:PORT, --num_processes "
+                "and --process_id, or leave it out to train with one process"
+            ) from error
     modes = {"train": train, "cv": cross_validate, "sweep": sweep}
     if FLAGS.mode in modes:
         with lock(workdir):

@@ -150,7 +150,7 @@ def read(run: str | Path) -> Network:
     Raises:
         UserError: The folder does not hold a run, or no validated checkpoint.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     if not (folder / CONFIG).is_file() and not (folder / manifest.FILE).is_file():
         raise UserError(f"{folder} holds no run ({CONFIG} is missing): name a run's folder")
     listed = manifest.read(folder)

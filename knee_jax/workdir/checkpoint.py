@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from knee_jax.data import mesh as meshes
-from knee_jax.errors import UserError
+from knee_jax.errors import UserError, is_full_disk
 from knee_jax.files import hash_of_file, sync, write_json
 from knee_jax.workdir import manifest
 
@@ -58,6 +58,7 @@ class Checkpoints:
         if read_only:
             return
         self._set_damaged_aside()
+        logging.get_absl_logger().addFilter(_is_told_elsewhere)
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(latest),
@@ -88,7 +89,7 @@ class Checkpoints:
                 TensorStore print pages when they find out.
         """
         manager = self._writer
-        manager.wait_until_finished()
+        self._wait()
         self._require_space(state)
         metrics = {"score": NOT_VALIDATED if score is None else score}
         self._saving = step
@@ -237,15 +238,33 @@ class Checkpoints:
             return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_arrays))
 
     def _wait(self) -> None:
-        if self._manager is not None:
+        """Wait until pending saves are written.
+
+        Raises:
+            UserError: The disk was full.
+        """
+        if self._manager is None:
+            return
+        try:
             self._manager.wait_until_finished()
+        except Exception as error:
+            if not is_full_disk(error):
+                raise
+            raise UserError(
+                f"{self._path}: the disk is full; the checkpoint of step {self._saving} could not "
+                "be written: make room, and the same command goes on from the one before"
+            ) from error
 
     def close(self) -> None:
         """Wait until pending saves are written, and close."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
+        if self._manager is None:
+            return
+        try:
+            self._wait()
+        finally:
             self._manager.close()
             self._manager = None
+            logging.get_absl_logger().removeFilter(_is_told_elsewhere)
             sync(self._path)
 
     def __enter__(self) -> "Checkpoints":
@@ -293,6 +312,11 @@ def _fault(folder: Path, step: int) -> str:
 
 def _read_score(folder: Path) -> float:
     return float(json.loads((folder / "metrics" / "metrics").read_bytes())["score"])
+
+
+def _is_told_elsewhere(record: standard_logging.LogRecord) -> bool:
+    """Keep Orbax' threads from logging pages about an error that `Checkpoints` raises."""
+    return "orbax" not in record.pathname
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 """`knee-jax train`: every config, run as a user runs it."""
 
+import errno
 import importlib
 import json
 import pkgutil
 import shutil
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from knee_jax import configs
+from knee_jax import configs, datasets
 from knee_jax import targets as all_targets
 from knee_jax.targets.grades import GRADES
 from knee_jax.targets.kinds import Classes
@@ -221,6 +224,10 @@ MISTAKES = {
     "unknown weighting": (["--config.task.class_weights=sqrt"], "choose from prevalence, none"),
     "bad landmark preset": (["--config.model.landmarks=some"], "some"),
     "missing weights": (["--config.init_from=none.pth"], "none.pth"),
+    "weights at home": (["--config.init_from=~/none.pth"], f"{Path.home()}/none.pth"),
+    "folder as config": (["--config=configs/"], "configs/: is a folder; name a config"),
+    "negative seed": (["--config.seed=-1"], "a whole number from 0 to 4294967295 is expected"),
+    "no cluster": (["--distributed"], "--distributed: the other processes are not found"),
     "diverging": (
         [
             "--config.optimizer.learning_rate=10.0",
@@ -262,3 +269,49 @@ def test_a_start_that_failed_does_not_claim_the_folder(tmp_path, tiny_data_dir):
     wrong = train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", ("--config.data.split=random",))
     assert run(*wrong).returncode == 1
     assert not (tmp_path / "config.json").exists()
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    missing = ("--config.data.dataset=kneekl224", "--config.data.manual_dir=~/crops")
+    flags = train_flags(Path("~/run"), Path("~/data"), "kl.py:demo", missing)
+    done = run_here(*flags)
+    assert done.returncode == 1
+    assert f"{tmp_path}/crops: no such folder" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "data"}
+
+
+@pytest.mark.parametrize("torn", [b"", b"[]", b"{", b"\x00\x00", b"\xff", b"1"])
+def test_a_torn_config_is_told_in_one_line(torn, tmp_path):
+    (tmp_path / "config.json").write_bytes(torn)
+    config = f"--config={tmp_path / 'config.json'}"
+    given = run_here("knee_jax.main", config, f"--workdir={tmp_path}")
+    there = run_here("knee_jax.main", "--config=kl:demo", f"--workdir={tmp_path}")
+    for done in (given, there):
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert f"{tmp_path / 'config.json'}: " in done.stderr
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_at_once(trained, tiny_data_dir, monkeypatch):
+    write = Path.write_bytes
+
+    def write_bytes(self, content):
+        if trained in self.parents:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    flags = train_flags(trained, tiny_data_dir, "kpn.py:demo", ())
+    for more in ([], ["--mode=evaluate"]):
+        done = run_here(*flags, *more)
+        assert done.returncode == 1
+        assert "cannot be written to (read-only file system)" in done.stderr
+
+
+def test_temporary_folders_are_gone(tmp_path, tiny_data_dir, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    datasets.builder("phantom_xray/tiny", tiny_data_dir)
+    datasets.builder("phantom_xray/tiny", tmp_path / "elsewhere")
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -212,3 +212,23 @@ def test_checkpoints_of_a_version_without_hashes_are_read_and_get_some(three, ca
     (three.parent / "manifest.json").write_text("{}")
     with Checkpoints(three) as checkpoints:
         assert checkpoints.latest_step() == 3
+
+
+def test_a_disk_that_fills_while_saving_is_told_in_one_line(small_disk, monkeypatch, capfd):
+    """As when another process takes the room between the check and the save."""
+    folder = small_disk("700k") / "c"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, make_state())
+    monkeypatch.setattr(Checkpoints, "_require_space", lambda *_: None)
+    state = make_state(features=200_000)
+    noise = jax.random.normal(jax.random.key(0), (200_000, 2))  # Nothing to compress.
+    state = state.replace(params={"head": {"kernel": noise}})
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(2, state)
+        with pytest.raises(
+            UserError, match=r"c: the disk is full; the checkpoint of step 2 could not"
+        ):
+            checkpoints.close()
+    assert len(capfd.readouterr().err.splitlines()) <= 1
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step() == 1

@@ -28,7 +28,7 @@ SMALL = {
     "batch_size": 8,
     "evaluation.batch_size": 8,
     "task.coherence.components": 3,
-    "epochs": 1,
+    "epochs": 2,
     "checkpoint_every": 3,
     "log_every": 1,
 }
