@@ -66,6 +66,7 @@ COMMANDS = (
     "export",
     "reproduce",
     "convert",
+    "compare",
     "coherence",
     "readers",
     "phantom.__main__",

@@ -108,6 +108,18 @@ def rmse(confusion: Array) -> Array:
     return np.sqrt(mse(confusion))
 
 
+def mae(confusion: Array) -> Array:
+    """Return the mean absolute difference of the grades, in grades: [..., C, C] -> [...]."""
+    distances = _grade_distances(confusion.shape[-1])
+    return _ratio((confusion * distances).sum((-2, -1)), confusion.sum((-2, -1)))
+
+
+def within_one(confusion: Array) -> Array:
+    """Return the share of knees graded at most one grade off, 0 to 1: [..., C, C] -> [...]."""
+    near = _grade_distances(confusion.shape[-1]) <= 1
+    return _ratio((confusion * near).sum((-2, -1)), confusion.sum((-2, -1)))
+
+
 def dichotomise(confusion: Array, lowest: int) -> Array:
     """Merge C classes into two, negative and positive: [..., C, C] -> [..., 2, 2].
 
@@ -130,6 +142,16 @@ def specificity(confusion: Array) -> Array:
     return _ratio(confusion[..., 0, 0], confusion[..., 0, :].sum(-1))
 
 
+def ppv(confusion: Array) -> Array:
+    """Return the share of predicted positives that are positive: confusion [..., 2, 2] -> [...]."""
+    return _ratio(confusion[..., 1, 1], confusion[..., :, 1].sum(-1))
+
+
+def npv(confusion: Array) -> Array:
+    """Return the share of predicted negatives that are negative: confusion [..., 2, 2] -> [...]."""
+    return _ratio(confusion[..., 0, 0], confusion[..., :, 0].sum(-1))
+
+
 def f1(confusion: Array) -> Array:
     """Return the F1 score of the positive class, 0 to 1: confusion [..., 2, 2] -> [...]."""
     return _class_f1(confusion)[..., 1]
@@ -144,6 +166,8 @@ METRICS = {
     "quadratic_kappa": quadratic_kappa,
     "mse": mse,
     "rmse": rmse,
+    "mae": mae,
+    "within_one": within_one,
 }
 """Metrics of agreement of a grade, by their names in `metrics.json`."""
 
@@ -153,6 +177,8 @@ TWO_CLASS_METRICS = {
     "f1": f1,
     "sensitivity": sensitivity,
     "specificity": specificity,
+    "ppv": ppv,
+    "npv": npv,
     "kappa": kappa,
 }
 """Metrics of a target of two classes, of which the second is the positive one."""

@@ -72,7 +72,7 @@ def summarise(
         UserError: The table fails `check_predictions`, or the scheme is unknown.
     """
     check_predictions(predictions)
-    return estimate(_scorers(predictions), num_resamples, seed, scheme)
+    return estimate(scorers_of(predictions), num_resamples, seed, scheme)
 
 
 def estimate(
@@ -125,7 +125,8 @@ def _needed(names: list[str]) -> dict[str, tuple[str, ...]]:
     return {name: of for name, of in needed.items() if set(of) <= set(names)}
 
 
-def _scorers(predictions: pd.DataFrame) -> Iterator[tuple[str, Scorer]]:
+def scorers_of(predictions: pd.DataFrame) -> Iterator[tuple[str, Scorer]]:
+    """Yield the scorers of a predictions table, by the name of what is scored; see `summarise`."""
     for name, needed in _needed(targets_in(predictions)).items():
         labels = [target.is_known(predictions[target.name]) for target in targets.get_all(needed)]
         if unread := [each for each, known in zip(needed, labels) if not known.any()]:

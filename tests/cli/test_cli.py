@@ -169,6 +169,7 @@ FLAGS = {
     "predict": "out model side spacing landmarks roi shard workers",
     "export": "out half card",
     "convert": "weights out model layout width heads",
+    "compare": "part out resamples",
     "coherence": "index out seed",
     "readers": "predictions readers out",
     "phantom": "out study release landmarks mri clutter subjects visit rows seed workers",

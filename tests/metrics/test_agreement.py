@@ -32,6 +32,10 @@ def sklearn_value(name, truth, prediction, num_classes, weights):
             return sk.mean_squared_error(truth, prediction, **common)
         case "rmse":
             return sk.root_mean_squared_error(truth, prediction, **common)
+        case "mae":
+            return sk.mean_absolute_error(truth, prediction, **common)
+        case "within_one":
+            return np.average(np.abs(truth - prediction) <= 1, weights=weights)
 
 
 @pytest.mark.parametrize("name", agreement.METRICS)
@@ -63,6 +67,8 @@ def test_two_classes_agree_with_scikit_learn(weighted):
         "f1": sk.f1_score(truth, prediction, **common),
         "sensitivity": sk.recall_score(truth, prediction, **common),
         "specificity": sk.recall_score(truth, prediction, pos_label=0, **common),
+        "ppv": sk.precision_score(truth, prediction, **common),
+        "npv": sk.precision_score(truth, prediction, pos_label=0, **common),
         "kappa": sk.cohen_kappa_score(truth, prediction, **common),
     }
     ours = {name: metric(matrix) for name, metric in agreement.TWO_CLASS_METRICS.items()}
