@@ -91,7 +91,10 @@ def check_weights(network: RunConfig) -> None:
         shape = Preprocessing(network.augmentation, network.input).input_shape
         landmarks = jnp.zeros((1, NUM_LANDMARKS, 2))
         shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), landmarks)
-        models.load(network.model.name, shapes, str(Path(network.init_from).expanduser()))
+        source = models.find_weights(
+            network.model.name, network.model.options, str(Path(network.init_from).expanduser())
+        )
+        models.load(network.model.name, shapes, source)
 
 
 def networks_of(config: RunConfig) -> dict[str, RunConfig]:

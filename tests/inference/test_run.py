@@ -107,5 +107,21 @@ def test_folders_that_hold_no_network_are_named(run, tmp_path):
     config = json.loads((other / "config.json").read_text())
     config["model"]["width"] = 16
     (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json is not as the run wrote it"):
+        knee_jax.load(other)
+    # A run of a version that kept no hashes.
+    (other / "manifest.json").unlink()
     with pytest.raises(UserError, match="the checkpoint is not of the network in config"):
+        knee_jax.load(other)
+
+
+@pytest.mark.parametrize("name", ["config.json", "statistics.json"])
+def test_a_damaged_file_is_named(run, tmp_path, name):
+    other = shutil.copytree(run[0], tmp_path / "other")
+    content = (other / name).read_text()
+    (other / name).write_text(content.replace("0.", "1.", 1))
+    with pytest.raises(UserError, match=f"{name} is not as the run wrote it"):
+        knee_jax.load(other)
+    (other / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
         knee_jax.load(other)
