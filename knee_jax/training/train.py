@@ -139,6 +139,8 @@ def begin(
 ) -> TrainState:
     """Return the state at step `start`, read or made; the folder then belongs to this run."""
     checkpoints.delete_after(start)
+    if not start and (workdir / folder.CONFIG).exists() and jax.process_index() == 0:
+        print("no sound checkpoint is there: training starts again at step 0")
     if start:
         like = jax.eval_shape(run.random_state)
         state = checkpoints.restore(start, like, run.mesh)
