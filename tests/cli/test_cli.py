@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import knee_jax
-from knee_jax import papers
+from knee_jax import cli, papers
 from knee_jax.cli import COMMANDS, config_argument, process, run, saved_config
 from knee_jax.cli import convert as convert_command
 from knee_jax.errors import UserError
@@ -229,10 +229,11 @@ def test_a_reader_that_leaves_early_is_no_error():
 def test_modules_are_doors_to_the_commands(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [module, "--version"])
     called = []
-    monkeypatch.setattr(run, "run_command", called.append)
+    monkeypatch.setattr(run, "run_command", lambda name, words: called.append((name, words)))
     monkeypatch.setattr(process, "with_large_pages", lambda: None)
+    monkeypatch.setattr(cli, "_Signals", lambda: None)
     runpy.run_module(f"knee_jax.{module}", run_name="__main__", alter_sys=False)
-    assert called == ["train" if module == "main" else module]
+    assert called == [("train" if module == "main" else module, ["--version"])]
 
 
 @pytest.mark.parametrize(
