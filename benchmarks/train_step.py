@@ -7,14 +7,15 @@
 
 Both train on the same random batch with Adam, in turns within one process, so that other load on
 the machine affects both. `kpn_*` stops after the third stage and reads it at 30 landmarks; the
-reference of `se_*` is timm's; `siamese_gap` predicts one target. `--compile` passes the reference
-to `torch.compile`, where that works; the row says whether it did, and how busy the machine was
-before, in number of runnable processes. On a busy machine the processors' time, `..._cpu_s`, is the
-fairer measure, on one core (`taskset -c 0`), since PyTorch's threads spin while waiting for each
-other. On an NVIDIA GPU the row also has the peak memory of both sides, and the ratio of the step's
-operations, as XLA counts them, to what the card's matrix units could have done in that time. A row
-is appended to `benchmarks/results/train_step.csv`. On glibc, GLIBC_TUNABLES=glibc.malloc.hugetlb=1
-spares both sides most of the page faults; the row says whether it was set.
+reference of `se_*` and `efficientnet_lite0` is timm's; `siamese_gap` predicts one target.
+`--compile` passes the reference to `torch.compile`, where that works; the row says whether it did,
+and how busy the machine was before, in number of runnable processes. On a busy machine the
+processors' time, `..._cpu_s`, is the fairer measure, on one core (`taskset -c 0`), since PyTorch's
+threads spin while waiting for each other. On an NVIDIA GPU the row also has the peak memory of both
+sides, and the ratio of the step's operations, as XLA counts them, to what the card's matrix units
+could have done in that time. A row is appended to `benchmarks/results/train_step.csv`. On glibc,
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 spares both sides most of the page faults; the row says
+whether it was set.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from knee_jax.targets.grades import GRADES
 
 RESULTS = Path(__file__).parent / "results" / "train_step.csv"
 TIMM = {"se_resnet50": "legacy_seresnet50", "se_resnext50_32x4d": "legacy_seresnext50_32x4d"}
+OTHERS = ("siamese_gap", "efficientnet_lite0")
 MATRIX_RATES = {
     "H100": {"bfloat16": 989e12, "float32": 495e12},
     "H200": {"bfloat16": 989e12, "float32": 495e12},
@@ -53,6 +55,8 @@ def ours(net: str, dtype: str, image, keypoints, labels):
     """Return a function that trains one step and waits for it, and the operations of the step."""
     if net in TIMM:
         model = models.create("senet", arch=net, dtype=dtype)
+    elif net == "efficientnet_lite0":
+        model = models.create("efficientnet", dropout=0.0, dtype=dtype)
     elif net == "siamese_gap":
         model = models.create(net, dropout=0.0, dtype=dtype)
     else:
@@ -101,6 +105,8 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
     outputs = sum(classes)
     if net == "siamese_gap":
         trunk = reference.SiameseGAP()
+    elif net == "efficientnet_lite0":
+        trunk = reference.from_timm(f"tf_{net}", outputs, in_chans=1, drop_rate=0.0).train()
     elif net in TIMM:
         trunk = reference.from_timm(TIMM[net], outputs, in_chans=1, drop_rate=0.0).train()
     else:
@@ -164,7 +170,7 @@ def hardware() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     nets = [kind + f"resnet{depth}" for kind in ("", "kpn_") for depth in (18, 34, 50)]
-    parser.add_argument("--net", default="resnet18", choices=[*nets, *TIMM, "siamese_gap"])
+    parser.add_argument("--net", default="resnet18", choices=[*nets, *TIMM, *OTHERS])
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])

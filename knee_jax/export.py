@@ -1,6 +1,6 @@
 """`python -m knee_jax.export` is `knee-jax export`."""
 
-from knee_jax.cli.run import run_command
+from knee_jax.cli import main
 
 if __name__ == "__main__":
-    run_command("export")
+    main(command="export")

@@ -1,6 +1,6 @@
 """`python -m knee_jax.predict` is `knee-jax predict`."""
 
-from knee_jax.cli.run import run_command
+from knee_jax.cli import main
 
 if __name__ == "__main__":
-    run_command("predict")
+    main(command="predict")

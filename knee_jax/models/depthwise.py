@@ -1,7 +1,7 @@
 """Depthwise convolution: every channel by a kernel of its own, padded as TensorFlow's "SAME".
 
 XLA's CPU back end runs its own form of it, and above all the gradients, up to a hundred times
-slower than sums of shifted images (benchmarks/depthwise.py), which are therefore used there.
+slower than sums of shifted images (F-CPU-07), which are therefore used there.
 """
 
 import functools

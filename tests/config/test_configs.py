@@ -26,6 +26,8 @@ SMALL = {
     "batch_size": 8,
     "evaluation.batch_size": 8,
     "task.coherence.components": 3,
+    # Published weights are of the whole network, and need not be installed.
+    "init_from": "",
 }
 
 SMALL_VOLUMES = {

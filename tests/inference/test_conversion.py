@@ -180,9 +180,11 @@ def test_files_of_lightning_and_hugging_face(tmp_path):
         found, _ = weights.from_source(tmp_path / "out.npz")
         assert found
         assert all(np.array_equal(array, desired[path]) for path, array in found.items())
-    torch.save(checkpoint(state, callbacks=Executed()), tmp_path / "bad.ckpt")
-    with pytest.raises(UserError, match=r"bad\.ckpt: cannot be read as weights.*save its bare"):
-        conversion.convert(tmp_path / "bad.ckpt", tmp_path / "no.npz", "resnet18", width=4)
+    # Other objects, such as callbacks, are neither made nor run.
+    torch.save(checkpoint(state, callbacks=Executed()), tmp_path / "more.ckpt")
+    conversion.convert(tmp_path / "more.ckpt", tmp_path / "more.npz", "resnet18", width=4)
+    found, _ = weights.from_source(tmp_path / "more.npz")
+    assert all(np.array_equal(array, desired[path]) for path, array in found.items())
 
 
 def test_stems_of_one_and_three_channels(tmp_path):
