@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
     from tqdm import tqdm
 
     from knee_jax.inference import grade, models
-    from knee_jax.ingest.knee_files import Reading, find
+    from knee_jax.ingest.knee_files import find
     from knee_jax.report.graded import write_page
 
     options = flags.FLAGS
@@ -57,13 +57,8 @@ def main(words: list[str]) -> None:
         raise UserError(f"{', '.join(words)}: no files are in there")
     sources = unique(found)
     predictor = models.average([models.load(name) for name in options.model])
-    if predictor.reads != "image":
-        raise UserError(
-            f"--model: {predictor.name} reads MR volumes, and files are read as films; predict on "
-            "arrays (docs/how-to/predict-on-arrays.md)"
-        )
-    reading = Reading(
-        pixels=predictor.side or 350,
+    reading = grade.reading_for(
+        predictor,
         side=options.side or "",
         spacing_mm=options.spacing,
         landmarks=Path(options.landmarks).expanduser() if options.landmarks else None,

@@ -25,13 +25,16 @@ from knee_jax.errors import UserError
 from knee_jax.files import atomic_write, write_json, write_text
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, find
 from knee_jax.ingest.pool import Failure, run_in_order
 from knee_jax.metrics import calibration
 from knee_jax.targets.kinds import Classes, Ordinal, Target
 
 SECONDS = 120.0
 """Time limit for reading one file."""
+
+UNKNOWN_SIDE = 350
+"""Side of the images that are made for a run that does not say how large its own were, pixels."""
 
 SETTINGS, LINES, TABLE = "settings.json", "knees.jsonl", "predictions.csv"
 KNEES, PICTURES = "knees", "pictures"
@@ -52,6 +55,52 @@ class Read:
     found: Sequence[Knee | Refusal]
 
 
+def grade(predictor: Predictor, paths: Sequence[str | Path], **reading: Any) -> pd.DataFrame:
+    """Grade the knees in some files, folders and archives, in this process.
+
+    Args:
+        predictor: Model.
+        paths: Files, folders and archives.
+        **reading: Fields of `knee_files.Reading`, such as `side`.
+
+    Returns:
+        Table with one row per knee, or per refused file, as `predictions.csv` has them.
+
+    Raises:
+        UserError: The model reads MR volumes.
+        FileNotFoundError: A path does not exist.
+    """
+    how = reading_for(predictor, **reading)
+    sources = find([Path(path).expanduser() for path in paths])
+    reads = (Read(source, KneeFileJob(source, how)()) for source in sources)
+    return table_of([row for _, rows in rows_of(predictor, reads) for row in rows])
+
+
+def reading_for(predictor: Predictor, **fields: Any) -> Reading:
+    """Return how files are read for a model.
+
+    Raises:
+        UserError: The model reads MR volumes.
+    """
+    if predictor.reads != "image":
+        raise UserError(
+            f"{predictor.name} reads MR volumes, and files are read as films; predict on arrays "
+            "(docs/how-to/predict-on-arrays.md)"
+        )
+    return Reading(pixels=predictor.side or UNKNOWN_SIDE, **fields)
+
+
+def table_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return rows as a table, with the columns in the order of the longest row."""
+    columns = sorted({name for row in rows for name in row}, key=_order(rows))
+    table = pd.DataFrame(rows, columns=columns)
+    # A refused row has no grade, which must not turn those of others into 2.0.
+    for name in columns:
+        if any(type(row.get(name)) is int for row in rows):
+            table[name] = table[name].astype("Int64")
+    return table
+
+
 def read_all(sources: Sequence[Source], reading: Reading, workers: int) -> Iterator[Read]:
     """Read files in worker processes, in order; a file that breaks its reader is refused alone."""
     jobs = (KneeFileJob(source, reading) for source in sources)
@@ -62,9 +111,11 @@ def read_all(sources: Sequence[Source], reading: Reading, workers: int) -> Itera
 
 
 def rows_of(
-    predictor: Predictor, reads: Iterable[Read], out: Path
+    predictor: Predictor, reads: Iterable[Read], out: Path | None = None
 ) -> Iterator[tuple[Read, list[Row]]]:
-    """Grade knees in batches, write their pictures, and yield the rows of each file, in order.
+    """Grade knees in batches, and yield the rows of each file, in order.
+
+    With a folder `out`, one JSON file and one picture of each knee are written to it.
 
     A knee of unknown side is read as it is and mirrored, and the predictions are averaged.
     """
@@ -79,7 +130,7 @@ def rows_of(
 
 
 def _graded(
-    predictor: Predictor, reads: Sequence[Read], out: Path
+    predictor: Predictor, reads: Sequence[Read], out: Path | None
 ) -> Iterator[tuple[Read, list[Row]]]:
     knees = [found for read in reads for found in read.found if isinstance(found, Knee)]
     graded: dict[int, Row] = {}
@@ -94,13 +145,17 @@ def _graded(
             )
             for name, values in predicted.items():
                 values[unknown] = (values[unknown] + mirrored[name]) / 2
-        heat = predictor.explain(images, points) if predictor.heat else [None] * len(knees)
-        for i, knee in enumerate(knees):
-            row = row_of(predictor, knee, {name: value[i] for name, value in predicted.items()})
-            name = name_of(knee.source, knee.side)
-            _write_picture(out / PICTURES / f"{name}.png", knee, heat[i])
-            write_json(out / KNEES / f"{name}.json", {**row, "warning": WARNING})
-            graded[id(knee)] = row
+        rows = [
+            row_of(predictor, knee, {name: value[i] for name, value in predicted.items()})
+            for i, knee in enumerate(knees)
+        ]
+        graded = {id(knee): row for knee, row in zip(knees, rows, strict=True)}
+        if out is not None:
+            heat = predictor.explain(images, points) if predictor.heat else [None] * len(knees)
+            for knee, row, evidence in zip(knees, rows, heat, strict=True):
+                name = name_of(knee.source, knee.side)
+                _write_picture(out / PICTURES / f"{name}.png", knee, evidence)
+                write_json(out / KNEES / f"{name}.json", {**row, "warning": WARNING})
     for read in reads:
         yield (
             read,
@@ -273,12 +328,7 @@ class Results:
         if any(source.name not in entries for source in sources):
             return None
         rows = [row for source in sources for row in entries[source.name]["rows"]]
-        columns = sorted({name for row in rows for name in row}, key=_order(rows))
-        table = pd.DataFrame(rows, columns=columns)
-        # A refused row has no grade, which must not turn those of others into 2.0.
-        for name in columns:
-            if any(type(row.get(name)) is int for row in rows):
-                table[name] = table[name].astype("Int64")
+        table = table_of(rows)
         write_text(self.out / TABLE, table.to_csv(index=False))
         return table
 

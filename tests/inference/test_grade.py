@@ -188,3 +188,21 @@ def test_files_that_break_their_reader_are_refused_alone(tmp_path):
     sources = list(find([tmp_path]))
     (read,) = grade.read_all(sources, Reading(pixels=32), 1)
     assert [found.reason for found in read.found] == ["not_dicom"]
+
+
+def test_a_notebook_gets_the_same_rows(tmp_path, monkeypatch):
+    import cv2
+
+    import knee_jax
+
+    for name in ("a_R.png", "b_L.png"):
+        cv2.imwrite(str(tmp_path / name), knee(200, 40).image)
+    (tmp_path / "c.txt").write_text("x")
+    found = knee_jax.grade(model(), [tmp_path])
+    assert found["file"].tolist() == ["a_R.png", "b_L.png", "c.txt"]
+    assert found["status"].tolist() == ["graded", "graded", "refused"]
+    # Of the left knee the brighter half is the medial one.
+    assert found["kl_pred"].tolist()[:2] == [3, 1]
+    given = knee_jax.grade(model(), [tmp_path / "b_L.png"], side="R")
+    assert given["kl_pred"].tolist() == [3]
+    assert {path.name for path in tmp_path.iterdir()} == {"a_R.png", "b_L.png", "c.txt"}
