@@ -8,16 +8,19 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 import tensorflow_datasets as tfds
 from absl import logging
 
 from knee_jax import datasets
+from knee_jax.datasets import folder as own_sets
+from knee_jax.datasets.builders import KneeBuilder
 from knee_jax.errors import UserError, is_full_disk
 from knee_jax.files import locked
 from knee_jax.ingest import flow, pool
+from knee_jax.ingest.labelled_folder import LabelledFolder
 from knee_jax.papers import knees as paper_knees
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
@@ -38,7 +41,8 @@ def prepare(
     A preparation that was stopped resumes from the shards that it has finished.
 
     Args:
-        name: Data set, with its config after a slash if it has any ('phantom_xray/demo').
+        name: Data set, with its config after a slash if it has any ('phantom_xray/demo'); or the
+            name of a set that `prepare_folder` has made.
         data_dir: Folder of all prepared sets.
         manual_dir: Folder of raw files, for data sets that are made from the user's own files.
         workers: Number of processes; None: one per core. The set does not depend on it.
@@ -57,20 +61,129 @@ def prepare(
             full.
     """
     pool.exit_if_imported_by_worker()
+    raw = pathlib.Path(manual_dir).expanduser().resolve() if manual_dir else None
+    folder = place(name, data_dir)
+    if _is_there(folder, str(raw) if raw else None):
+        return folder
+
+    def make() -> None:
+        builder = datasets.builder(name, data_dir)
+        builder.manual_dir = raw
+        builder.spacing_mm = spacing_mm
+        builder.inventories = pathlib.Path(data_dir).expanduser() / "inventories"
+        builder.beam_runner, builder.beam_options = beam_runner, beam_options
+        _download_and_prepare(builder, workers, file_timeout)
+        if raw and builder.has_read_manual_dir:
+            _origin(folder).write_text(f"{raw}\n", encoding="utf-8")
+
+    _make_once(folder, raw, make)
+    return folder
+
+
+def prepare_folder(
+    name: str,
+    source: LabelledFolder,
+    data_dir: str | pathlib.Path,
+    workers: int | None = None,
+    *,
+    file_timeout: float | None = None,
+) -> pathlib.Path:
+    """Prepare a set of anybody's labelled images, as `prepare` does a data set.
+
+    Args:
+        name: Name of the set, by which `prepare` finds it from then on.
+        source: Images and labels.
+        data_dir: Folder of all prepared sets.
+        workers: Number of processes; None: one per core.
+        file_timeout: Seconds after which a file is given up.
+
+    Returns:
+        Folder of the set.
+
+    Raises:
+        UserError: The name cannot be that of a set, the labels or images cannot be used as a whole,
+            or the set was made from others.
+    """
+    pool.exit_if_imported_by_worker()
+    own_sets.check_name(name)
+    place(name, data_dir, new=True)
+    folder = own_sets.path_of(name, data_dir)
+    # Before anything is made, so that a mistake in the table leaves nothing behind.
+    builder = own_sets.FolderBuilder(name, source, data_dir=folder.parents[1])
+    made_from = own_sets.origin(source)
+    if _is_there(folder, made_from, "or choose another --name"):
+        return folder
+
+    def make() -> None:
+        _download_and_prepare(builder, workers, file_timeout)
+        _origin(folder).write_text(f"{made_from}\n", encoding="utf-8")
+
+    _make_once(folder, source.images.resolve(), make)
+    return folder
+
+
+def place(name: str, data_dir: str | pathlib.Path, *, new: bool = False) -> pathlib.Path:
+    """Return the folder of a set, prepared or not yet.
+
+    Args:
+        name: Data set, with its config after a slash if it has any, or set of a labelled folder.
+        data_dir: Folder of all prepared sets.
+        new: Whether it may be the set of a folder that is not prepared yet.
+
+    Raises:
+        UserError: There is no such data set, nor a prepared set of that name.
+    """
     if pathlib.Path(data_dir).expanduser().is_file():
         raise UserError(f"{data_dir} is a file: name a folder for the prepared sets")
-    path = datasets.builder(name, data_dir).data_path
-    folder = pathlib.Path(path)
-    # Beside the set and not in it: the bytes of the set do not depend on where anything was.
-    origin = folder.parent / f"{folder.name}.made_from"
-    raw = pathlib.Path(manual_dir).expanduser().resolve() if manual_dir else None
+    own = own_sets.path_of(name, data_dir)
+    if name not in datasets.names() and "/" not in name and (new or own.is_dir()):
+        return own
+    try:
+        return pathlib.Path(datasets.builder(name, data_dir).data_path)
+    except UserError as error:
+        if name.partition("/")[0] in datasets.names():
+            raise
+        raise UserError(
+            f"{error}; and no folder was prepared as {name!r} in {data_dir} "
+            "(`knee-jax prepare folder`)"
+        ) from None
+
+
+def _origin(folder: pathlib.Path) -> pathlib.Path:
+    """Return the file that says what a set was made from.
+
+    It lies beside the set, whose bytes do not depend on where anything was.
+    """
+    return folder.parent / f"{folder.name}.made_from"
+
+
+_REMEDY = "name another data_dir, or leave manual_dir out to use it as it is"
+
+
+def _is_there(folder: pathlib.Path, source: str | None, remedy: str = _REMEDY) -> bool:
+    """Return whether a set is prepared.
+
+    Raises:
+        UserError: It is, but torn, or from another source.
+    """
     if folder.exists():
-        _refuse_other_source(folder, origin, raw)
+        _refuse_other_source(folder, source, remedy)
         _refuse_torn(folder)
-        return folder
+        return True
+    return False
+
+
+def _make_once(folder: pathlib.Path, raw: pathlib.Path | None, make: Callable[[], None]) -> None:
+    """Make a set unless another process does.
+
+    Args:
+        folder: Folder of the set.
+        raw: Folder of raw files.
+        make: Function that makes it.
+    """
     if raw and raw in folder.resolve().parents:
         raise UserError(
-            f"{data_dir} lies in the folder of raw files, {raw}: name another data_dir, since "
+            f"{folder.parent} lies in the folder of raw files, {raw}: name another data_dir, since "
             "prepared sets would be taken for raw files"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,29 +191,17 @@ def prepare(
         # Another process may have made it meanwhile.
         if not folder.exists():
             _remove_leftovers(folder)
-            builder = datasets.builder(name, data_dir)
-            builder.manual_dir = raw
-            builder.inventories = pathlib.Path(data_dir).expanduser() / "inventories"
-            builder.workers = workers or _num_cores()
-            if file_timeout is not None:
-                builder.file_timeout = file_timeout
-            builder.spacing_mm = spacing_mm
-            builder.beam_runner, builder.beam_options = beam_runner, beam_options
-            _download_and_prepare(builder)
-            if raw and builder.has_read_manual_dir:
-                origin.write_text(f"{raw}\n", encoding="utf-8")
-    return folder
+            make()
 
 
-def _refuse_other_source(
-    folder: pathlib.Path, origin: pathlib.Path, raw: pathlib.Path | None
-) -> None:
-    """Raise UserError if the set was made from another folder than the one named now."""
+def _refuse_other_source(folder: pathlib.Path, source: str | None, remedy: str) -> None:
+    """Raise UserError if the set was made from another source than the one named now."""
+    origin = _origin(folder)
     made_from = origin.read_text(encoding="utf-8").strip() if origin.exists() else None
-    if raw and made_from and str(raw) != made_from:
+    if source and made_from and source != made_from:
         raise UserError(
-            f"{folder} was prepared from {made_from}, not from {raw}: delete it to prepare it "
-            "again, name another data_dir, or leave manual_dir out to use it as it is"
+            f"{folder} was prepared from {made_from}, not from {source}: delete it to prepare it "
+            f"again, {remedy}"
         )
 
 
@@ -111,7 +212,12 @@ def _refuse_torn(folder: pathlib.Path) -> None:
             raise UserError(f"{folder}: {name} is gone; delete the folder to prepare it again")
 
 
-def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
+def _download_and_prepare(
+    builder: KneeBuilder, workers: int | None, file_timeout: float | None
+) -> None:
+    builder.workers = workers or _num_cores()
+    if file_timeout is not None:
+        builder.file_timeout = file_timeout
     tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     # TFDS prints and logs downloads that do not happen.

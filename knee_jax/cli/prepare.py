@@ -3,6 +3,16 @@
     knee-jax prepare --dataset=oai_xray --manual_dir=OAI
     knee-jax prepare --dataset=phantom_xray/demo
 
+or from any images and a table of their labels:
+
+    knee-jax prepare folder --labels=labels.csv --infer
+    knee-jax prepare folder --images=DIR --labels=labels.csv --name=mine --columns=kl=KLG,subject=ID
+
+The table has the columns `file` and `subject`, of labels at least one (`kl`, other grades,
+`progression`, `jsw_medial`), and may have `side`, `visit` (months), `split` (train, val, test),
+`cohort` and `site`; `--columns` names those that are called otherwise, and `--infer` proposes them.
+Any config then trains on the set, by --config.data.dataset=mine.
+
 The same command again goes on from where it was stopped.
 """
 
@@ -10,12 +20,22 @@ import pathlib
 
 from absl import flags
 
+from knee_jax.cli import path
 from knee_jax.errors import UserError
+
+TAKES_WORDS = True
+
+OF_FOLDER = (
+    *("images", "labels", "name", "columns", "infer", "encoding", "cohort", "size"),
+    *("landmarks", "roi"),
+)
+OF_STUDY = ("dataset", "manual_dir", "expect", "beam_runner", "beam_options")
+"""Flags of the two kinds of sets; the others are of both."""
 
 
 def define_flags() -> None:
     """Define the flags."""
-    flags.DEFINE_string("dataset", None, "Data set, as in `phantom_xray/demo`.", required=True)
+    flags.DEFINE_string("dataset", None, "Data set, as in `phantom_xray/demo`.")
     flags.DEFINE_string("manual_dir", None, "Folder of your raw files.")
     flags.DEFINE_string("data_dir", "data", "Folder of all prepared sets.")
     flags.DEFINE_integer(
@@ -48,23 +68,59 @@ def define_flags() -> None:
         [],
         "Flags of the runner: --beam_options=--direct_num_workers=2,--direct_running_mode=...",
     )
+    flags.DEFINE_string("images", None, "Folder or archive of images, of `prepare folder`.")
+    flags.DEFINE_string(
+        "labels", None, "Table of their labels: CSV, separated by `,`, `;` or tabs."
+    )
+    flags.DEFINE_string("name", None, "Name of the set.")
+    flags.DEFINE_list(
+        "columns", [], "Columns by field: kl=KLG,subject=ID; `split=` leaves a field out."
+    )
+    flags.DEFINE_bool("infer", False, "Propose --columns from the table, and read no image.")
+    flags.DEFINE_string("encoding", None, "Encoding of the table; default: UTF-8, or by its mark.")
+    flags.DEFINE_string(
+        "cohort", "own", "Cohort of the subjects: within one, an id stands for one person."
+    )
+    flags.DEFINE_integer(
+        "size", 224, "Side of the images in the set, pixels.", lower_bound=32, upper_bound=2048
+    )
+    flags.DEFINE_string("landmarks", None, "Folder of landmark files; default: beside the films.")
+    flags.DEFINE_enum("roi", "landmarks", ["landmarks", "middle"], "Where the knees of a film are.")
 
 
-def main(_: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Prepare the data set and print its report."""
-    import knee_jax.datasets as datasets
-    from knee_jax.datasets.prepare import paper_table, prepare, read_index, report_table
-    from knee_jax.ingest import contact_sheet
+    if words not in ([], ["folder"]):
+        raise UserError(
+            f"unexpected argument {words[0]!r}: `knee-jax prepare folder` makes a set of your own "
+            "images, --dataset=NAME one of a study"
+        )
+    command = "prepare folder" if words else "prepare"
+    others = OF_STUDY if words else OF_FOLDER
+    if wrong := [name for name in others if flags.FLAGS[name].present]:
+        raise UserError(f"--{wrong[0]}: is no flag of `knee-jax {command}`; see its --help")
+    if words:
+        _prepare_folder()
+    else:
+        _prepare_study()
+
+
+def _prepare_study() -> None:
+    from knee_jax.datasets.prepare import paper_table, place, prepare, read_index
     from knee_jax.papers import knees as paper_knees
 
     options = flags.FLAGS
+    if not options.dataset:
+        raise UserError(
+            "name a data set, as --dataset=phantom_xray/demo (`knee-jax list datasets`), or make "
+            "one of your own images by `knee-jax prepare folder`"
+        )
     if options.beam_options and not options.beam_runner:
         raise UserError("--beam_options are of a runner: name it, as --beam_runner=DirectRunner")
-    root = pathlib.Path(options.data_dir).expanduser()
-    path = pathlib.Path(datasets.builder(options.dataset, options.data_dir).data_path)
-    dataset = path.parent.relative_to(root).as_posix()
-    if path.exists():
-        print(f"{path} is prepared already; delete it to read the raw files again\n")
+    root = path(options.data_dir)
+    there = place(options.dataset, root)
+    dataset = there.parent.relative_to(root).as_posix()
+    _tell_if_there(there)
     if options.expect == "paper":
         paper_knees.check_counted(dataset)
     folder = prepare(
@@ -77,11 +133,102 @@ def main(_: list[str]) -> None:
         beam_runner=options.beam_runner,
         beam_options=options.beam_options,
     )
+    _show(folder, paper_table(dataset, folder))
+    if options.expect == "paper":
+        paper_knees.check(dataset, read_index(folder))
+
+
+def _prepare_folder() -> None:
+    options = flags.FLAGS
+    if not options.labels:
+        raise UserError("name the table of labels, as --labels=labels.csv")
+    if options.infer:
+        _infer()
+        return
+    if not options.images:
+        raise UserError("name the folder of the images, as --images=FOLDER")
+    if not options.name:
+        raise UserError("name the set, as --name=mine")
+
+    from knee_jax.datasets.folder import check_name, path_of
+    from knee_jax.datasets.prepare import prepare_folder, read_index
+    from knee_jax.ingest.knee_files import Reading
+    from knee_jax.ingest.labelled_folder import ONLY_SPLIT, LabelledFolder
+
+    check_name(options.name)
+    columns = dict(_column(word) for word in options.columns)
+    landmarks = path(options.landmarks) if options.landmarks else None
+    if landmarks and not landmarks.is_dir():
+        raise UserError(f"--landmarks={landmarks}: no such folder")
+    source = LabelledFolder(
+        images=path(options.images),
+        labels=path(options.labels),
+        reading=Reading(
+            pixels=options.size,
+            spacing_mm=options.spacing,
+            landmarks=landmarks,
+            middle=options.roi == "middle",
+        ),
+        columns=columns,
+        encoding=options.encoding,
+        cohort=options.cohort,
+    )
+    root = path(options.data_dir)
+    _tell_if_there(path_of(options.name, root))
+    folder = prepare_folder(
+        options.name, source, root, options.workers, file_timeout=options.file_timeout
+    )
+    _show(folder)
+    split = " --config.data.split=ratio" * (ONLY_SPLIT in set(read_index(folder)["split"]))
+    print(
+        f"train on it:   knee-jax train --config=kl:best --config.data.dataset={options.name}"
+        f"{split} --data_dir={options.data_dir} --workdir=runs/{options.name}"
+    )
+
+
+def _infer() -> None:
+    """Show which columns look like which fields, and the command that takes them."""
+    import shlex
+
+    from knee_jax.foreign_tables import read_table
+    from knee_jax.ingest.labelled_folder import describe, propose
+
+    options = flags.FLAGS
+    table = read_table(path(options.labels), options.encoding)
+    proposal = propose(table)
+    print(f"{options.labels}: {len(table):,} rows, {len(table.columns)} columns\n")
+    print(describe(proposal))
+    pairs = [f"{field}={column}" for field, column in proposal.columns.items() if field != column]
+    given = {name: options[name].value for name in ("images", "labels", "name", "encoding")}
+    given |= {"images": options.images or "FOLDER", "name": options.name or "mine"}
+    words = [f"--{name}={value}" for name, value in given.items() if value]
+    # As absl reads a list: a column with a comma or quotation mark is quoted.
+    quoted = ['"' + p.replace('"', '""') + '"' if set(p) & set(',"') else p for p in pairs]
+    words += [f"--columns={','.join(quoted)}"] if pairs else []
+    words += [f"--data_dir={options.data_dir}"] if options["data_dir"].present else []
+    print("\nif that is right:\n")
+    print("   ", shlex.join(["knee-jax", "prepare", "folder", *words]))
+
+
+def _column(word: str) -> tuple[str, str]:
+    field, sign, column = word.partition("=")
+    if not sign:
+        raise UserError(f"--columns={word}: is written FIELD=COLUMN, as kl=KLG")
+    return field.strip(), column.strip()
+
+
+def _tell_if_there(folder: pathlib.Path) -> None:
+    if folder.exists():
+        print(f"{folder} is prepared already; delete it to read the raw files again\n")
+
+
+def _show(folder: pathlib.Path, beside: str = "") -> None:
+    from knee_jax.datasets.prepare import report_table
+    from knee_jax.ingest import contact_sheet
+
     print(report_table(folder))
-    if beside := paper_table(dataset, folder):
+    if beside:
         print(f"\n{beside}\n")
     print(f"excluded:      {folder / 'exclusions.csv'}")
     print(f"look at some:  {folder / contact_sheet.FILE}")
     print(f"prepared set:  {folder}")
-    if options.expect == "paper":
-        paper_knees.check(dataset, read_index(folder))

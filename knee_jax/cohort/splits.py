@@ -222,6 +222,6 @@ def make_split(index: pd.DataFrame, data: Data, stratify_by: str = "kl") -> Spli
         if not len(split[name]):
             raise UserError(
                 f"the {data.split} split leaves no knee for {name} ({len(index)} knees in the "
-                "set): prepare more of the set, or choose another config.data.split"
+                "set): prepare more of the set, or choose another config.data.split, such as ratio"
             )
     return split

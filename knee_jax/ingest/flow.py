@@ -7,7 +7,10 @@ import pandas as pd
 IMAGE = "on an image that can be read"
 STAGES = {
     "of a known subject and visit": (
+        "bad_row",
+        "no_row",
         "path_unknown",
+        "split_contradicts",
         "subject_unknown",
         "subject_contradicts",
         "unknown_name",
@@ -16,7 +19,11 @@ STAGES = {
     ),
     "with a film or series of their own": (
         "dangling_link",
+        "file_ambiguous",
+        "file_missing",
         "film_missing",
+        "index_of_files",
+        "link_out",
         "no_crop",
         "no_film",
         "no_series",
@@ -25,6 +32,7 @@ STAGES = {
         "pixels_of_another_knee",
         "repeated_film",
         "repeated_knee",
+        "repeated_row",
         "repeated_series",
         "two_readings",
         "unreadable_folder",
@@ -35,6 +43,7 @@ STAGES = {
         "replaced",
     ),
     "with what the set asks for": (
+        "bad_label",
         "baseline_kl4",
         "baseline_unread",
         "lost_to_follow_up",
@@ -69,6 +78,7 @@ STAGES = {
         "no_position",
         "no_side",
         "no_spacing",
+        "not_a_crop",
         "not_a_volume",
         "not_an_image",
         "not_dicom",

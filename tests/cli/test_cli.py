@@ -164,7 +164,8 @@ def test_an_unknown_command_is_named_with_the_nearest(word, message):
 FLAGS = {
     "train": "config workdir data_dir mode distributed coordinator num_processes process_id",
     "demo": "config workdir data_dir mode",
-    "prepare": "dataset manual_dir data_dir workers expect file_timeout beam_runner beam_options",
+    "prepare": "dataset manual_dir data_dir workers expect file_timeout beam_runner beam_options "
+    "images labels name columns infer encoding cohort size landmarks roi",
     "reproduce": "table budget out data_dir rows seed change study dry_run",
     "predict": "out model side spacing landmarks roi shard workers",
     "export": "out half card",
