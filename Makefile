@@ -4,6 +4,7 @@
 # make test-long   studies of many minutes: fuzzing by the thousand, folds side by side
 # make test-beam    those of Apache Beam, which is installed apart, with older libraries of its own
 # make lint    ruff and mypy
+# make weights    the trained models that come with the project, made again from real knees
 # make dist    wheel and sdist; the wheel alone, in an environment and a folder of its own, runs a demo
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := .venv/bin
 comma := ,
 installed = .venv/.installed-$(subst $(comma),-,$(1))
 
-.PHONY: install demo test test-all test-added test-long test-beam lint dist benchmark clean
+.PHONY: install demo test test-all test-added test-long test-beam lint dist weights benchmark clean
 
 install: $(call installed,$(EXTRAS))
 
@@ -67,6 +68,15 @@ dist: $(call installed,dist)
 	mkdir .venv-dist/empty
 	cd .venv-dist/empty && ../bin/knee-jax demo $(DEMO)
 	test -s .venv-dist/empty/runs/demo/report/index.html
+
+# Trained models that come with the project, made again from the real knees in KNEEKL224.
+KNEEKL224 ?= ../shared/data/kneekl224
+weights: $(call installed,imagenet)
+	$(BIN)/knee-jax train --config=kl:best,quick --config.data.manual_dir=$(KNEEKL224) \
+		--workdir=runs/weights/kl-kneekl224
+	rm -f knee_jax/weights/kl-kneekl224.knee
+	$(BIN)/knee-jax export runs/weights/kl-kneekl224 --half --out=knee_jax/weights/kl-kneekl224.knee \
+		--card=knee_jax/weights/kl-kneekl224.md
 
 benchmark: install
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

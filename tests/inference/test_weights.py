@@ -1,0 +1,55 @@
+"""Models that come with the project: each loads, has a card, and does what it says."""
+
+import re
+import zipfile
+from importlib import resources
+
+import numpy as np
+import pytest
+
+import knee_jax
+from knee_jax.inference import exported, models
+
+MOST_BYTES = 20e6
+
+
+def file_of(name):
+    return resources.files("knee_jax.weights") / f"{name}{exported.SUFFIX}"
+
+
+def card_of(name):
+    with zipfile.ZipFile(file_of(name)) as archive:
+        return archive.read(exported.CARD).decode()
+
+
+def test_they_are_small_together():
+    assert models.names()
+    assert sum(file_of(name).stat().st_size for name in models.names()) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_each_loads_predicts_and_has_a_card(name):
+    model = knee_jax.load(name)
+    images = np.random.default_rng(0).integers(0, 256, (2, model.side, model.side), np.uint8)
+    for target in model.targets:
+        found = model.predict(images, batch_size=2)[target.name]
+        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+        assert model.temperatures[target.name] > 0
+    card = card_of(name)
+    for word in ("Intended use", "Training data", "Limits", "not a medical device", "licence"):
+        assert word in card
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["kl-kneekl224"])
+def test_real_knees_are_graded_as_the_card_says(name, real_data):
+    table = knee_jax.grade(name, [real_data / "kneekl224" / "val"])
+    truth = table["file"].str[0].astype(int)
+    assert len(table) == 826
+    accuracy = float((table["kl_pred"] == truth).mean())
+    (told,) = re.findall(r"\| accuracy \| ([\d.]+)", card_of(name))
+    assert accuracy == pytest.approx(float(told), abs=0.005)
+    error = float((table["kl_pred"] - truth).abs().mean())
+    (told,) = re.findall(r"\| mean absolute error, grades \| ([\d.]+)", card_of(name))
+    assert error == pytest.approx(float(told), abs=0.005)
