@@ -63,6 +63,7 @@ COMMANDS = (
     "main",
     "prepare",
     "predict",
+    "evaluate",
     "export",
     "reproduce",
     "convert",
@@ -105,7 +106,10 @@ def rooms(*names: str) -> set[str]:
         ("knee_jax.training.train", {"knee_jax.cli.train", "knee_jax.training.side_by_side"}),
         ("knee_jax.training", rooms("training", "evaluation", "experiments", "report", "cli")),
         ("knee_jax.training.side_by_side", rooms("experiments")),
-        ("knee_jax.inference", rooms("inference", "cli") | {"knee_jax"}),
+        (
+            "knee_jax.inference",
+            rooms("inference", "cli") | {"knee_jax", "knee_jax.evaluation.on_set"},
+        ),
         ("orbax", {"knee_jax.workdir.checkpoint"}),
         (
             "flax.linen",
@@ -149,6 +153,23 @@ def test_imports_run_in_no_circle_late_ones_neither():
     graph["knee_jax.cli"] = set()  # The dispatcher starts what stands on it.
     assert "knee_jax.targets" in graph["knee_jax.metrics.endpoints"]
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def needed_by(module: str) -> set[str]:
+    """Modules of the package that importing one brings in, late imports too."""
+    found, left = set(), [module]
+    while left:
+        for name in IMPORTS[left.pop()] & set(IMPORTS) - found:
+            found.add(name)
+            left.append(name)
+    return found
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export"])
+def test_what_uses_a_finished_run_needs_no_code_of_training(command):
+    needed = needed_by(f"knee_jax.cli.{command}") - {"knee_jax.cli"}
+    assert "knee_jax.inference.run" in needed
+    assert not needed & rooms("training", "experiments")
 
 
 def test_ingest_and_phantom_run_without_jax():

@@ -34,6 +34,7 @@ COMMANDS = {
     "prepare": "make a prepared set from a study's raw files",
     "reproduce": "make a table of a paper again",
     "predict": "grade the knees in any files: films, and crops of single knees",
+    "evaluate": "score finished runs, or other predictions, on any prepared set",
     "export": "write a run's network to one file, which predicts by itself",
     "convert": "convert weights from PyTorch to ours, and back",
     "compare": "compare two models on the same knees, with paired intervals",

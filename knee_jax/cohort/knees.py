@@ -144,6 +144,26 @@ def leaks(learnt: pd.DataFrame, scored: pd.DataFrame) -> np.ndarray:
     return found
 
 
+def say_leaks(part: str, present: pd.DataFrame, known: np.ndarray) -> tuple[str, dict[str, int]]:
+    """Say how many knees of a part the network knows, and count them by reason.
+
+    Args:
+        part: Name of the part.
+        present: Its knees, with the columns `COLUMNS`.
+        known: Result of `leaks`.
+    """
+    people = present["subject"][known == "subject"].nunique()
+    words = {
+        "subject": f"of {people:,} subjects that it has learnt from",
+        "pixels": "whose pixels it has learnt from under another name",
+        "near_duplicate": "whose picture, slightly changed, it has learnt from",
+    }
+    counts = {why: int((known == why).sum()) for why in words}
+    said = ", ".join(f"{n:,} {words[why]}" for why, n in counts.items() if n)
+    total = f"{sum(counts.values()):,} of {len(known):,} {part} knees are known to the network"
+    return f"{total}: {said}", {f"{why}_trained_on": n for why, n in counts.items() if n}
+
+
 def _near(known: pd.Series, others: pd.Series) -> np.ndarray:
     """Return which of the others is another version of a known picture, bool [n]."""
     found = np.zeros(len(others), bool)

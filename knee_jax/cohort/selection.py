@@ -260,7 +260,7 @@ def _without_leaks(
             known = np.where(crossing, "", known)
         if not (known != "").any():
             continue
-        said, counts = _say_leaks(name, present, known)
+        said, counts = knees.say_leaks(name, present, known)
         if data.leaks == "refuse":
             raise UserError(
                 f"{said} (such as {_example(present[known != ''])}): choose other knees, or set "
@@ -275,20 +275,6 @@ def _without_leaks(
         own = listed[listed["part"] == name]
         listed.loc[own.index[knees.rows_of(out, own)], "part"] = knees.KNOWN
     return Cohort(kept, flow, listed, tuple(notes))
-
-
-def _say_leaks(part: str, present: pd.DataFrame, known: np.ndarray) -> tuple[str, dict[str, int]]:
-    """Say how many knees of a part the network knows, and count them by reason."""
-    people = present["subject"][known == "subject"].nunique()
-    words = {
-        "subject": f"of {people:,} subjects that it has learnt from",
-        "pixels": "whose pixels it has learnt from under another name",
-        "near_duplicate": "whose picture, slightly changed, it has learnt from",
-    }
-    counts = {why: int((known == why).sum()) for why in words}
-    said = ", ".join(f"{n:,} {words[why]}" for why, n in counts.items() if n)
-    total = f"{sum(counts.values()):,} of {len(known):,} {part} knees are known to the network"
-    return f"{total}: {said}", {f"{why}_trained_on": n for why, n in counts.items() if n}
 
 
 def _example(table: pd.DataFrame) -> str:

@@ -57,6 +57,11 @@ class PreparedSet:
         return self._builder.info.features[self.pixels].shape
 
     @property
+    def name(self) -> str:
+        """Name of the set, with its config after a slash if it has any."""
+        return str(self._builder.info.full_name).rpartition("/")[0]
+
+    @property
     def spacing_mm(self) -> tuple[float, ...]:
         """Spacing of rows, columns and slices of the first volume, mm; films have one number.
 

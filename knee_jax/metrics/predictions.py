@@ -102,7 +102,19 @@ def read_predictions(path: Path | str, encoding: str | None = None) -> pd.DataFr
     """
     if not Path(path).exists():
         raise UserError(f"{path}: no such predictions table; run the evaluation first")
-    text = read_table(path, encoding)
+    return parse_predictions(read_table(path, encoding), path)
+
+
+def parse_predictions(text: pd.DataFrame, path: Path | str) -> pd.DataFrame:
+    """Parse and check a predictions table of text, as `read_predictions` does.
+
+    Args:
+        text: Cells as `foreign_tables.read_table` gives them.
+        path: Name of the table in messages.
+
+    Raises:
+        UserError: It fails `check_predictions`.
+    """
     table = text.apply(_typed).reset_index(drop=True)
     _renormalise(table, text, path)
     check_predictions(table, str(path))

@@ -1,13 +1,17 @@
 """Knees that a report shows: the data of each, and their choice."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from knee_jax import targets
 from knee_jax.targets.kinds import Target
+
+if TYPE_CHECKING:
+    from knee_jax.data.prepared import PreparedSet
 
 Array = np.ndarray
 
@@ -82,3 +86,29 @@ def choose_examples(
         picked = rows[np.argsort(turn, kind="stable")][:num_each]
         chosen += picked[np.argsort(truth[picked], kind="stable")].tolist()
     return chosen
+
+
+def show(prepared: "PreparedSet", rows: pd.DataFrame, names: Sequence[str]) -> list[Example]:
+    """Return the knees of some rows of a table as examples for a report.
+
+    Args:
+        prepared: Set that the knees belong to.
+        rows: Rows with the columns of an index or of a predictions table.
+        names: Names of the targets to show, with predictions if the table has them.
+    """
+    knees = prepared.load(prepared.find(rows))
+    volumes = knees.get("volume")
+    has_landmarks = knees.get("keypoints_valid", np.zeros(len(rows), bool))
+    # For a volume, the slice in the middle.
+    images = knees["image"] if volumes is None else volumes[..., volumes.shape[-1] // 2]
+    return [
+        Example(
+            image=images[i],
+            truth={name: row[name] for name in names},
+            prediction={name: row[f"{name}_pred"] for name in names if f"{name}_pred" in row},
+            caption=f"{row['subject']} {row['side']}, month {row['visit']}",
+            keypoints=knees["keypoints"][i] if has_landmarks[i] else None,
+            modality="film" if volumes is None else "volume",
+        )
+        for i, (_, row) in enumerate(rows.iterrows())
+    ]

@@ -1,6 +1,6 @@
 """Report of a run: the selection of its contents for the page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ import pandas as pd
 from knee_jax import papers, targets
 from knee_jax.config.load import RunConfig
 from knee_jax.config.schema import Evaluation
-from knee_jax.data.prepared import PreparedSet
 from knee_jax.errors import UserError
 from knee_jax.evaluation.explain import Explanation
 from knee_jax.files import write_text
@@ -18,7 +17,7 @@ from knee_jax.metrics.summary import Summary
 from knee_jax.report.coherence import loss_section, suspects_section
 from knee_jax.report.comparison import comparison_section
 from knee_jax.report.confidence import confidence_section
-from knee_jax.report.examples import Example, choose_examples
+from knee_jax.report.examples import Example, choose_examples, show
 from knee_jax.report.explanation import features_section, heat_section, slices_section
 from knee_jax.report.page import write_report
 from knee_jax.report.sections import Section, cohorts_section, selection_section
@@ -149,29 +148,3 @@ def examples(run: Run, table: pd.DataFrame, name: str) -> list[Example]:
     chosen = table.iloc[choose_examples(table, names[0], num_each=8)]
     prepared = run.subsets[name if name == "test" else "train"].prepared
     return show(prepared, chosen, names)
-
-
-def show(prepared: PreparedSet, rows: pd.DataFrame, names: Sequence[str]) -> list[Example]:
-    """Return the knees of some rows of a table as examples for a report.
-
-    Args:
-        prepared: Set that the knees belong to.
-        rows: Rows with the columns of an index or of a predictions table.
-        names: Names of the targets to show, with predictions if the table has them.
-    """
-    knees = prepared.load(prepared.find(rows))
-    volumes = knees.get("volume")
-    has_landmarks = knees.get("keypoints_valid", np.zeros(len(rows), bool))
-    # For a volume, the slice in the middle.
-    images = knees["image"] if volumes is None else volumes[..., volumes.shape[-1] // 2]
-    return [
-        Example(
-            image=images[i],
-            truth={name: row[name] for name in names},
-            prediction={name: row[f"{name}_pred"] for name in names if f"{name}_pred" in row},
-            caption=f"{row['subject']} {row['side']}, month {row['visit']}",
-            keypoints=knees["keypoints"][i] if has_landmarks[i] else None,
-            modality="film" if volumes is None else "volume",
-        )
-        for i, (_, row) in enumerate(rows.iterrows())
-    ]

@@ -194,6 +194,26 @@ def selection_tables(
     return tables
 
 
+def beside(summaries: Mapping[str, Summary]) -> Table:
+    """Put summaries beside one another, one column each.
+
+    Args:
+        summaries: Metrics by heading; a column may lack some of them.
+
+    Returns:
+        Table with a row for each metric of a target's narrow table, and for each of an endpoint.
+    """
+    known = targets.all_targets()
+    rows = []
+    for name in dict.fromkeys(target for each in summaries.values() for target in each):
+        metrics = [each[name] for each in summaries.values() if name in each]
+        wanted = known[name].table_metrics if name in known else METRIC_TITLES
+        for metric in (m for m in wanted if any(m in each for each in metrics)):
+            cells = [_counted(each.get(name, {}).get(metric)) for each in summaries.values()]
+            rows.append((target_title(name), METRIC_TITLES[metric], *cells))
+    return Table("Metrics", ("", "Metric", *summaries), tuple(rows), ("n: knees.",))
+
+
 def tidy_metrics(summaries: Mapping[str, Summary]) -> pd.DataFrame:
     """Return summaries as a long table: row, target, metric, value, low, high, std, n.
 
@@ -228,6 +248,10 @@ def counts_table(cohorts: Mapping[str, pd.DataFrame]) -> Table:
             rows.append((name if value == 0 else "", str(value), *cells))
     header = ("Cohort", "Grade", *map(short_title, GRADES))
     return Table("Knees by grade", header, tuple(rows), (ABBREVIATIONS,))
+
+
+def _counted(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{format_estimate(estimate)} (n = {estimate['n']:,})"
 
 
 def _cell(estimate: Estimate | None) -> str:

@@ -134,9 +134,11 @@ def check_same_config(workdir: Path, config: RunConfig) -> Manifest | None:
         if old.get(name) != new.get(name)
     ]
     if differing:
+        hint = f"; `knee-jax evaluate {workdir} --data=SET` scores it on another set"
         raise UserError(
             f"{workdir} holds a run of another config; it differs in {', '.join(differing)}: "
             "choose another --workdir, or the config of that run"
+            f"{hint if any(name.startswith('data.') for name in differing) else ''}"
         )
     return listed
 

@@ -164,3 +164,8 @@ def test_renamed_and_resized_crops_are_prepared_and_trained_on(real_data, tmp_pa
     assert len(predictions) > 0
     for row in predictions.itertuples():
         assert truth[row.subject, row.side] == row.kl
+    # Of its own set it is scored on its test knees alone.
+    run_well("knee_jax", "evaluate", run, "--data=mine", f"--data_dir={data}")
+    scored = pd.read_csv(run / "evaluations/mine/predictions/test.csv", dtype={"subject": str})
+    key = ["subject", "side"]
+    assert scored[key].values.tolist() == predictions[key].values.tolist()
