@@ -130,11 +130,10 @@ class Source:
 def find(paths: list[pathlib.Path]) -> Iterator[Source]:
     """List the files in files, folders and archives, in order.
 
-    Hidden files and landmark files are left out.
+    Hidden files and landmark files are left out. A damaged archive is listed itself.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        OSError: An archive cannot be read.
     """
     for given in paths:
         if not given.exists():
@@ -164,7 +163,13 @@ def _in_folder(root: pathlib.Path) -> Iterator[Source]:
 
 def _in_archive(archive: pathlib.Path, name: str) -> Iterator[Source]:
     folder = archive.with_name(archives.stem(archive.name))
-    for member in sorted(archives.files(archive)):
+    try:
+        members = sorted(archives.files(archive))
+    except OSError:
+        # Damaged: read as a file itself, it is refused by name.
+        yield Source(archive, name)
+        return
+    for member in members:
         hidden = any(part.startswith(".") for part in pathlib.PurePosixPath(member).parts)
         if not hidden and not member.lower().endswith(".pts"):
             yield Source(folder / member, f"{name}/{member}")

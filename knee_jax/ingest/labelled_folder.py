@@ -19,7 +19,7 @@ import pandas as pd
 from knee_jax import targets
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.foreign_tables import MISSING, identifiers, is_missing, numbers, read_table
-from knee_jax.ingest import dicom
+from knee_jax.ingest import archives, dicom
 from knee_jax.ingest.knee_files import ROI_MM, Knee, KneeFileJob, Reading, Source, find
 from knee_jax.ingest.report import Example, Exclusion, Label, Note, example
 from knee_jax.targets.grades import GRADES
@@ -203,13 +203,9 @@ def plan(folder: LabelledFolder) -> Plan:
     cells = table[columns["file"]]
     named |= {source.path for source in _named_by(cells, sources)}
     exclusions += unmatched + contradictory
-    exclusions += [
-        Exclusion("", "", -1, source.name, "no_row", "no row of the table names this file")
-        for source in sources
-        if source.path not in named
-    ]
+    exclusions += [_without_row(source) for source in sources if source.path not in named]
     if not kept:
-        first = next(each for each in exclusions if each.reason != "no_row")
+        first = next(each for each in exclusions if each.detail.startswith("line "))
         raise UserError(f"{folder.labels}: no row can be used; the first: {first.detail}")
     sides = collections.defaultdict(set)
     for row, source in kept:
@@ -225,6 +221,15 @@ def plan(folder: LabelledFolder) -> Plan:
     }
     notes = {"rows_of_the_table": len(table), "files_in_the_folder": len(sources)}
     return Plan(jobs, exclusions, notes, labels)
+
+
+def _without_row(source: Source) -> Exclusion:
+    if archives.stem(source.path.name):
+        # An archive that can be read is listed by its files.
+        said = ("unreadable", "the archive is damaged; copy it again, or unpack what is left")
+    else:
+        said = ("no_row", "no row of the table names this file")
+    return Exclusion("", "", -1, source.name, *said)
 
 
 def read_rows(

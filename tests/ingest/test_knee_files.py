@@ -153,6 +153,15 @@ def test_folders_archives_and_links_are_listed_and_nothing_leads_out(tmp_path):
         list(find([tmp_path / "absent"]))
 
 
+def test_a_damaged_archive_is_refused_and_harms_no_other(tmp_path):
+    write(tmp_path / "a_R.png", knee_like())
+    (tmp_path / "b.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    good, damaged = (KneeFileJob(each, Reading(64))()[0] for each in find([tmp_path]))
+    assert isinstance(good, Knee)
+    assert isinstance(damaged, Refusal)
+    assert damaged.source == "b.zip"
+
+
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
     """A phantom film of both knees with its landmark files."""

@@ -213,6 +213,14 @@ def test_archives_are_read_in_place_and_the_table_is_no_image(tmp_path):
     assert not excluded
 
 
+def test_a_damaged_archive_costs_only_what_is_in_it(tmp_path):
+    folder = folder_of(tmp_path, [HEADER, "a.png,1,L,0", "b.png,2,R,4"], ["a.png"])
+    (folder.images / "some.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    examples, excluded = made(folder)
+    assert [each["source"] for each in examples] == ["a.png"]
+    assert excluded == {("b.png", "file_missing"), ("some.zip", "unreadable")}
+
+
 def test_a_table_without_any_use_is_refused_with_its_first_fault(tmp_path):
     folder = folder_of(tmp_path, [HEADER, "a.png,1,L,9"], ["a.png"])
     with pytest.raises(UserError, match=r"no row can be used; the first: line 2: kl is 9, not a"):
