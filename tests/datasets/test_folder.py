@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knee_jax.cohort import knees
 from knee_jax.data.prepared import open_set
 from knee_jax.datasets.prepare import place, prepare, prepare_folder
 from knee_jax.errors import UserError
+from knee_jax.ingest.fingerprint import checksum, perceptual_hash
 from knee_jax.ingest.knee_files import Reading
 from knee_jax.ingest.labelled_folder import LabelledFolder
 from tests.commands import run_here, run_well
@@ -41,9 +43,9 @@ def test_a_folder_becomes_a_set_of_its_own_name(folder, tmp_path):
     before = contents(path)
     assert prepare_folder("mine", folder, data, workers=1) == path
     assert contents(path) == before
-    knees = open_set(path, ("kl", "jsw_medial"))
-    assert knees.image_shape == (64, 64)
-    loaded = knees.load(np.arange(len(knees.index)))
+    prepared = open_set(path, ("kl", "jsw_medial"))
+    assert prepared.image_shape == (64, 64)
+    loaded = prepared.load(np.arange(len(prepared.index)))
     assert loaded["labels"]["kl"].tolist() == [1, 2, 3, 4, 0]
     assert loaded["labels"]["jsw_medial"].tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
     exclusions = pd.read_csv(path / "exclusions.csv", dtype=str, keep_default_na=False)
@@ -151,6 +153,22 @@ def test_renamed_and_resized_crops_are_prepared_and_trained_on(real_data, tmp_pa
     where = [f"--images={images}", f"--labels={table}", "--name=mine", f"--data_dir={data}"]
     made = run_well("knee_jax", "prepare", "folder", *where, columns, "--workers=1")
     assert "split knees                                         30" in made.stdout
+    # The originals are known again, under whatever name, size and format.
+    listed = knees.describe(open_set(data / "mine/1.0.0"))
+    originals = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in chosen]
+    mirrored = [
+        np.ascontiguousarray(image[:, ::-1] if file.stem[-1] == "L" else image)
+        for image, file in zip(originals, chosen)
+    ]
+    learnt = pd.DataFrame(
+        {
+            "cohort": "OAI",
+            "subject": [file.stem[:-1] for file in chosen],
+            "checksum": list(map(checksum, mirrored)),
+            "perceptual_hash": list(map(perceptual_hash, mirrored)),
+        }
+    )
+    assert set(knees.leaks(learnt, listed)) == {"near_duplicate"}
     small = [
         *("--config.data.dataset=mine", "--config.data.split=ratio", "--config.epochs=1"),
         *("--config.input.size=64", "--config.model.width=8", "--config.batch_size=4"),
