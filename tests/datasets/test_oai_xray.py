@@ -53,7 +53,7 @@ def test_kept_headers_do_not_change_the_set(study, tmp_path, monkeypatch):
     """A second preparation reads no header again; one with another data_dir does."""
     root, _ = study
     first = prepare("oai_xray", tmp_path / "a", root, workers=1)
-    assert len(list((tmp_path / "a" / "inventories").iterdir())) == 1
+    assert len(list((tmp_path / "a" / "inventories").glob("*.jsonl"))) == 1
     expected = contents(first)
     shutil.rmtree(first)
     opened = []
