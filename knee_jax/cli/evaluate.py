@@ -211,7 +211,10 @@ def _score_file(
         table, notes = foreign.read(file, prepared, encoding)
     else:
         table = read_predictions(file, encoding)
-    unknown = "It is not known whom the predictions were learnt from: none of these knees may be."
+    unknown = (
+        "It is not known whom the predictions were learnt from: none of these knees may be among "
+        "them."
+    )
     facts = {
         "predictions": file.name,
         "dataset": prepared.name if prepared else "",
