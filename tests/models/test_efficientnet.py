@@ -1,5 +1,6 @@
 """`models/efficientnet.py` against timm, by weights carried over."""
 
+import functools
 import re
 
 import jax
@@ -65,16 +66,23 @@ def test_maps_equal_timm_and_every_weight_finds_its_place(size):
     )
 
 
+@pytest.mark.slow
 def test_drop_path_leaves_out_blocks_while_training_only():
     image = np.random.default_rng(0).normal(size=(16, 32, 32, 1)).astype(np.float32)
     still = models.create("efficientnet", width=8, targets=("kl",), dropout=0.0)
     dropping = models.create("efficientnet", width=8, targets=("kl",), dropout=0.0, drop_path=0.9)
-    variables = still.init(jax.random.key(0), image)
+    # Compiled as a whole and quickly, since one by one the operations would take a minute.
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    variables = jit(still.init)(jax.random.key(0), image)
+    apply = {
+        (model, train): jit(functools.partial(model.apply, train=train, mutable=["batch_stats"]))
+        for model in (still, dropping)
+        for train in (False, True)
+    }
 
     def outputs(model, train, seed=1):
         rngs = {"dropout": jax.random.key(seed)}
-        found = model.apply(variables, image, train=train, rngs=rngs, mutable=["batch_stats"])
-        return np.asarray(found[0]["kl"])
+        return np.asarray(apply[model, train](variables, image, rngs=rngs)[0]["kl"])
 
     np.testing.assert_array_equal(outputs(still, False), outputs(dropping, False))
     assert not np.allclose(outputs(still, True), outputs(dropping, True))

@@ -197,7 +197,9 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
         for target, value in logits.items():
             head = heads_of[target]
             features = np.asarray(intermediates["features"][0])
-            np.testing.assert_allclose(value, features @ head["kernel"] + head["bias"], rtol=1e-5)
+            np.testing.assert_allclose(
+                value, features @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-6
+            )
 
 
 PARAMETERS = [
