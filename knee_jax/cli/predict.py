@@ -55,7 +55,8 @@ def main(words: list[str]) -> None:
     found = list(find([Path(word).expanduser() for word in words]))
     if not found:
         raise UserError(f"{', '.join(words)}: no files are in there")
-    sources = unique(found)
+    out = Path(options.out).expanduser()
+    sources = unique([each for each in found if not each.path.is_relative_to(out)])
     predictor = models.average([models.load(name) for name in options.model])
     reading = grade.reading_for(
         predictor,
@@ -64,7 +65,6 @@ def main(words: list[str]) -> None:
         landmarks=Path(options.landmarks).expanduser() if options.landmarks else None,
         middle=options.roi == "middle",
     )
-    out = Path(options.out).expanduser()
     results = grade.Results(out, grade.settings_of(predictor, reading), part)
     index, number = part
     remaining = results.remaining(sources[index - 1 :: number])

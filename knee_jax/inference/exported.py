@@ -103,6 +103,7 @@ def write(
             "network": network.config.model.name,
             "data": network.config.data.dataset,
             "step": network.step,
+            "weights": runs.digest(network.variables),
             **(facts or {}),
         },
     }

@@ -25,7 +25,15 @@ from knee_jax.errors import UserError
 from knee_jax.files import atomic_write, write_json, write_text
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, find
+from knee_jax.ingest.knee_files import (
+    Knee,
+    KneeFileJob,
+    Reading,
+    Refusal,
+    Source,
+    find,
+    landmark_files,
+)
 from knee_jax.ingest.pool import Failure, run_in_order
 from knee_jax.metrics import calibration
 from knee_jax.targets.kinds import Classes, Ordinal, Target
@@ -263,6 +271,8 @@ class Results:
 
     def __init__(self, out: Path, settings: Mapping[str, Any], part: tuple[int, int] = (1, 1)):
         self.out, self.part = out, part
+        folder_of_landmarks = settings.get("reading", {}).get("landmarks")
+        self._landmarks = Path(folder_of_landmarks) if folder_of_landmarks else None
         if out.exists() and not out.is_dir():
             raise UserError(f"--out={out}: is a file; name a folder")
         if out.is_dir() and any(out.iterdir()) and not (out / SETTINGS).is_file():
@@ -290,11 +300,12 @@ class Results:
         if not self.lines.is_file():
             return found
         whole = []
-        for line in self.lines.read_text(encoding="utf-8").splitlines():
+        for line in self.lines.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-                found[entry["file"]] = entry
-                whole.append(line)
+                if isinstance(entry["stamp"], list) and isinstance(entry["rows"], list):
+                    found[str(entry["file"])] = entry
+                    whole.append(line)
             except (ValueError, KeyError, TypeError):
                 continue
         write_text(self.lines, "".join(f"{line}\n" for line in whole))
@@ -302,17 +313,21 @@ class Results:
 
     def remaining(self, sources: Sequence[Source]) -> list[Source]:
         """Return the files that are not finished, or have changed since."""
-        return [
-            source
-            for source in sources
-            if self.done.get(source.name, {}).get("stamp") != stamp(source)
-        ]
+        return [source for source in sources if not self._is_current(source, self.done)]
+
+    def _is_current(self, source: Source, entries: Mapping[str, dict[str, Any]]) -> bool:
+        """Return whether a file is finished, and has not changed since."""
+        return entries.get(source.name, {}).get("stamp") == stamp(source, self._landmarks)
 
     def add(self, graded: Iterable[tuple[Read, list[Row]]]) -> Iterator[list[Row]]:
         """Append the rows of each file as they come, and pass them on."""
         with self.lines.open("a", encoding="utf-8") as file:
             for read, rows in graded:
-                entry = {"file": read.source.name, "stamp": stamp(read.source), "rows": rows}
+                entry = {
+                    "file": read.source.name,
+                    "stamp": stamp(read.source, self._landmarks),
+                    "rows": rows,
+                }
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
                 self.done[read.source.name] = entry
@@ -325,7 +340,7 @@ class Results:
         for index in range(1, number + 1):
             if index != self.part[0]:
                 entries |= Results._other(self.out, index, number)
-        if any(source.name not in entries for source in sources):
+        if not all(self._is_current(source, entries) for source in sources):
             return None
         rows = [row for source in sources for row in entries[source.name]["rows"]]
         table = table_of(rows)
@@ -345,13 +360,23 @@ def _order(rows: Sequence[Row]) -> Any:
     return lambda name: longest.index(name) if name in longest else len(longest)
 
 
-def stamp(source: Source) -> list[int]:
-    """Return size and time of change of a file, or of the archive that it lies in."""
-    try:
-        status = archives.on_disk(source.path).stat()
-    except OSError:
-        return [0, 0]
-    return [status.st_size, status.st_mtime_ns]
+def stamp(source: Source, landmark_folder: Path | None = None) -> list[int]:
+    """Return what tells that a file, or a landmark file of it, is another than before.
+
+    It is size, time of change and number of each, or of the archive that it lies in.
+
+    Args:
+        source: File.
+        landmark_folder: Folder of landmark files; None: they lie beside the films.
+    """
+    found = []
+    for path in (source.path, *landmark_files(source, landmark_folder)):
+        try:
+            status = archives.on_disk(path).stat()
+            found += [status.st_size, status.st_mtime_ns, status.st_ino]
+        except OSError:
+            found += [0, 0, 0]
+    return found
 
 
 def _read_json(path: Path) -> Any:

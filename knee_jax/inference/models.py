@@ -48,6 +48,8 @@ def average(models: Sequence[Predictor]) -> Predictor:
     Raises:
         UserError: They predict different targets, or read different things.
     """
+    if not models:
+        raise UserError("no model is named: choose from " + ", ".join(names()))
     first, *others = models
     if not others:
         return first

@@ -5,6 +5,7 @@ standard deviation to normalise by, and the checkpoints.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
+from flax.traverse_util import flatten_dict
 
 from knee_jax import models, targets
 from knee_jax.config import load as configs
@@ -118,8 +121,21 @@ def load(run: str | Path) -> Predictor:
         forward=compiled(network.forward),
         heat=compiled(network.heat) if network.shows_heat() else None,
         temperatures=temperatures(Path(run), network.targets),
-        facts={"run": Path(run).name, "step": network.step},
+        facts={
+            "run": Path(run).name,
+            "step": network.step,
+            "weights": digest(network.variables),
+        },
     )
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """Return a checksum of a network's variables, which tells two models of one name apart."""
+    found = hashlib.sha256()
+    for names, array in sorted(flatten_dict(dict(variables)).items()):
+        found.update("/".join(names).encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
 
 
 def temperatures(run: Path, predicted: Sequence[Target]) -> dict[str, float]:

@@ -47,10 +47,11 @@ def find(path: pathlib.Path) -> tuple[pathlib.Path, str] | None:
         if folder.is_dir():
             return None
         for suffix in SUFFIXES:
-            archive = folder.with_name(f"{folder.name}{suffix}") if folder.name else folder
-            if archive.is_file():
-                rest = path.relative_to(folder).as_posix()
-                return archive, "" if rest == "." else rest
+            for spelt in (suffix, suffix.upper()):
+                archive = folder.with_name(f"{folder.name}{spelt}") if folder.name else folder
+                if archive.is_file():
+                    rest = path.relative_to(folder).as_posix()
+                    return archive, "" if rest == "." else rest
     return None
 
 
@@ -69,6 +70,40 @@ def files(archive: pathlib.Path) -> dict[str, int]:
         OSError: The archive cannot be read; `strerror` says why.
     """
     return {path: size for path, (_, size) in _members(archive).items()}
+
+
+def left_out(archive: pathlib.Path) -> dict[str, str]:
+    """List the members of an archive that are never read, with the reason for each.
+
+    Raises:
+        OSError: The archive cannot be read; `strerror` says why.
+    """
+    found: dict[str, str] = {}
+    with _in_words(archive):
+        for name, is_plain, fits in _all_members(archive):
+            if not is_plain:
+                found[name] = "a link or no plain file"
+            elif not fits:
+                found[name] = "it swells beyond all measure"
+            elif not _inside(name) and not _is_hidden(name):
+                found[name] = "its path leads out of the archive"
+    return found
+
+
+def _all_members(archive: pathlib.Path) -> Iterator[tuple[str, bool, bool]]:
+    """Yield every member but folders: name, and whether it is a plain file and no too large one."""
+    if archive.suffix.lower() == ".zip":
+        for info in _zip(*_stamp(archive)).infolist():
+            if not info.is_dir():
+                is_plain = (info.external_attr >> 28) in (0, 8)
+                fits = info.file_size <= min(_most(info.compress_size), _MOST_BYTES)
+                yield info.filename, is_plain, fits
+        return
+    most = _most(archive.stat().st_size)
+    with gzip.open(archive) as raw, tarfile.open(fileobj=_Limited(raw, most), mode="r|") as tape:
+        for member in tape:
+            if not member.isdir():
+                yield member.name, member.isreg(), member.size <= _MOST_BYTES
 
 
 def exists(path: pathlib.Path) -> bool:
@@ -204,8 +239,14 @@ def _inside(name: str) -> str:
     """Return a member's path below the archive's folder; '' if it leads elsewhere or is hidden."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     leads_out = name.startswith("/") or ".." in parts or any(":" in part for part in parts)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return "" if leads_out or hidden else "/".join(parts)
+    return "" if leads_out or _is_hidden(name) else "/".join(parts)
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in parts
+    )
 
 
 @functools.lru_cache(maxsize=8)

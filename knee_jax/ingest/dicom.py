@@ -572,6 +572,10 @@ _MOST_TORN = 0.05
 """Share of seams at which noise, or the end of a bone, may look torn."""
 
 
+_SLOPES, _INTERCEPT = (1e-6, 1e6), 1e7
+"""Slopes, either way, and largest intercept of a rescale that are believed."""
+
+
 def rescale(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
     """Apply the modality LUT or rescale to stored values, if it changes them.
 
@@ -584,6 +588,12 @@ def rescale(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
         default if (found := value(header, keyword)) in (None, "") else found
         for keyword, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
     )
+    if not (_SLOPES[0] <= abs(slope) <= _SLOPES[1] or slope == 0) or abs(intercept) > _INTERCEPT:
+        raise UnusableKnee(
+            "corrupt_header",
+            f"RescaleSlope is {float(slope):g} and RescaleIntercept {float(intercept):g}, which no "
+            "film has",
+        )
     if slope == 0:
         raise UnusableKnee("corrupt_header", "RescaleSlope is 0, which leaves no picture")
     if slope == 1 and intercept == 0:

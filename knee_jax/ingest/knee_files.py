@@ -120,11 +120,30 @@ class Source:
         path: Path to read from, possibly within an archive (`archives`).
         name: Path to show.
         outside: Whether it is a link to somewhere else.
+        never_read: Reason why it is listed only, such as a link in an archive; '' to read it.
     """
 
     path: pathlib.Path
     name: str
     outside: bool = False
+    never_read: str = ""
+
+
+def landmark_files(source: Source, folder: pathlib.Path | None) -> list[pathlib.Path]:
+    """Return the possible paths of the landmark files of a film, there or not.
+
+    Args:
+        source: File.
+        folder: Folder of landmark files; None: they lie beside the films.
+    """
+    root, name = _landmark_place(source, folder)
+    return [path for side in ("R", "L") for path in landmarks.files(root, name, side)]
+
+
+def _landmark_place(source: Source, folder: pathlib.Path | None) -> tuple[pathlib.Path, str]:
+    if folder is not None:
+        return folder, source.name
+    return source.path.parent, source.path.name
 
 
 def find(paths: list[pathlib.Path]) -> Iterator[Source]:
@@ -143,7 +162,7 @@ def find(paths: list[pathlib.Path]) -> Iterator[Source]:
         elif archives.stem(given.name):
             yield from _in_archive(given, given.name)
         else:
-            yield Source(given, given.name)
+            yield Source(given, _shown(given.name))
 
 
 def _in_folder(root: pathlib.Path) -> Iterator[Source]:
@@ -158,21 +177,29 @@ def _in_folder(root: pathlib.Path) -> Iterator[Source]:
             yield from _in_archive(path, name)
         else:
             outside = path.is_symlink() and not path.resolve().is_relative_to(inside)
-            yield Source(path, name, outside)
+            special = path.exists() and not path.is_file()
+            yield Source(path, _shown(name), outside, "no plain file" if special else "")
 
 
 def _in_archive(archive: pathlib.Path, name: str) -> Iterator[Source]:
     folder = archive.with_name(archives.stem(archive.name))
     try:
-        members = sorted(archives.files(archive))
+        members, left_out = sorted(archives.files(archive)), archives.left_out(archive)
     except OSError:
         # Damaged: read as a file itself, it is refused by name.
         yield Source(archive, name)
         return
+    for member, reason in sorted(left_out.items()):
+        yield Source(archive, _shown(f"{name}/{member}"), never_read=reason)
     for member in members:
         hidden = any(part.startswith(".") for part in pathlib.PurePosixPath(member).parts)
         if not hidden and not member.lower().endswith(".pts"):
-            yield Source(folder / member, f"{name}/{member}")
+            yield Source(folder / member, _shown(f"{name}/{member}"))
+
+
+def _shown(name: str) -> str:
+    """Return a name that can be written as text, whatever bytes the disk has for it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +219,8 @@ class KneeFileJob:
         try:
             if self.source.outside:
                 raise _refusal("link_out")
+            if self.source.never_read:
+                raise UnusableKnee("not_read_from_archive", self.source.never_read)
             if self.source.path.name.upper() == _INDEX:
                 raise _refusal("index_of_files")
             data = archives.read(self.source.path)
@@ -241,6 +270,7 @@ class KneeFileJob:
 
     def _film(self) -> list[Knee | Refusal]:
         """Read a DICOM film."""
+        _check_part(dicom.read_header(self.source.path, ("BodyPartExamined", "ViewPosition")))
         radiograph = dicom.read_film(self.source.path, None, self.reading.spacing_mm)
         notes = tuple(dicom.NOTES[name] for name in radiograph.notes)
         height, width = radiograph.pixels.shape
@@ -270,10 +300,7 @@ class KneeFileJob:
 
     def _landmarks(self, size_mm: tuple[float, float]) -> dict[str, np.ndarray | UnusableKnee]:
         """Return the landmarks of the knees that have a file of them, or what is wrong with it."""
-        path = self.source.path
-        root, name = path.parent, path.name
-        if self.reading.landmarks is not None:
-            root, name = self.reading.landmarks, self.source.name
+        root, name = _landmark_place(self.source, self.reading.landmarks)
         found: dict[str, np.ndarray | UnusableKnee] = {}
         for side in (self.reading.side,) if self.reading.side else ("R", "L"):
             if not any(archives.exists(file) for file in landmarks.files(root, name, side)):
@@ -303,6 +330,29 @@ class KneeFileJob:
         return found
 
 
+# fmt: off
+_OTHER_PARTS = (
+    "CHEST", "THORAX", "LUNG", "RIB", "CLAVICLE", "SHOULDER", "ARM", "HUMERUS", "ELBOW",
+    "FOREARM", "WRIST", "HAND", "FINGER", "THUMB", "SKULL", "HEAD", "NECK", "JAW", "DENTAL",
+    "SPINE", "SACRUM", "COCCYX", "PELVIS", "HIP", "ABDOMEN", "BREAST", "ANKLE", "FOOT", "TOE",
+    "HEEL",
+)
+# fmt: on
+_OTHER_VIEWS = ("LL", "RL", "LAT", "LATERAL", "SKYLINE", "SUNRISE", "MERCHANT", "AXIAL")
+
+
+def _check_part(header: object) -> None:
+    """Raise UnusableKnee if the header names another part of the body, or another view."""
+    part, view = (
+        str(getattr(header, keyword, "") or "").upper()
+        for keyword in ("BodyPartExamined", "ViewPosition")
+    )
+    if "KNEE" not in part and (named := [each for each in _OTHER_PARTS if each in part]):
+        raise UnusableKnee("other_body_part", f"its header says {named[0]}, not KNEE")
+    if view in _OTHER_VIEWS:
+        raise UnusableKnee("other_view", f"its header says view {view}, not a frontal one")
+
+
 _LATERALITY = ("ImageLaterality", "Laterality")
 
 
@@ -326,6 +376,7 @@ def _picture(data: bytes) -> np.ndarray | None:
             warnings.simplefilter("ignore")
             with PIL.Image.open(io.BytesIO(data)) as opened:
                 width, height = opened.size
+                turned = _orientation(opened)
     except PIL.Image.DecompressionBombError as error:
         raise _refusal("too_large") from error
     except Exception:
@@ -335,6 +386,7 @@ def _picture(data: bytes) -> np.ndarray | None:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UnusableKnee("corrupt_pixels", "no decoder reads it, or its data are cut short")
+    image = _turned(image, turned)
     if image.ndim == 2:
         return image
     colours = image[..., :3].astype(np.int32)
@@ -342,6 +394,32 @@ def _picture(data: bytes) -> np.ndarray | None:
     if image.shape[-1] >= 3 and np.ptp(colours, axis=-1).max() > most:
         raise _refusal("colour_image")
     return np.ascontiguousarray(image[..., 0 if image.shape[-1] < 3 else 1])
+
+
+_ORIENTATION = 0x0112
+"""EXIF's tag of how a picture is to be turned."""
+
+
+def _orientation(opened: PIL.Image.Image) -> int:
+    """Return the orientation that is still to be applied, 1 (upright) to 8."""
+    if opened.format == "TIFF":
+        return 1  # OpenCV applies it itself.
+    try:
+        return int(opened.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        # Whatever a damaged tag leads to; the picture itself may be whole.
+        return 1
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror a picture as its EXIF orientation says, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def _unknown() -> np.ndarray:

@@ -1,6 +1,7 @@
 """`knee-jax predict`: a folder of anything becomes a table, pictures and a page, and goes on."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def read_of(*found, name="a.png"):
 
 @pytest.fixture(autouse=True)
 def no_stamps(monkeypatch):
-    monkeypatch.setattr(grade, "stamp", lambda source: [0, 0])
+    monkeypatch.setattr(grade, "stamp", lambda *_: [0, 0])
 
 
 def test_rows_have_grade_probabilities_expectation_and_confidence(tmp_path):
@@ -206,3 +207,56 @@ def test_a_notebook_gets_the_same_rows(tmp_path, monkeypatch):
     given = knee_jax.grade(model(), [tmp_path / "b_L.png"], side="R")
     assert given["kl_pred"].tolist() == [3]
     assert {path.name for path in tmp_path.iterdir()} == {"a_R.png", "b_L.png", "c.txt"}
+
+
+def test_models_of_one_name_and_other_weights_are_told_apart():
+    import dataclasses
+
+    from knee_jax.inference import run
+
+    one, other = (
+        run.digest({"params": {"head": {"kernel": np.full(3, value, np.float32)}}})
+        for value in (1, 2)
+    )
+    assert one != other
+    settings = [
+        grade.settings_of(dataclasses.replace(model(), facts={"weights": each}), Reading(pixels=32))
+        for each in (one, other)
+    ]
+    assert settings[0] != settings[1]
+
+
+def test_lines_that_are_damaged_are_done_again(tmp_path):
+    sources = [Source(None, f"{i}.png") for i in range(3)]
+    reads = [read_of(knee(80 * i, 0, source=s.name), name=s.name) for i, s in enumerate(sources)]
+    folder, _ = results(tmp_path, reads)
+    lines = folder.lines.read_bytes().splitlines(keepends=True)
+    folder.lines.write_bytes(
+        lines[0] + b'{"file": "1.png", "stamp": [0, 0]}\n' + b"\xff\xfe" + lines[2]
+    )
+    again = grade.Results(folder.out, grade.settings_of(model(), Reading(pixels=32)))
+    assert [source.name for source in again.remaining(sources)] == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize("change", ["another file", "landmarks added"])
+def test_a_file_that_changed_is_graded_again(tmp_path, monkeypatch, change):
+    monkeypatch.undo()
+    path = tmp_path / "a_R.dcm"
+    path.write_bytes(b"1234")
+    source = Source(path, path.name)
+    before = grade.stamp(source)
+    if change == "another file":
+        status = path.stat()
+        (tmp_path / "b").write_bytes(b"5678")
+        os.replace(tmp_path / "b", path)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        (tmp_path / "a_R.dcm.pts").write_text("x")
+    assert grade.stamp(source) != before
+
+
+def test_no_model_is_no_model():
+    from knee_jax.inference import models
+
+    with pytest.raises(UserError, match="no model is named"):
+        models.average([])

@@ -7,6 +7,8 @@ import zlib
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, find
@@ -87,6 +89,10 @@ def test_an_oblong_crop_is_cut_to_its_middle(tmp_path):
     np.testing.assert_array_equal(knee.image, expected)
 
 
+def png(image):
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
 def png_of(width, height):
     """A PNG that says how large it is, with hardly any pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
@@ -143,7 +149,8 @@ def test_folders_archives_and_links_are_listed_and_nothing_leads_out(tmp_path):
         archive.writestr("d_R.png", (folder / "a_R.png").read_bytes())
         archive.writestr("../out_R.png", (folder / "a_R.png").read_bytes())
     found = {source.name: source for source in find([folder])}
-    assert set(found) == {"a_R.png", "sub/b_L.png", "link.png", "same.png", "more.zip/d_R.png"}
+    inside = {"a_R.png", "sub/b_L.png", "link.png", "same.png", "more.zip/d_R.png"}
+    assert set(found) == inside | {"more.zip/../out_R.png"}
     results = {name: KneeFileJob(source, Reading(pixels=64))()[0] for name, source in found.items()}
     assert isinstance(results["link.png"], Refusal)
     assert results["link.png"].reason == "link_out"
@@ -200,3 +207,68 @@ def test_a_film_without_landmarks_needs_to_be_asked_for_its_middles(film, tmp_pa
     apart = read(copy, landmarks=folder)
     for found, expected in zip(apart, read(film), strict=True):
         np.testing.assert_array_equal(found.image, expected.image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation, suffix):
+    rng = np.random.default_rng(0)
+    image = PIL.Image.fromarray(cv2.resize(rng.integers(0, 256, (8, 7), np.uint8), (240, 260)))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a_R.{suffix}", exif=exif, quality=100)
+    with PIL.Image.open(tmp_path / f"a_R.{suffix}") as saved:
+        upright = np.asarray(PIL.ImageOps.exif_transpose(saved))
+    write(tmp_path / "b_R.png", upright)
+    (turned,), (expected,) = read(tmp_path / f"a_R.{suffix}"), read(tmp_path / "b_R.png")
+    assert np.abs(turned.image.astype(int) - expected.image).mean() < 1
+
+
+def test_members_that_are_never_read_are_listed_with_the_reason(tmp_path):
+    with zipfile.ZipFile(tmp_path / "A.ZIP", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ok_R.png", png(knee_like()))
+        archive.writestr("../out_R.png", png(knee_like()))
+        archive.writestr("bomb.png", bytes(200_000_000))
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/hostname")
+    results = {s.name: KneeFileJob(s, Reading(pixels=64))()[0] for s in find([tmp_path])}
+    assert isinstance(results.pop("A.ZIP/ok_R.png"), Knee)
+    details = {name.rpartition("/")[2]: found.detail for name, found in results.items()}
+    assert details == {
+        "out_R.png": "its path leads out of the archive",
+        "bomb.png": "it swells beyond all measure",
+        "link.png": "a link or no plain file",
+    }
+
+
+def test_names_that_are_no_text_can_be_written(tmp_path):
+    path = os.fsencode(tmp_path) + b"/knee_\xff_R.png"
+    with open(path, "wb") as file:
+        file.write(png(knee_like()))
+    (source,) = find([tmp_path])
+    (knee,) = KneeFileJob(source, Reading(pixels=64))()
+    assert knee.source.encode()
+    assert knee.side == "R"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"BodyPartExamined": "CHEST"}, "other_body_part"),
+        ({"BodyPartExamined": "HAND"}, "other_body_part"),
+        ({"ViewPosition": "LL"}, "other_view"),
+        ({"RescaleSlope": "1e38", "RescaleIntercept": "0"}, "corrupt_header"),
+        ({"RescaleSlope": "1", "RescaleIntercept": "1e9"}, "corrupt_header"),
+        ({"BodyPartExamined": "KNEE", "ViewPosition": "PA"}, ""),
+    ],
+)
+def test_films_of_other_parts_and_absurd_scales_are_refused(film, tmp_path, changes, reason):
+    import pydicom
+
+    header = pydicom.dcmread(film)
+    for keyword, value in changes.items():
+        setattr(header, keyword, value)
+    header.save_as(tmp_path / "film.dcm")
+    found = read(tmp_path / "film.dcm", middle=True)
+    assert [getattr(each, "reason", "") for each in found] == ([reason] if reason else ["", ""])
