@@ -584,23 +584,24 @@ def rescale(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
     """
     if value(header, "ModalityLUTSequence"):
         return _applied(apply_modality_lut, stored, header, "its modality LUT")
-    slope, intercept = (
-        default if (found := value(header, keyword)) in (None, "") else found
-        for keyword, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
-    )
-    if not (_SLOPES[0] <= abs(slope) <= _SLOPES[1] or slope == 0) or abs(intercept) > _INTERCEPT:
+    try:
+        slope, intercept = (
+            float(default if (found := value(header, keyword)) in (None, "") else found)
+            for keyword, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+        )
+    except (TypeError, ValueError) as error:
+        raise UnusableKnee("corrupt_header", "its rescale is no number") from error
+    plausible = slope == 0 or _SLOPES[0] <= abs(slope) <= _SLOPES[1]
+    if not (plausible and abs(intercept) <= _INTERCEPT):
         raise UnusableKnee(
             "corrupt_header",
-            f"RescaleSlope is {float(slope):g} and RescaleIntercept {float(intercept):g}, which no "
-            "film has",
+            f"RescaleSlope is {slope:g} and RescaleIntercept {intercept:g}, which no film has",
         )
     if slope == 0:
         raise UnusableKnee("corrupt_header", "RescaleSlope is 0, which leaves no picture")
     if slope == 1 and intercept == 0:
         return stored
-    return _applied(
-        lambda values, _: values * float(slope) + float(intercept), stored, header, "its rescale"
-    )
+    return _applied(lambda values, _: values * slope + intercept, stored, header, "its rescale")
 
 
 def _grey_values(
