@@ -59,6 +59,7 @@ NOTES = {
     "sigmoid_left_out": "its sigmoid window, meant for display, is broken or leaves no picture",
     "high_bits_masked": "bits above BitsStored hold something else, and were masked",
     "bits_stored_too_few": "its values have more bits than BitsStored says; all were kept",
+    "sign_contradicts": "its header says that values have a sign, the values say not",
     "high_bit_contradicts": "HighBit says that values are shifted, the values say not",
     "stream_of_fewer_bits": "its compressed stream has fewer bits than BitsStored says",
     "grey_in_three_channels": "a grey film stored in three equal channels",
@@ -534,6 +535,11 @@ def _stored_values(
         return raw, [*notes, "stream_of_fewer_bits"]
     if not signed and not raw.max(initial=0) >> stored:
         return raw, notes
+    if signed:
+        # Unsigned values beyond half of the range, called signed, jump where they pass it.
+        plain, with_sign = (_extend(raw, stored, sign) for sign in (False, True))
+        if (with_sign < 0).any() and _is_torn(with_sign, plain, _MOST_TORN_BY_SIGN):
+            return plain, [*notes, "sign_contradicts"]
     masked, whole = (_extend(raw, width, signed) for width in (stored, bits))
     if bits == stored or np.array_equal(masked, whole):
         return masked, notes
@@ -551,7 +557,7 @@ def _extend(raw: np.ndarray, bits: int, signed: bool) -> np.ndarray:
     return (raw << spare).view(f"i{raw.dtype.itemsize}") >> spare.astype(f"i{raw.dtype.itemsize}")
 
 
-def _is_torn(masked: np.ndarray, whole: np.ndarray) -> bool:
+def _is_torn(masked: np.ndarray, whole: np.ndarray, most: float | None = None) -> bool:
     """Return whether masking tears a picture, instead of taking something off it.
 
     Neighbours that differ in the masked bits are alike without them, if these are an overlay. If
@@ -565,11 +571,13 @@ def _is_torn(masked: np.ndarray, whole: np.ndarray) -> bool:
         seams += int(there.sum())
         closer = np.abs(np.diff(b, axis=axis)) < np.abs(np.diff(a, axis=axis))
         torn += int((closer & there).sum())
-    return torn > _MOST_TORN * seams
+    return torn > (_MOST_TORN if most is None else most) * seams
 
 
 _MOST_TORN = 0.05
 """Share of seams at which noise, or the end of a bone, may look torn."""
+_MOST_TORN_BY_SIGN = 0.8
+"""The same of a sign that may be a mistake, where seams of pure noise are torn by half."""
 
 
 _SLOPES, _INTERCEPT = (1e-6, 1e6), 1e7
