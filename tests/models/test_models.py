@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from knee_jax import models, targets
 from knee_jax.errors import UserError
-from knee_jax.models import heads, resnet, senet
+from knee_jax.models import efficientnet, heads, resnet, senet
 from knee_jax.models.layers import BatchNorm, Conv, Linear
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
@@ -66,6 +66,17 @@ def test_every_network_keeps_the_contract(name, kwargs):
     check_contract(model, SHAPES.get(name, (3, 96, 64, 1)), has_dropout)
 
 
+def drawn(model, shapes, rng):
+    """Small positive variables; signed kernels where activations would all reach their limit."""
+    low = -0.2 if isinstance(model, efficientnet.Model) else 0.01
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: rng.uniform(
+            low if path[-1].key == "kernel" else 0.01, 0.2, leaf.shape
+        ).astype("f4"),
+        shapes,
+    )
+
+
 def check_contract(model, shape, has_dropout):
     """Check outputs, types, gradients, dropout, and that knees do not depend on each other.
 
@@ -79,13 +90,7 @@ def check_contract(model, shape, has_dropout):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
     # Compiling takes longer than all the rest, `init` longest; test_layers.py looks at its values.
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    # Signed kernels, since activations with an upper limit would all reach it.
-    variables = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: rng.uniform(
-            -0.2 if path[-1].key == "kernel" else 0.01, 0.2, leaf.shape
-        ).astype("f4"),
-        shapes,
-    )
+    variables = drawn(model, shapes, rng)
 
     @jit
     def train(params, key):
@@ -162,13 +167,7 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
     image = jnp.asarray(rng.normal(size=(2, *shape[1:])), jnp.float32)
     keypoints = jnp.asarray(rng.uniform(0, 64, (2, 74, 2)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, keypoints)
-    # Signed kernels, since activations with an upper limit would all reach it.
-    variables = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: rng.uniform(
-            -0.2 if path[-1].key == "kernel" else 0.01, 0.2, leaf.shape
-        ).astype("f4"),
-        shapes,
-    )
+    variables = drawn(model, shapes, rng)
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def see(variables):
