@@ -68,7 +68,7 @@ def path_of(name: str, data_dir: str | pathlib.Path) -> pathlib.Path:
 
 
 def origin(folder: LabelledFolder) -> str:
-    """Describe in one line all that a set is made of, by which another one is told apart."""
+    """Return one line of all that a set is made of, which differs between sets."""
     columns = ", ".join(f"{field}={column}" for field, column in sorted(folder.columns.items()))
     reading = folder.reading
     parts = {

@@ -286,7 +286,7 @@ def damaged(rng, data):
 
 
 def outcome(read, path):
-    """What is read, and the words of a refusal."""
+    """Files that are read, and the words of a refusal."""
     try:
         return read(path), ""
     except UserError as error:

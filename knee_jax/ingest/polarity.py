@@ -1,4 +1,4 @@
-"""Whether bone is bright on a film, judged by the picture.
+"""Brightness of bone on a film, judged by the picture.
 
 Headers contradict themselves and the picture. Seen along the rows, bone is where air is not: on a
 film of both knees at a quarter and three quarters of the width, with air at the sides and between

@@ -231,7 +231,7 @@ def set_up(
 
 
 class _Begun:
-    """Files of a run that has begun, in its folder, and what is told about them.
+    """Files of a run that has begun, and the remarks on them.
 
     Args:
         workdir: Folder of the run.

@@ -45,7 +45,7 @@ def folder_of(tmp_path, lines, names, **more):
 
 
 def made(folder):
-    """What becomes of a folder: examples, and reasons by line or file."""
+    """Examples of a folder, and reasons for exclusion by line or file."""
     jobs, exclusions, _, _ = plan(folder)
     found = [each for split in jobs.values() for job in split for each in job()]
     out = [*exclusions, *(each for each in found if isinstance(each, Exclusion))]
