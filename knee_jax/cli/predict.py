@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
     from tqdm import tqdm
 
     from knee_jax.inference import grade, models
-    from knee_jax.ingest.knee_files import find
+    from knee_jax.ingest.knee_files import find, unique
     from knee_jax.report.graded import write_page
 
     options = flags.FLAGS
@@ -94,21 +94,3 @@ def part_of(text: str) -> tuple[int, int]:
     if not (index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
         raise UserError(f"--shard={text}: is written I/N, with I from 1 to N")
     return int(index), int(number)
-
-
-def unique(found: list) -> list:
-    """Return files, each once; of equal names from several folders the later get a number."""
-    import dataclasses
-
-    sources, names, paths = [], set(), set()
-    for source in found:
-        if source.path in paths:
-            continue
-        name, count = source.name, 1
-        while name in names:
-            count += 1
-            name = f"{source.name} ({count})"
-        names.add(name)
-        paths.add(source.path)
-        sources.append(dataclasses.replace(source, name=name))
-    return sources

@@ -286,30 +286,15 @@ class Results:
                 "folder"
             )
         write_json(saved, dict(settings))
-        self.done = self._finished()
+        self.done = finished(self.lines)
+        if self.lines.is_file():
+            # Without what was torn, so that further lines begin on their own.
+            write_text(self.lines, "".join(f"{json.dumps(e)}\n" for e in self.done.values()))
 
     @property
     def lines(self) -> Path:
         """File of the finished lines of this part."""
-        index, number = self.part
-        return self.out / (LINES if number == 1 else f"knees-{index}-of-{number}.jsonl")
-
-    def _finished(self) -> dict[str, dict[str, Any]]:
-        """Return the finished lines by file; a torn last line is dropped."""
-        found: dict[str, dict[str, Any]] = {}
-        if not self.lines.is_file():
-            return found
-        whole = []
-        for line in self.lines.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                if isinstance(entry["stamp"], list) and isinstance(entry["rows"], list):
-                    found[str(entry["file"])] = entry
-                    whole.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
-        write_text(self.lines, "".join(f"{line}\n" for line in whole))
-        return found
+        return lines_of(self.out, *self.part)
 
     def remaining(self, sources: Sequence[Source]) -> list[Source]:
         """Return the files that are not finished, or have changed since."""
@@ -339,7 +324,8 @@ class Results:
         entries = dict(self.done)
         for index in range(1, number + 1):
             if index != self.part[0]:
-                entries |= Results._other(self.out, index, number)
+                # Only read: that part may be at work.
+                entries |= finished(lines_of(self.out, index, number))
         if not all(self._is_current(source, entries) for source in sources):
             return None
         rows = [row for source in sources for row in entries[source.name]["rows"]]
@@ -347,11 +333,25 @@ class Results:
         write_text(self.out / TABLE, table.to_csv(index=False))
         return table
 
-    @staticmethod
-    def _other(out: Path, index: int, number: int) -> dict[str, dict[str, Any]]:
-        other = object.__new__(Results)
-        other.out, other.part = out, (index, number)
-        return other._finished()
+
+def lines_of(out: Path, index: int, number: int) -> Path:
+    """Return the file of the finished lines of a part of a job array."""
+    return out / (LINES if number == 1 else f"knees-{index}-of-{number}.jsonl")
+
+
+def finished(lines: Path) -> dict[str, dict[str, Any]]:
+    """Read the finished lines by file; what is torn or damaged is left out."""
+    found: dict[str, dict[str, Any]] = {}
+    if not lines.is_file():
+        return found
+    for line in lines.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            if isinstance(entry["stamp"], list) and isinstance(entry["rows"], list):
+                found[str(entry["file"])] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def _order(rows: Sequence[Row]) -> Any:

@@ -10,7 +10,7 @@ import io
 import pathlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -163,6 +163,24 @@ def find(paths: list[pathlib.Path]) -> Iterator[Source]:
             yield from _in_archive(given, given.name)
         else:
             yield Source(given, _shown(given.name))
+
+
+def unique(found: Iterable[Source]) -> list[Source]:
+    """Return files, each once; of equal names from several folders the later get a number."""
+    sources: list[Source] = []
+    names: set[str] = set()
+    paths: set[pathlib.Path] = set()
+    for source in found:
+        if source.path in paths:
+            continue
+        name, count = source.name, 1
+        while name in names:
+            count += 1
+            name = f"{source.name} ({count})"
+        names.add(name)
+        paths.add(source.path)
+        sources.append(dataclasses.replace(source, name=name))
+    return sources
 
 
 def _in_folder(root: pathlib.Path) -> Iterator[Source]:
