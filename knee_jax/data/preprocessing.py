@@ -10,7 +10,7 @@ import numpy as np
 
 from knee_jax.config.schema import Input
 from knee_jax.data import augment
-from knee_jax.targets.kinds import Target
+from knee_jax.targets.kinds import Places, Target
 
 
 @flax.struct.dataclass
@@ -87,6 +87,19 @@ class Preprocessing:
         if mirrored is None:
             return dict(labels)
         return augment.mirror_labels(labels, targets, mirrored)
+
+    def places(
+        self, keypoints: jax.Array | None, targets: Sequence[Target]
+    ) -> dict[str, jax.Array]:
+        """Return the labels of the targets that are places in the input, as shares of its side.
+
+        Args:
+            keypoints: Keypoints of the input, [batch, 74, 2], pixels.
+            targets: Targets of the run.
+        """
+        if keypoints is None:
+            return {}
+        return {t.name: keypoints / self.size for t in targets if isinstance(t, Places)}
 
     def raw_training_input(
         self, batch: Mapping[str, Any], key: jax.Array

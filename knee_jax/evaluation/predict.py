@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import pandas as pd
 
 from knee_jax.data import mesh, views
@@ -31,7 +32,13 @@ def make_predictor(run: "Run") -> Predictor:
             outputs: Any = run.model.apply(variables, images, keypoints, train=False)
             return constants.task.decode(outputs)
 
-        return batch["row"], views.averaged(forward, images, run.config.evaluation, run.targets)
+        decoded = views.averaged(forward, images, run.config.evaluation, run.targets)
+        true = run.preprocessing.places(keypoints, run.targets)
+        # In pixels of the prepared image, whose spacing the index knows, the truth beside.
+        side = float(run.subsets["train"].prepared.image_shape[0])
+        for name, places in true.items():
+            decoded[name] = side * jnp.concatenate([decoded[name], places], axis=-1)
+        return batch["row"], decoded
 
     return jax.jit(predictor, out_shardings=mesh.replicated(run.mesh))
 

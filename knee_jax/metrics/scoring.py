@@ -14,7 +14,7 @@ from knee_jax.metrics import agreement, calibration, discrimination
 from knee_jax.metrics.bootstrap import subjects_of
 
 if TYPE_CHECKING:
-    from knee_jax.targets.kinds import Classes, Continuous
+    from knee_jax.targets.kinds import Classes, Continuous, Places
 
 Array = np.ndarray
 
@@ -119,6 +119,50 @@ def values(target: "Continuous", labelled: pd.DataFrame) -> Scorer:
     # Strata for the scheme `class`: fifths of the labels.
     cuts = np.quantile(truth, np.linspace(0, 1, 6)[1:-1])
     return Scorer(subjects_of(labelled), np.searchsorted(cuts, truth), statistics, len(labelled))
+
+
+FINEST_MM, FARTHEST_MM = 0.01, 50.0
+"""Step of the distances that a median is taken over, mm, and the largest of them."""
+
+
+def places(target: "Places", labelled: pd.DataFrame) -> Scorer:
+    """Score places by their radial errors, mm: mean, median, shares within some distances.
+
+    `knees_within_2.5mm` is the share of knees whose mean error is within the last of them (Tiulpin
+    et al. 2019, Table 2, has the others).
+
+    Args:
+        target: Target to score.
+        labelled: Rows of a predictions table, all of which have places.
+    """
+    errors = target.errors_mm(labelled)
+    known = np.isfinite(errors)
+    numbers = known.sum(1).astype(np.float64)
+    sums = np.where(known, errors, 0).sum(1)
+    last = target.limits_mm[-1]
+    good = sums <= last * numbers
+    within = {
+        f"within_{limit:g}mm": (known & (errors <= limit)).sum(1) for limit in target.limits_mm
+    }
+    bins = np.minimum(np.where(known, errors, 0), FARTHEST_MM) / FINEST_MM
+    counts = np.zeros((len(errors), int(FARTHEST_MM / FINEST_MM) + 1), np.float32)
+    rows, columns = np.nonzero(known)
+    np.add.at(counts, (rows, bins[rows, columns].astype(int)), 1)
+
+    def statistics(weights: Array) -> dict[str, Array]:
+        weights = weights.astype(np.float64)
+        total = weights @ numbers
+        below = np.cumsum(weights.astype(np.float32) @ counts, axis=1)
+        median = (below >= total[:, None] / 2).argmax(axis=1) * FINEST_MM + FINEST_MM / 2
+        return {
+            "radial_error": weights @ sums / total,
+            "radial_error_median": median,
+            **{name: weights @ number / total for name, number in within.items()},
+            f"knees_within_{last:g}mm": weights @ good / weights.sum(-1),
+        }
+
+    # Strata for the scheme `class`: none.
+    return Scorer(subjects_of(labelled), np.zeros(len(labelled), int), statistics, len(labelled))
 
 
 def predicted_classes(

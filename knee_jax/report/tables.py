@@ -37,6 +37,13 @@ METRIC_TITLES = {
     "bias": "Bias",
     "limit_low": "Lower limit of agreement",
     "limit_high": "Upper limit of agreement",
+    "radial_error": "Radial error (mm)",
+    "radial_error_median": "Median radial error (mm)",
+    "within_1mm": "Within 1 mm",
+    "within_1.5mm": "Within 1.5 mm",
+    "within_2mm": "Within 2 mm",
+    "within_2.5mm": "Within 2.5 mm",
+    "knees_within_2.5mm": "Knees within 2.5 mm",
 }
 """Metrics in the order in which they are shown."""
 

@@ -70,6 +70,7 @@ def make_train_step(run: Run) -> Step:
         input_key, dropout_key = jax.random.split(key)
         images, keypoints = run.preprocessing(batch, input_key, constants.intensities, train=True)
         labels = run.preprocessing.mirrored_labels(batch["labels"], run.targets, input_key)
+        labels |= run.preprocessing.places(keypoints, run.targets)
         mixture = mix(images, run.config.mixing, jax.random.fold_in(input_key, MIXING))
         epoch = state.step / jnp.float32(run.steps_per_epoch)
 

@@ -41,6 +41,9 @@ SMALL_VOLUMES = {
 SMALL_SIAMESE = SMALL | {"input.size": 299, "data.parts": (2, 1, 1), "data.seed": 2}
 del SMALL_SIAMESE["task.coherence.components"]
 
+SMALL_WINDOWS = SMALL | {"data.dataset": "phantom_windows/tiny", "data.parts": (2, 1, 1)}
+del SMALL_WINDOWS["task.coherence.components"]
+
 DEEP = {"densenet161", "densenet169", "densenet201", "resnet101", "resnet152"}
 """Siblings of others, among the long tests."""
 
@@ -109,7 +112,8 @@ def test_every_variant_of_progression_can_be_trained(variant, tmp_path, volumes_
 def test_every_variant_can_be_trained(name, variant, tmp_path, tiny_data_dir):
     """Its step can be traced over its own batches; tests/test_main.py runs some to the end."""
     config = importlib.import_module(f"knee_jax.configs.{name}").get_config(variant)
-    config.update_from_flattened_dict(SMALL_SIAMESE if name == "siamese_gap" else SMALL)
+    small = {"siamese_gap": SMALL_SIAMESE, "landmarks": SMALL_WINDOWS}.get(name, SMALL)
+    config.update_from_flattened_dict(small)
     config.data.split = "k_fold" if name == "oarsi" else "ratio"
     if name == "oarsi":
         config.data.test_dataset = "phantom_most/tiny"

@@ -23,6 +23,7 @@ def test_the_data_sets():
         "oai_xray",
         "phantom_most",
         "phantom_mri",
+        "phantom_windows",
         "phantom_xray",
     ]
 

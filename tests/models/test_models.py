@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from knee_jax import models, targets
 from knee_jax.errors import UserError
-from knee_jax.models import efficientnet, heads, resnet, senet
+from knee_jax.models import efficientnet, heads, landmarks, resnet, senet
 from knee_jax.models.layers import BatchNorm, Conv, Linear
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
@@ -33,6 +33,7 @@ NETWORKS = [
     ("antony2017", {"targets": ("kl0_vs_kl2",)}),
     ("densenet", {"blocks": (1, 1, 2, 1), "targets": ("kl0_vs_kl2", "kl")}),
     ("efficientnet", {"dropout": 0.5, "targets": ("kl",)}),
+    ("landmarks", {"pyramid": 8, "dropout": 0.5}),
     ("vgg", {"depth": 11, "targets": ("kl0_vs_kl2",), "dtype": "bfloat16"}),
     ("resnext", {"hidden": 8, "dropout": 0.5, "targets": ("progression",)}),
     ("slice_sequence", {**SLICES, "dropout": 0.5, "remat": True, "dtype": "bfloat16"}),
@@ -68,7 +69,7 @@ def test_every_network_keeps_the_contract(name, kwargs):
 
 def drawn(model, shapes, rng):
     """Small positive variables; signed kernels where activations would all reach their limit."""
-    low = -0.2 if isinstance(model, efficientnet.Model) else 0.01
+    low = -0.2 if isinstance(model, efficientnet.Model | landmarks.Model) else 0.01
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: rng.uniform(
             low if path[-1].key == "kernel" else 0.01, 0.2, leaf.shape
@@ -183,7 +184,10 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
     logits, intermediates, gradients = see(variables)
     siamese = name in ("siamese_gap", "tiulpin2018")
     maps = {"maps_lateral", "maps_medial"} if siamese else {"maps"}
-    one_for_all = name != "keypoint_pooling" and kwargs.get("pooling") not in heads.POOLINGS[1:]
+    one_for_all = (
+        name not in ("keypoint_pooling", "landmarks")
+        and kwargs.get("pooling") not in heads.POOLINGS[1:]
+    )
     own = {key for key in intermediates if key.startswith(("maps", "features"))}
     assert own == maps | ({"features"} if one_for_all else set())
     for key in own:

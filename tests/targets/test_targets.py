@@ -8,18 +8,28 @@ import pytest
 from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.targets.grades import GRADES, NUM_CLASSES
-from knee_jax.targets.kinds import MISSING, Binary, Classes, Continuous, Nominal, Ordinal, Target
+from knee_jax.targets.kinds import (
+    MISSING,
+    Binary,
+    Classes,
+    Continuous,
+    Nominal,
+    Ordinal,
+    Places,
+    Target,
+)
 
 KL = np.array([0, 1, 2, 3, 4, MISSING], np.int8)
 ALL = tuple(targets.all_targets().values())
 INDEX = pd.DataFrame(dict.fromkeys(GRADES, np.minimum(KL, 3)) | {"kl": KL}).assign(
     progression=np.array([0, 2, 1, 0, -1, 1], np.int8),
     jsw_medial=np.array([4.5, np.nan, 3.0, 2.0, 1.0, 5.0], np.float32),
+    keypoints_valid=np.array([True, True, True, False, True, False]),
 )
 
 
 def test_there_is_one_of_every_kind():
-    for kind in (Ordinal, Nominal, Binary, Continuous):
+    for kind in (Ordinal, Nominal, Binary, Continuous, Places):
         assert any(isinstance(target, kind) for target in ALL)
     names = [target.name for target in ALL]
     assert names[:7] == list(GRADES)
@@ -54,6 +64,10 @@ def test_every_target_keeps_the_protocol(target):
     assert decoded.dtype == np.float32
     identity = {"subject": list("abcdef"), "side": "L", "visit": 0}
     table = pd.DataFrame(identity | {target.name: labels} | target.predictions(decoded))
+    if isinstance(target, Places):
+        true = np.where(known[:, None, None], decoded[..., :2] + 3, np.nan)
+        truths = pd.DataFrame(target.truths(true) | {"spacing_mm": np.full(6, 0.5)})
+        table = pd.concat([table.drop(columns=target.name), truths], axis=1)
     assert set(target.columns()) <= set(table)
     assert target.columns()[0] == target.name
     for fault in target.faults(table):
