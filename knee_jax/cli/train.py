@@ -49,6 +49,11 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "process_id", None, "Number of this process, from 0, where it is not found."
     )
+    flags.DEFINE_string(
+        "figures",
+        "",
+        "Formats in which the report's figures are written beside it: svg, pdf, png, or several.",
+    )
     flags.mark_flags_as_required(["config", "workdir"])
     flags.register_validator("workdir", bool, "it must name a folder")
 
@@ -67,6 +72,7 @@ def main(_: list[str]) -> None:
     from knee_jax.evaluation.evaluate import evaluate
     from knee_jax.experiments.cross_validate import cross_validate
     from knee_jax.experiments.sweep import sweep
+    from knee_jax.report.attached import parse_formats
     from knee_jax.training.train import train
     from knee_jax.workdir.folder import lock
 
@@ -79,11 +85,15 @@ def main(_: list[str]) -> None:
                 f"({str(error).splitlines()[0]}): name --coordinator=HOST:PORT, --num_processes "
                 "and --process_id, or leave it out to train with one process"
             ) from error
-    modes = {"train": train, "cv": cross_validate, "sweep": sweep}
-    if FLAGS.mode in modes:
-        with lock(workdir):
-            modes[FLAGS.mode](config, workdir, data_dir)
-            if FLAGS.mode == "train":
-                evaluate(config, workdir, data_dir)
-    else:
-        evaluate(config, workdir, data_dir)
+    formats = parse_formats(FLAGS.figures)
+    if FLAGS.mode == "evaluate":
+        evaluate(config, workdir, data_dir, formats)
+        return
+    with lock(workdir):
+        if FLAGS.mode == "cv":
+            cross_validate(config, workdir, data_dir, formats)
+        elif FLAGS.mode == "sweep":
+            sweep(config, workdir, data_dir)
+        else:
+            train(config, workdir, data_dir)
+            evaluate(config, workdir, data_dir, formats)

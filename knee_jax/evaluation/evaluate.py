@@ -1,6 +1,6 @@
 """Evaluation of a run's best checkpoint: predictions tables, metrics with intervals, and report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Evaluated(NamedTuple):
     variables: Variables
 
 
-def evaluate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
+def evaluate(config: RunConfig, workdir: Path, data_dir: Path, formats: Sequence[str] = ()) -> None:
     """Evaluate the best checkpoint in `workdir` on its validation and test knees.
 
     Writes `predictions/<split>.csv`, `metrics.json` and `report/`, and prints the metrics.
@@ -43,6 +43,7 @@ def evaluate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
         config: Config of the run.
         workdir: Folder of the run.
         data_dir: Folder of prepared sets.
+        formats: Formats of figures that are written beside the report, such as 'pdf'.
 
     Raises:
         UserError: There is no checkpoint, or it belongs to another config.
@@ -60,7 +61,7 @@ def evaluate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
             print(f"note: {note}")
         print(f"\ncheckpoint of step {step}, the best on the validation knees")
         metrics = write_results(run, tables, workdir)
-        write_page(run, tables, metrics, workdir, explanation=explanation)
+        write_page(run, tables, metrics, workdir, explanation=explanation, formats=formats)
 
 
 def evaluate_checkpoint(run: Run, workdir: Path, predictor: Predictor | None = None) -> Evaluated:

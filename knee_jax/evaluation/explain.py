@@ -1,9 +1,9 @@
 """Explanation of a network: the features that its heads read, and where its evidence lay.
 
-Networks expose intermediate values by `knee_jax.models.layers.observe`. Grad-CAM (Selvaraju et al.
-2017, section 3) weights each channel of the last maps by the mean gradient of a class logit, and
-keeps the evidence in favour of the class. Wang et al. show both: Figs. 4 and 6. For a volume it is
-shown in the slices that count most: those that the Transformer of Panfilov et al. 2022 attends to.
+Networks expose intermediate values by `knee_jax.models.layers.observe`; heat is the evidence in
+favour of a class in their last maps (`knee_jax.models.activation`). Wang et al. show both: Figs. 4
+and 6. For a volume it is shown in the slices that count most: those that the Transformer of
+Panfilov et al. 2022 attends to.
 """
 
 import types
@@ -48,11 +48,13 @@ class HeatMaps(NamedTuple):
         heat: Evidence, float32 [n, size, size], 0 to 1, the maximum of each knee being 1; zeros
             where there is none in favour of the class.
         patch: Side of the two patches that the network reads, pixels; 0 if it reads the whole knee.
+        mm_per_pixel: Size of a pixel of the images; NaN if unknown.
     """
 
     images: np.ndarray
     heat: np.ndarray
     patch: int = 0
+    mm_per_pixel: float = float("nan")
 
 
 class SliceMaps(NamedTuple):
@@ -65,12 +67,14 @@ class SliceMaps(NamedTuple):
         images: Those slices, uint8 [n, k, rows, columns].
         heat: Evidence for the class in them, float32 [n, k, rows, columns], 0 to 1; 1 is the
             maximum over all slices, shown or not; zeros where there is none in favour of the class.
+        spacing_mm: Distance of the images' rows and of their columns, mm; NaN if unknown.
     """
 
     strength: np.ndarray
     numbers: np.ndarray
     images: np.ndarray
     heat: np.ndarray
+    spacing_mm: tuple[float, float] = (float("nan"), float("nan"))
 
 
 class Explanation(NamedTuple):
@@ -110,15 +114,15 @@ def explain(run: Run, variables: Variables, name: str, table: pd.DataFrame) -> E
     gathered = known[evenly(len(known), MOST_KNEES)]
     shown = known[choose_knees(table.iloc[known], target)]
     seen = observed(run, variables)
-    found, heat_maps, slices = None, None, None
+    found, heat, slices = None, None, None
     if len(known) and "features" in seen:
         found = features(run, variables, name, part.rows[gathered])
     if run.config.input.volume:
         if len(known) and _view_maps_among(run, seen):
             slices = slice_maps(run, variables, name, part.rows[shown], target)
     elif len(known) and activation.maps_among(seen):
-        heat_maps = grad_cam(run, variables, name, part.rows[shown], target)
-    return Explanation(target, gathered, found, shown, heat_maps, slices, "attention" in seen)
+        heat = heat_maps(run, variables, name, part.rows[shown], target)
+    return Explanation(target, gathered, found, shown, heat, slices, "attention" in seen)
 
 
 def observed(run: Run, variables: Variables) -> dict[str, tuple[int, ...]]:
@@ -163,7 +167,7 @@ def features(
     return _map(run, variables, name, rows, look)
 
 
-def grad_cam(
+def heat_maps(
     run: Run,
     variables: Variables,
     name: str,
@@ -171,7 +175,7 @@ def grad_cam(
     target: str,
     chosen: int | None = None,
 ) -> HeatMaps:
-    """Return maps of the evidence for a class, by Grad-CAM.
+    """Return maps of the evidence for a class.
 
     Args:
         run: The run.
@@ -199,7 +203,20 @@ def grad_cam(
         return batch["row"], (_grey(images, constants.intensities), heat)
 
     images, heat = _map(run, variables, name, rows, look)
-    return HeatMaps(images, heat, activation.patch_of(run.model, names))
+    return HeatMaps(images, heat, activation.patch_of(run.model, names), mm_per_pixel(run, name))
+
+
+def mm_per_pixel(run: Run, name: str) -> float:
+    """Return the size of a pixel of the input of a subset's films, mm; NaN if unknown."""
+    prepared = run.subsets[name].prepared
+    height, width = prepared.image_shape
+    # How far apart two points of the film come to lie in the input.
+    points = np.zeros((1, NUM_LANDMARKS, 2), np.float32)
+    points[0, 1, 0] = width
+    film = {"image": np.zeros((1, height, width), np.uint8), "keypoints": points}
+    _, mapped = run.preprocessing(film, jax.random.key(0), run.constants.intensities, train=False)
+    assert mapped is not None
+    return prepared.spacing_mm[0] * width / float(mapped[0, 1, 0] - mapped[0, 0, 0])
 
 
 def slice_maps(
@@ -211,8 +228,6 @@ def slice_maps(
     chosen: int | None = None,
 ) -> dict[str, SliceMaps]:
     """Return the weight of each slice of a volume, and the evidence for a class in it.
-
-    For a network that reads slice by slice, Grad-CAM weights the channels of each slice separately.
 
     Args:
         run: Run.
@@ -257,7 +272,16 @@ def slice_maps(
         return batch["row"], found
 
     of_views = _map(run, variables, name, rows, look)
-    return {view: SliceMaps(*arrays) for view, arrays in of_views.items()}
+    rows_mm, columns_mm, slices_mm = run.subsets[name].prepared.spacing_mm
+    spacing = {
+        "sagittal": (rows_mm, columns_mm),
+        "coronal": (rows_mm, slices_mm),
+        "axial": (columns_mm, slices_mm),
+    }
+    return {
+        view: SliceMaps(*arrays)._replace(spacing_mm=spacing[view])
+        for view, arrays in of_views.items()
+    }
 
 
 def _strongest(
@@ -281,7 +305,7 @@ def _strongest(
     numbers = jnp.sort(jax.lax.top_k(strength, min(number, count))[1], axis=1)
     at = numbers[:, :, None, None]
     shown = jnp.take_along_axis(activation.normalise(heat), at, axis=1)
-    shown = jax.image.resize(shown, (*shown.shape[:2], *side), "linear", antialias=False)
+    shown = activation.grow(shown, (side[0], side[1]))
     return strength, numbers, jnp.take_along_axis(volumes, at, axis=1), shown
 
 

@@ -12,6 +12,7 @@ A config without `ensemble` has one network, whose folds lie in the folder itsel
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -38,13 +39,16 @@ Tables = dict[str, pd.DataFrame]
 """Predictions table of 'out_of_fold' and, where there is a test cohort, of 'test'."""
 
 
-def cross_validate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
+def cross_validate(
+    config: RunConfig, workdir: Path, data_dir: Path, formats: Sequence[str] = ()
+) -> None:
     """Train and evaluate all folds of all networks; a second call resumes an interrupted one.
 
     Args:
         config: Config whose `data.split` is one of `schema.FOLDED`; `data.fold` is ignored.
         workdir: Folder of all the runs.
         data_dir: Folder of prepared sets.
+        formats: Formats of figures that are written beside the report, such as 'pdf'.
 
     Raises:
         UserError: A mistake that the user can mend, in one line.
@@ -76,7 +80,7 @@ def cross_validate(config: RunConfig, workdir: Path, data_dir: Path) -> None:
     of_ensemble = dataclasses.replace(run, config=config)
     if jax.process_index() == 0:
         results = write_results(of_ensemble, together, workdir)
-        write_page(of_ensemble, together, results, workdir, metrics)
+        write_page(of_ensemble, together, results, workdir, metrics, formats=formats)
 
 
 def check_weights(network: RunConfig) -> None:

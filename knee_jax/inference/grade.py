@@ -21,11 +21,13 @@ import numpy as np
 import pandas as pd
 
 import knee_jax
+from knee_jax import pictures
 from knee_jax.errors import UserError
 from knee_jax.files import atomic_write, write_json, write_text
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
 from knee_jax.ingest.knee_files import (
+    ROI_MM,
     Knee,
     KneeFileJob,
     Reading,
@@ -49,8 +51,8 @@ KNEES, PICTURES = "knees", "pictures"
 
 WARNING = "For research only, not a medical device."
 
-HEAT_SHARE = 0.45
-"""Opacity of the evidence over the picture."""
+PANEL = 320
+"""Width of the picture of a knee, and of its evidence, pixels."""
 
 Row = dict[str, Any]
 
@@ -162,7 +164,8 @@ def _graded(
             heat = predictor.explain(images, points) if predictor.heat else [None] * len(knees)
             for knee, row, evidence in zip(knees, rows, heat, strict=True):
                 name = name_of(knee.source, knee.side)
-                _write_picture(out / PICTURES / f"{name}.png", knee, evidence)
+                answer = _answer(predictor.targets[0], row)
+                _write_picture(out / PICTURES / f"{name}.png", knee, evidence, answer)
                 write_json(out / KNEES / f"{name}.json", {**row, "warning": WARNING})
     for read in reads:
         yield (
@@ -237,24 +240,30 @@ def _columns(predictor: Predictor, target: Target, decoded: np.ndarray) -> Row:
     }
 
 
+def _answer(target: Target, row: Row) -> str:
+    """Return the class that heat speaks for in words; of a continuous target, a high value."""
+    if isinstance(target, Classes):
+        return target.class_label(row[f"{target.name}_pred"])
+    return f"a high {target.title}"
+
+
 def _origin(predictor: Predictor) -> Row:
     return {"model": predictor.name, "knee_jax": knee_jax.__version__}
 
 
-def _write_picture(path: Path, knee: Knee, heat: np.ndarray | None) -> None:
-    """Write the region, with landmarks, and beside it where the evidence lay."""
-    grey = cv2.cvtColor(knee.image, cv2.COLOR_GRAY2BGR)
-    marked = grey.copy()
-    for x, y in knee.landmarks[np.isfinite(knee.landmarks).all(axis=1)]:
-        cv2.circle(marked, (round(float(x) - 0.5), round(float(y) - 0.5)), 2, (80, 220, 255), -1)
-    parts = [marked]
+def _write_picture(path: Path, knee: Knee, heat: np.ndarray | None, answer: str) -> None:
+    """Write the region, with landmarks, and beside it where the evidence for the answer lay."""
+    sides = pictures.FILM_SIDES if knee.side else ("", "")
+    size = float("nan") if knee.located == "crop" else ROI_MM / len(knee.image)
+    read = pictures.knee(
+        knee.image, PANEL, keypoints=knee.landmarks, sides=sides, mm_per_pixel=size
+    )
+    panels = [("as read", read)]
     if heat is not None:
-        size = (grey.shape[1], grey.shape[0])
-        large = cv2.resize(np.asarray(heat, np.float32), size, interpolation=cv2.INTER_LINEAR)
-        colours = cv2.applyColorMap(np.rint(255 * large).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-        share = (HEAT_SHARE * large)[..., None]
-        parts.append(np.rint(grey * (1 - share) + colours * share).astype(np.uint8))
-    good, data = cv2.imencode(".png", np.concatenate(parts, axis=1))
+        seen = pictures.evidence(knee.image, heat, PANEL, sides=sides, mm_per_pixel=size)
+        panels.append((f"evidence for {answer}", seen))
+    drawn = pictures.row(panels, bar=heat is not None)
+    good, data = cv2.imencode(".png", drawn[..., ::-1])
     assert good
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(data.tobytes())

@@ -9,18 +9,17 @@ import cv2
 import numpy as np
 
 from knee_jax.ingest.report import Example
-from knee_jax.landmarks import compartment
+from knee_jax.pictures import draw_landmarks
 from knee_jax.targets.grades import GRADES, MISSING
 
 FILE = "contact_sheet.png"
 NUM_KNEES = 48
 
 _COLUMNS, _TILE, _CAPTION, _GAP = 8, 200, 34, 4
-# In OpenCV's order: blue, green, red.
-_WHITE, _ORANGE, _BLUE = (255, 255, 255), (0, 165, 255), (255, 165, 0)
+_WHITE = (255, 255, 255)
 _FILMS = (
     "All should look like right knees: the femur above, the fibula and the lateral landmarks "
-    "(orange) at the left."
+    "(orange dots; the medial ones are blue crosses) at the left."
 )
 _VOLUMES = (
     "All should look like right knees: the femur above; the patella at the left of the sagittal "
@@ -72,7 +71,7 @@ def write(path: pathlib.Path, knees: Iterable[Example], label_columns: Sequence[
     rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
     title = np.zeros((_CAPTION, rows[0].shape[1], 3), np.uint8)
     _write_line(title, words, 22, 0.6)
-    done, data = cv2.imencode(".png", np.vstack([title, *rows]))
+    done, data = cv2.imencode(".png", np.vstack([title, *rows])[..., ::-1])
     if not done:
         raise OSError(f"{path}: OpenCV cannot write PNG files")
     path.write_bytes(data.tobytes())
@@ -88,11 +87,7 @@ def _tile(knee: Example, label_columns: Sequence[str]) -> np.ndarray:
     tile = np.zeros((_TILE + _CAPTION + _GAP, _TILE + _GAP, 3), np.uint8)
     left, top = (_TILE - size[0]) // 2, (_TILE - size[1]) // 2
     inner = np.repeat(shrunk[..., None], 3, axis=-1)
-    for index, (x, y) in enumerate(scale * knee.get("keypoints", np.empty((0, 2)))):
-        if np.isfinite((x, y)).all():
-            column, row = int(x), int(y)
-            colour = _BLUE if compartment(index)[-1][-1] == "m" else _ORANGE
-            cv2.rectangle(inner, (column, row), (column + 1, row + 1), colour)
+    draw_landmarks(inner, scale * knee.get("keypoints", np.empty((0, 2))))
     tile[top : top + size[1], left : left + size[0]] = inner
     caption = tile[_TILE : _TILE + _CAPTION, :_TILE]
     _write_line(caption, f"{knee['subject']} {knee['side']} {knee['visit']}m", 12, 0.42)

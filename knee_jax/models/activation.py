@@ -1,7 +1,10 @@
-"""Evidence for a class in a network's last maps, by Grad-CAM (Selvaraju et al. 2017, section 3).
+"""Evidence for a class in a network's last maps: gradient times activation, cell by cell.
 
-Networks expose intermediate values by `knee_jax.models.layers.observe`. Each channel of the maps is
-weighted by the mean gradient of a class logit, and what speaks for the class is kept.
+Networks expose intermediate values by `knee_jax.models.layers.observe`. Each value of the maps is
+multiplied by the gradient of a class logit at that place, and what speaks for the class is kept
+(HiResCAM, Draelos & Carin 2020). Behind a global average the gradient is the same everywhere, and
+this is Grad-CAM (Selvaraju et al. 2017). Behind pooling at landmarks it is not: Grad-CAM would
+average the gradient and show heat where no head reads.
 """
 
 from collections.abc import Mapping
@@ -63,7 +66,11 @@ def heat_of(
     patch = patch_of(model, names)
     seen, gradients = evidence(model, variables, images, keypoints, target, chosen)
     heat = {each: class_activation(seen[each], gradients[each]) for each in names}
-    return normalise(_on_side_patches(heat, patch, size) if patch else _grow(heat["maps"], size))
+    if patch:
+        return normalise(_on_side_patches(heat, patch, size))
+    top, rows = model.rows_read(size) if hasattr(model, "rows_read") else (0, size)
+    read = grow(heat["maps"], (rows, size))
+    return normalise(jnp.pad(read, ((0, 0), (top, size - top - rows), (0, 0))))
 
 
 def patch_of(model: nn.Module, names: tuple[str, ...]) -> int:
@@ -72,15 +79,13 @@ def patch_of(model: nn.Module, names: tuple[str, ...]) -> int:
 
 
 def class_activation(maps: jax.Array, gradients: jax.Array) -> jax.Array:
-    """Return the evidence for a class, float32 [batch, ...], 0 or more (ibid., eqs. 1 and 2).
+    """Return the evidence for a class, float32 [batch, ...], 0 or more (Draelos & Carin, eq. 3).
 
     Args:
         maps: Maps, [batch, ..., channels], of two or three spatial dimensions.
         gradients: Gradients of the class logit with respect to the maps, of the same shape.
     """
-    places = tuple(range(1, maps.ndim - 1))
-    weights = gradients.astype(jnp.float32).mean(places, keepdims=True)
-    return jax.nn.relu((weights * maps.astype(jnp.float32)).sum(-1))
+    return jax.nn.relu((gradients.astype(jnp.float32) * maps.astype(jnp.float32)).sum(-1))
 
 
 def evidence(
@@ -146,16 +151,18 @@ def maps_among(seen: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     return ()
 
 
-def _grow(heat: jax.Array, size: int) -> jax.Array:
-    """Resize heat [batch, height, width] bilinearly to [batch, size, size]."""
-    return jax.image.resize(heat, (heat.shape[0], size, size), "linear", antialias=False)
+def grow(heat: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resize the last two axes of heat bilinearly; where a cell has none, its pixels have none."""
+    shape = (*heat.shape[:-2], *size)
+    within = jax.image.resize((heat > 0).astype(heat.dtype), shape, "nearest")
+    return within * jax.image.resize(heat, shape, "linear", antialias=False)
 
 
 def _on_side_patches(heat: Mapping[str, jax.Array], patch: int, size: int) -> jax.Array:
     """Place the heat of the two patches where they lie on the knee, [batch, size, size]."""
     centres = np.arange(patch) + 0.5
     fade = np.minimum(1.0, np.minimum(centres, patch - centres) / BORDER).astype(np.float32)
-    lateral, medial = (_grow(heat[name], patch) * fade[:, None] * fade for name in SIDES)
+    lateral, medial = (grow(heat[name], (patch, patch)) * fade[:, None] * fade for name in SIDES)
     pasted, _ = paste_patches(lateral[..., None], medial[..., None], size, size)
     return pasted[..., 0]
 

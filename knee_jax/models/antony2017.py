@@ -94,6 +94,12 @@ class Model(nn.Module):
 
     needs_keypoints = False
 
+    @staticmethod
+    def rows_read(height: int) -> tuple[int, int]:
+        """Return the first row of an image that is read, and their number."""
+        rows = 2 * height // 3
+        return (height - rows) // 2, rows
+
     @nn.compact
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
@@ -108,9 +114,7 @@ class Model(nn.Module):
         Raises:
             UserError: A target is unknown, or the image is too small.
         """
-        height = image.shape[1]
-        rows = 2 * height // 3
-        top = (height - rows) // 2
+        top, rows = self.rows_read(image.shape[1])
         trunk = Trunk(self.width, self.dtype, name="trunk")
         x = flatten(observe(self, "maps", trunk(image[:, top : top + rows], train)))
         x = nn.Dropout(self.hidden_dropout, deterministic=not train)(x)

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from knee_jax.report import figures
-from knee_jax.report.examples import Example
+from knee_jax.report.examples import Example, example_drawing
 from knee_jax.report.sections import Drawing, Section
 from knee_jax.report.tables import Table
 from knee_jax.targets.grades import GRADES
@@ -74,11 +74,10 @@ def suspects_section(listing: pd.DataFrame, shown: Sequence[Example], number: in
         for row in listing.head(number).to_dict("records")
     )
     drawings = [
-        Drawing(
+        example_drawing(
             f"suspect_{place:02d}",
-            f"Knee radiograph, {', '.join(f'{g.upper()} {v}' for g, v in knee.truth.items())}",
-            figures.example_figure(knee),
-            f"{knee.caption}: " + ", ".join(f"{g.upper()} {v}" for g, v in knee.truth.items()),
+            knee,
+            ", ".join(f"{g.upper()} {v}" for g, v in knee.truth.items()),
         )
         for place, knee in enumerate(shown, start=1)
     ]

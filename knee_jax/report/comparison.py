@@ -10,6 +10,8 @@ from knee_jax import papers
 from knee_jax.files import write_text
 from knee_jax.metrics.summary import Estimate, Summary
 from knee_jax.papers import PaperTable
+from knee_jax.report.front import Front
+from knee_jax.report.page import write_page
 from knee_jax.report.sections import Section
 from knee_jax.report.tables import (
     ABBREVIATIONS,
@@ -20,7 +22,6 @@ from knee_jax.report.tables import (
     format_value,
     short_title,
 )
-from knee_jax.report.templates import template
 
 Results = Mapping[tuple[str, str], Mapping[str, Summary] | None]
 """Summaries by split for (config, model) of a paper's table, or None if the run has failed."""
@@ -100,7 +101,15 @@ def comparison_section(
     for name in names:
         paper = papers.read(name)
         notes += [f"{paper.source}: {note}" for note in paper.notes]
-        for table in comparison_tables(compare(paper, results)):
+        found = compare(paper, results)
+        # Of rows and columns in which we have no number, the paper tells more.
+        ours = found["state"] == "run"
+        found = found[
+            found["row"].isin(found.loc[ours, "row"])
+            & found["target"].isin(found.loc[ours, "target"])
+            & found["metric"].isin(found.loc[ours, "metric"])
+        ]
+        for table in comparison_tables(found):
             tables.append(
                 Table(f"{paper.source}. {table.title} [95 % interval]", table.header, table.rows)
             )
@@ -125,11 +134,11 @@ def write_comparison(
     title = f"{paper.source}: {paper.title}"
     notes = [*remarks, ABBREVIATIONS, *(f"Paper: {note}" for note in paper.notes)]
     text = "\n\n".join([title, *(table.text() for table in tables), "\n".join(notes)])
-    page = template("tables.html").render(title=title, tables=tables, pictures=(), notes=notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".txt"), text + "\n")
     write_text(path.with_suffix(".csv"), frame.to_csv(index=False, float_format="%.6g"))
-    write_text(path.with_suffix(".html"), page)
+    sections = [Section("Paper and ours", notes, tables)]
+    write_page(path.with_suffix(".html"), title, sections, Front())
     return text
 
 

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from knee_jax import targets
-from knee_jax.targets.kinds import Target
+from knee_jax import pictures, targets
+from knee_jax.report.sections import Drawing
+from knee_jax.targets.kinds import Classes, Ordinal, Target
 
 if TYPE_CHECKING:
     from knee_jax.data.prepared import PreparedSet
 
 Array = np.ndarray
+
+WIDTH = 270
+"""Width of a picture, pixels."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Example:
         keypoints: Landmarks, float [74, 2], x and y in pixels of `image` with half-pixel centres,
             or None.
         modality: Kind of image, 'film', or 'volume', of which a slice is shown.
+        mm_per_pixel: Size of a pixel, mm; NaN if unknown.
     """
 
     image: Array
@@ -37,11 +42,7 @@ class Example:
     caption: str = ""
     keypoints: Array | None = None
     modality: str = "film"
-
-    @property
-    def sides(self) -> tuple[str, str]:
-        """Names of what lies at the left and at the right of the image."""
-        return ("lateral", "medial") if self.modality == "film" else ("anterior", "posterior")
+    mm_per_pixel: float = float("nan")
 
     @property
     def target(self) -> Target:
@@ -57,35 +58,39 @@ class Example:
         return "correct" if self.target.agrees(truth, prediction) else "wrong"
 
 
-def choose_examples(
-    table: pd.DataFrame, name: str = "kl", num_each: int = 4, seed: int = 0
-) -> list[int]:
-    """Choose knees at random: correct predictions, then wrong ones, over all true grades.
+def choose_examples(table: pd.DataFrame, name: str = "kl", num_each: int = 8) -> list[int]:
+    """Choose the worst mistakes, and some right predictions over all true classes.
 
     Args:
         table: Predictions table with the target.
         name: Name of the target by which a prediction counts as correct or wrong.
-        num_each: Maximum number of correct ones, and of wrong ones.
-        seed: Random seed of the choice.
+        num_each: Maximum number of wrong ones; of right ones there are half as many.
 
     Returns:
-        Positions of rows of the table; within each group in the order of the label.
+        Positions of rows of the table: the wrong ones from the worst on, by the distance of grades
+        or values, and among equals the most confident first; then the right ones by class, the most
+        confident of each.
     """
     target = targets.get(name)
     truth = table[name].to_numpy(np.float64)
-    known = target.is_known(truth)
-    correct = target.agrees(truth, table[f"{name}_pred"].to_numpy(np.float64))
-    # By class; for a continuous label by its integer part.
-    group_of = np.where(known, np.floor(truth), np.nan)
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for group in (correct, ~correct):
-        rows = rng.permutation(np.flatnonzero(group & known))
-        # One of each true grade, then a second of each, until there are enough.
-        turn = pd.Series(rows).groupby(group_of[rows]).cumcount().to_numpy()
-        picked = rows[np.argsort(turn, kind="stable")][:num_each]
-        chosen += picked[np.argsort(truth[picked], kind="stable")].tolist()
-    return chosen
+    predicted = table[f"{name}_pred"].to_numpy(np.float64)
+    known = np.flatnonzero(target.is_known(truth))
+    certainty = np.zeros(len(table))
+    if isinstance(target, Classes):
+        certainty = table[target.output_columns()].to_numpy(np.float64).max(1)
+    # Between classes without an order there is no distance.
+    ordered = isinstance(target, Ordinal) or not isinstance(target, Classes)
+    error = np.abs(predicted - truth) if ordered else (predicted != truth).astype(float)
+    right = np.asarray(target.agrees(truth, predicted))
+    worst = known[np.lexsort((-certainty[known], -error[known]))]
+    wrong = [row for row in worst if not right[row]][:num_each]
+    best = known[np.lexsort((-certainty[known], error[known]))]
+    correct = np.array([row for row in best if right[row]], np.int64)
+    # One of each true class, then a second of each, until there are enough.
+    group = np.floor(truth[correct])
+    turn = pd.Series(correct, dtype=np.int64).groupby(group).cumcount().to_numpy()
+    chosen = correct[np.argsort(turn, kind="stable")][: num_each // 2]
+    return [*map(int, wrong), *map(int, chosen[np.argsort(truth[chosen], kind="stable")])]
 
 
 def show(prepared: "PreparedSet", rows: pd.DataFrame, names: Sequence[str]) -> list[Example]:
@@ -109,6 +114,43 @@ def show(prepared: "PreparedSet", rows: pd.DataFrame, names: Sequence[str]) -> l
             caption=f"{row['subject']} {row['side']}, month {row['visit']}",
             keypoints=knees["keypoints"][i] if has_landmarks[i] else None,
             modality="film" if volumes is None else "volume",
+            mm_per_pixel=prepared.spacing_mm[0 if volumes is None else 1],
         )
         for i, (_, row) in enumerate(rows.iterrows())
     ]
+
+
+def example_drawing(name: str, example: Example, words: str = "") -> Drawing:
+    """Draw a knee with its landmarks, sides and scale; the caption says what was read, predicted.
+
+    Args:
+        name: Name of the drawing.
+        example: Knee.
+        words: What to say of it instead.
+    """
+    film = example.modality == "film"
+    picture = pictures.knee(
+        example.image,
+        WIDTH,
+        keypoints=example.keypoints,
+        sides=pictures.FILM_SIDES if film else ("A", "P"),
+        mm_per_pixel=example.mm_per_pixel,
+        # Volumes are much darker than films.
+        brightest=255 if film else max(1, int(example.image.max())),
+    )
+    words = words or _verdict(example)
+    what = "Knee radiograph" if film else "Slice of a knee"
+    return Drawing(name, f"{what}, {words}", picture, f"{words}. {example.caption}")
+
+
+def _verdict(example: Example) -> str:
+    """Say what was read and predicted: of the first target, and of others that are wrong."""
+    parts = []
+    for name, predicted in example.prediction.items():
+        target, read = targets.get(name), example.truth[name]
+        known = bool(target.is_known(read))
+        if name != example.target.name and (not known or target.agrees(read, predicted)):
+            continue
+        words = target.format(read) if known else "unread"
+        parts.append(f"{target.short_title} {words}, predicted {target.format(predicted)}")
+    return "; ".join(parts)

@@ -4,19 +4,16 @@ import types
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from knee_jax import targets
-from knee_jax.evaluation.explain import MOST_KNEES, Explanation, SliceMaps
+from knee_jax import pictures, targets
+from knee_jax.evaluation.explain import MOST_KNEES, Explanation, HeatMaps, SliceMaps
 from knee_jax.models.patches import first_row
 from knee_jax.report import figures
 from knee_jax.report.sections import Drawing, Section
@@ -40,7 +37,13 @@ ENDS = types.MappingProxyType(
 )
 """Position of the first and of the last slice in each view."""
 
-_HEAT: Colormap = matplotlib.colormaps["inferno"]
+SIDES = types.MappingProxyType(
+    {"sagittal": ("A", "P"), "axial": pictures.FILM_SIDES, "coronal": pictures.FILM_SIDES}
+)
+"""Marks at the left and right of the slices of each view: anterior, posterior; lateral, medial."""
+
+PANEL = 240
+"""Width of one knee in a picture, pixels."""
 
 
 def t_sne(features: Array) -> Array:
@@ -96,67 +99,54 @@ def features_figure(places: Array, table: pd.DataFrame, target: str) -> Figure:
         return figure
 
 
-def heat_figure(image: Array, heat: Array, patch: int = 0) -> Figure:
+def heat_picture(maps: HeatMaps, number: int, words: str) -> Array:
     """Draw a knee as the network sees it, and beside it the location of the evidence.
 
     Args:
-        image: Image, uint8 [size, size], lateral at the left.
-        heat: Evidence, [size, size], 0 to 1.
-        patch: Side of the side patches that the network reads, pixels, which are framed; 0: none.
+        maps: Maps of several knees.
+        number: Number of the knee to draw.
+        words: What the evidence speaks for.
     """
-    height, width = image.shape
-    with matplotlib.rc_context(figures.STYLE):
-        figure = Figure(figsize=(4.2, 2.1 * height / width))
-        # Colours stand out from a darker picture, even where the film is white.
-        for left, white in ((0.0, 255), (0.503, 400)):
-            axes = figure.add_axes((left, 0.0, 0.497, 1.0))
-            axes.axis("off")
-            _draw_grey(axes, image, white)
-        _draw_heat(axes, heat)
-        if patch:
-            top = first_row(height, width, patch)
-            for left, line in ((0, "-"), (width - patch, "--")):
-                frame = Rectangle((left, top), patch, patch, fill=False, ls=line)
-                frame.set(edgecolor="white", linewidth=0.9)
-                axes.add_patch(frame)
-        return figure
+    image, heat = maps.images[number], maps.heat[number]
+    size, (height, width) = maps.mm_per_pixel, image.shape
+    patch = (maps.patch, first_row(height, width, maps.patch) if maps.patch else 0)
+    read = pictures.knee(image, PANEL, mm_per_pixel=size)
+    seen = pictures.evidence(image, heat, PANEL, mm_per_pixel=size, patch=patch)
+    panels = [("as read", read), (f"evidence for {words}", seen)]
+    return pictures.row(panels, bar=True)
 
 
-def slices_figure(slices: Mapping[str, SliceMaps], knee: int, attended: bool) -> Figure:
+def slices_picture(slices: Mapping[str, SliceMaps], knee: int, attended: bool, words: str) -> Array:
     """Draw the weight of each slice of a volume, and the strongest slices with heat.
 
     Args:
         slices: Maps of several knees for each view.
         knee: Number of the knee to draw.
         attended: Whether the bars are attention.
+        words: What the evidence speaks for.
     """
-    with matplotlib.rc_context(figures.STYLE):
-        pictures = [
-            (view, int(number), image, heat)
-            for view, maps in slices.items()
-            for number, image, heat in zip(maps.numbers[knee], maps.images[knee], maps.heat[knee])
-        ]
-        figure = Figure(figsize=(3.2 + 1.9 * len(pictures), 2.3), layout=ConstrainedLayoutEngine())
-        widths = [3.2, *[1.9] * len(pictures)]
-        axes, *panels = figure.subplots(1, 1 + len(pictures), width_ratios=widths)
-        first, middles = 0, []
-        shown = {(view, number) for view, number, _, _ in pictures}
-        for view, maps in slices.items():
-            count = maps.strength.shape[1]
-            colours = [figures.ORANGE if (view, i) in shown else figures.BLUE for i in range(count)]
-            axes.bar(first + np.arange(count), maps.strength[knee], 1.0, color=colours)
-            middles.append((first + (count - 1) / 2, "\n".join((view, " to ".join(ENDS[view])))))
-            first += count
-        axes.set_xticks(*zip(*middles))
-        axes.tick_params(axis="x", length=0, labelsize=8 if len(middles) == 1 else 6)
-        axes.set(xlim=(-1, first), ylabel="Attention" if attended else "Share of evidence")
-        axes.set_title("Slices", fontsize=9.5)
-        for panel, (view, number, image, heat) in zip(panels, pictures, strict=True):
-            panel.axis("off")
-            _draw_grey(panel, image, 330)
-            _draw_heat(panel, heat)
-            panel.set_title(f"{view} {number + 1}", fontsize=9)
-        return figure
+    marked, panels, groups = [], [], []
+    for view, maps in slices.items():
+        marked.append(np.isin(np.arange(maps.strength.shape[1]), maps.numbers[knee]))
+        groups.append((maps.strength.shape[1], "\n".join((view, " to ".join(ENDS[view])))))
+        rows_mm, columns_mm = maps.spacing_mm
+        aspect = rows_mm / columns_mm if np.isfinite(rows_mm / columns_mm) else 1.0
+        for number, image, heat in zip(maps.numbers[knee], maps.images[knee], maps.heat[knee]):
+            height, width = round(image.shape[0] * aspect), image.shape[1]
+            drawn = pictures.evidence(
+                cv2.resize(image, (width, height)),
+                heat,
+                round(PANEL * width / height),
+                sides=SIDES[view],
+                mm_per_pixel=columns_mm,
+                brightest=max(1, int(np.percentile(image, 99.5))),
+            )
+            panels.append((f"{view} {number + 1}", drawn))
+    strength = np.concatenate([maps.strength[knee] for maps in slices.values()])
+    chart = pictures.bars(strength, np.concatenate(marked), groups, (PANEL, PANEL))
+    first = "attention to each slice" if attended else "evidence in each slice"
+    panels[0] = (f"{panels[0][0]}: evidence for {words}", panels[0][1])
+    return pictures.row([(first, chart), *panels], bar=True)
 
 
 def features_section(table: pd.DataFrame, explanation: Explanation) -> Section:
@@ -192,7 +182,7 @@ def features_section(table: pd.DataFrame, explanation: Explanation) -> Section:
 
 
 def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
-    """Show where the network looked: Grad-CAM of a few telling knees (Wang et al., Fig. 4).
+    """Show where the network looked, for a few telling knees (Wang et al., Fig. 4).
 
     Args:
         table: Predictions table that was explained.
@@ -210,20 +200,20 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
             Drawing(
                 f"heat_{number:02d}",
                 f"Knee radiograph and heat map, {words}",
-                figure=heat_figure(maps.images[number], maps.heat[number], maps.patch),
+                heat_picture(maps, number, _speaks_for(row, target)),
                 caption=_caption(row, target, words),
             )
         )
     notes = [
         f"{target_title(target)}: each knee as the network reads it, lateral at the left, and "
-        "beside it where the evidence for the predicted class lay (Grad-CAM, Selvaraju et al. "
-        f"2017), brightest where it was strongest; each knee has its own scale. {_ORDER}",
+        "beside it where the evidence for the predicted class lay, brightest where it was "
+        f"strongest; each knee has its own scale. {_ORDER}",
         _HEAT_NOTE,
     ]
     if maps.patch:
         notes.append(
-            f"The network reads two patches of {maps.patch} px, lateral (solid frame) and medial "
-            "(dashed), and nothing else of the knee."
+            f"The network reads two patches of {maps.patch} px, lateral and medial (frames), and "
+            "nothing else of the knee."
         )
     return Section(title, notes, (), drawings)
 
@@ -247,7 +237,7 @@ def slices_section(table: pd.DataFrame, explanation: Explanation) -> Section:
             Drawing(
                 f"slices_{number:02d}",
                 f"Strength of the slices, and the strongest of them with heat, {words}",
-                figure=slices_figure(slices, number, explanation.attended),
+                slices_picture(slices, number, explanation.attended, _speaks_for(row, target)),
                 caption=_caption(row, target, words),
             )
         )
@@ -259,9 +249,8 @@ def slices_section(table: pd.DataFrame, explanation: Explanation) -> Section:
     )
     notes = [
         f"{target_title(target)}: at the left {bars}. At the right the slices of most strength "
-        "(orange bars), in their order, with the evidence for the predicted class in colour "
-        "(Grad-CAM, Selvaraju et al. 2017), brightest where it was strongest in all slices of the "
-        f"knee. {_ORDER}",
+        "(orange bars), in their order, with the evidence for the predicted class in colour, "
+        f"brightest where it was strongest in all slices of the knee. {_ORDER}",
         _HEAT_NOTE + " Attention says what was read, not what for."
         if explanation.attended
         else _HEAT_NOTE,
@@ -274,8 +263,10 @@ _ORDER = (
     "most certain, then those that the network could hardly decide."
 )
 _HEAT_NOTE = (
-    "Heat says what the prediction rests on, not that it is right, and is no finer than the "
-    "network's last maps."
+    "Heat is gradient times activation, cell by cell of the network's last maps (Draelos & Carin "
+    "2020; behind a global average this is Grad-CAM, Selvaraju et al. 2017): dark is where no head "
+    "reads, or nothing speaks for the class. It says what the prediction rests on, not that it is "
+    "right, and is no finer than these maps. L lateral, M medial, A anterior, P posterior."
 )
 
 
@@ -290,21 +281,15 @@ def _verdict(row: Mapping[Hashable, Any], target: str) -> str:
     return f"label {kind.format(read)}, predicted {kind.format(predicted)}"
 
 
+def _speaks_for(row: Mapping[Hashable, Any], target: str) -> str:
+    """Name what heat speaks for: the predicted class, or a high value."""
+    kind = targets.get(target)
+    if isinstance(kind, Classes):
+        return kind.class_label(row[f"{target}_pred"])
+    return f"a high {kind.title}"
+
+
 def _caption(row: Mapping[Hashable, Any], target: str, words: str) -> str:
     right = targets.get(target).agrees(row[target], row[f"{target}_pred"])
     knee = f"{row['subject']} {row['side']}, month {row['visit']}"
     return f"{'Right' if right else 'Wrong'}: {words}. {knee}"
-
-
-def _draw_grey(axes: Axes, image: Array, white: int) -> None:
-    """Draw the image as it is; darker if `white` is above 255."""
-    height, width = image.shape
-    axes.imshow(image, cmap="gray", vmin=0, vmax=white, extent=(0, width, height, 0))
-    axes.set(xlim=(0, width), ylim=(height, 0))
-
-
-def _draw_heat(axes: Axes, heat: Array) -> None:
-    height, width = heat.shape
-    colours = _HEAT(0.2 + 0.8 * heat)
-    colours[..., 3] = 0.7 * heat**0.75
-    axes.imshow(colours, extent=(0, width, height, 0), interpolation="bilinear")

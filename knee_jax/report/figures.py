@@ -5,7 +5,7 @@ Colours are those of Okabe & Ito (2008), which people with any form of colour bl
 distinguish.
 """
 
-import itertools
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from knee_jax import targets
-from knee_jax.landmarks import FEMUR, TIBIA
+from knee_jax.files import write_bytes
 from knee_jax.metrics import agreement, discrimination
 from knee_jax.metrics.endpoints import dichotomy_samples
 from knee_jax.metrics.predictions import targets_in
 from knee_jax.metrics.scoring import LIMITS
 from knee_jax.metrics.summary import Summary
-from knee_jax.report.examples import Example
 from knee_jax.report.tables import METRIC_TITLES, format_estimate
 from knee_jax.targets.kinds import Classes, Continuous, Dichotomy
 
@@ -63,14 +62,29 @@ STYLE: dict[Any, Any] = {
     "legend.framealpha": 0.8,
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
+    "svg.hashsalt": "knee_jax",
+    "pdf.fonttype": 42,
 }
 _DPI = 150
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; the same figure gives the same bytes."""
+    """Write a figure in the format that the suffix names; the same figure gives the same bytes."""
+    write_bytes(path, rendered(figure, path.suffix.removeprefix(".")))
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """Return a figure as the content of a `png`, `svg` or `pdf` file.
+
+    Letters are outlines, so that no font is missing elsewhere.
+    """
+    dates: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    content = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=_DPI, facecolor="white")
+        figure.savefig(
+            content, format=kind, dpi=_DPI, facecolor="white", metadata=dates.get(kind, {})
+        )
+    return content.getvalue()
 
 
 def confusion_figure(table: pd.DataFrame, grades: Sequence[Classes]) -> Figure:
@@ -160,69 +174,44 @@ def cohorts_figure(cohorts: Mapping[str, pd.DataFrame], grades: Sequence[Classes
     return _shares_figure(read, COLOURS, grades)
 
 
-def training_figure(history: pd.DataFrame) -> Figure:
-    """Draw training curves, one panel per quantity.
+def training_figure(history: pd.DataFrame, best_step: int | None = None) -> Figure | None:
+    """Draw the course of the loss, and of the metric that chose the checkpoint.
 
     Args:
-        history: Long table with the columns step, name, value; the last part of a name, after the
-            last `/`, is the quantity, and what precedes it distinguishes the lines of a panel
-            (`train/loss` and `val/loss` share a panel).
+        history: Long table with the columns step, name, value; `train/loss` is the loss of
+            training, and every name that begins with `validation/` is of the validation knees.
+        best_step: Step of the best checkpoint, which is marked.
+
+    Returns:
+        Figure with one panel for the loss and one for every other metric of the validation knees;
+        None if nothing has two points.
     """
-    parts = history["name"].str.rpartition("/")
-    history = history.assign(line=parts[0], quantity=parts[2])
+    panels: dict[str, list[tuple[str, pd.DataFrame]]] = {}
+    for name, rows in history.groupby("name", sort=False):
+        part, _, quantity = str(name).rpartition("/")
+        if len(rows) > 1 and (part == "validation" or (part, quantity) == ("train", "loss")):
+            panels.setdefault(quantity, []).append((part, rows))
+    if not panels:
+        return None
     with matplotlib.rc_context(STYLE):
-        quantities = list(dict.fromkeys(history["quantity"]))
-        figure, panels, _ = make_panels(len(quantities), 3, (3.5, 2.7))
-        lines = dict.fromkeys(history["line"])
-        colours = dict(zip(lines, itertools.cycle(COLOURS)))
-        for axes, quantity in zip(panels, quantities, strict=True):
-            for line, rows_of in history[history["quantity"] == quantity].groupby(
-                "line", sort=False
-            ):
-                few = len(rows_of) < 30
+        figure, all_axes, _ = make_panels(len(panels), 3, (4.6, 3.1))
+        for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=True):
+            for part, rows in lines:
                 axes.plot(
-                    rows_of["step"],
-                    rows_of["value"],
-                    color=colours[line],
-                    marker="o" if few else "",
+                    rows["step"],
+                    rows["value"],
+                    color=ORANGE if part == "validation" else BLUE,
+                    marker="o" if len(rows) < 30 else "",
                     ms=3,
-                    label=line,
+                    label={"train": "training", "validation": "validation"}[part],
                 )
+            if best_step is not None:
+                axes.axvline(best_step, color="#999999", lw=1, ls="--", label="best checkpoint")
             title = METRIC_TITLES.get(quantity, quantity.replace("_", " "))
             axes.set(title=title[:1].upper() + title[1:], xlabel="Step")
             axes.ticklabel_format(axis="y", scilimits=(-3, 4))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if any(axes.get_legend_handles_labels()[1]):
-                axes.legend(fontsize=8)
-        return figure
-
-
-def example_figure(example: Example) -> Figure:
-    """Draw a knee with its landmarks, and label its lateral and medial, or other, sides."""
-    height, width = example.image.shape
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.6, 2.6 * height / width))
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        axes.axis("off")
-        # The pixel (0, 0) fills [0, 1] x [0, 1]: half-pixel centres, as in the keypoints. Volumes
-        # are much darker than films.
-        white = 255 if example.modality == "film" else max(1, int(example.image.max()))
-        axes.imshow(example.image, cmap="gray", vmin=0, vmax=white, extent=(0, width, height, 0))
-        if example.keypoints is not None:
-            for bone, colour in ((FEMUR, ORANGE), (TIBIA, SKY)):
-                x, y = np.asarray(example.keypoints)[list(bone)].T
-                axes.plot(x, y, ".", color=colour, ms=3.2, mew=0)
-        axes.set(xlim=(0, width), ylim=(height, 0))
-        for x, side, align in zip((0.03, 0.97), example.sides, ("left", "right")):
-            axes.text(
-                *(x, 0.03, side),
-                transform=axes.transAxes,
-                ha=align,
-                va="bottom",
-                fontsize=8,
-                color="white",
-                bbox={"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5},
-            )
+            axes.legend(fontsize=8)
         return figure
 
 

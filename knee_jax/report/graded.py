@@ -1,6 +1,5 @@
 """Page of graded knees: one self-contained HTML file beside the table of `inference.grade`."""
 
-import base64
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,12 @@ import cv2
 import pandas as pd
 
 from knee_jax.files import write_text
+from knee_jax.pictures import data_uri
 from knee_jax.report.templates import template
 from knee_jax.targets import of_kind
 from knee_jax.targets.kinds import Classes, Target
 
 PAGE = "index.html"
-
-WIDTH = 640
-"""Width of the pictures in the page, pixels."""
 
 MOST_PICTURES = 300
 """Number of knees whose pictures are in the page; those of further ones stay in their folder."""
@@ -106,15 +103,11 @@ def write_page(
     return out / PAGE
 
 
-def _embedded(picture: Path) -> str:
+def _embedded(path: Path) -> str:
     """Return a picture as text for the page, smaller than its file."""
-    image = cv2.imread(str(picture))
+    image = cv2.imread(str(path))
     assert image is not None
-    small = cv2.resize(
-        image, (WIDTH, WIDTH * image.shape[0] // image.shape[1]), interpolation=cv2.INTER_AREA
-    )
-    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    return data_uri(image[..., ::-1])
 
 
 def _answer(target: Target, row: Any) -> Answer:

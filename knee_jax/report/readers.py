@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from knee_jax import targets
-from knee_jax.files import atomic_write, write_text
+from knee_jax.files import write_text
 from knee_jax.metrics.bootstrap import subjects_of
 from knee_jax.metrics.readers import (
     KAPPA,
@@ -21,7 +21,9 @@ from knee_jax.metrics.readers import (
     positive_probabilities,
 )
 from knee_jax.report import figures
-from knee_jax.report.page import picture_of
+from knee_jax.report.front import Front
+from knee_jax.report.page import write_page
+from knee_jax.report.sections import Drawing, Section
 from knee_jax.report.tables import (
     METRIC_TITLES,
     Table,
@@ -29,7 +31,6 @@ from knee_jax.report.tables import (
     format_value,
     target_title,
 )
-from knee_jax.report.templates import template
 from knee_jax.targets.kinds import Classes
 
 Array = np.ndarray
@@ -56,20 +57,17 @@ def write_readers(folder: Path, study: Study, comparison: Comparison, intervals:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = folder / "readers_confidence.png"
     drawn.unlink(missing_ok=True)
-    pictures = []
+    drawings = []
     if probabilities := positive_probabilities(study):
         figure = confidence_figure(probabilities, study)
-        with atomic_write(drawn) as unfinished:
-            figures.save(figure, unfinished)
+        figures.save(figure, drawn)
         alt = "How probable the model and the readers find it that each knee is positive"
-        pictures.append(picture_of(figure, drawn.name, alt))
-    page = template("tables.html").render(
-        title=title, tables=tables, pictures=pictures, notes=notes
-    )
+        drawings.append(Drawing("readers_confidence", alt, figure))
     numbers = readers_numbers(study, comparison)
     write_text(folder / "readers.txt", text + "\n")
     write_text(folder / "readers.csv", numbers.to_csv(index=False, float_format="%.6g"))
-    write_text(folder / "readers.html", page)
+    sections = [Section("Readers and model", notes, tables, drawings)]
+    write_page(folder / "readers.html", title, sections, Front())
     return text
 
 

@@ -1,6 +1,8 @@
 """Report of a run: the selection of its contents for the page."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +16,24 @@ from knee_jax.evaluation.explain import Explanation
 from knee_jax.files import write_text
 from knee_jax.metrics import bootstrap, grade_coherence, subgroups
 from knee_jax.metrics.summary import Summary
+from knee_jax.report.checklist import checklists_section
 from knee_jax.report.coherence import loss_section, suspects_section
 from knee_jax.report.comparison import comparison_section
 from knee_jax.report.confidence import confidence_section
 from knee_jax.report.examples import Example, choose_examples, show
 from knee_jax.report.explanation import features_section, heat_section, slices_section
-from knee_jax.report.page import write_report
+from knee_jax.report.front import Front, troubles_of_training
+from knee_jax.report.operating import operating_table
+from knee_jax.report.page import read_history, write_report
+from knee_jax.report.participants import TITLES, participants_section
 from knee_jax.report.sections import Section, cohorts_section, selection_section
 from knee_jax.report.subgroups import subgroups_section
-from knee_jax.report.tables import terminal_table, tidy_metrics
-from knee_jax.targets.grades import GRADES
+from knee_jax.report.tables import target_title, terminal_table, tidy_metrics
+from knee_jax.targets.grades import GRADES, OARSI_GRADES
 from knee_jax.targets.kinds import Dichotomy, Nominal
 from knee_jax.tasks.grading import Grading
 from knee_jax.training.run import Run
+from knee_jax.workdir.folder import commit_of
 
 
 def write_page(
@@ -36,6 +43,7 @@ def write_page(
     workdir: Path,
     networks: Mapping[str, dict[str, Summary]] | None = None,
     explanation: Explanation | None = None,
+    formats: Sequence[str] = (),
 ) -> None:
     """Write the report, and print the metrics of the knees that were held out to the last.
 
@@ -46,11 +54,22 @@ def write_page(
         workdir: Folder that they were written to.
         networks: Metrics of each network of an ensemble, by name.
         explanation: Explanation of the network on knees of `shown_part`; None for an ensemble.
+        formats: Formats of figures that are written beside the page.
     """
     config, settings = run.config, run.config.evaluation
     networks = networks or {}
     shown = shown_part(tables)
     sections = []
+    points = operating_table(tables, shown, metrics[shown], settings.num_resamples, settings.scheme)
+    if points:
+        sections.append(Section("Points of decision", tables=(points,)))
+    sections.append(confidence_section(tables[shown]))
+    if explanation is not None:
+        looked = slices_section if config.input.volume else heat_section
+        sections.append(looked(tables[shown], explanation))
+        sections.append(features_section(tables[shown], explanation))
+    if isinstance(run.targets[0], Nominal) and (endpoint := dichotomy_of(config.targets[0])):
+        sections.append(subgroups_of(tables[shown], endpoint, settings, workdir))
     if len(networks) > 1:
         held_out = {name: each["out_of_fold"] for name, each in networks.items()}
         held_out["ensemble"] = metrics["out_of_fold"]
@@ -69,26 +88,87 @@ def write_page(
         sections.append(cohorts_section(cohorts))
     if isinstance(run.task, Grading) and run.task.mixture is not None:
         sections += coherence_sections(run, run.task.temperature, workdir)
-    sections.append(confidence_section(tables[shown]))
-    if isinstance(run.targets[0], Nominal) and (endpoint := dichotomy_of(config.targets[0])):
-        sections.append(subgroups_of(tables[shown], endpoint, settings, workdir))
-    if explanation is not None:
-        sections.append(features_section(tables[shown], explanation))
-        looked = slices_section if config.input.volume else heat_section
-        sections.append(looked(tables[shown], explanation))
+    parts = parts_of(run, folded=mode == "cv")
+    sets = {each.prepared.name: each.prepared for each in run.subsets.values()}
+    flows = {
+        name: pd.read_csv(StringIO((each.path / "flow.csv").read_text()), keep_default_na=False)
+        for name, each in sets.items()
+        if (each.path / "flow.csv").exists()
+    }
     page = write_report(
         workdir,
         examples(run, tables[shown], shown),
         title=title_of(config, networks),
         intervals=bootstrap.describe(settings.num_resamples, scheme=settings.scheme),
+        opening=[participants_section(parts, {} if mode == "cv" else run.flow, flows, run.targets)],
         extra_sections=sections,
+        closing=[checklists_section(config, commit_of(workdir))],
+        shown=Front(lead_of(config, networks, parts), (), troubles_of(run, workdir, mode)),
         notes=run.notes,
+        formats=formats,
     )
     print(f"\n{shown.replace('_', ' ')} knees, 95 % intervals by {settings.scheme}:\n")
     print(terminal_table(metrics[shown]))
     if shown in ("validation", "out_of_fold"):
         print("\nThese knees also chose the checkpoint, so the numbers are a little optimistic.")
     print(f"\nreport: {page}")
+
+
+def parts_of(run: Run, *, folded: bool) -> dict[str, pd.DataFrame]:
+    """Return the rows of the index of each part of a run, with what is known of their subjects.
+
+    Args:
+        run: Run.
+        folded: Whether training and validation knees take turns, and are one part.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for name, subset in run.subsets.items():
+        rows = subset.prepared.index.iloc[subset.rows]
+        people = subset.prepared.path / "subjects.csv"
+        if people.exists():
+            known = pd.read_csv(StringIO(people.read_text()), dtype={"subject": str})
+            columns = [c for c in ("age", "sex", "bmi") if c in known and c not in rows]
+            rows = rows.merge(known[["subject", *columns]], "left", "subject")
+        if folded and name in ("train", "validation"):
+            name = "folds"
+            rows = pd.concat([*([found[name]] if name in found else []), rows])
+        found[name] = rows
+    return {name: found[name] for name in TITLES if name in found}
+
+
+def lead_of(config: RunConfig, networks: Iterable[str], parts: Mapping[str, pd.DataFrame]) -> str:
+    """Say in a sentence what was trained, and on whom."""
+    trained = parts.get("folds", parts.get("train", pd.DataFrame(columns=["subject"])))
+    readers = " and ".join(networks) or config.model.name
+    named = [name for name in config.targets if name not in OARSI_GRADES]
+    words = [target_title(name) for name in named]
+    if number := len(config.targets) - len(named):
+        words.append(f"{number} OARSI grade{'s' if number > 1 else ''}")
+    predicted = " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
+    unlabelled = f", and {len(parts['unlabelled']):,} unlabelled" if "unlabelled" in parts else ""
+    return (
+        f"{readers}, which predicts {predicted}, was trained on {len(trained):,} knee images of "
+        f"{trained['subject'].nunique():,} subjects of {config.data.dataset}{unlabelled}."
+    )
+
+
+def troubles_of(run: Run, workdir: Path, mode: str) -> list[str]:
+    """Say what went wrong before the evaluation, or makes its figures another thing."""
+    found = list(remarks_on(run.config))
+    left_out = {
+        TITLES[part]: {why: n for why, n in counts.items() if why not in ("used", "read_globally")}
+        for part, counts in run.flow.items()
+    }
+    for part, reasons in left_out.items() if mode != "cv" else ():
+        if reasons:
+            words = ", ".join(f"{n:,} {why.replace('_', ' ')}" for why, n in reasons.items())
+            found.append(f"{part} knees left out: {words}.")
+    if mode == "train":
+        steps = math.ceil(run.config.epochs * run.steps_per_epoch)
+        path = workdir / "metrics.jsonl"
+        history = read_history(path) if path.exists() else pd.DataFrame(columns=["step"])
+        found += troubles_of_training(history, steps)
+    return found
 
 
 def shown_part(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -108,8 +188,10 @@ def remarks_on(config: RunConfig) -> tuple[str, ...]:
     sets = (config.data.dataset, config.data.test_dataset)
     remarks = []
     if any(name.startswith("phantom") for name in sets):
-        remarks.append("These knees were drawn by a program: the numbers are NOT comparable.")
-    if config.model.options.get("width", 64) < 64:
+        remarks.append(
+            "These knees were drawn by a program: the numbers are NOT comparable with a paper's."
+        )
+    if config.paper_row and config.model.options.get("width", 64) < 64:
         remarks.append("The network is narrower than the published one.")
     return tuple(remarks)
 

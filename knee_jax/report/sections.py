@@ -1,9 +1,11 @@
 """Sections of a report besides the results of its splits, made of tables and figures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,36 +20,63 @@ LATERAL, MEDIAL = ("osfl", "ostl", "jsl"), ("osfm", "ostm", "jsm")
 
 
 class Drawing(NamedTuple):
-    """Figure for the page.
+    """Figure or picture for the page.
 
     Attributes:
-        name: Name of its file without `.png`, unique in the report.
-        alt: Alternative text that describes the figure.
-        figure: Figure made without pyplot; see `knee_jax.report.figures`.
+        name: Name of its file without suffix, unique in the report.
+        alt: Alternative text that describes it.
+        content: Figure made without pyplot (`knee_jax.report.figures`), or a picture uint8 [rows,
+            columns, 3] (`knee_jax.pictures`).
         caption: Line under it. Captioned drawings are laid out in a grid, like pictures of knees.
     """
 
     name: str
     alt: str
-    figure: Figure
+    content: Figure | np.ndarray
     caption: str = ""
+
+
+class Box(NamedTuple):
+    """Box of a flow diagram.
+
+    Attributes:
+        title: What is counted.
+        number: Number, in words.
+        aside: Lines on those that left here, with reasons.
+    """
+
+    title: str
+    number: str
+    aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """Part of the page: its notes, then its tables, then its drawings.
+    """Part of the page: its notes, then flow, tables and drawings.
 
     Attributes:
         title: Heading of the section.
         notes: Paragraphs of plain text.
         tables: Tables, shown in full.
-        drawings: Drawings, saved beside the page.
+        drawings: Figures and pictures.
+        flow: Boxes of a flow diagram, from the first to the last; those of the last list stand
+            side by side.
+        terms: Words and their meaning.
+        folded: Whether tables are shown only when they are unfolded.
     """
 
     title: str
     notes: Sequence[str] = ()
     tables: Sequence[Table] = ()
     drawings: Sequence[Drawing] = ()
+    flow: Sequence[Sequence[Box]] = ()
+    terms: Sequence[tuple[str, str]] = ()
+    folded: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """Name by which a link leads to the section."""
+        return "-".join(re.findall(r"[a-z0-9]+", self.title.lower()))
 
 
 def selection_section(summaries: Mapping[str, Summary], split: str = "out_of_fold") -> Section:

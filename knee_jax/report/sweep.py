@@ -8,8 +8,10 @@ import pandas as pd
 from knee_jax import papers
 from knee_jax.files import write_text
 from knee_jax.metrics.summary import Summary
+from knee_jax.report.front import Front
+from knee_jax.report.page import write_page
+from knee_jax.report.sections import Section
 from knee_jax.report.tables import METRIC_TITLES, Table, target_title
-from knee_jax.report.templates import template
 
 METRICS = ("accuracy", "f1", "roc_auc", "sensitivity", "specificity", "ece", "quadratic_kappa")
 """Metrics that the table shows if they are available; all are in the CSV."""
@@ -45,11 +47,38 @@ def write_sweep(
         "off the test knees.",
     ]
     text = "\n\n".join([title, *(table.text() for table in tables), "\n".join(notes)])
-    page = template("tables.html").render(title=title, tables=tables, pictures=(), notes=notes)
     write_text(workdir / "sweep.csv", frame.to_csv(index=False, float_format="%.6g"))
     write_text(workdir / "sweep.txt", text + "\n")
-    write_text(workdir / "sweep.html", page)
+    write_page(
+        workdir / "sweep.html",
+        title,
+        [Section("Variants", notes, tables)],
+        Front(lead(frame, target)),
+    )
     return text
+
+
+def lead(frame: pd.DataFrame, target: str) -> str:
+    """Say which variant the validation knees choose, and how it did on the test knees."""
+    chosen = frame[(frame["target"] == target) & frame["split"].eq("validation")]
+    metric = next((m for m in METRICS if (chosen["metric"] == m).any()), None)
+    if metric is None:
+        return ""
+    means = chosen[chosen["metric"] == metric].groupby("variant", sort=False)["value"].mean()
+    if means.isna().all():
+        return ""
+    best, words = str(means.idxmax()), METRIC_TITLES[metric].lower()
+    tested = frame[
+        (frame["split"] == "test")
+        & (frame["variant"] == best)
+        & (frame["target"] == target)
+        & (frame["metric"] == metric)
+    ]["value"]
+    found = f"; its mean on the test knees is {tested.mean():.3f}" if len(tested) else ""
+    return (
+        f"By mean {words} the validation knees choose the variant {best} ({means[best]:.3f})"
+        f"{found}."
+    )
 
 
 def tidy(results: Mapping[str, Mapping[int, Mapping[str, Summary]]]) -> pd.DataFrame:

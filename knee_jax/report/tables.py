@@ -22,6 +22,7 @@ METRIC_TITLES = {
     "mse": "MSE",
     "rmse": "RMSE",
     "rmse_expected": "RMSE, expected grade",
+    "mae": "MAE",
     "within_one": "Within one grade",
     "f1": "F1",
     "sensitivity": "Sensitivity",
@@ -33,7 +34,6 @@ METRIC_TITLES = {
     "average_precision": "Average precision",
     "brier": "Brier score",
     "ece": "Calibration error",
-    "mae": "MAE",
     "bias": "Bias",
     "limit_low": "Lower limit of agreement",
     "limit_high": "Upper limit of agreement",
@@ -64,12 +64,14 @@ class Table:
         rows: Cells, as many in each row as the header has; text after a line break in a cell, such
             as an interval, is shown below.
         notes: Lines to print under it.
+        words: Whether the cells are words, which begin at the left, and not numbers.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    words: bool = False
 
     def text(self) -> str:
         """Return aligned plain text without a final newline."""
@@ -165,6 +167,24 @@ def terminal_table(summary: Summary) -> str:
         count = next(iter(summary[name].values()))["n"]
         lines.append(f"{target_title(name)}: {scores} (n = {count})")
     return "\n".join(lines)
+
+
+def metrics_table(title: str, summary: Summary) -> Table:
+    """Return a table with a row for each metric and a column for each target or endpoint.
+
+    Cells are empty where a target lacks a metric; intervals are in a second line.
+    """
+    metrics = [m for m in METRIC_TITLES if any(m in each for each in summary.values())]
+    rows: list[tuple[str, ...]] = [
+        ("n", *(f"{next(iter(each.values()))['n']:,}" for each in summary.values()))
+    ]
+    for metric in metrics:
+        cells = (_cell(each[metric]) if metric in each else "" for each in summary.values())
+        rows.append((METRIC_TITLES[metric], *cells))
+    narrow = len(summary) > 4
+    header = ("", *(short_title(name) if narrow else target_title(name) for name in summary))
+    abbreviated = narrow and any(name in GRADES and name != "kl" for name in summary)
+    return Table(title, header, tuple(rows), (ABBREVIATIONS,) if abbreviated else ())
 
 
 def is_graded(name: str) -> bool:

@@ -112,6 +112,7 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
                 )
             )
         )
+        stack.enter_context(folder.timed(folders))
         writers = [stack.enter_context(ScalarWriter(d, start)) for d in folders]
         progress = stack.enter_context(progress_bar(num_steps, start, batch_size * count))
         preemption = stack.enter_context(preemptions.watch())

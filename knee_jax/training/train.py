@@ -72,6 +72,7 @@ def train_run(run: Run, workdir: Path, compiled: Compiled) -> None:
                 )
             )
         )
+        stack.enter_context(folder.timed([workdir]))
         writer = stack.enter_context(ScalarWriter(workdir, start))
         progress = stack.enter_context(progress_bar(num_steps, start, batch_size))
         preemption = stack.enter_context(preemptions.watch())

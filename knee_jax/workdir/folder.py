@@ -1,12 +1,17 @@
 """Folder of a run: its lock, its config, and the environment that it was made in."""
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
+import os
 import platform
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,12 @@ from knee_jax.workdir.manifest import Manifest
 
 CONFIG = "config.json"
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
+ENVIRONMENT = "environment.json"
+
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn"),
+    *("tensorflow-datasets", "clu", "ml-collections", "pydicom", "opencv-python-headless"),
+)
 
 FREE_FIELDS = (
     "data.leaks",
@@ -92,7 +102,68 @@ def write_config(
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         write_files(workdir, config, files or {})
-        write_json(workdir / "environment.json", environment())
+        write_json(workdir / ENVIRONMENT, {**_history(workdir), **environment()})
+
+
+@contextlib.contextmanager
+def timed(workdirs: Sequence[Path]) -> Iterator[None]:
+    """Add the time within to that which some runs have trained for, even if it ends in an error."""
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = (time.monotonic() - begun) / len(workdirs)
+        for file in (each / ENVIRONMENT for each in workdirs):
+            if jax.process_index() == 0 and file.exists():
+                known = _read(file)
+                known["training_seconds"] = round(known.get("training_seconds", 0) + seconds, 1)
+                write_json(file, known)
+
+
+def _history(workdir: Path) -> dict[str, Any]:
+    """Return when a run was begun, by which command, and how long it has been trained."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="seconds")
+    known = _read(workdir / ENVIRONMENT)
+    return {
+        "command": known.get("command", command()),
+        "started": known.get("started", now),
+        "training_seconds": known.get("training_seconds", 0),
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; nothing if it is missing or damaged."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def commit_of(workdir: Path) -> str | None:
+    """Return the commit that a run was begun with; None if it is not recorded."""
+    return _read(workdir / ENVIRONMENT).get("git_commit")
+
+
+def command() -> str:
+    """Return the command of this process, as it can be given again in a POSIX shell."""
+    program = Path(sys.argv[0])
+    if program.suffix == ".py" and program.parent.name == "knee_jax":
+        module = {"__main__": "knee_jax"}.get(program.stem, f"knee_jax.{program.stem}")
+        return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return shlex.join([program.name, *sys.argv[1:]])
+
+
+def cpu() -> str:
+    """Return the name of the CPU, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def write_files(workdir: Path, config: RunConfig, files: Mapping[str, bytes]) -> None:
@@ -161,6 +232,8 @@ def environment() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "knee_jax": importlib.metadata.version("knee_jax"),
         "git_commit": git_commit(),
+        "cpu": cpu(),
+        "cpu_cores": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "num_processes": jax.process_count(),
     }

@@ -1,4 +1,4 @@
-"""Features and Grad-CAM of small networks."""
+"""Features and heat maps of small networks."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ from knee_jax.errors import UserError
 from knee_jax.evaluation import evaluate, explain, predict
 from knee_jax.evaluation.explain import choose_knees, evenly
 from knee_jax.models import activation
-from knee_jax.models.activation import BORDER, class_activation
+from knee_jax.models.activation import BORDER
 from knee_jax.models.layers import Conv, Linear, observe
 from knee_jax.models.patches import first_row, side_patches
 from knee_jax.models.slice_sequence import VIEWS
@@ -123,7 +123,7 @@ def test_heat_is_that_of_pytorch(chosen, experiment):
     functional = torch.nn.functional
     experiment, variables = looking_through(experiment, Whole())
     rows = experiment.subsets["test"].rows[:11]
-    found = explain.grad_cam(experiment, variables, "test", rows, "kl", chosen)
+    found = explain.heat_maps(experiment, variables, "test", rows, "kl", chosen)
 
     def kernel(name):
         values = variables["params"]["trunk"][name]["kernel"]
@@ -138,29 +138,19 @@ def test_heat_is_that_of_pytorch(chosen, experiment):
     (gradient,) = torch.autograd.grad(of_class.sum(), maps)
     heat = torch.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True))
     size = experiment.config.input.size
+    shown = functional.interpolate((heat > 0).float(), (size, size), mode="nearest")[:, 0]
     heat = functional.interpolate(heat, (size, size), mode="bilinear", align_corners=False)[:, 0]
+    heat = shown * heat
     highest = heat.amax((1, 2), keepdim=True)
     assert (highest > 0).any()
     expected = (heat / torch.where(highest > 0, highest, 1.0)).detach().numpy()
     np.testing.assert_allclose(found.heat, expected, atol=1e-4)
 
 
-def test_a_linear_network_by_hand():
-    """Of two channels with weights 2 and -1, evidence is their difference where it is positive."""
-    maps = np.zeros((1, 2, 2, 2), np.float32)
-    maps[0, ..., 0] = [[1, 2], [3, 0]]
-    maps[0, ..., 1] = [[0, 5], [1, 4]]
-    gradients = np.broadcast_to(np.float32([2, -1]) / 4, maps.shape)
-    np.testing.assert_allclose(class_activation(maps, gradients)[0] * 4, [[2, 0], [5, 0]])
-    uneven = np.zeros_like(maps)
-    uneven[0, 0, 1] = [2, -1]  # Only their mean counts.
-    np.testing.assert_allclose(class_activation(maps, uneven), class_activation(maps, gradients))
-
-
 def test_the_images_are_the_networks_input_in_grey(experiment):
     experiment, variables = looking_through(experiment, Whole())
     rows = experiment.subsets["test"].rows[[4, 1]]
-    found = explain.grad_cam(experiment, variables, "test", rows, "kl")
+    found = explain.heat_maps(experiment, variables, "test", rows, "kl")
     seen = (
         views(experiment, rows)[..., 0] * experiment.constants.intensities.std
         + experiment.constants.intensities.mean
@@ -169,6 +159,8 @@ def test_the_images_are_the_networks_input_in_grey(experiment):
     np.testing.assert_allclose(found.images, 255 * seen, atol=0.51)
     assert found.images.std() > 10
     assert found.patch == 0
+    # The region is 140 mm wide.
+    assert found.mm_per_pixel * found.images.shape[1] == pytest.approx(140, rel=1e-4)
     assert found.heat.shape == found.images.shape
     assert found.heat.min() >= 0
 
@@ -179,7 +171,7 @@ def test_a_network_that_reads_one_side_has_heat_only_there(side, experiment):
     experiment, variables = looking_through(experiment, Siamese(**{other: 0.0}))
     variables = with_head(variables, np.ones((8, 5)))
     rows = experiment.subsets["test"].rows[:3]
-    heat = explain.grad_cam(experiment, variables, "test", rows, "kl").heat
+    heat = explain.heat_maps(experiment, variables, "test", rows, "kl").heat
     size, patch = experiment.config.input.size, 24
     top = first_row(size, size, patch)
     inside = np.zeros((size, size), bool)
@@ -198,15 +190,16 @@ def test_patches_lie_mirrored_back_on_one_scale(experiment, monkeypatch):
     half = np.random.default_rng(0).normal(size=(3, size, size // 2, 1)).astype(np.float32)
     images = np.concatenate([half, half[:, :, ::-1]], axis=2)
     keypoints = np.zeros((3, 74, 2), np.float32)
+    keypoints[:, 1, 0] = size
 
     def fake(self, batch, key, intensities, *, train):
         assert not train
-        at = jnp.arange(len(batch["row"])) % 3
+        at = jnp.arange(len(batch["keypoints"])) % 3
         return jnp.asarray(images)[at], jnp.asarray(keypoints)[at]
 
     monkeypatch.setattr(Preprocessing, "__call__", fake)
     rows = experiment.subsets["test"].rows[:3]
-    heat = explain.grad_cam(experiment, variables, "test", rows, "kl").heat
+    heat = explain.heat_maps(experiment, variables, "test", rows, "kl").heat
     assert heat[:, :, : size // 2].any()
     np.testing.assert_allclose(2 * heat[:, :, : size // 2], heat[:, :, : size // 2 - 1 : -1], 1e-4)
     np.testing.assert_allclose(heat.max((1, 2)), 1.0)
@@ -230,7 +223,7 @@ def test_without_a_gradient_there_is_no_heat(model, experiment):
     experiment, variables = looking_through(experiment, model)
     variables = with_head(variables, np.zeros((8, 5)), bias=1.0)
     rows = experiment.subsets["test"].rows[:3]
-    heat = explain.grad_cam(experiment, variables, "test", rows, "kl").heat
+    heat = explain.heat_maps(experiment, variables, "test", rows, "kl").heat
     assert (heat == 0).all()
 
 
@@ -248,7 +241,7 @@ def test_a_network_that_lets_nothing_be_seen_is_named(experiment):
     with pytest.raises(UserError, match="keypoint_pooling does not let its features be seen"):
         explain.features(experiment, variables, "test")
     with pytest.raises(UserError, match="keypoint_pooling does not let its maps be seen"):
-        explain.grad_cam(experiment, variables, "test", rows, "kl")
+        explain.heat_maps(experiment, variables, "test", rows, "kl")
 
 
 def kl_task(experiment):
@@ -273,12 +266,12 @@ def test_an_explanation_speaks_of_the_knees_of_its_table(experiment, monkeypatch
     assert not set(found.shown) & {0, 5}
     features = explain.features(experiment, variables, "test", rows[found.gathered])
     np.testing.assert_array_equal(found.features, features)
-    again = explain.grad_cam(experiment, variables, "test", rows[found.shown], "kl")
+    again = explain.heat_maps(experiment, variables, "test", rows[found.shown], "kl")
     np.testing.assert_array_equal(found.heat_maps.images, again.images)
     # The heat is of the class that the table says was predicted.
     for number, row in enumerate(found.shown[:3]):
         predicted = table["kl_pred"].iloc[row]
-        of_class = explain.grad_cam(experiment, variables, "test", rows[[row]], "kl", predicted)
+        of_class = explain.heat_maps(experiment, variables, "test", rows[[row]], "kl", predicted)
         np.testing.assert_allclose(found.heat_maps.heat[number], of_class.heat[0], atol=1e-5)
 
 
@@ -352,8 +345,6 @@ def test_a_run_shows_what_its_network_saw(config, tmp_path, tiny_data_dir, monke
     config.evaluation.num_resamples = 10
     train.train(parse(config), tmp_path, tiny_data_dir)
     evaluate.evaluate(parse(config), tmp_path, tiny_data_dir)
-    drawn = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
-    assert {"reliability.png", "features.png", "heat_00.png"} <= drawn
     page = (tmp_path / "report" / "index.html").read_text()
     for words in ("Confidence", "laid out by t-SNE", "Where the network looked", "of 24 px"):
         assert words in page
@@ -417,6 +408,8 @@ def volumes(monkeypatch):
         )
 
         class Part:
+            prepared = types.SimpleNamespace(spacing_mm=(0.4, 0.5, 3.0))
+
             @staticmethod
             def map(function, rows, batch_size):
                 at, found = jax.device_get(function({"row": jnp.asarray(rows)}))
@@ -460,8 +453,15 @@ def heat_by_hand(variables, maps, chosen, number):
 
 
 def grown(heat, shape):
-    """Slice by slice, as OpenCV enlarges."""
-    return np.stack([[cv2.resize(s, shape[::-1]) for s in knee] for knee in heat])
+    """Slice by slice, as OpenCV enlarges; pixels of a cold cell stay cold."""
+
+    def enlarged(cells):
+        warm = cv2.resize(
+            (cells > 0).astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST
+        )
+        return warm * cv2.resize(cells, shape[::-1])
+
+    return np.stack([[enlarged(s) for s in knee] for knee in heat])
 
 
 def test_the_slices_of_most_attention_are_shown_with_their_heat(volumes):
@@ -471,6 +471,7 @@ def test_the_slices_of_most_attention_are_shown_with_their_heat(volumes):
     image = data[rows]
     attention = np.asarray(attention_of(image, SHAPE[0])).mean(1)
     np.testing.assert_allclose(found.strength, attention, rtol=1e-5)
+    assert found.spacing_mm == (0.4, 0.5)
     expected = np.sort(np.argsort(-attention, axis=1)[:, :3], axis=1)
     np.testing.assert_array_equal(found.numbers, expected)
     at = np.arange(3)[:, None], expected
@@ -492,6 +493,7 @@ def test_three_views_have_a_slice_each(volumes):
     rows = np.arange(5)
     found = explain.slice_maps(experiment, variables, "test", rows, "kl")
     assert set(found) == set(VIEWS)
+    assert (found["axial"].spacing_mm, found["coronal"].spacing_mm) == ((0.5, 3.0), (0.4, 3.0))
     attention = np.asarray(attention_of(data, sum(SHAPE))).mean(1)
     grey = np.clip(np.round((data[..., 0] * 0.2 + 0.25) * 255), 0, 255)
     first = 0

@@ -3,6 +3,7 @@ import numpy as np
 
 from knee_jax.ingest import contact_sheet
 from knee_jax.ingest.report import example
+from knee_jax.pictures import LATERAL, MEDIAL
 from knee_jax.targets.grades import GRADES
 
 BLANK = np.zeros((100, 100), np.uint8)
@@ -73,9 +74,11 @@ class TestDrawing:
         points[50] = (-10, 300)
         sheet = draw(tmp_path / "sheet.png", knee(keypoints=points))
         picture = sheet[34:234, :200]
-        assert picture[100, 40].tolist() == [0, 165, 255]
-        assert picture[101, 161].tolist() == [255, 165, 0]
-        assert picture.any(axis=-1).sum() == 8
+        assert picture[100, 40].tolist() == list(LATERAL[::-1])
+        assert picture[100, 160].tolist() == list(MEDIAL[::-1])
+        marked = np.argwhere(picture.any(axis=-1))
+        assert (np.abs(marked[:, 0] - 100) <= 3).all()
+        assert ((np.abs(marked[:, 1] - 40) <= 3) | (np.abs(marked[:, 1] - 160) <= 3)).all()
 
     def test_captions_tell_the_knees_apart(self, tmp_path):
         """Each fact about a knee changes its caption, and nothing else."""

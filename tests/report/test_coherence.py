@@ -58,7 +58,8 @@ def test_the_section_shows_the_first_knees_with_their_grades():
     assert len(table.rows) == 5
     assert table.rows[2] == ("9000001", "R", "24", *["1"] * 7, "jsl", "28.5", "-11.0", "31.0")
     assert [drawing.name for drawing in section.drawings] == ["suspect_01", "suspect_02"]
-    assert section.drawings[0].caption.startswith("9000001 R, month 24: KL 3, OSFL 3")
+    assert section.drawings[0].caption.startswith("KL 3, OSFL 3")
+    assert section.drawings[0].caption.endswith("9000001 R, month 24")
     assert "Of 30 knee images" in section.notes[0]
 
 

@@ -58,7 +58,7 @@ def test_two_classes_have_curves_and_grades_have_diagrams(table, early):
     assert len(section.notes) == 2
     section = confidence_section(table.assign(osfm=-1))
     (drawing,) = section.drawings
-    titles = [axes.get_title(loc="left") for axes in drawing.figure.axes]
+    titles = [axes.get_title(loc="left") for axes in drawing.content.axes]
     assert len(titles) == len(GRADES) - 1
     assert titles[0] == "KL grade"
 
@@ -66,9 +66,9 @@ def test_two_classes_have_curves_and_grades_have_diagrams(table, early):
 def test_knees_without_the_grade_do_not_count(early):
     more = pd.concat([early, early.assign(**{EARLY: -1})], ignore_index=True)
     for ours, other in zip(*(confidence_section(t).drawings for t in (early, more)), strict=True):
-        labels = [[axes.get_xlabel() for axes in d.figure.axes] for d in (ours, other)]
+        labels = [[axes.get_xlabel() for axes in d.content.axes] for d in (ours, other)]
         assert labels[0] == labels[1]
-    (axes,) = confidence_section(more).drawings[1].figure.axes
+    (axes,) = confidence_section(more).drawings[1].content.axes
     assert len(axes.lines[1].get_xdata()) == (early[EARLY] == 0).sum()
 
 

@@ -1,6 +1,7 @@
 import logging
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,22 +9,25 @@ from matplotlib.figure import Figure
 
 from knee_jax.errors import UserError
 from knee_jax.metrics.bootstrap import describe
+from knee_jax.metrics.summary import summarise, write_metrics
 from knee_jax.report import figures
+from knee_jax.report import page as page_module
 from knee_jax.report.examples import Example
 from knee_jax.report.page import read_history, write_report
-from knee_jax.report.sections import Drawing, Section
+from knee_jax.report.sections import Box, Drawing, Section
 from knee_jax.report.tables import Table
+from tests.factories import random_predictions, random_values
 
 VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Checks that tags nest, and gathers links, ids and text."""
+    """Checks that tags nest, and gathers links, ids, pictures and text."""
 
     def __init__(self, text):
         super().__init__()
         self.open, self.sources, self.links, self.ids, self.text = [], [], [], [], ""
-        self.cells = set()
+        self.cells, self.alts, self.scopes = set(), [], []
         self.feed(text)
         assert self.open == []
 
@@ -35,8 +39,11 @@ class Page(HTMLParser):
         if tag == "img":
             assert attributes["alt"]
             self.sources.append(attributes["src"])
+            self.alts.append(attributes["alt"])
         if tag == "a":
             self.links.append(attributes["href"])
+        if tag == "th":
+            self.scopes.append(attributes.get("scope"))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -57,15 +64,61 @@ def test_the_report_is_whole_and_stands_alone(make_workdir, examples):
     assert path == workdir / "report" / "index.html"
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert not re.search(r"(src|href)=\"(https?:)?//", text)
-    drawn = {p.name for p in (workdir / "report" / "figures").iterdir()}
-    assert {f"figures/{name}" for name in drawn} == set(page.sources)
-    assert all(link.removeprefix("#") in page.ids for link in page.links)
-    assert {"test_confusion_kl.png", "validation_curves.png", "training.png"} <= drawn
-    assert {"test_confusion_oarsi.png", "test_distribution.png", "example_02.png"} <= drawn
+    # Nothing is asked of another file or host, and no script is needed.
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", text)
+    assert "<script" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not (workdir / "report" / "figures").exists()
+    inside = [link for link in page.links if link.startswith("#")]
+    assert len(inside) > 5
+    assert all(link.removeprefix("#") in page.ids for link in inside)
+    assert len(page.ids) == len(set(page.ids))
+    # Readers of screens can walk the tables.
+    assert set(page.scopes) == {"col", "row"}
+    alts = " ".join(page.alts)
+    for words in ("Confusion matrix of KL", "ROC and", "OARSI", "Loss of training", "KL 0, pred"):
+        assert words in alts
     for words in ("Knees & more", "a & <b>", "not a medical device", "2.5 and 97.5", "model.name"):
         assert words.lower() in page.text.lower()
-    assert text.index('id="split-test"') < text.index('id="split-validation"')
+    assert text.index('id="results-test"') < text.index('id="results-validation"')
+    assert len(text) < 5e6
+
+
+def luminance(colour):
+    """Relative luminance of `#rgb` or `#rrggbb`, as WCAG defines it."""
+    digits = colour.removeprefix("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    values = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_words_stand_out_by_day_and_by_night():
+    """AA of WCAG: a contrast of 4.5 for text, on every ground that it stands on."""
+    style = (Path(page_module.__file__).parent / "style.css").read_text()
+    palettes = [dict(re.findall(r"--([\w-]+): (#\w+);", line)) for line in style.splitlines()]
+    palettes = [palette for palette in palettes if palette]
+    assert len(palettes) == 2
+    for palette in palettes:
+        for words in ("ink", "soft", "accent"):
+            for ground in ("paper", "tint") + (("alert",) if words == "ink" else ()):
+                light, dark = sorted((luminance(palette[c]) for c in (words, ground)), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (words, ground)
+
+
+def test_figures_and_tables_are_files_too_where_they_are_wanted(make_workdir, examples):
+    workdir = make_workdir(names=("jsm",), splits=("test",))
+    (workdir / "metrics.jsonl").unlink()
+    write_report(workdir, examples, "Knees", formats=("svg", "pdf"))
+    drawn = {path.name for path in (workdir / "report" / "figures").iterdir()}
+    assert {"test_confusion_oarsi.svg", "test_curves.pdf", "test_distribution.svg"} <= drawn
+    assert "wrong_00.png" in drawn
+    tables = sorted(path.name for path in (workdir / "report" / "tables").iterdir())
+    assert tables[:2] == ["01_grades.csv", "01_grades.tex"]
+    write_report(workdir, [], "Knees")
+    assert not (workdir / "report" / "figures").exists()
 
 
 def test_the_same_inputs_give_the_same_files(make_workdir, examples):
@@ -75,21 +128,18 @@ def test_the_same_inputs_give_the_same_files(make_workdir, examples):
     assert snapshot(first / "report") == snapshot(second / "report")
 
 
-def test_figures_of_an_earlier_report_do_not_stay(make_workdir, examples, undrawn):
-    workdir = make_workdir(names=("jsl",))
-    write_report(workdir, examples, "Knees")
-    write_report(workdir, [], "Knees", intervals="By hand.")
-    assert not list((workdir / "report" / "figures").glob("example_*"))
-    assert "By hand." in (workdir / "report" / "index.html").read_text(encoding="utf-8")
-
-
 def test_one_grade_and_nothing_but_an_evaluation(make_workdir, undrawn):
     workdir = make_workdir(names=("jsm",))
     for name in ("metrics.jsonl", "config.json", "environment.json"):
         (workdir / name).unlink()
-    page = Page(write_report(workdir, [], "Knees").read_text(encoding="utf-8"))
-    assert "figures/test_confusion_oarsi.png" in page.sources
-    assert "figures/training.png" not in page.sources
+    page = Page(write_report(workdir, [], "Knees", "By hand.").read_text(encoding="utf-8"))
+    assert "Confusion matrices of the OARSI grades" in page.alts
+    assert "training" not in page.ids
+    assert "By hand." in page.text
+    # Only words that the page uses are explained.
+    assert "JSM" in page.text
+    for words in ("OSFL", "Bland", "Osteophytes, pooled", "harmonic mean of sensitivity and pos"):
+        assert (words in page.text) == (words == "harmonic mean of sensitivity and pos")
 
 
 def test_two_classes_have_matrix_curves_and_headlines(make_workdir, undrawn):
@@ -97,19 +147,20 @@ def test_two_classes_have_matrix_curves_and_headlines(make_workdir, undrawn):
     knee = Example(image, {"kl0_vs_kl2": 1}, {"kl0_vs_kl2": 0}, "early")
     workdir = make_workdir(names=("kl0_vs_kl2",))
     page = Page(write_report(workdir, [knee], "Knees").read_text(encoding="utf-8"))
-    for name in ("confusion_kl0_vs_kl2", "curves", "distribution"):
-        assert f"figures/test_{name}.png" in page.sources
-    for metric in ("Accuracy", "Sensitivity", "Specificity", "ROC AUC"):
+    alts = " ".join(page.alts)
+    for words in ("Confusion matrix of KL 0", "ROC and", "How often each class"):
+        assert words in alts
+    for metric in ("Sensitivity", "Specificity", "ROC AUC"):
         assert f"KL 0 against KL 2: {metric}" in page.text
-    for title in ("F1", "Kappa", "Brier score", "Calibration error", "KL 0/2", "KL 2", "KL 0"):
+    for title in ("F1", "Kappa", "Brier score", "Calibration error"):
         assert title in page.cells
-    assert "confusion_oarsi" not in "".join(page.sources)
+    assert "OARSI" not in alts
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Figures are files without content, since drawing takes most of a report's time."""
-    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+    """Figures are without content, since drawing takes most of a report's time."""
+    monkeypatch.setattr(figures, "rendered", lambda figure, kind: b"")
 
 
 def test_progression_has_matrix_curves_and_headlines(make_workdir, undrawn):
@@ -117,14 +168,28 @@ def test_progression_has_matrix_curves_and_headlines(make_workdir, undrawn):
     image = np.zeros((16, 20), np.uint8)
     knee = {"truth": {"progression": 1}, "prediction": {"progression": 2}, "modality": "volume"}
     page = write_report(workdir, [Example(image, **knee)], "progression").read_text()
-    drawn = {path.stem for path in (workdir / "report" / "figures").iterdir()}
-    assert {"test_confusion_progression", "test_curves", "test_distribution"} <= drawn
     text = re.sub(r"\s+", " ", page)
+    assert "Confusion matrix of Progression" in text
     assert "Progression, fast or slow: Average precision" in text
     assert "Progression: Balanced accuracy" in text
-    assert "anterior at the left" in text
-    assert "lateral at the left" not in text
+    assert "anterior (A) at the left" in text
+    assert "lateral (L) at the left" not in text
     assert "Slice of a knee, Progression fast, predicted slow" in text
+    # Classes without an order are no grades.
+    assert "grade" not in Page(page).text.lower()
+
+
+def test_a_measured_value_has_its_plot_and_its_own_words(make_workdir, undrawn):
+    workdir = make_workdir(names=("kl",), splits=("test",))
+    table = random_values(20)
+    table.to_csv(workdir / "predictions" / "test.csv", index=False)
+    write_metrics(workdir / "metrics.json", {"test": summarise(table, num_resamples=5)})
+    page = Page(write_report(workdir, [], "Widths").read_text(encoding="utf-8"))
+    assert any("Bland-Altman plot" in alt for alt in page.alts)
+    for words in ("RMSE", "Bias", "Upper limit of agreement"):
+        assert words in page.cells
+    for words in ("grade", "true class", "probability"):
+        assert words not in page.text.lower()
 
 
 def test_the_splits_of_a_cross_validation_come_in_their_order(make_workdir, undrawn):
@@ -132,33 +197,50 @@ def test_the_splits_of_a_cross_validation_come_in_their_order(make_workdir, undr
     workdir = make_workdir(names=("jsl",), splits=splits)
     text = write_report(workdir, [], "Knees").read_text(encoding="utf-8")
     page = Page(text)
-    assert [name for name in page.ids if name.startswith("split-")] == [
-        *("split-test", "split-test_first_visit", "split-out_of_fold", "split-mine")
+    found = [n for n in page.ids if n.startswith("results-") and not n.endswith("-heading")]
+    assert found == [
+        *("results-test", "results-test-first-visit", "results-out-of-fold", "results-mine")
     ]
-    for words in ("Results: test, first visit", "Results: out of fold", "without its subject's"):
-        assert words in page.text
+    assert "without its subject's" in page.text
 
 
-def test_further_sections_are_shown_with_tables_and_pictures(make_workdir, undrawn):
+def test_further_sections_are_shown_with_tables_pictures_and_flow(make_workdir, undrawn):
     table = Table("Kappa & more", ("Model", "KL"), (("<net>", "0.1\n[0.0, 0.2]"),), ("A note.",))
     drawings = [
         Drawing("cohorts_kl", "Grades of both cohorts", Figure((2, 1))),
-        Drawing("label_0", "A knee", Figure((1, 1)), "subject 7 & R"),
+        Drawing("label_0", "A knee", np.zeros((9, 9, 3), np.uint8), "subject 7 & R"),
     ]
-    section = Section("Model selection", ("In brackets <b>",), (table,), drawings)
+    flow = ([Box("Knees of the study", "12", ("3 <left>",))], [Box("A", "5"), Box("B", "4")])
+    section = Section("Model selection", ("In brackets <b>",), (table,), drawings, flow)
     workdir = make_workdir(names=("jsl",))
-    path = write_report(workdir, [], "Knees", extra_sections=[section, Section("Nothing more")])
+    path = write_report(
+        workdir, [], "Knees", opening=[section], extra_sections=[Section("Nothing more")]
+    )
     page = Page(path.read_text(encoding="utf-8"))
-    assert "#section-1" in page.links
-    assert {"section-1", "section-2"} <= set(page.ids)
+    assert "#model-selection" in page.links
+    assert {"model-selection", "nothing-more"} <= set(page.ids)
     for words in ("Kappa & more", "<net>", "[0.0, 0.2]", "A note.", "In brackets <b>", "7 & R"):
         assert words in page.text
-    for drawing in drawings:
-        assert f"figures/{drawing.name}.png" in page.sources
-        assert (workdir / "report" / "figures" / f"{drawing.name}.png").exists()
+    for words in ("Knees of the study", "3 <left>"):
+        assert words in page.text
+    assert {"Grades of both cohorts", "A knee"} <= set(page.alts)
     twice = Section("Again", drawings=[Drawing("test_confusion_oarsi", "x", Figure((1, 1)))])
     with pytest.raises(ValueError, match="two figures of the report"):
         write_report(workdir, [], "Knees", extra_sections=[twice])
+
+
+@pytest.mark.parametrize("knees", [1, 2])
+def test_few_knees_of_one_class_have_a_page_that_says_so(knees, make_workdir):
+    workdir = make_workdir(names=("kl",), splits=("test",))
+    table = random_predictions(1, names=("kl",)).head(knees).assign(kl=2)
+    table.to_csv(workdir / "predictions" / "test.csv", index=False)
+    write_metrics(workdir / "metrics.json", {"test": summarise(table, num_resamples=5)})
+    (workdir / "metrics.jsonl").write_text('{"step": 1, "validation/kappa": NaN}\n')
+    page = Page(write_report(workdir, [], "Few").read_text(encoding="utf-8"))
+    assert "stand on 1 subject only" in page.text
+    assert "undefined for these knees" in page.text
+    assert "undefined" in page.cells
+    assert "single point" in page.text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from knee_jax.report.sections import cohorts_section, selection_section
 def test_cohorts_have_a_figure_for_each_side(table):
     section = cohorts_section({"OAI": table, "MOST": table[table["kl"] > 0]})
     assert [d.name for d in section.drawings] == ["cohorts_kl", "cohorts_lateral", "cohorts_medial"]
-    titles = [axes.get_title(loc="left") for axes in section.drawings[2].figure.axes]
+    titles = [axes.get_title(loc="left") for axes in section.drawings[2].content.axes]
     assert titles == [
         *("Osteophytes, femur medial", "Osteophytes, tibia medial"),
         "Joint space narrowing, medial",

@@ -1,3 +1,4 @@
+import datetime
 import json
 
 import pytest
@@ -24,6 +25,36 @@ def test_a_folder_is_given_config_and_environment(tmp_path):
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["devices"]
     assert set(environment["packages"]) == set(folder.PACKAGES)
+    assert {"tensorflow-datasets", "clu", "ml-collections", "pydicom"} <= set(folder.PACKAGES)
+    assert environment["cpu"]
+    assert environment["command"] == folder.command()
+    begun = datetime.datetime.fromisoformat(environment["started"])
+    assert abs(datetime.datetime.now(datetime.UTC) - begun).total_seconds() < 60
+
+
+def test_the_time_of_all_sessions_adds_up_and_the_first_command_stays(tmp_path, monkeypatch):
+    clock = iter([0.0, 10.0, 100.0, 105.5])
+    monkeypatch.setattr(folder.time, "monotonic", lambda: next(clock))
+    folder.write_config(tmp_path, config())
+    first = json.loads((tmp_path / "environment.json").read_text())
+    with folder.timed([tmp_path]):
+        pass
+    monkeypatch.setattr("sys.argv", ["/x/knee-jax", "train", "--workdir=a b"])
+    assert folder.command() == "knee-jax train '--workdir=a b'"
+    folder.write_config(tmp_path, config())
+    with pytest.raises(KeyboardInterrupt), folder.timed([tmp_path]):
+        raise KeyboardInterrupt
+    again = json.loads((tmp_path / "environment.json").read_text())
+    assert again["training_seconds"] == 15.5
+    assert (again["command"], again["started"]) == (first["command"], first["started"])
+    assert folder.commit_of(tmp_path) == again["git_commit"]
+
+
+def test_a_module_is_run_again_as_one(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/x/knee_jax/__main__.py", "demo"])
+    assert folder.command() == "python -m knee_jax demo"
+    monkeypatch.setattr("sys.argv", ["/x/knee_jax/main.py", "--config=kl"])
+    assert folder.command() == "python -m knee_jax.main --config=kl"
 
 
 def test_the_same_config_and_free_fields_may_use_it_again(tmp_path):

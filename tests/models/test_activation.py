@@ -1,0 +1,137 @@
+"""Heat lies where the heads read, and nowhere else."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from knee_jax import models
+from knee_jax.landmarks import PRESETS, compartment
+from knee_jax.models import activation, keypoint_pooling, resnet
+from knee_jax.models.activation import class_activation
+from knee_jax.models.layers import observe
+
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
+STRIDE, SIDE = keypoint_pooling.STRIDE, 10
+SIZE = STRIDE * SIDE
+NAMES = ("kl", "osfl")
+
+
+def landmarks(number=2):
+    """Landmarks on two lines across the middle third, between two rows of the map."""
+    points = np.zeros((number, 74, 2), np.float32)
+    for first, count, y in ((0, 37, 4.9), (37, 37, 5.1)):
+        points[:, first : first + count, 0] = np.linspace(3.0, 7.0, count) * STRIDE
+        points[:, first : first + count, 1] = y * STRIDE
+    return points
+
+
+def cells_read(points, target):
+    """Cells of the map that a target's head reads, by the corners about each of its points."""
+    read = np.zeros((SIDE, SIDE), bool)
+    for index in PRESETS["joint"]:
+        if target == "kl" or "fl" in compartment(index):
+            x, y = points[index] / STRIDE - 0.5
+            for row in (np.floor(y), np.ceil(y)):
+                for column in (np.floor(x), np.ceil(x)):
+                    read[int(row), int(column)] = True
+    return read
+
+
+@pytest.fixture(scope="module")
+def network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "BLOCKS", {**resnet.BLOCKS, 18: (1, 1, 1, 1)})
+        yield made()
+
+
+def made():
+    model = models.create("keypoint_pooling", targets=NAMES, depth=18, width=4)
+    image = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 1)).astype(np.float32)
+    # The planted feature: by far the strongest of the picture, and far from all landmarks.
+    image[:, :32, :32] += 30
+    return model, jax.jit(model.init)(jax.random.key(0), image, landmarks()), image
+
+
+@pytest.mark.parametrize("target", NAMES)
+def test_a_planted_feature_that_no_head_reads_has_no_heat(target, network):
+    model, variables, image = network
+    points = landmarks()
+    heat = np.asarray(activation.heat_of(model, variables, image, points, target, 1))
+    read = cells_read(points[0], target)
+    inside = np.kron(read, np.ones((STRIDE, STRIDE), bool))
+    assert 0 < read.sum() < SIDE * SIDE / 3
+    assert not heat[:, ~inside].any()
+    np.testing.assert_allclose(heat.max((1, 2)), 1.0)
+    # Grad-CAM, which averages the gradient, would show the planted feature.
+    seen, gradients = activation.evidence(model, variables, image, points, target, 1)
+    weights = gradients["maps"].mean((1, 2), keepdims=True)
+    everywhere = np.maximum(np.asarray((weights * seen["maps"]).sum(-1)), 0)
+    assert everywhere[:, ~read].max() > 0
+
+
+@pytest.mark.parametrize("target", NAMES)
+def test_cells_add_up_to_the_logit(target, network):
+    """Behind the maps the network is linear: evidence for and against, and the bias, are all."""
+    model, variables, image = network
+    points = landmarks()
+    seen, gradients = activation.evidence(model, variables, image, points, target, 2)
+    total = np.asarray((seen["maps"] * gradients["maps"]).sum((1, 2, 3)))
+    bias = variables["params"][f"head_{target}"]["logits"]["bias"][2]
+    logits = model.apply(variables, image, points)[target][:, 2]
+    np.testing.assert_allclose(total + bias, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_knee_without_landmarks_is_read_everywhere(network):
+    model, variables, image = network
+    points = np.full((2, 74, 2), np.nan, np.float32)
+    _, gradients = activation.evidence(model, variables, image, points, "kl", 1)
+    gradient = np.asarray(gradients["maps"])
+    assert gradient.any()
+    np.testing.assert_allclose(gradient, np.broadcast_to(gradient[:, :1, :1], gradient.shape), 1e-5)
+
+
+def test_a_linear_network_by_hand():
+    """Of two channels with weights 2 and -1, evidence is their difference where it is positive."""
+    maps = np.zeros((1, 2, 2, 2), np.float32)
+    maps[0, ..., 0] = [[1, 2], [3, 0]]
+    maps[0, ..., 1] = [[0, 5], [1, 4]]
+    gradients = np.broadcast_to(np.float32([2, -1]), maps.shape)
+    np.testing.assert_allclose(class_activation(maps, gradients)[0], [[2, 0], [5, 0]])
+    uneven = np.zeros_like(maps)
+    uneven[0, 0, 0] = [2, -1]  # Only one place is read.
+    np.testing.assert_allclose(class_activation(maps, uneven)[0], [[2, 0], [0, 0]])
+
+
+def test_growing_keeps_cold_cells_cold():
+    heat = np.zeros((1, 3, 3), np.float32)
+    heat[0, 1, 1] = 1
+    grown = np.asarray(activation.grow(jnp.asarray(heat), (12, 12)))[0]
+    inside = np.zeros((12, 12), bool)
+    inside[4:8, 4:8] = True
+    assert (grown[inside] > 0).all()
+    assert not grown[~inside].any()
+
+
+class Middle(nn.Module):
+    """Reads some rows of an image."""
+
+    @staticmethod
+    def rows_read(height):
+        return height // 4, height // 2
+
+    @nn.compact
+    def __call__(self, image, keypoints=None, train=False):
+        top, rows = self.rows_read(image.shape[1])
+        maps = observe(self, "maps", image[:, top : top + rows : 2, ::2])
+        return {"kl": maps.mean((1, 2))}
+
+
+def test_heat_of_some_rows_lies_in_these():
+    image = np.ones((1, 16, 16, 1), np.float32)
+    heat = np.asarray(activation.heat_of(Middle(), {}, image, None, "kl", 0))[0]
+    assert (heat[4:12] == 1).all()
+    assert not heat[:4].any()
+    assert not heat[12:].any()
