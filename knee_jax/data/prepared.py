@@ -14,6 +14,7 @@ from etils import epath
 from knee_jax import targets
 from knee_jax.data.sampling import PADDING
 from knee_jax.errors import UserError
+from knee_jax.targets.kinds import Places
 
 PIXELS = ("image", "volume")
 
@@ -177,5 +178,6 @@ def open_set(path: epath.PathLike, names: Sequence[str] = ()) -> PreparedSet:
 
 def _label_columns(index: pd.DataFrame) -> dict[str, Any]:
     """Return the label columns of an index, each with its missing value."""
-    known = targets.all_targets().values()
+    # Places come with the batch: their column says of every knee whether it has any.
+    known = (t for t in targets.all_targets().values() if not isinstance(t, Places))
     return {target.source: target.missing for target in known if target.source in index}

@@ -281,7 +281,8 @@ def _groups(summary: Summary) -> dict[str, list[str]]:
         if tables.is_graded(name):
             heading = "Grades"
         elif name in known:
-            heading = "Values" if isinstance(known[name], Continuous) else "Classes"
+            kinds = {Continuous: "Values", Classes: "Classes"}
+            heading = next((w for k, w in kinds.items() if isinstance(known[name], k)), "Places")
         else:
             heading = "Two-class endpoints"
         groups.setdefault(heading, []).append(name)

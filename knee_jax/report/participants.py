@@ -11,7 +11,7 @@ import pandas as pd
 from knee_jax.report.sections import Box, Section
 from knee_jax.report.tables import ABBREVIATIONS, Table
 from knee_jax.targets.grades import OARSI_GRADES
-from knee_jax.targets.kinds import Classes, Ordinal, Target
+from knee_jax.targets.kinds import Classes, Ordinal, Places, Target
 
 TITLES = {
     "train": "Training",
@@ -85,6 +85,9 @@ def table_one(parts: Mapping[str, pd.DataFrame], targets: Sequence[Target]) -> T
 def _of_target(target: Target, parts: Sequence[pd.DataFrame]) -> list[tuple[str, ...]]:
     labels = [target.labels(rows) for rows in parts]
     known = [values[target.is_known(values)] for values in labels]
+    both = list(zip(known, labels, strict=True))
+    if isinstance(target, Places):
+        return [(f"With {target.title.lower()}", *(_share(len(v), len(a)) for v, a in both))]
     if not isinstance(target, Classes):
         cells = (_mean_and_deviation(values, 2) for values in known)
         return [(f"{target.title}, {getattr(target, 'unit', '')}", *cells)]
@@ -95,7 +98,7 @@ def _of_target(target: Target, parts: Sequence[pd.DataFrame]) -> list[tuple[str,
         )
         for number, name in enumerate(target.class_names)
     ]
-    unread = [len(all_of) - len(values) for all_of, values in zip(labels, known, strict=True)]
+    unread = [len(all_of) - len(values) for values, all_of in both]
     if any(unread):
         rows.append((f"{target.short_title} unknown", *(f"{number:,}" for number in unread)))
     return rows
