@@ -17,6 +17,7 @@ def normal(seed, *shape):
     [
         (1, 1, 9, 8, 6, None),
         (1, 2, 9, 8, 6, None),
+        (1, 1, 9, 8, 3, None),
         (3, 1, 10, 7, 5, None),
         (3, 2, 11, 8, 5, None),
         (7, 2, 21, 24, 1, None),
@@ -184,6 +185,33 @@ def test_batch_norm_normalises_by_biased_and_remembers_unbiased_variance():
     np.testing.assert_allclose(
         state["batch_stats"]["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5
     )
+
+
+def test_batch_norm_has_the_gradient_of_its_definition():
+    x, upstream = 5 + 2 * normal(0, 6, 5, 4, 3), normal(1, 6, 5, 4, 3)
+    scale, bias = 1 + 0.3 * normal(2, 3), normal(3, 3)
+
+    def by_definition(x, scale, bias):
+        variance = ((x - x.mean((0, 1, 2))) ** 2).mean((0, 1, 2))
+        return (x - x.mean((0, 1, 2))) / jnp.sqrt(variance + 1e-3) * scale + bias
+
+    def by_layer(x, scale, bias):
+        norm = layers.BatchNorm(epsilon=1e-3)
+        variables = norm.init(jax.random.key(0), x, True)
+        variables["params"] = {"scale": scale, "bias": bias}
+        return norm.apply(variables, x, True, mutable=["batch_stats"])[0]
+
+    y, pull = jax.vjp(by_layer, x, scale, bias)
+    with jax.enable_x64(True):
+        desired, pull_back = jax.vjp(
+            by_definition, *(jnp.asarray(np.asarray(v), jnp.float64) for v in (x, scale, bias))
+        )
+        desired = (desired, *pull_back(jnp.asarray(np.asarray(upstream), jnp.float64)))
+    for actual, expected in zip((y, *pull(upstream)), desired, strict=True):
+        np.testing.assert_allclose(actual, np.asarray(expected), rtol=2e-5, atol=2e-5)
+    half = jax.grad(lambda x: (by_layer(x, scale, bias) * upstream).sum())(x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), np.asarray(desired[1]), atol=0.03)
 
 
 def test_batch_norm_keeps_its_precision_far_from_zero():
