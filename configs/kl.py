@@ -17,7 +17,7 @@ Variants, after a colon (`configs/kl.py:demo`):
 """
 
 from knee_jax.config import load
-from knee_jax.configs.common import Config, variant_of
+from knee_jax.configs.common import Config, best, quick, variant_of
 
 
 def get_config(variant: str = "") -> Config:
@@ -57,34 +57,4 @@ def _demo(config: Config) -> None:
     config.optimizer.drop_epochs = (7, 10)
 
 
-def _best(config: Config) -> None:
-    """EfficientNet-Lite0 from ImageNet weights, fine-tuned by a modern recipe."""
-    config.model = load.model("efficientnet")
-    config.init_from = "imagenet"
-    config.augmentation = load.augmentation(
-        "affine",
-        translation=0.04,
-        rotation=8.0,
-        scale=(0.92, 1.08),
-        gamma=(0.8, 1.25),
-        brightness=0.1,
-        mirror=0.3,
-    )
-    config.task.label_smoothing = 0.1
-    config.epochs = 9
-    config.optimizer.learning_rate = 6e-4
-    config.optimizer.weight_decay = 0.02
-    config.optimizer.drop_epochs = ()
-    config.optimizer.schedule = "one_cycle"
-    config.optimizer.ema_decay = 0.995
-    config.evaluation.mirror = True
-
-
-def _quick(config: Config) -> None:
-    """Make `best` smaller, for minutes on a CPU."""
-    config.input.size = 128
-    config.epochs = 5
-    config.checkpoint_every = 100
-
-
-VARIANTS = {"best": _best, "demo": _demo, "quick": _quick}
+VARIANTS = {"best": best, "demo": _demo, "quick": quick}

@@ -64,6 +64,7 @@ COMMANDS = (
     "prepare",
     "predict",
     "evaluate",
+    "finetune",
     "export",
     "reproduce",
     "convert",
@@ -103,12 +104,16 @@ def rooms(*names: str) -> set[str]:
     ("of", "allowed"),
     [
         ("knee_jax.cli", room("knee_jax.cli") | DOORS),
-        ("knee_jax.training.train", {"knee_jax.cli.train", "knee_jax.training.side_by_side"}),
+        (
+            "knee_jax.training.train",
+            {"knee_jax.cli.train", "knee_jax.cli.finetune", "knee_jax.training.side_by_side"},
+        ),
         ("knee_jax.training", rooms("training", "evaluation", "experiments", "report", "cli")),
         ("knee_jax.training.side_by_side", rooms("experiments")),
         (
             "knee_jax.inference",
-            rooms("inference", "cli") | {"knee_jax", "knee_jax.evaluation.on_set"},
+            rooms("inference", "cli")
+            | {"knee_jax", "knee_jax.evaluation.on_set", "knee_jax.experiments.finetune"},
         ),
         ("orbax", {"knee_jax.workdir.checkpoint"}),
         (
@@ -118,7 +123,10 @@ def rooms(*names: str) -> set[str]:
         ("tensorflow", set()),
         ("torch", {"knee_jax.models.weights"}),
         ("knee_jax.data", set(IMPORTS) - rooms("models", "ingest", "targets", "metrics", "tasks")),
-        ("knee_jax.cohort", rooms("cohort", "training", "cli")),
+        (
+            "knee_jax.cohort",
+            rooms("cohort", "training", "cli") | {"knee_jax.experiments.finetune"},
+        ),
         ("knee_jax.datasets", rooms("datasets", "cohort", "cli") - {"knee_jax.inference"}),
         ("jax", set(IMPORTS) - rooms("ingest", "phantom", "metrics", "datasets", "configs")),
         ("knee_jax.phantom", rooms("phantom", "datasets") | {"knee_jax.cli.phantom"}),

@@ -35,6 +35,7 @@ COMMANDS = {
     "reproduce": "make a table of a paper again",
     "predict": "grade the knees in any files: films, and crops of single knees",
     "evaluate": "score finished runs, or other predictions, on any prepared set",
+    "finetune": "train a finished model on with knees of your own",
     "export": "write a run's network to one file, which predicts by itself",
     "convert": "convert weights from PyTorch to ours, and back",
     "compare": "compare two models on the same knees, with paired intervals",
@@ -46,7 +47,7 @@ COMMANDS = {
 }
 """Summary of each command, in the order of the overview."""
 
-TRAINING = ("train", "demo")
+TRAINING = ("train", "demo", "finetune")
 """Commands that train; the process is prepared for them (see `process`)."""
 
 HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull")

@@ -146,6 +146,7 @@ def _open(data: str, data_dir: Path) -> "PreparedSet":
 def _score_run(word: str, name: str, prepared: "PreparedSet") -> Scored:
     """Predict the knees of a set that a run, or another model, does not know."""
     import knee_jax
+    from knee_jax.cli.learnt import learnt_by
     from knee_jax.cohort import held_out
     from knee_jax.config import load
     from knee_jax.config.schema import Evaluation
@@ -155,7 +156,7 @@ def _score_run(word: str, name: str, prepared: "PreparedSet") -> Scored:
     from knee_jax.inference import models
 
     folder = path(word)
-    predictor = models.load(folder if folder.exists() else word)
+    predictor = models.load(word)
     config = load.saved(folder / "config.json") if folder.is_dir() else None
     if config:
         size = Preprocessing(config.augmentation, config.input).size
@@ -165,7 +166,7 @@ def _score_run(word: str, name: str, prepared: "PreparedSet") -> Scored:
     chosen = held_out.choose(
         prepared,
         predictor.targets,
-        held_out.learnt_by(folder),
+        learnt_by(word),
         with_landmarks=predictor.needs_landmarks
         and (config is None or config.data.without_keypoints == "drop"),
         wholly_read=config is not None and config.data.partially_labelled == "drop",

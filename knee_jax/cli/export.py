@@ -3,8 +3,9 @@
     knee-jax export RUN --out=FILE.knee
 
 The file holds the program with its preprocessing (StableHLO, for cpu, cuda and tpu), the weights
-(safetensors), targets, calibration and facts. `knee-jax predict --model=FILE.knee` and
-`knee_jax.load("FILE.knee")` read it.
+(safetensors), targets, calibration, facts, the run's config, and which knees it has learnt from
+(subjects by pseudonym), so that none of them is ever scored. `knee-jax predict --model=FILE.knee`,
+`knee-jax finetune FILE.knee` and `knee_jax.load("FILE.knee")` read it.
 """
 
 from pathlib import Path
@@ -25,6 +26,7 @@ def define_flags() -> None:
 
 def main(words: list[str]) -> None:
     """Export, and print what was written."""
+    from knee_jax.cohort import held_out, knees
     from knee_jax.inference import exported
 
     options = flags.FLAGS
@@ -36,5 +38,8 @@ def main(words: list[str]) -> None:
     if path.exists():
         raise UserError(f"--out={options.out}: exists; name a new file, or delete it")
     card = Path(options.card).read_text(encoding="utf-8") if options.card else ""
-    exported.write(Path(words[0]).expanduser(), path, half=options.half, card=card)
+    run = Path(words[0]).expanduser()
+    known = held_out.learnt_by(run)
+    learnt = "" if known is None else knees.text_of(knees.under_pseudonyms(known))
+    exported.write(run, path, half=options.half, card=card, learnt=learnt)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -4,6 +4,8 @@ It is written before the first step. Whoever resumes or evaluates the run goes b
 prepared set that was made again deals no subject anew.
 """
 
+import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -36,6 +38,9 @@ LEAKS = ("subject", "pixels", "near_duplicate")
 """Ways in which a network can know a knee: its subject, its very pixels, or another version of its
 picture.
 """
+
+PSEUDONYM = "sha256:"
+"""Beginning of a subject that is named by a checksum of cohort and id."""
 
 _CHUNK = 64
 
@@ -98,11 +103,28 @@ def read(path: Path) -> pd.DataFrame:
         UserError: The file is missing or holds no list of knees.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
+        text = ""
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> pd.DataFrame:
+    """Return the list of knees that a text holds, CSV.
+
+    Args:
+        text: Result of `text_of`.
+        source: What the text was read from, for messages.
+
+    Raises:
+        UserError: It holds no list of knees.
+    """
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except ValueError:
         table = pd.DataFrame()
     if missing := [name for name in COLUMNS if name not in table]:
-        raise UserError(f"{path}: is no list of knees ({', '.join(missing)} is missing)")
+        raise UserError(f"{source}: is no list of knees ({', '.join(missing)} is missing)")
     return table[list(COLUMNS)]
 
 
@@ -114,6 +136,28 @@ def text_of(table: pd.DataFrame) -> str:
 def learnt_from(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a list that a network has seen."""
     return table[table["part"].isin(LEARNT_FROM)]
+
+
+def under_pseudonyms(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a list in which subjects are pseudonyms, and nothing else tells who they are.
+
+    `leaks` knows the subjects again. Whoever has all ids of a study can find out which of them are
+    in the list, by trying.
+    """
+    hidden = table.assign(subject=_people(table), cohort="", side="", visit="")
+    return hidden.sort_values(["subject", "checksum"])
+
+
+def _people(table: pd.DataFrame) -> pd.Series:
+    """Return the pseudonym of every knee's subject."""
+
+    def pseudonym(cohort: str, subject: str) -> str:
+        if subject.startswith(PSEUDONYM):
+            return subject
+        return PSEUDONYM + hashlib.sha256(f"{cohort}\0{subject}".encode()).hexdigest()[:16]
+
+    people = [pseudonym(*pair) for pair in zip(table["cohort"], table["subject"], strict=True)]
+    return pd.Series(people, table.index, dtype=object)
 
 
 def rows_of(table: pd.DataFrame, knees: pd.DataFrame) -> np.ndarray:
@@ -138,9 +182,7 @@ def leaks(learnt: pd.DataFrame, scored: pd.DataFrame) -> np.ndarray:
     near = _near(learnt["perceptual_hash"], scored["perceptual_hash"])
     found[near] = "near_duplicate"
     found[scored["checksum"].isin(learnt["checksum"]).to_numpy()] = "pixels"
-    people = pd.MultiIndex.from_frame(learnt[["cohort", "subject"]])
-    theirs = pd.MultiIndex.from_frame(scored[["cohort", "subject"]])
-    found[theirs.isin(people)] = "subject"
+    found[_people(scored).isin(set(_people(learnt))).to_numpy()] = "subject"
     return found
 
 

@@ -8,6 +8,8 @@ The file is a zip archive of
                            preprocessing is part of it
     forward.accelerator    the same for cuda and tpu, in the forms that suit them
     heat.cpu, heat.acc...  the same of where the evidence lay, if the network shows it
+    config.json            config of the run, by which a network may be trained on from the weights
+    knees.csv              knees that it has learnt from, subjects by pseudonym, if they are known
     README.md              the model card, if there is one
 
 Reading it needs no network, config or training code of the project.
@@ -29,7 +31,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
 import knee_jax
-from knee_jax import targets
+from knee_jax import models, targets
+from knee_jax.config import load as configs
+from knee_jax.config.load import RunConfig
 from knee_jax.errors import UserError
 from knee_jax.files import atomic_write
 from knee_jax.inference import run as runs
@@ -46,6 +50,7 @@ PLATFORMS = {"cpu": ("cpu",), "accelerator": ("cuda", "tpu")}
 """Platforms of each program."""
 
 METADATA, WEIGHTS, CARD = "metadata.json", "model.safetensors", "README.md"
+CONFIG, KNEES = "config.json", "knees.csv"
 
 MOST_BYTES = 2**31
 """Bytes of a member of the archive, above which the file is refused."""
@@ -57,6 +62,7 @@ def write(
     *,
     half: bool = False,
     card: str = "",
+    learnt: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the network of a finished run to one file.
@@ -66,6 +72,7 @@ def write(
         path: File to write.
         half: Whether weights are stored in half precision; they are computed with in single.
         card: Text of the model card, Markdown.
+        learnt: List of the knees that the network has learnt from, CSV; '' if they are unknown.
         facts: Further facts about the model.
 
     Raises:
@@ -113,8 +120,17 @@ def write(
         _add(archive, WEIGHTS, save(weights))
         for name, program in members.items():
             _add(archive, name, program)
-        if card:
-            _add(archive, CARD, card.encode())
+        _add(archive, CONFIG, configs.json_of(_without_paths(network.config)).encode())
+        for name, text in ((KNEES, learnt), (CARD, card)):
+            if text:
+                _add(archive, name, text.encode())
+
+
+def _without_paths(config: RunConfig) -> RunConfig:
+    """Return a config that names nothing on this machine."""
+    from_file = config.init_from not in ("", models.IMAGENET)
+    changes = {"data.manual_dir": "", "data.test_manual_dir": ""}
+    return configs.changed(config, changes | ({"init_from": ""} if from_file else {}))
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -199,17 +215,9 @@ def load(path: str | Path) -> Predictor:
         UserError: It is no such file, is damaged, or was written by a newer version.
     """
     path = Path(path)
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of a model") from None
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{path}: is no exported model, or was cut short; `knee-jax export` makes one"
-        ) from error
-    file = _File(path, archive, {})
-    metadata = _checked(file)
-    weights = _weights(file)
+    file = _open(path)
+    metadata, archive = file.metadata, file.archive
+    weights = {name: jnp.asarray(array) for name, array in _weights(file).items()}
     kind = "cpu" if jax.default_backend() == "cpu" else "accelerator"
 
     def compiled(name: str) -> Callable[[Any], Any]:
@@ -240,6 +248,48 @@ def load(path: str | Path) -> Predictor:
     )
 
 
+def contents(path: Path) -> tuple[RunConfig, dict[str, np.ndarray]]:
+    """Return the config of the run behind a file, and its weights by path, float32.
+
+    Raises:
+        UserError: As `load`; or an earlier version wrote it, without the config.
+    """
+    file = _open(path)
+    if CONFIG not in file.archive.namelist():
+        raise UserError(
+            f"{path}: does not hold the config of its run, as an earlier version wrote it: export "
+            "the run again, or name its folder"
+        )
+    try:
+        values = json.loads(file.read(CONFIG))
+    except ValueError as error:
+        raise UserError(f"{path}: {CONFIG} is damaged; export the model again") from error
+    return configs.parse(values), _weights(file)
+
+
+def learnt(path: Path) -> str:
+    """Return the list of knees that the model of a file has learnt from, CSV; '' if unknown.
+
+    Raises:
+        UserError: As `load`.
+    """
+    file = _open(path)
+    return file.read(KNEES).decode() if KNEES in file.archive.namelist() else ""
+
+
+def _open(path: Path) -> _File:
+    """Open a file, and check its format."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of a model") from None
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{path}: is no exported model, or was cut short; `knee-jax export` makes one"
+        ) from error
+    return _File(path, archive, _checked(_File(path, archive, {})))
+
+
 def _checked(file: _File) -> dict[str, Any]:
     """Return the metadata of a file of a known format."""
     try:
@@ -259,7 +309,7 @@ def _checked(file: _File) -> dict[str, Any]:
     return dict(metadata)
 
 
-def _weights(file: _File) -> dict[str, jax.Array]:
+def _weights(file: _File) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load as load_tensors
 
@@ -267,4 +317,4 @@ def _weights(file: _File) -> dict[str, jax.Array]:
         arrays = load_tensors(file.read(WEIGHTS))
     except SafetensorError as error:
         raise UserError(f"{file.path}: {WEIGHTS} is damaged; export the model again") from error
-    return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}

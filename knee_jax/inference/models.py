@@ -6,8 +6,10 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from knee_jax.config.fields import nearest
+from knee_jax.config.load import RunConfig
 from knee_jax.errors import UserError
 from knee_jax.inference import exported, run
 from knee_jax.inference.predictor import Batch, Predictor
@@ -21,25 +23,47 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(exported.SUFFIX) for name in found))
 
 
+def find(model: str | Path) -> Path:
+    """Return the file of a model that comes with the project, or the folder or file itself.
+
+    Raises:
+        UserError: There is no such model, run or file.
+    """
+    name, path = str(model), Path(model).expanduser()
+    if name in names():
+        # The package is installed as files, since it cannot be read from an archive.
+        return Path(str(resources.files("knee_jax.weights") / f"{name}{exported.SUFFIX}"))
+    if path.exists() or path.suffix == exported.SUFFIX:
+        return path
+    raise UserError(
+        f"{name}: no model of that name, no folder of a run and no file; {nearest(name, names())}"
+    )
+
+
 def load(model: str | Path) -> Predictor:
     """Load a model that comes with the project, a finished run, or an exported file.
 
     Raises:
         UserError: There is no such model, run or file, or it cannot be read.
     """
-    name, path = str(model), Path(model)
-    if name in names():
-        with resources.as_file(
-            resources.files("knee_jax.weights") / f"{name}{exported.SUFFIX}"
-        ) as f:
-            return exported.load(f)
-    if path.is_dir():
-        return run.load(path)
-    if path.is_file() or path.suffix == exported.SUFFIX:
-        return exported.load(path)
-    raise UserError(
-        f"{name}: no model of that name, no folder of a run and no file; {nearest(name, names())}"
-    )
+    place = find(model)
+    return run.load(place) if place.is_dir() else exported.load(place)
+
+
+def contents(model: str | Path) -> tuple[RunConfig, dict[str, np.ndarray]]:
+    """Return the config of a model and its weights by path, float32, to train on from them.
+
+    Raises:
+        UserError: As `load`; or an exported file does not hold the config.
+    """
+    place = find(model)
+    if not place.is_dir():
+        return exported.contents(place)
+    network = run.read(place)
+    weights = flatten_dict(dict(network.variables))
+    return network.config, {
+        "/".join(names): np.asarray(array, np.float32) for names, array in weights.items()
+    }
 
 
 def average(models: Sequence[Predictor]) -> Predictor:

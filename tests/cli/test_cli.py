@@ -169,6 +169,7 @@ FLAGS = {
     "reproduce": "table budget out data_dir rows seed change study dry_run",
     "predict": "out model side spacing landmarks roi shard workers",
     "evaluate": "data data_dir predictions encoding out",
+    "finetune": "data workdir data_dir targets seed epochs",
     "export": "out half card",
     "convert": "weights out model layout width heads",
     "compare": "part out resamples",

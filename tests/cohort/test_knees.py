@@ -212,6 +212,21 @@ def test_knees_behind_the_initial_weights_are_known_too(open_set):
     assert set(initial["subject"]) <= set(knees.learnt_from(found.knees)["subject"])
 
 
+def test_subjects_are_known_again_by_their_pseudonyms(open_set):
+    first = select({"one": open_set(make_index(range(20)))})
+    hidden = knees.under_pseudonyms(knees.learnt_from(first.knees))
+    text = knees.text_of(hidden)
+    assert not any(f",{subject}," in text for subject in first.knees["subject"])
+    assert set(hidden["side"]) | set(hidden["visit"]) | set(hidden["cohort"]) == {""}
+    pd.testing.assert_frame_equal(knees.under_pseudonyms(hidden), hidden)
+    others = knees.describe(open_set(make_index(range(10, 40))))
+    plain = knees.leaks(knees.learnt_from(first.knees), others)
+    assert set(plain) == {"", "subject"}
+    np.testing.assert_array_equal(knees.leaks(knees.parse(text, "a list"), others), plain)
+    elsewhere = others.assign(cohort="MOST", checksum="", perceptual_hash="")
+    assert set(knees.leaks(hidden, elsewhere)) == {""}
+
+
 def test_a_split_by_image_says_that_subjects_cross(open_set):
     found = select({"one": open_set(make_index(range(40)))}, split="image_ratio")
     assert any("leaks subjects" in note for note in found.notes)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import knee_jax
+from knee_jax.config import load
+from knee_jax.configs import kl
 from knee_jax.errors import UserError
 from knee_jax.inference import exported, models
 from tests.commands import REPOSITORY
@@ -38,6 +40,42 @@ def test_half_precision_is_half_the_size(run, exported_file, tmp_path):
         for path in (exported_file, tmp_path / "half.knee")
     ]
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.2)
+
+
+def test_it_holds_what_training_goes_on_from(run, exported_file, tmp_path):
+    config, weights = models.contents(exported_file)
+    ours, expected = models.contents(run[0])
+    assert config == ours
+    assert weights.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(weights[name], array)
+    assert exported.learnt(exported_file) == ""
+    exported.write(run[0], tmp_path / "known.knee", learnt="a list")
+    assert exported.learnt(tmp_path / "known.knee") == "a list"
+
+
+def test_it_names_no_folder_of_this_machine():
+    config = load.changed(load.parse(load.base()), {"data.manual_dir": "/a", "init_from": "/b"})
+    config = exported._without_paths(config)
+    assert (config.data.manual_dir, config.init_from) == ("", "")
+    kept = load.changed(load.parse(kl.get_config("best")), {"data.test_manual_dir": "/a"})
+    assert exported._without_paths(kept).init_from == "imagenet"
+
+
+def test_a_file_without_its_config_cannot_be_trained_on(exported_file, tmp_path):
+    old = copy_without(exported_file, tmp_path / "old.knee", exported.CONFIG)
+    assert knee_jax.load(old).targets
+    with pytest.raises(UserError, match="does not hold the config of its run"):
+        models.contents(old)
+
+
+def copy_without(source, path, name):
+    """A copy of an archive without one member."""
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w") as part:
+        for member in whole.namelist():
+            if member != name:
+                part.writestr(member, whole.read(member))
+    return path
 
 
 @pytest.mark.slow
