@@ -90,7 +90,7 @@ def evidence(
     # Resampling must not carry heat beyond the cells that have it.
     within = cv2.resize((heat > 0).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
     large = np.clip(large * within, 0, 1)[..., None]
-    share = 0.8 * np.sqrt(large)
+    share = 0.8 * large**0.75
     mixed = _DIM * grey * (1 - share) + _heat_colours(large[..., 0]) * share
     picture = np.rint(mixed).astype(np.uint8)
     scale = width / image.shape[1]

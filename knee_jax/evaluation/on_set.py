@@ -22,9 +22,12 @@ from knee_jax.metrics.predictions import first_visit, make_table, targets_in, wr
 from knee_jax.metrics.summary import Summary, summarise, write_metrics
 from knee_jax.report.confidence import confidence_section
 from knee_jax.report.examples import Example, choose_examples, show
+from knee_jax.report.operating import operating_table
 from knee_jax.report.page import write_report
 from knee_jax.report.sections import Section
 from knee_jax.report.tables import Table, beside
+from knee_jax.targets import of_kind
+from knee_jax.targets.kinds import Classes
 
 PART, FACTS = "test", "evaluation.json"
 
@@ -121,13 +124,21 @@ def write(
         raise UserError(f"{title}: no knee has a label of {', '.join(targets_in(table))}")
     write_metrics(out / "metrics.json", metrics)
     write_json(out / FACTS, {**facts, "notes": list(notes)})
-    sections = [Section("Beside the run's own test knees", tables=(compare(metrics[PART], own),))]
+    sections = []
+    if own:
+        beside_own = compare(metrics[PART], own)
+        sections.append(Section("Beside the run's own test knees", tables=(beside_own,)))
+    points = operating_table(tables, PART, metrics[PART], settings.num_resamples, settings.scheme)
+    if points:
+        sections.append(Section("Points of decision", tables=(points,)))
+    if of_kind(targets_in(table), Classes):
+        sections.append(confidence_section(table))
     write_report(
         out,
         _examples(table, prepared),
         title=title,
         intervals=bootstrap.describe(settings.num_resamples, scheme=settings.scheme),
-        extra_sections=(sections if own else []) + [confidence_section(table)],
+        extra_sections=sections,
         notes=notes,
     )
     return metrics[PART]

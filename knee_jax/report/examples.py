@@ -152,5 +152,8 @@ def _verdict(example: Example) -> str:
         if name != example.target.name and (not known or target.agrees(read, predicted)):
             continue
         words = target.format(read) if known else "unread"
-        parts.append(f"{target.short_title} {words}, predicted {target.format(predicted)}")
+        # The classes of a scale need its name.
+        scale = isinstance(target, Ordinal) or not isinstance(target, Classes)
+        title = target.short_title if scale or not known else "read"
+        parts.append(f"{title} {words}, predicted {target.format(predicted)}")
     return "; ".join(parts)

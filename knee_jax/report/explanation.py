@@ -206,8 +206,8 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
         )
     notes = [
         f"{target_title(target)}: each knee as the network reads it, lateral at the left, and "
-        "beside it where the evidence for the predicted class lay, brightest where it was "
-        f"strongest; each knee has its own scale. {_ORDER}",
+        f"beside it where the evidence for {_for_what(target)} lay, brightest where it was "
+        f"strongest; each knee has its own scale. {_order(target)}",
         _HEAT_NOTE,
     ]
     if maps.patch:
@@ -249,8 +249,8 @@ def slices_section(table: pd.DataFrame, explanation: Explanation) -> Section:
     )
     notes = [
         f"{target_title(target)}: at the left {bars}. At the right the slices of most strength "
-        "(orange bars), in their order, with the evidence for the predicted class in colour, "
-        f"brightest where it was strongest in all slices of the knee. {_ORDER}",
+        f"(orange bars), in their order, with the evidence for {_for_what(target)} in colour, "
+        f"brightest where it was strongest in all slices of the knee. {_order(target)}",
         _HEAT_NOTE + " Attention says what was read, not what for."
         if explanation.attended
         else _HEAT_NOTE,
@@ -258,14 +258,23 @@ def slices_section(table: pd.DataFrame, explanation: Explanation) -> Section:
     return Section(title, notes, (), drawings)
 
 
-_ORDER = (
-    "First those that were right and most certain, of each class, then those that were wrong and "
-    "most certain, then those that the network could hardly decide."
-)
+def _order(target: str) -> str:
+    if not isinstance(targets.get(target), Classes):
+        return "From the best predicted knee to the worst."
+    return (
+        "First those that were right and most certain, of each class, then those that were wrong "
+        "and most certain, then those that the network could hardly decide."
+    )
+
+
+def _for_what(target: str) -> str:
+    return "the predicted class" if isinstance(targets.get(target), Classes) else "a high value"
+
+
 _HEAT_NOTE = (
     "Heat is gradient times activation, cell by cell of the network's last maps (Draelos & Carin "
     "2020; behind a global average this is Grad-CAM, Selvaraju et al. 2017): dark is where no head "
-    "reads, or nothing speaks for the class. It says what the prediction rests on, not that it is "
+    "reads, or nothing speaks for it. It says what the prediction rests on, not that it is "
     "right, and is no finer than these maps. L lateral, M medial, A anterior, P posterior."
 )
 

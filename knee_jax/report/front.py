@@ -12,7 +12,7 @@ from knee_jax.metrics.bootstrap import subjects_of
 from knee_jax.metrics.summary import Summary
 from knee_jax.report import tables
 from knee_jax.targets.grades import OARSI
-from knee_jax.targets.kinds import Classes
+from knee_jax.targets.kinds import Classes, Continuous
 
 FEWEST_SUBJECTS = 30
 """Number of subjects below which intervals are not to be relied on."""
@@ -130,6 +130,14 @@ def troubles(table: pd.DataFrame, summary: Summary, part: str) -> list[str]:
             words = ", ".join(tables.METRIC_TITLES.get(m, m) for m in undefined)
             found.append(f"{title}: undefined for these knees: {words}.")
         target = targets.all_targets().get(name)
+        if isinstance(target, Continuous):
+            spread = float(table.loc[target.is_known(table[name]), name].std(ddof=0))
+            high = estimates["rmse"]["high"]
+            if high is not None and high >= spread > 0:
+                found.append(
+                    f"{title}: the interval of RMSE includes {spread:.2f} {target.unit}, the error "
+                    "of the labels' mean."
+                )
         if isinstance(target, Classes):
             truth = table[name].to_numpy(np.float64)
             predicted = set(table.loc[target.is_known(truth), f"{name}_pred"])

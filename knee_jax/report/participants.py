@@ -93,7 +93,7 @@ def _of_target(target: Target, parts: Sequence[pd.DataFrame]) -> list[tuple[str,
         return [(f"{target.title}, {getattr(target, 'unit', '')}", *cells)]
     rows = [
         (
-            f"{target.short_title} {name}" if isinstance(target, Ordinal) else name,
+            f"{target.short_title}{' ' if isinstance(target, Ordinal) else ': '}{name}",
             *(_share(int((values == number).sum()), len(values)) for values in known),
         )
         for number, name in enumerate(target.class_names)
@@ -117,7 +117,7 @@ def _of_sets(prepared: Mapping[str, pd.DataFrame]) -> list[Box]:
                 f"{each['reason'].replace('_', ' ')} {each['excluded']:,}"
                 for each in reasons.to_dict("records")
             )
-            aside.append(f"{stage['excluded']:,} not {stage['stage']} ({words})")
+            aside.append(f"{stage['excluded']:,} excluded: {words}")
         begun, kept = int(flow["left"].iloc[0]), int(flow["left"].iloc[-1])
         boxes.append(Box(f"{name}: knees of the study", f"{begun:,}", tuple(aside)))
         boxes.append(Box(f"{name}: knees of the prepared set", f"{kept:,}"))

@@ -30,7 +30,7 @@ from knee_jax.report.sections import Section, cohorts_section, selection_section
 from knee_jax.report.subgroups import subgroups_section
 from knee_jax.report.tables import target_title, terminal_table, tidy_metrics
 from knee_jax.targets.grades import GRADES, OARSI_GRADES
-from knee_jax.targets.kinds import Dichotomy, Nominal
+from knee_jax.targets.kinds import Classes, Dichotomy, Nominal
 from knee_jax.tasks.grading import Grading
 from knee_jax.training.run import Run
 from knee_jax.workdir.folder import commit_of
@@ -63,7 +63,8 @@ def write_page(
     points = operating_table(tables, shown, metrics[shown], settings.num_resamples, settings.scheme)
     if points:
         sections.append(Section("Points of decision", tables=(points,)))
-    sections.append(confidence_section(tables[shown]))
+    if any(isinstance(target, Classes) for target in run.targets):
+        sections.append(confidence_section(tables[shown]))
     if explanation is not None:
         looked = slices_section if config.input.volume else heat_section
         sections.append(looked(tables[shown], explanation))

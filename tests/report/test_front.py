@@ -6,7 +6,7 @@ import pytest
 
 from knee_jax.metrics.summary import summarise
 from knee_jax.report import front
-from tests.factories import random_predictions
+from tests.factories import random_predictions, random_values
 
 
 def test_three_figures_of_several_targets_head_a_page(table):
@@ -38,6 +38,15 @@ def test_troubles_are_named():
     assert "stand on 10 subjects only" in found
     assert "There are no test knees" in found
     assert "Quadratic kappa includes 0, chance" in found
+
+
+def test_a_value_no_better_than_the_mean_is_said():
+    table = random_values(40)
+    good = front.troubles(table, summarise(table, num_resamples=50), "test")
+    assert good == []
+    mean = table.assign(jsw_medial_pred=table["jsw_medial"].mean())
+    (found,) = front.troubles(mean, summarise(mean, num_resamples=50), "test")
+    assert f"{table['jsw_medial'].std(ddof=0):.2f} mm, the error of the labels' mean" in found
 
 
 def history(scores, last):

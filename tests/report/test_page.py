@@ -174,7 +174,7 @@ def test_progression_has_matrix_curves_and_headlines(make_workdir, undrawn):
     assert "Progression: Balanced accuracy" in text
     assert "anterior (A) at the left" in text
     assert "lateral (L) at the left" not in text
-    assert "Slice of a knee, Progression fast, predicted slow" in text
+    assert "Slice of a knee, read fast, predicted slow" in text
     # Classes without an order are no grades.
     assert "grade" not in Page(page).text.lower()
 
