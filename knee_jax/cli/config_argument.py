@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from knee_jax.cli import nearest, saved_config
 from knee_jax.errors import UserError
@@ -13,16 +14,17 @@ def names() -> list[str]:
     """Return the names of the configs that come with the package."""
     import knee_jax.configs as configs
 
-    modules = [module.name for module in pkgutil.iter_modules(configs.__path__)]
-    return sorted(name for name in modules if hasattr(_module(name), "get_config"))
+    modules = [each.name for each in pkgutil.iter_modules(configs.__path__)]
+    return sorted(name for name in modules if hasattr(module(name), "get_config"))
 
 
 def variants() -> list[str]:
     """Return every config with each of its variants, as in `kpn:demo`."""
-    return [f"{name}:{variant}" for name in names() for variant in _module(name).VARIANTS]
+    return [f"{name}:{variant}" for name in names() for variant in module(name).VARIANTS]
 
 
-def _module(name: str):
+def module(name: str) -> Any:
+    """Return the module of a config."""
     return importlib.import_module(f"knee_jax.configs.{name}")
 
 
@@ -66,7 +68,7 @@ def resolve(value: str) -> str:
             raise UserError(
                 f"--config={value}: there is no config '{path}'{nearest(path, names())}"
             )
-        return f"{_module(path).__file__}{colon}{variant}"
+        return f"{module(path).__file__}{colon}{variant}"
     name = Path(path).stem
     if not Path(path).exists() and name in names():
         raise UserError(

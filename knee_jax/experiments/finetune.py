@@ -26,7 +26,7 @@ from knee_jax.metrics import comparison
 from knee_jax.metrics.comparison import Difference
 from knee_jax.metrics.predictions import read_predictions
 from knee_jax.models import weights
-from knee_jax.report.differences import differences_text
+from knee_jax.report.differences import Compared, differences_text
 from knee_jax.targets.kinds import Classes
 
 INITIAL = "initial.npz"
@@ -161,7 +161,7 @@ def compare(workdir: Path, before: Predictor, prepared: PreparedSet, num_resampl
     table = on_set.predict(before, own, rows)
     found = comparison.pair(table, after)
     differences = comparison.compare(found, num_resamples)
-    text = differences_text(differences, found, ("before", "after"))
+    text = differences_text(Compared("before", "after", found, differences))
     text += "\n\n" + verdict(differences)
     write_text(workdir / "comparison.txt", text + "\n")
     csv = pd.DataFrame(differences).to_csv(index=False, float_format="%.6g")

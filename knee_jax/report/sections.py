@@ -63,6 +63,7 @@ class Section:
             side by side.
         terms: Words and their meaning.
         folded: Whether tables are shown only when they are unfolded.
+        sortable: Whether a click on a title sorts the tables, which needs a script.
     """
 
     title: str
@@ -72,6 +73,7 @@ class Section:
     flow: Sequence[Sequence[Box]] = ()
     terms: Sequence[tuple[str, str]] = ()
     folded: bool = False
+    sortable: bool = False
 
     @property
     def anchor(self) -> str:
