@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from knee_jax.inference.predictor import Predictor
+    from knee_jax.report.opened_run import OpenedRun
 
 __version__ = "0.2.0"
 
@@ -34,3 +35,18 @@ def grade(
 
     predictor = models.load(model) if isinstance(model, str | Path) else model
     return grading.grade(predictor, paths, **reading)
+
+
+def open_run(path: str | Path, data_dir: str | Path = "data") -> "OpenedRun":
+    """Open a finished run for reading: its predictions, metrics, training curves and knees.
+
+    Args:
+        path: Folder of the run.
+        data_dir: Folder of prepared sets, from which pictures of knees are read.
+
+    Raises:
+        UserError: The folder holds no run.
+    """
+    from knee_jax.report import opened_run
+
+    return opened_run.open_run(path, data_dir)

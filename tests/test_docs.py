@@ -1,5 +1,7 @@
 """Links and references of the documentation."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ from knee_jax.config import reference
 from tests.commands import REPOSITORY
 
 PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+NOTEBOOKS = [*REPOSITORY.glob("docs/**/*.ipynb")]
 LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
@@ -34,6 +37,18 @@ def test_pictures_are_what_their_scripts_draw(name, tmp_path):
     assert drawn.shape == shown.shape
     # Rounding of another machine; all dots of the landmarks make more.
     assert np.mean(np.abs(drawn.astype(int) - shown)) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_notebooks_run_to_their_end(page):
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "outputs are not kept"
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    environment = os.environ | {"MPLBACKEND": "agg"}
+    line = [sys.executable, "-W", "error", "-c", code + "\nassert len(table) == 4"]
+    done = subprocess.run(line, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_reference_of_the_config_is_what_the_code_says():
