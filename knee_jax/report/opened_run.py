@@ -184,7 +184,10 @@ class Knee:
     def plot(self) -> Figure:
         """Draw the knee, where its picture is at hand, and the probabilities of its classes."""
         names = [n for n in targets_in(pd.DataFrame([self.row])) if n in targets.all_targets()]
-        classes: list[Classes] = [t for t in targets.get_all(names) if isinstance(t, Classes)]
+        classes: list[Classes] = []
+        for target in targets.get_all(names):
+            if isinstance(target, Classes):
+                classes.append(target)
         try:
             picture: np.ndarray | None = self.image()
         except UserError:
@@ -195,8 +198,8 @@ class Knee:
         if picture is not None:
             grid[0].imshow(picture, cmap="gray", vmin=0, vmax=255)
             grid[0].set_axis_off()
-        for axes, target in zip(grid[columns - len(classes) :], classes, strict=True):
-            self._draw(axes, target)
+        for axes, own in zip(grid[columns - len(classes) :], classes, strict=True):
+            self._draw(axes, own)
         row = self.row
         figure.suptitle(f"{row['subject']} {row['side']}, {row['visit']} months ({self.part})")
         return figure
