@@ -69,7 +69,8 @@ dist: $(call installed,dist)
 	cd .venv-dist/empty && ../bin/knee-jax demo $(DEMO)
 	test -s .venv-dist/empty/runs/demo/report/index.html
 
-# Trained models that come with the project, made again from the real knees in KNEEKL224.
+# Trained models that come with the project, made again from the real knees in KNEEKL224, and the
+# localiser, from phantom films.
 KNEEKL224 ?= ../shared/data/kneekl224
 weights: $(call installed,imagenet)
 	$(BIN)/knee-jax train --config=kl:best,quick --config.data.manual_dir=$(KNEEKL224) \
@@ -77,6 +78,10 @@ weights: $(call installed,imagenet)
 	rm -f knee_jax/weights/kl-kneekl224.knee
 	$(BIN)/knee-jax export runs/weights/kl-kneekl224 --half --out=knee_jax/weights/kl-kneekl224.knee \
 		--card=knee_jax/weights/kl-kneekl224.md
+	$(BIN)/knee-jax train --config=landmarks --workdir=runs/weights/landmarks
+	rm -f knee_jax/weights/landmarks.knee
+	$(BIN)/knee-jax export runs/weights/landmarks --half --out=knee_jax/weights/landmarks.knee \
+		--card=knee_jax/weights/landmarks.md
 
 benchmark: install
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -18,12 +18,16 @@ Variants, after a colon; several are separated by commas (`configs/kpn.py:no_kpn
                other temperatures of the coherence loss (supplementary Table 1).
     regression, resnet50_regression
                with an auxiliary regression head (supplementary Table 2).
+    kneekl224  KL alone, on the real crops of `kneekl224` with the localiser's landmarks (`knee-jax
+               prepare --dataset=kneekl224 --manual_dir=DIR --landmarks=model`), a ResNet-18 at 160
+               px, for an hour on a CPU; `kneekl224,no_kpn` is the same network with plain pooling.
+               Not run to its end yet.
     demo       a small network on about 1,000 phantom knees, 20 epochs, for a CPU; also after any of
                the above. On 2 cores (AMD EPYC, 2026-11): 4 to 5 minutes, test KL
                quadratic kappa 0.714 [0.626, 0.779].
 
-Every variant runs on phantom knees unless another set is named by `--config.data.dataset`. What
-the fields mean is in docs/reference/config.md.
+Every other variant runs on phantom knees unless another set is named by `--config.data.dataset`.
+What the fields mean is in docs/reference/config.md.
 """
 
 from knee_jax.config import load
@@ -104,6 +108,29 @@ def _both(first, second):
     return change
 
 
+def _kneekl224(config: Config) -> None:
+    """Grade KL on real knees, whose landmarks the localiser has found."""
+    _no_cl(config)
+    config.paper_row = ""
+    config.targets = ("kl",)
+    config.data.dataset = "kneekl224/located"
+    config.data.split = "published"
+    # Knees without landmarks stay, so that both kinds of pooling see the same ones.
+    config.data.without_keypoints = "global"
+    config.input.size = 160
+    config.model.depth = 18
+    config.model.width = 32
+    config.augmentation = load.augmentation(
+        "affine", translation=0.04, rotation=8.0, scale=(0.92, 1.08), gamma=(0.8, 1.25)
+    )
+    config.batch_size = 32
+    config.epochs = 12
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.drop_epochs = ()
+    config.optimizer.schedule = "one_cycle"
+    config.optimizer.ema_decay = 0.995
+
+
 def _demo(config: Config) -> None:
     config.data.dataset = "phantom_xray/demo"
     config.input.size = 160
@@ -136,5 +163,6 @@ VARIANTS = {
     "tau_150": _temperature(1.5),
     "regression": _regression,
     "resnet50_regression": _both(_resnet(50), _regression),
+    "kneekl224": _kneekl224,
     "demo": _demo,
 }

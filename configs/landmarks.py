@@ -7,7 +7,10 @@ data.
 
 Variants, after a colon (`configs/landmarks.py:demo`):
 
-    (none)   128 px, about 16,000 windows: the project's own localiser.
+    (none)   128 px, about 16,000 windows, five epochs.
+    adapted  two epochs on `adapted_windows/kneekl224`, with real crops that a localiser has marked
+             itself (`knee-jax prepare --dataset=adapted_windows/kneekl224 --manual_dir=DIR`); name
+             its weights by --config.init_from.
     demo     a narrow network on few windows, for a look at the path.
 """
 
@@ -49,6 +52,12 @@ def get_config(variant: str = "") -> Config:
     return variant_of(config, variant, VARIANTS)
 
 
+def _adapted(config: Config) -> None:
+    config.data.dataset = "adapted_windows/kneekl224"
+    config.epochs = 2
+    config.optimizer.learning_rate = 1e-3
+
+
 def _demo(config: Config) -> None:
     config.data.dataset = "phantom_windows/tiny"
     config.data.parts = (2, 1, 1)
@@ -58,4 +67,4 @@ def _demo(config: Config) -> None:
     config.epochs = 2
 
 
-VARIANTS = {"demo": _demo}
+VARIANTS = {"adapted": _adapted, "demo": _demo}

@@ -35,11 +35,14 @@ from knee_jax.datasets.shards import (
 from knee_jax.errors import UserError
 from knee_jax.ingest import archives, contact_sheet, repeats
 from knee_jax.ingest.headers import HeaderLoader
-from knee_jax.ingest.report import Example, Exclusion, IngestReport
+from knee_jax.ingest.report import LANDMARK_ERROR, Example, Exclusion, IngestReport
 from knee_jax.targets.grades import GRADES
 
 tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
 """Constructor of the feature of an array, which is stored as its bytes."""
+
+LOCATED = "located"
+"""Config of a set whose landmarks the localiser finds."""
 
 RESERVED_SPLITS = ("all",)
 """Names to which TFDS gives another meaning: `all` stands for all splits together."""
@@ -107,6 +110,8 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             headers are not cached.
         has_read_manual_dir: Whether the builder has used `manual_dir`.
         spacing_mm: Pixel size of films whose headers tell none, mm; None: they are excluded.
+        localise: Function that gives a job the landmarks of its knees
+            (`knee_jax.inference.study_landmarks`), for configs that have them from a localiser.
     """
 
     unit: str = "film"
@@ -120,6 +125,18 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     inventories: pathlib.Path | None = None
     has_read_manual_dir: bool = False
     spacing_mm: float | None = None
+    localise: Callable[[Any], Any] | None = None
+
+    @property
+    def is_located(self) -> bool:
+        """Whether the localiser finds the landmarks of the knees."""
+        return self.builder_config is not None and self.builder_config.name == LOCATED
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Dtypes of `label_columns`, and of the landmarks' error where a localiser finds them."""
+        located = {LANDMARK_ERROR: np.float32} if self.is_located else {}
+        return {**self.label_columns, **located}
 
     def __init__(self, **kwargs):
         super().__init__(file_format="array_record", **kwargs)
@@ -174,7 +191,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
             "site": tfds.features.Text(),
             "source": tfds.features.Text(),
         }
-        features |= {n: tfds.features.Scalar(dtype) for n, dtype in self.label_columns.items()}
+        features |= {n: tfds.features.Scalar(dtype) for n, dtype in self.columns.items()}
         return LocalInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
@@ -192,6 +209,8 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     # `self.data_dir` is TFDS's incomplete folder while this runs; it is renamed afterwards.
     def _download_and_prepare(self, dl_manager, download_config=None):
         plan = self.plan(self._unfinished_dir / "raw")
+        if self.is_located:
+            plan = self._with_landmarks(plan)
         self._unfinished_dir.mkdir(exist_ok=True)
         shards = {
             split: make_shards(self._unfinished_dir, split, jobs, self.jobs_per_shard)
@@ -199,25 +218,48 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         }
         self._write_missing([each for of_split in shards.values() for each in of_split])
         reports = {split: [self._read_finished(s) for s in some] for split, some in shards.items()}
-        report = IngestReport(plan.exclusions, plan.notes, plan.subjects, self.label_columns)
+        report = IngestReport(plan.exclusions, plan.notes, plan.subjects, self.columns)
         for split, of_split in reports.items():
             for of_shard in of_split:
                 report.add(split, of_shard.kept, of_shard.exclusions, of_shard.notes)
         rows = [row for split in report.kept.values() for row in split]
-        report.exclude(repeats.find(rows, (*GRADES, *self.label_columns)))
+        report.exclude(repeats.find(rows, (*GRADES, *self.columns)))
         self._check_splits(report)
         report.write(pathlib.Path(self.data_dir))
         splits = [self._gather(split, shards[split], reports[split]) for split in shards]
         self.info.set_splits(tfds.core.splits.SplitDict(splits))
         folder = pathlib.Path(self.data_dir)
         sheet = folder / contact_sheet.FILE
-        contact_sheet.write(sheet, self._sample(report), list(self.label_columns))
+        contact_sheet.write(sheet, self._sample(report), list(self.columns))
         shutil.rmtree(self._unfinished_dir / "raw", ignore_errors=True)
+
+    def _with_landmarks(self, plan: IngestPlan) -> IngestPlan:
+        """Return the plan with the landmarks that the localiser finds."""
+        if self.localise is None:
+            name = f"{self.name}/{self.builder_config.name}"
+            raise UserError(
+                f"the landmarks of {name} are found by the localiser beforehand: prepare it by "
+                f"`knee-jax prepare --dataset={name}`"
+            )
+        total = sum(map(len, plan.jobs.values()))
+        with tqdm(desc="locating knees", total=total, unit=self.unit, mininterval=1) as bar:
+            jobs: dict[str, list[Job]] = {}
+            for split, of_split in plan.jobs.items():
+                jobs[split] = []
+                for job in of_split:
+                    jobs[split].append(self.located(job, self.localise))
+                    bar.update()
+        return dataclasses.replace(plan, jobs=jobs)
+
+    def located(self, job: Job, localise: Callable[[Any], Any]) -> Job:
+        """Return a job with the landmarks of its knees."""
+        located: Job = localise(job)
+        return located
 
     def _write_missing(self, shards: list[Shard]) -> None:
         """Write the shards that no earlier run has finished."""
         missing = [shard for shard in shards if read_report(shard) is None]
-        record_format = RecordFormat(self.info.features, tuple(self.label_columns))
+        record_format = RecordFormat(self.info.features, tuple(self.columns))
         if self.beam_runner:
             options = (self.beam_runner, self.beam_options)
             write_shards_by_beam(missing, record_format, self.file_timeout, *options)

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import IngestPlan
+from knee_jax.datasets.builders import LOCATED, IngestPlan
 from knee_jax.datasets.radiographs import RadiographBuilder
 from knee_jax.ingest import crops, progression
 
 
 class Builder(RadiographBuilder):
-    """Published crops with their KL grade, without landmarks or pixel spacing.
+    """Published crops with their KL grade, without pixel spacing.
 
     The config `progression` adds the labels of Panfilov et al. 2022, from the table
     `progression_labels.csv` in `manual_dir` or beside it, if that names the knee.
@@ -29,7 +29,10 @@ class Builder(RadiographBuilder):
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(
             name="progression", description="With progression within 96 months, where known."
-        )
+        ),
+        tfds.core.BuilderConfig(
+            name=LOCATED, description="With landmarks found by the project's localiser."
+        ),
     ]
     image_size = crops.KNEEKL224.pixels
 
@@ -42,7 +45,8 @@ class Builder(RadiographBuilder):
     @property
     def label_columns(self) -> Mapping[str, Any]:
         """Progression, if the config requests it."""
-        return {} if self.builder_config is None else {progression.COLUMN: np.int8}
+        known = self.builder_config is not None and self.builder_config.name == "progression"
+        return {progression.COLUMN: np.int8} if known else {}
 
     def plan(self, work_dir: pathlib.Path) -> IngestPlan:
         """Plan one job per crop, in the published splits."""

@@ -15,6 +15,20 @@ from knee_jax.phantom import windows
 from knee_jax.targets.grades import GRADES
 
 
+def example_of(window: windows.Window, **identity: Any) -> Example:
+    """Make the example of a window."""
+    grades = np.full(len(GRADES), -1, np.int8)
+    grades[GRADES.index("kl")] = window.kl
+    return example(
+        window.image,
+        grades,
+        spacing_mm=window.spacing_mm,
+        keypoints=window.points,
+        labels={"knee_shown": np.int8(window.shown)},
+        **identity,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class WindowJob:
     """Job that draws the windows of one film.
@@ -40,19 +54,13 @@ class WindowJob:
         return [self._example(window, place) for place, window in enumerate(drawn)]
 
     def _example(self, window: windows.Window, place: int) -> Example:
-        grades = np.full(len(GRADES), -1, np.int8)
-        grades[GRADES.index("kl")] = window.kl
-        return example(
-            window.image,
-            grades,
+        return example_of(
+            window,
             subject=self.subject,
             side=window.side or "R",
             visit=place,
             cohort="phantom",
             source=f"film {self.number}",
-            spacing_mm=window.spacing_mm,
-            keypoints=window.points,
-            labels={"knee_shown": np.int8(window.shown)},
         )
 
     def exclude(self, reason: str, detail: str) -> list[Example | Exclusion | Note]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import IngestPlan, KneeBuilder, tensor
+from knee_jax.datasets.builders import LOCATED, IngestPlan, KneeBuilder, tensor
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
@@ -99,6 +99,11 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
             description="Ready crops, crops/{subject}_{month}_{L|R}.png of 0.2 mm: no films, no "
             "landmarks.",
             rules=Rules(landmarks="crops"),
+        ),
+        FilmConfig(
+            name=LOCATED,
+            description="Landmarks found by the project's localiser where a film has no landmark "
+            "files; the column landmark_error tells them apart.",
         ),
     ]
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "prepare": "make a prepared set from a study's raw files",
     "reproduce": "make a table of a paper again",
     "predict": "grade the knees in any files: films, and crops of single knees",
+    "locate": "find the knees in any files, and the landmarks of each",
     "evaluate": "score finished runs, or other predictions, on any prepared set",
     "finetune": "train a finished model on with knees of your own",
     "export": "write a run's network to one file, which predicts by itself",

@@ -6,8 +6,9 @@ DIR receives predictions.csv (one row per knee, or per refused file with the rea
 and one picture per knee, and index.html, which can be mailed. A stopped command goes on where it
 stopped. Identity in headers is not read.
 
-A film needs its landmark files (`X.pts`, `X_f.pts`) beside it or below --landmarks; without them
---roi=middle takes the middle of each half. A crop of one knee needs nothing. --model may name
+The knees of a film are cut by its landmark files (`X.pts`, `X_f.pts`), beside it or below
+--landmarks; without them the localiser finds them, or --roi=middle takes the middle of each half. A
+crop of one knee needs nothing. --model may name
 several models, separated by commas, which are averaged; `knee-jax list weights` lists those that
 come with the project. For research only, not a medical device.
 """
@@ -31,7 +32,13 @@ def define_flags() -> None:
         "spacing", None, "Pixel size of films that carry none, mm.", lower_bound=0.02, upper_bound=1
     )
     flags.DEFINE_string("landmarks", None, "Folder of landmark files; default: beside the films.")
-    flags.DEFINE_enum("roi", "landmarks", ["landmarks", "middle"], "Where the knees of a film are.")
+    flags.DEFINE_enum(
+        "roi",
+        "localiser",
+        ["localiser", "landmarks", "middle"],
+        "Where the knees of a film without landmark files are: where the localiser finds them; "
+        "nowhere, so that the film is refused; or in the middle of each half.",
+    )
     flags.DEFINE_string("shard", "1/1", "Part I/N of a job array; the parts share --out.")
     flags.DEFINE_integer(
         "workers", min(4, os.cpu_count() or 1), "Processes that read files.", lower_bound=1
@@ -64,12 +71,15 @@ def main(words: list[str]) -> None:
         spacing_mm=options.spacing,
         landmarks=Path(options.landmarks).expanduser() if options.landmarks else None,
         middle=options.roi == "middle",
+        localise=options.roi == "localiser",
     )
     results = grade.Results(out, grade.settings_of(predictor, reading), part)
     index, number = part
     remaining = results.remaining(sources[index - 1 :: number])
     workers = min(options.workers, max(len(remaining), 1))
-    graded = grade.rows_of(predictor, grade.read_all(remaining, reading, workers), out)
+    reads = grade.read_all(remaining, reading, workers)
+    reads = grade.placed(reads, reading) if reading.localise else reads
+    graded = grade.rows_of(predictor, reads, out)
     with tqdm(total=len(remaining), desc="grading", unit="file", disable=not remaining) as bar:
         for _ in results.add(graded):
             bar.update()

@@ -2,6 +2,7 @@
 
     knee-jax prepare --dataset=oai_xray --manual_dir=OAI
     knee-jax prepare --dataset=phantom_xray/demo
+    knee-jax prepare --dataset=kneekl224 --manual_dir=DIR --landmarks=model
 
 or from any images and a table of their labels:
 
@@ -13,10 +14,14 @@ The table has the columns `file` and `subject`, of labels at least one (`kl`, ot
 `cohort` and `site`; `--columns` names those that are called otherwise, and `--infer` proposes them.
 Any config then trains on the set, by --config.data.dataset=mine.
 
+--landmarks=model makes the config `located` of a study's set: the project's localiser finds the
+landmarks of crops, and of films that have no landmark files.
+
 The same command again goes on from where it was stopped.
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -27,7 +32,7 @@ TAKES_WORDS = True
 
 OF_FOLDER = (
     *("images", "labels", "name", "columns", "infer", "encoding", "cohort", "size"),
-    *("landmarks", "roi"),
+    "roi",
 )
 OF_STUDY = ("dataset", "manual_dir", "expect", "beam_runner", "beam_options")
 """Flags of the two kinds of sets; the others are of both."""
@@ -84,7 +89,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "size", 224, "Side of the images in the set, pixels.", lower_bound=32, upper_bound=2048
     )
-    flags.DEFINE_string("landmarks", None, "Folder of landmark files; default: beside the films.")
+    flags.DEFINE_string(
+        "landmarks",
+        None,
+        "Of a study: `model`, whose landmarks are found by the localiser. Of `prepare folder`: "
+        "folder of landmark files; default: beside the films.",
+    )
     flags.DEFINE_enum("roi", "landmarks", ["landmarks", "middle"], "Where the knees of a film are.")
 
 
@@ -118,24 +128,44 @@ def _prepare_study() -> None:
     if options.beam_options and not options.beam_runner:
         raise UserError("--beam_options are of a runner: name it, as --beam_runner=DirectRunner")
     root = path(options.data_dir)
-    there = place(options.dataset, root)
+    name = _with_landmarks(options.dataset, options.landmarks)
+    there = place(name, root)
     dataset = there.parent.relative_to(root).as_posix()
     _tell_if_there(there)
     if options.expect == "paper":
         paper_knees.check_counted(dataset)
     folder = prepare(
-        options.dataset,
+        name,
         options.data_dir,
         options.manual_dir,
         options.workers,
         file_timeout=options.file_timeout,
         spacing_mm=options.spacing,
+        localise=_localise,
         beam_runner=options.beam_runner,
         beam_options=options.beam_options,
     )
     _show(folder, paper_table(dataset, folder))
     if options.expect == "paper":
         paper_knees.check(dataset, read_index(folder))
+
+
+def _with_landmarks(dataset: str, landmarks: str | None) -> str:
+    """Return the name of the set that has the landmarks asked for."""
+    if landmarks is None:
+        return dataset
+    if landmarks != "model" or "/" in dataset:
+        raise UserError(
+            f"--landmarks={landmarks}: of a study's set, named without a config, it is `model`; a "
+            "folder of landmark files lies in the study's tree, as `landmarks`"
+        )
+    return f"{dataset}/located"
+
+
+def _localise(job: Any) -> Any:
+    from knee_jax.inference import locate, study_landmarks
+
+    return study_landmarks.localise(job, locate.shipped())
 
 
 def _prepare_folder() -> None:

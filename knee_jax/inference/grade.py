@@ -12,6 +12,7 @@ A folder of results holds
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import knee_jax
 from knee_jax import pictures
 from knee_jax.errors import UserError
 from knee_jax.files import atomic_write, write_json, write_text
+from knee_jax.inference import locate, measures, placing
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
 from knee_jax.ingest.knee_files import (
@@ -33,12 +35,14 @@ from knee_jax.ingest.knee_files import (
     Reading,
     Refusal,
     Source,
+    Unplaced,
     find,
     landmark_files,
 )
 from knee_jax.ingest.pool import Failure, run_in_order
+from knee_jax.landmarks import PLATEAU
 from knee_jax.metrics import calibration
-from knee_jax.targets.kinds import Classes, Ordinal, Target
+from knee_jax.targets.kinds import Classes, Ordinal, Places, Target
 
 SECONDS = 120.0
 """Time limit for reading one file."""
@@ -62,7 +66,7 @@ class Read:
     """One file and what was read from it."""
 
     source: Source
-    found: Sequence[Knee | Refusal]
+    found: Sequence[Knee | Refusal | Unplaced]
 
 
 def grade(predictor: Predictor, paths: Sequence[str | Path], **reading: Any) -> pd.DataFrame:
@@ -82,7 +86,9 @@ def grade(predictor: Predictor, paths: Sequence[str | Path], **reading: Any) -> 
     """
     how = reading_for(predictor, **reading)
     sources = find([Path(path).expanduser() for path in paths])
-    reads = (Read(source, KneeFileJob(source, how)()) for source in sources)
+    reads: Iterable[Read] = (Read(source, KneeFileJob(source, how)()) for source in sources)
+    if how.localise:
+        reads = placed(reads, how)
     return table_of([row for _, rows in rows_of(predictor, reads) for row in rows])
 
 
@@ -90,8 +96,13 @@ def reading_for(predictor: Predictor, **fields: Any) -> Reading:
     """Return how files are read for a model.
 
     Raises:
-        UserError: The model reads MR volumes.
+        UserError: The model reads MR volumes, or finds landmarks.
     """
+    if any(isinstance(target, Places) for target in predictor.targets):
+        raise UserError(
+            f"{predictor.name} finds landmarks, and grades nothing: it is for `knee-jax locate`; "
+            "choose another model"
+        )
     if predictor.reads != "image":
         raise UserError(
             f"{predictor.name} reads MR volumes, and files are read as films; predict on arrays "
@@ -118,6 +129,13 @@ def read_all(sources: Sequence[Source], reading: Reading, workers: int) -> Itera
         if isinstance(found, Failure):
             found = [Refusal(source.name, "", found.reason, found.detail)]
         yield Read(source, found)
+
+
+def placed(reads: Iterable[Read], reading: Reading) -> Iterator[Read]:
+    """Let the localiser find the knees of films without landmarks, and the landmarks of crops."""
+    for read in reads:
+        found = placing.place(read.source, read.found, reading, locate.shipped())
+        yield dataclasses.replace(read, found=found)
 
 
 def rows_of(
@@ -173,6 +191,7 @@ def _graded(
             [
                 graded[id(each)] if isinstance(each, Knee) else refused(predictor, each)
                 for each in read.found
+                if not isinstance(each, Unplaced)
             ],
         )
 
@@ -200,11 +219,36 @@ def row_of(predictor: Predictor, knee: Knee, predicted: Mapping[str, np.ndarray]
         "reason": "",
         "detail": "",
         "located_by": knee.located,
+        "landmarks_by": _source_of_landmarks(knee),
+        "landmark_error": None
+        if math.isnan(knee.landmark_error)
+        else round(knee.landmark_error, 4),
         "notes": "; ".join(knee.notes),
     }
+    row |= _widths(knee)
     for target in predictor.targets:
         row |= _columns(predictor, target, predicted[target.name])
     return row | _origin(predictor)
+
+
+def _widths(knee: Knee) -> Row:
+    """Return the joint space widths in mm, None where landmarks or the spacing are unknown."""
+    names = ("jsw_lateral_mm", "jsw_medial_mm", "jsw_error_mm")
+    widths = measures.joint_space_widths(knee.landmarks)
+    if knee.located not in ("landmarks", "localiser") or math.isnan(widths[0]):
+        return dict.fromkeys(names)
+    spacing_mm = ROI_MM / len(knee.image)
+    plateau = knee.landmarks[PLATEAU[-1]] - knee.landmarks[PLATEAU[0]]
+    error = measures.width_error(knee.landmark_error * float(np.linalg.norm(plateau)))
+    values = [round(spacing_mm * value, 3) for value in (*widths, error)]
+    return dict(zip(names, [None if math.isnan(v) else v for v in values], strict=True))
+
+
+def _source_of_landmarks(knee: Knee) -> str:
+    """Return where a knee's landmarks came from: 'files', 'localiser', or '' without any."""
+    if not np.isfinite(knee.landmarks).any():
+        return ""
+    return "files" if knee.located == "landmarks" else "localiser"
 
 
 def refused(predictor: Predictor, refusal: Refusal) -> Row:
@@ -216,6 +260,8 @@ def refused(predictor: Predictor, refusal: Refusal) -> Row:
         "reason": refusal.reason,
         "detail": refusal.detail,
         "located_by": "",
+        "landmarks_by": "",
+        "landmark_error": None,
         "notes": "",
     } | _origin(predictor)
 
@@ -399,7 +445,9 @@ def settings_of(predictor: Predictor, reading: Reading) -> dict[str, Any]:
     """Return what predictions depend on, as plain values."""
     values = dataclasses.asdict(reading)
     values["landmarks"] = str(reading.landmarks) if reading.landmarks else ""
+    localiser = json.loads(json.dumps(locate.shipped().facts)) if reading.localise else {}
     return {
+        "localiser": localiser,
         "model": predictor.name,
         "facts": json.loads(json.dumps(dict(predictor.facts))),
         "knee_jax": knee_jax.__version__,

@@ -160,11 +160,13 @@ class CropJob:
         root: Folder that the crop's path is relative to.
         file: Crop.
         region: Part of the crop that becomes the image.
+        keypoints: Landmarks in the image, float [74, 2], pixels; None: unknown.
     """
 
     root: pathlib.Path
     file: CropFile
     region: Region
+    keypoints: np.ndarray | None = None
 
     def __call__(self) -> list[Example | Exclusion | Note]:
         """Read the crop."""
@@ -190,6 +192,7 @@ class CropJob:
                 site=file.site,
                 source=file.source,
                 spacing_mm=self.region.spacing_mm,
+                keypoints=self.keypoints,
                 labels=file.labels,
             ),
             *notes,

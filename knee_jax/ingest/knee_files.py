@@ -1,16 +1,18 @@
 """Knees in files of any kind: films with landmarks, and crops of single knees.
 
 A film is a DICOM file; its knees are cut by their landmark files, `X.pts` and `X_f.pts` for a film
-`X`, or, if asked for, about the middle of each half. A picture (PNG, JPEG, TIFF) that is about as
-wide as high is a crop of one knee. Identity in headers is neither read nor passed on.
+`X`, by landmarks that are given, or, if asked for, about the middle of each half. A picture (PNG,
+JPEG, TIFF) that is about as wide as high is a crop of one knee. Identity in headers is neither read
+nor passed on.
 """
 
 import dataclasses
 import io
+import math
 import pathlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -26,6 +28,9 @@ ROI_MM = 140.0
 CROP_MM = 200.0
 """Width up to which a film shows a crop of one knee, mm."""
 
+PICTURE_MM = 0.4
+"""Pixel size of a film's picture for a localiser, mm, if its own are not larger."""
+
 LONGEST = 1.35
 """Ratio of the longer to the shorter side up to which a picture is a crop of one knee."""
 
@@ -34,6 +39,9 @@ MOST_PIXELS = 2**26
 
 MOST_COLOUR = 12
 """Grey levels by which the channels of a grey picture may differ after compression."""
+
+UNKNOWN_SIDE_NOTE = "the side is unknown: read as both, and averaged; --side names it"
+"""Note on a crop of unknown side."""
 
 _SIDE_IN_NAME = re.compile(
     r"(?:^|[^A-Za-z])(?P<word>left|right|[LR])(?=[^A-Za-z]|$)", re.IGNORECASE
@@ -64,6 +72,7 @@ class Reading:
         spacing_mm: Pixel size of films that carry none, mm; None: unknown.
         landmarks: Folder of landmark files; None: they lie beside the films.
         middle: Whether a film without landmarks is cut about the middle of each half.
+        localise: Whether a film without landmarks is returned for a localiser to look at.
     """
 
     pixels: int
@@ -71,6 +80,7 @@ class Reading:
     spacing_mm: float | None = None
     landmarks: pathlib.Path | None = None
     middle: bool = False
+    localise: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +93,10 @@ class Knee:
         image: Region of interest, oriented as a right knee if the side is known, uint8 [pixels,
             pixels].
         landmarks: Landmarks in it, float32 [74, 2], NaN where unknown.
-        located: Where the region came from: 'landmarks', 'middle' or 'crop'.
+        located: Where the region came from: 'landmarks', 'localiser', 'middle' or 'crop'.
         notes: What was strange, in words.
+        landmark_error: Error to be expected of the joint's landmarks that a localiser found, as a
+            share of the plateau's width; NaN where none did.
     """
 
     source: str
@@ -93,6 +105,24 @@ class Knee:
     landmarks: np.ndarray
     located: str
     notes: tuple[str, ...] = ()
+    landmark_error: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Unplaced:
+    """A film whose knees are to be found.
+
+    Attributes:
+        source: Path of the file, as it was found.
+        side: 'L' or 'R' as the header, the name or the user says, '' if unknown.
+        picture: The film, uint8 [height, width], of pixels of `PICTURE_MM` or more.
+        spacing_mm: Width and height of its pixels, mm.
+    """
+
+    source: str
+    side: str
+    picture: np.ndarray
+    spacing_mm: tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,12 +257,15 @@ class KneeFileJob:
     Attributes:
         source: File to read.
         reading: How it is read.
+        found: Landmarks by side that a localiser found on a film, float64 [74, 2], mm from its
+            upper left corner, or why a knee cannot be used; None: it has not looked at it.
     """
 
     source: Source
     reading: Reading
+    found: Mapping[str, np.ndarray | UnusableKnee] | None = None
 
-    def __call__(self) -> list[Knee | Refusal]:
+    def __call__(self) -> list[Knee | Refusal | Unplaced]:
         """Read the file."""
         try:
             if self.source.outside:
@@ -282,11 +315,11 @@ class KneeFileJob:
         if polarity.brightness_of_bone(image) < -polarity.DECIDED:
             notes += (dicom.NOTES["bones_look_dark"],)
         if not side:
-            notes += ("the side is unknown: read as both, and averaged; --side names it",)
+            notes += (UNKNOWN_SIDE_NOTE,)
         image = np.ascontiguousarray(image[:, ::-1] if side == "L" else image)
         return Knee(self.source.name, side, image, _unknown(), "crop", notes)
 
-    def _film(self) -> list[Knee | Refusal]:
+    def _film(self) -> list[Knee | Refusal | Unplaced]:
         """Read a DICOM film."""
         _check_part(dicom.read_header(self.source.path, ("BodyPartExamined", "ViewPosition")))
         radiograph = dicom.read_film(self.source.path, None, self.reading.spacing_mm)
@@ -295,7 +328,9 @@ class KneeFileJob:
         size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
         window = film.intensity_window(radiograph.pixels, radiograph.padding)
         points = self._landmarks(size_mm)
-        if points:
+        if self.found is not None:
+            points, located = dict(self.found), "localiser"
+        elif points:
             located = "landmarks"
         elif size_mm[0] <= CROP_MM and max(size_mm) <= LONGEST * min(size_mm):
             header = dicom.read_header(self.source.path, _LATERALITY)
@@ -303,16 +338,20 @@ class KneeFileJob:
             return [self._crop(radiograph.pixels, side, notes)]
         elif self.reading.middle:
             points, located = self._middles(size_mm), "middle"
+        elif self.reading.localise:
+            header = dicom.read_header(self.source.path, _LATERALITY)
+            side = self.reading.side or _side_of_header(header) or self._side_of_name()
+            return [Unplaced(self.source.name, side, *picture_of(radiograph, window))]
         else:
             raise _refusal("no_landmarks")
         roi = film.Roi(ROI_MM, self.reading.pixels)
-        knees: list[Knee | Refusal] = []
+        knees: list[Knee | Refusal | Unplaced] = []
         for side, found in points.items():
             if isinstance(found, UnusableKnee):
                 knees.append(Refusal(self.source.name, side, found.reason, found.detail))
                 continue
             image, keypoints = film.cut_roi(radiograph, window, found, side, roi)
-            keypoints = keypoints.astype(np.float32) if located == "landmarks" else _unknown()
+            keypoints = _unknown() if located == "middle" else keypoints.astype(np.float32)
             knees.append(Knee(self.source.name, side, image, keypoints, located, notes))
         return knees
 
@@ -346,6 +385,30 @@ class KneeFileJob:
             points[PLATEAU_CENTRE] = x, height / 2
             found[side] = points
         return found
+
+
+def picture_of(
+    radiograph: dicom.Film, window: tuple[float, float]
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return a film's picture for a localiser, uint8 [height, width], and its spacing (x, y), mm.
+
+    Args:
+        radiograph: Film.
+        window: Grey values that become 0 and 255.
+    """
+    low, high = window
+    height, width = radiograph.pixels.shape
+    size = [
+        max(8, round(number * min(1.0, spacing / PICTURE_MM)))
+        for number, spacing in zip((width, height), radiograph.spacing_mm, strict=True)
+    ]
+    grey = (radiograph.pixels.astype(np.float32) - low) * (255 / (high - low))
+    picture = cv2.resize(grey.clip(0, 255), size, interpolation=cv2.INTER_AREA)
+    spacing = (
+        width * radiograph.spacing_mm[0] / size[0],
+        height * radiograph.spacing_mm[1] / size[1],
+    )
+    return np.rint(picture).astype(np.uint8), spacing
 
 
 # fmt: off

@@ -20,7 +20,7 @@ from knee_jax import targets
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.foreign_tables import MISSING, identifiers, is_missing, numbers, read_table
 from knee_jax.ingest import archives, dicom
-from knee_jax.ingest.knee_files import ROI_MM, Knee, KneeFileJob, Reading, Source, find
+from knee_jax.ingest.knee_files import ROI_MM, Knee, KneeFileJob, Reading, Source, Unplaced, find
 from knee_jax.ingest.report import Example, Exclusion, Label, Note, example
 from knee_jax.targets.grades import GRADES
 from knee_jax.targets.kinds import Classes, Target
@@ -477,6 +477,7 @@ class LabelledFileJob:
         if len(found) != 1:
             return self.exclude("no_side", "a film of both knees, and the table names no side")
         (knee,) = found
+        assert not isinstance(knee, Unplaced), "only a localiser's reading leaves films unplaced"
         if not isinstance(knee, Knee):
             return self.exclude(knee.reason, knee.detail)
         if not knee.side:

@@ -18,6 +18,12 @@ from knee_jax.errors import UserError
 from knee_jax.ingest import fingerprint, flow
 from knee_jax.targets.grades import GRADES, MISSING, NUM_CLASSES
 
+LANDMARK_ERROR = "landmark_error"
+"""Label column of sets whose landmarks a localiser finds: 0 where they come from the study's files;
+the error to be expected of the joint's landmarks, in widths of the plateau, where it found them;
+NaN without any.
+"""
+
 Example = dict[str, Any]
 """One knee at one visit: of a film by `example`, of an MR series by `volume.VolumeJob`."""
 

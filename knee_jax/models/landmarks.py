@@ -11,12 +11,33 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from knee_jax import targets
 from knee_jax.config.fields import option
+from knee_jax.errors import UserError
+from knee_jax.models import weights
 from knee_jax.models.layers import BatchNorm, Conv, Linear, global_average, observe, torch_bias
 from knee_jax.models.resnet import Block
 from knee_jax.targets.kinds import Places
+
+
+def load(variables: dict[str, Any], source: str) -> dict[str, Any]:
+    """Fill the variables with those of a localiser, `model.safetensors` of its exported file.
+
+    Raises:
+        UserError: The file is missing, damaged, or of another network.
+    """
+    found = weights.read(source)
+    wanted = {"/".join(path): leaf for path, leaf in flatten_dict(variables).items()}
+    shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    if shapes != {name: tuple(array.shape) for name, array in found.items()}:
+        raise UserError(
+            f"{source}: its variables are not those of this localiser: take model.safetensors of "
+            "one with the same config.model, exported by `knee-jax export`"
+        )
+    filled = {tuple(name.split("/")): jnp.asarray(found[name], jnp.float32) for name in wanted}
+    return dict(unflatten_dict(filled))
 
 
 class Model(nn.Module):
@@ -63,7 +84,7 @@ class Model(nn.Module):
                     name=f"head_{name}",
                 )(x)  # fmt: skip
                 places = read_heatmaps(heat, self.param(f"error_{name}", _plain, (2,)))
-                outputs[name] = places.reshape(len(places), target.num_outputs)
+                outputs[name] = places.reshape(places.shape[0], target.num_outputs)
             else:
                 kept = nn.Dropout(self.dropout, deterministic=not train)(pooled)
                 outputs[name] = Linear(target.num_outputs, name=f"head_{name}")(kept)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from knee_jax.landmarks import NUM_LANDMARKS
+from knee_jax.landmarks import CONDYLES, NUM_LANDMARKS, PLATEAU
 from knee_jax.phantom import film
 from knee_jax.phantom.anatomy import Knee, make_knee
 from knee_jax.targets.knee_shown import LEFT, NONE, REPLACED, RIGHT, TURNED
@@ -70,10 +70,47 @@ def draw(seed: int, number: int, pixels: int) -> list[Window]:
             windows.append(_of_knee(rng, picture, geometry, knees, grades, side, near, pixels))
         if rng.random() < 0.5:
             turned = _of_knee(rng, picture, geometry, knees, grades, side, True, pixels)
-            image = np.rot90(turned.image, rng.integers(1, 4)).copy()
+            image = np.rot90(turned.image, int(rng.integers(1, 4))).copy()
             windows.append(turned._replace(image=image, points=_unknown(), shown=TURNED))
     windows.append(_beside(rng, picture, geometry, pixels))
     windows += [_other_object(rng, pixels) for _ in range(2)]
+    return windows
+
+
+def of_crop(
+    rng: np.random.Generator, crop: np.ndarray, points: np.ndarray, pixels: int, number: int
+) -> list[Window]:
+    """Draw windows on the crop of a real knee, which looks like a right one, and one turned.
+
+    Args:
+        rng: Random numbers.
+        crop: Crop of one knee, uint8 [height, width].
+        points: Landmarks in pixels of it, [74, 2].
+        pixels: Side of the windows.
+        number: Number of upright windows.
+    """
+    height, width = crop.shape
+    picture = crop.astype(np.float32) / 255
+    geometry = film.Geometry(height, width, 1.0, np.zeros((2, 2)), np.zeros(2))
+    plateau = float(np.linalg.norm(points[PLATEAU[-1]] - points[PLATEAU[0]]))
+    middle = points[[*CONDYLES, *PLATEAU]].mean(0)
+    windows = []
+    for place in range(number + 1):
+        side = plateau * np.exp(rng.uniform(*np.log((1.05, 2.4))))
+        centre = middle + rng.uniform(-0.16, 0.16, 2) * side
+        mirrored = place > 0 and bool(rng.random() < 0.25)
+        taken, found = _cut(
+            rng, picture, geometry, centre, side, np.radians(rng.normal(0, 6)), mirrored, points,
+            pixels, True,
+        )  # fmt: skip
+        image = _as_shown(rng, taken)
+        if place == number:
+            image = np.rot90(image, int(rng.integers(1, 4))).copy()
+            windows.append(Window(image, _unknown(), TURNED, "", side / pixels))
+        else:
+            shown = LEFT if mirrored else RIGHT
+            found = found if shown == RIGHT else _unknown()
+            windows.append(Window(image, found, shown, "", side / pixels))
     return windows
 
 
@@ -221,12 +258,12 @@ def _cut(
     linear = flip @ np.array([[cos, -sin], [sin, cos]]) * (size_mm / fine)
     grid = np.stack(np.meshgrid(np.arange(fine) + 0.5, np.arange(fine) + 0.5), -1)
     at = (grid - fine / 2) @ linear.T + centre
-    bend = np.zeros((2, 2, 2), np.float32)
+    bend = np.zeros((2, 2, 2))
     if bent:
         cells = max(2, round(size_mm / rng.uniform(28, 60))) + 1
         bend = np.float32(rng.uniform(0, 1.6)) * rng.standard_normal((cells, cells, 2))
-        bend = bend.astype(np.float32)
-    field = cv2.resize(bend, (fine, fine), interpolation=cv2.INTER_CUBIC)
+    shape = (fine, fine)
+    field = cv2.resize(bend.astype(np.float32), shape, interpolation=cv2.INTER_CUBIC)
     source = ((at + field) / geometry.spacing - 0.5).astype(np.float32)
     taken = cv2.remap(picture, source[..., 0], source[..., 1], cv2.INTER_LINEAR)
     taken = cv2.resize(taken, (pixels, pixels), interpolation=cv2.INTER_AREA)
@@ -234,9 +271,9 @@ def _cut(
     inverse = np.linalg.inv(linear).T
     found = (points - centre) @ inverse + fine / 2
     for _ in range(12 if bent else 0):
-        x, y = (np.float32(found[:, axis]) - np.float32(0.5) for axis in (0, 1))
+        x, y = (found - 0.5).astype(np.float32).T
         here = cv2.remap(
-            field, x[None], y[None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            field, x[None].copy(), y[None].copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )[0]
         found = (points - here - centre) @ inverse + fine / 2
     return taken, found * pixels / fine
@@ -261,7 +298,7 @@ def _as_shown(rng: np.random.Generator, taken: np.ndarray) -> np.ndarray:
     if rng.random() < 0.5:
         grain = rng.standard_normal((size, size)).astype(np.float32)
         if rng.random() < 0.5:
-            grain = cv2.GaussianBlur(grain, (0, 0), 0.7) * 2
+            grain = np.float32(2) * cv2.GaussianBlur(grain, (0, 0), 0.7)
         image = image + np.float32(rng.exponential(0.025)) * grain
     image = np.clip(image, 0, 1.1)
     bottom, top = rng.uniform(0, 0.45), rng.uniform(0.55, 1.1)
@@ -291,7 +328,7 @@ def _frame(rng: np.random.Generator, grey: np.ndarray) -> None:
     value = int(rng.choice([0, 0, 0, 255, int(rng.integers(256))]))
     for _ in range(int(rng.integers(1, 4))):
         depth = int(rng.uniform(0.02, 0.2) * size)
-        side = np.rot90(grey, rng.integers(4))
+        side = np.rot90(grey, int(rng.integers(4)))
         side[:depth] = value
 
 
@@ -346,7 +383,7 @@ def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _blank(rng: np.random.Generator, size: int) -> np.ndarray:
     across = np.linspace(0, rng.uniform(0, 1), size, dtype=np.float32)
-    return np.rot90(np.tile(across, (size, 1)), rng.integers(4)) + 0.01 * _noise(rng, size)
+    return np.rot90(np.tile(across, (size, 1)), int(rng.integers(4))) + 0.01 * _noise(rng, size)
 
 
 def _page(rng: np.random.Generator, size: int) -> np.ndarray:

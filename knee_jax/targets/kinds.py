@@ -543,7 +543,7 @@ class Places:
 
     def decode(self, logits: Any) -> Any:
         """Return x, y and error, shares of the side, [batch, places, 3] of [batch, outputs]."""
-        return logits.astype(np.float32).reshape(len(logits), self.number, 3)
+        return logits.astype(np.float32).reshape(-1, self.number, 3)
 
     def predictions(self, decoded: np.ndarray) -> dict[str, np.ndarray]:
         """Return the columns of places and errors [n], from [n, places, 3]."""

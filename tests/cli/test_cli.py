@@ -168,6 +168,7 @@ FLAGS = {
     "images labels name columns infer encoding cohort size landmarks roi",
     "reproduce": "table budget out data_dir rows seed change study dry_run",
     "predict": "out model side spacing landmarks roi shard workers",
+    "locate": "out model side size workers",
     "evaluate": "data data_dir predictions encoding out",
     "finetune": "data workdir data_dir targets seed epochs",
     "export": "out half card",

@@ -127,7 +127,7 @@ class TestUserErrors:
         "name", ["kneekl225", "", "radiographs", "builders", "kneekl224/small"]
     )
     def test_unknown_data_set(self, tmp_path, name):
-        with pytest.raises(UserError, match=r"there are: kneekl224|it has: progression"):
+        with pytest.raises(UserError, match=r"there are: adapted_windows|it has: progression"):
             prepare(name, tmp_path)
 
 

@@ -17,6 +17,7 @@ class Builder(phantom_xray.Builder):
 
 def test_the_data_sets():
     assert datasets.names() == [
+        "adapted_windows",
         "kneekl224",
         "most_xray",
         "oai_mri",

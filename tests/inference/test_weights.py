@@ -9,8 +9,10 @@ import pytest
 
 import knee_jax
 from knee_jax.inference import exported, models
+from knee_jax.targets.kinds import Places
 
 MOST_BYTES = 20e6
+MOST_BYTES_OF_LOCALISER = 5e6
 
 
 def file_of(name):
@@ -25,16 +27,22 @@ def card_of(name):
 def test_they_are_small_together():
     assert models.names()
     assert sum(file_of(name).stat().st_size for name in models.names()) <= MOST_BYTES
+    assert file_of("landmarks").stat().st_size <= MOST_BYTES_OF_LOCALISER
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_each_loads_predicts_and_has_a_card(name):
     model = knee_jax.load(name)
     images = np.random.default_rng(0).integers(0, 256, (2, model.side, model.side), np.uint8)
+    predicted = model.predict(images, batch_size=2)
     for target in model.targets:
-        found = model.predict(images, batch_size=2)[target.name]
-        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
-        assert model.temperatures[target.name] > 0
+        found = predicted[target.name]
+        if isinstance(target, Places):
+            assert found.shape == (2, target.number, 3)
+            assert ((found > 0) & (found < 1)).all()
+        else:
+            np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+            assert model.temperatures[target.name] > 0
     card = card_of(name)
     for word in ("Intended use", "Training data", "Limits", "not a medical device", "licence"):
         assert word in card

@@ -1,0 +1,138 @@
+"""Knees are found where they were drawn: on films, crops, either side, any size; or refused."""
+
+import numpy as np
+import pytest
+
+from knee_jax.errors import UnusableKnee
+from knee_jax.inference import locate, placing
+from knee_jax.inference.locate import Found, Square
+from knee_jax.ingest.knee_files import UNKNOWN_SIDE_NOTE, Knee, Reading, Refusal, Source, Unplaced
+from knee_jax.phantom import windows
+from knee_jax.targets.knee_shown import RIGHT
+from tests.inference.drawn_knees import localiser, picture
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_points_of_a_window_lie_where_its_pixels_do(mirrored):
+    grey = np.zeros((90, 120), np.uint8)
+    grey[40:43, 70:73] = 255
+    square = Square((65.0, 45.0), 60.0, mirrored)
+    window = square.cut(grey, 96)
+    y, x = np.nonzero(window > 60)
+    weights = window[y, x].astype(float)
+    centre = np.array([(weights * (x + 0.5)).sum(), (weights * (y + 0.5)).sum()]) / weights.sum()
+    np.testing.assert_allclose(square.to_picture(centre / 96), [71.5, 41.5], atol=0.1)
+
+
+def test_a_shrunken_window_keeps_places():
+    grey = np.zeros((900, 900), np.uint8)
+    grey[600:630, 300:330] = 255
+    square = Square((450.0, 450.0), 900.0, False)
+    window = square.cut(grey, 64).astype(float)
+    y, x = np.indices(window.shape) + 0.5
+    centre = np.array([(window * x).sum(), (window * y).sum()]) / window.sum()
+    np.testing.assert_allclose(square.to_picture(centre / 64), [315, 615], atol=4)
+
+
+@pytest.mark.parametrize("side", ["R", "L"])
+@pytest.mark.parametrize("size", [60, 170])
+def test_a_knee_is_found_on_a_crop_of_either_side(side, size):
+    x = 110 - size / 2 if side == "R" else 110 + size / 2
+    grey, (points,) = picture(224, 224, [(x, 115, size, side)])
+    (found,) = localiser().find(grey, most=1)
+    assert found.looks == side
+    np.testing.assert_allclose(found.points, points, atol=0.05 * size)
+    assert found.error < locate.LARGEST_ERROR
+
+
+def test_both_knees_of_a_film_are_found_from_left_to_right():
+    grey, planted = picture(700, 900, [(160, 330, 160, "R"), (760, 350, 170, "L")])
+    right, left = localiser().find(grey)
+    assert (right.looks, left.looks) == ("R", "L")
+    for found, points in zip((right, left), planted):
+        np.testing.assert_allclose(found.points, points, atol=8)
+
+
+def test_what_is_no_knee_is_refused_and_a_turned_one_by_name():
+    with pytest.raises(UnusableKnee) as nothing:
+        localiser().find(np.zeros((300, 400), np.uint8))
+    assert nothing.value.reason == "no_knee"
+    grey, _ = picture(224, 224, [(60, 115, 100, "R")])
+    with pytest.raises(UnusableKnee) as turned:
+        localiser().find(np.ascontiguousarray(np.rot90(grey)), most=1)
+    assert turned.value.reason == "turned"
+
+
+def found(points, looks="R", probability=0.9, error=1.0):
+    return Found(points, np.full(74, error), looks, probability)
+
+
+def test_landmarks_out_of_order_are_not_believed():
+    _, (points,) = picture(224, 224, [(60, 115, 100, "R")])
+    assert locate.is_plausible(found(points))
+    assert not locate.is_plausible(found(points, "L"))
+    assert not locate.is_plausible(found(points * [1, -1]))
+    assert not locate.is_plausible(found(points, probability=0.4))
+    assert not locate.is_plausible(found(points, error=9.0))
+
+
+def knee(image, side, notes=()):
+    return Knee("a.png", side, image, np.full((74, 2), np.nan, np.float32), "crop", notes)
+
+
+def placed(*read):
+    return placing.place(Source(None, "a.png"), read, Reading(pixels=224), localiser())
+
+
+def test_a_crop_of_unknown_side_is_read_as_it_looks():
+    grey, (points,) = picture(224, 224, [(160, 115, 100, "L")])
+    (read,) = placed(knee(grey, "", (UNKNOWN_SIDE_NOTE,)))
+    assert (read.side, read.notes) == ("L", (placing.SIDE_SEEN,))
+    np.testing.assert_array_equal(read.image, grey[:, ::-1])
+    np.testing.assert_allclose(read.landmarks, points * [-1, 1] + [224, 0], atol=5)
+
+
+def test_a_crop_that_looks_like_the_other_side_is_told():
+    grey, _ = picture(224, 224, [(160, 115, 100, "L")])
+    (read,) = placed(knee(grey, "R"))
+    assert read.side == "R"
+    assert "looks like a left knee" in read.notes[0]
+    assert np.isnan(read.landmarks).all()
+
+
+def test_a_crop_without_a_knee_is_refused():
+    (read,) = placed(knee(np.zeros((224, 224), np.uint8), "R"))
+    assert isinstance(read, Refusal)
+    assert read.reason == "no_knee"
+
+
+def test_two_knees_of_one_side_are_refused():
+    grey, _ = picture(700, 900, [(110, 330, 130, "R"), (740, 350, 130, "R")])
+    (read,) = placed(Unplaced("a.dcm", "", grey, (0.4, 0.4)))
+    assert (read.reason, read.side) == ("same_side", "")
+
+
+def test_refusals_and_knees_with_landmarks_pass():
+    refusal = Refusal("a.png", "", "not_an_image", "no picture")
+    done = Knee("a.dcm", "R", np.zeros((9, 9), np.uint8), np.zeros((74, 2)), "landmarks")
+    assert placed(refusal, done) == [refusal, done]
+
+
+@pytest.mark.parametrize("side", ["R", "L"])
+def test_the_shipped_localiser_finds_a_phantom_knee(side):
+    """Within 2.5 mm on average, on a near window of a film that it was not trained on."""
+    near = [w for w in windows.draw(4_242, 3, 256) if w.shown == RIGHT and w.spacing_mm < 0.62]
+    window = near[0]
+    picture = window.image if side == "R" else np.ascontiguousarray(window.image[:, ::-1])
+    (knee,) = locate.shipped().find(picture, most=1, looks=side)
+    points = knee.points if side == "R" else knee.points * [-1, 1] + [256, 0]
+    inside = ((window.points > 0) & (window.points < 256)).all(1)
+    distances = np.linalg.norm(points - window.points, axis=1)[inside] * window.spacing_mm
+    assert distances.mean() < 2.5
+
+
+def test_the_shipped_localiser_refuses_what_is_no_knee():
+    for seed in range(3):
+        noise = np.random.default_rng(seed).integers(0, 256, (200, 240), np.uint8)
+        with pytest.raises(UnusableKnee, match="no knee"):
+            locate.shipped().find(noise)
