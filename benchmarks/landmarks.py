@@ -12,6 +12,7 @@ benchmarks/results/landmarks.csv.
 import argparse
 import collections
 import datetime
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,9 +21,14 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.inference import locate
+from knee_jax.inference import locate, placing
+from knee_jax.inference.measures import joint_space_widths
+from knee_jax.ingest import dicom
+from knee_jax.ingest.film import intensity_window
+from knee_jax.ingest.knee_files import picture_of
 from knee_jax.landmarks import FEMUR, PLATEAU, PRESETS, TIBIA
 from knee_jax.phantom import clutter, windows
+from knee_jax.phantom.study import read_points, write_study
 from knee_jax.targets.knee_shown import RIGHT
 
 RESULTS = Path(__file__).parent / "results" / "landmarks.csv"
@@ -59,6 +65,53 @@ def phantom(localiser: locate.Localiser, films: int) -> dict[str, float]:
             distance = np.linalg.norm(knee.points - window.points, axis=1) * window.spacing_mm
             errors.append(np.where(inside, distance, np.nan))
     return {"n": number, "refused": refused / number} | shares(np.array(errors))
+
+
+def films(localiser: locate.Localiser, subjects: int) -> list[dict[str, float]]:
+    """Both knees of films of two cohorts, of machines and subjects that nothing was trained on."""
+    rows = []
+    for cohort in ("oai", "most"):
+        errors, number, seconds, widths = [], 0, [], []
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            write_study(
+                root, num_subjects=subjects, visits=(0,), rows=1024, seed=77, study=cohort,
+                progress=False,
+            )  # fmt: skip
+            for points in sorted(root.rglob("*_f.pts")):
+                path = points.with_name(points.name.removesuffix("_f.pts"))
+                if not (left := path.with_name(path.name + ".pts")).exists():
+                    continue
+                start = time.perf_counter()
+                radiograph = dicom.read_film(path)
+                picture, spacing = picture_of(radiograph, intensity_window(radiograph.pixels))
+                try:
+                    found = localiser.find(picture)
+                except UnusableKnee:
+                    found = []
+                seconds.append(time.perf_counter() - start)
+                width_mm = radiograph.pixels.shape[1] * radiograph.spacing_mm[0]
+                true = {"R": read_points(points), "L": read_points(left)}
+                true["R"][:, 0] = width_mm - true["R"][:, 0]
+                number += 2
+                for knee in placing.sided(picture, found, localiser):
+                    in_mm = knee.points * spacing
+                    errors.append(np.linalg.norm(in_mm - true[knee.looks], axis=1))
+                    for pair in zip(*map(joint_space_widths, (in_mm, true[knee.looks]))):
+                        widths.append(pair[0] - pair[1])
+        difference = np.array(widths)
+        rows.append(
+            {
+                "set": f"phantom films, {cohort}",
+                "n": number,
+                "refused": 1 - len(errors) / number,
+                "jsw_bias_mm": difference.mean(),
+                "jsw_limits_mm": 1.96 * difference.std(),
+                "films_a_second": 1 / np.median(seconds),
+            }
+            | shares(np.array(errors))
+        )
+    return rows
 
 
 def non_knees(localiser: locate.Localiser, number: int) -> dict[str, float]:
@@ -221,12 +274,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=locate.MODEL)
     parser.add_argument("--films", type=int, default=60)
+    parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--others", type=int, default=500)
     parser.add_argument("--crops", type=Path)
     parser.add_argument("--annotations", type=Path)
     options = parser.parse_args()
     localiser = locate.load(options.model)
     rows: list[dict] = [{"set": "phantom windows"} | phantom(localiser, options.films)]
+    rows += films(localiser, options.subjects)
     rows.append({"set": "non-knees"} | non_knees(localiser, options.others))
     if options.crops and options.annotations:
         rows += real(localiser, options.crops, options.annotations)

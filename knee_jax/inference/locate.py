@@ -212,7 +212,8 @@ class Localiser:
 
     def _reason(self, picture: np.ndarray, classes: np.ndarray) -> UnusableKnee:
         """Return why no knee was found."""
-        for turns in (1, 2, 3):
+        # Three more searches, for what may be a knee at all.
+        for turns in (1, 2, 3) if classes[:, NONE].min() < 1 - FIRST else ():
             turned = np.ascontiguousarray(np.rot90(picture, turns))
             if self._seen(turned, first_squares(*turned.shape))[0]:
                 return UnusableKnee(

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score
 
 from knee_jax import configs, datasets
 from knee_jax import targets as all_targets
+from knee_jax.targets import knee_shown
 from knee_jax.targets.grades import GRADES
 from knee_jax.targets.kinds import Classes
 from tests.commands import run, run_here, run_well, train_flags
@@ -44,6 +45,7 @@ VARIANTS = {
 """More of them, among the long tests; tests/config/test_configs.py sets up all others."""
 
 MRI = "mri_progression.py:demo"
+LOCALISER = "landmarks.py:demo"
 
 
 def test_every_config_is_run():
@@ -52,7 +54,7 @@ def test_every_config_is_run():
         for file in pkgutil.iter_modules(configs.__path__)
         if hasattr(importlib.import_module(f"knee_jax.configs.{file.name}"), "get_config")
     }
-    assert {config.partition(":")[0] for config in (*RUNS, MRI)} == files
+    assert {config.partition(":")[0] for config in (*RUNS, MRI, LOCALISER)} == files
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,35 @@ def test_progression_is_learnt_from_volumes_and_told_in_a_report(tmp_path, tiny_
     page = (tmp_path / "report" / "index.html").read_text()
     assert "ttention" in page
     assert "Subgroups" in page or "subgroups" in page
+
+
+@pytest.mark.slow
+def test_a_localiser_is_trained_exported_and_looks_at_files(tmp_path, tiny_data_dir):
+    changes = (
+        "--config.data.dataset=phantom_windows/tiny",
+        "--config.data.parts=(2,1,1)",
+        "--config.epochs=2",
+    )
+    run_well(*train_flags(tmp_path / "run", tiny_data_dir, LOCALISER, changes))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for split in ("validation", "test"):
+        table = pd.read_csv(tmp_path / "run" / "predictions" / f"{split}.csv")
+        assert metrics[split]["knee_shown"]["accuracy"]["n"] == len(table)
+        known = table["landmarks"].notna()
+        assert (table["knee_shown"][known] == knee_shown.RIGHT).all()
+        found = table.loc[known, [f"landmarks_{axis}55" for axis in "xy"]].to_numpy()
+        true = table.loc[known, [f"landmarks_true_{axis}55" for axis in "xy"]].to_numpy()
+        inside = np.isfinite(true).all(1)
+        assert np.linalg.norm(found - true, axis=1)[inside].mean() < 160
+        assert 0 < metrics[split]["landmarks"]["radial_error"]["value"] < 200
+    model = tmp_path / "drawn.knee"
+    run_well("knee_jax", "export", tmp_path / "run", f"--out={model}", "--half")
+    blank = tmp_path / "blank_R.png"
+    cv2.imwrite(str(blank), np.random.default_rng(0).integers(0, 256, (99, 99), np.uint8))
+    run_well("knee_jax", "locate", blank, f"--model={model}", f"--out={tmp_path / 'located'}")
+    table = pd.read_csv(tmp_path / "located" / "landmarks.csv")
+    assert table["status"].isin(["refused", "located"]).all()
+    assert len(table) == 1
 
 
 @pytest.fixture(scope="module")
