@@ -27,7 +27,7 @@ from knee_jax.targets.kinds import Classes
 from knee_jax.training.run import Run, StepConstants
 from knee_jax.training.state import Variables
 
-MOST_KNEES = 2000
+MOST_KNEES = 600
 """Maximum number of knees whose features are gathered."""
 
 VIEW_MAPS = types.MappingProxyType({f"maps_{view}": view for view in VIEWS})

@@ -1,6 +1,7 @@
 """Paired comparison of models: the text of the terminal, and a page."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -152,6 +153,14 @@ def headlines(found: Compared) -> list[Headline]:
         for each in found.differences
         if each.metric in _headed(each.target) and not math.isnan(each.difference)
     ]
+    # One of each target comes before a second, and plain accuracy last.
+    wanted.sort(key=lambda each: each.metric == "accuracy")
+    counted: Counter[str] = Counter()
+    ranks = []
+    for each in wanted:
+        counted[each.target] += 1
+        ranks.append(counted[each.target])
+    wanted = [wanted[i] for i in np.argsort(ranks, kind="stable")]
     return [
         Headline(
             target_title(each.target),

@@ -81,6 +81,10 @@ def rendered(figure: Figure, kind: str) -> bytes:
     dates: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     content = io.BytesIO()
     with matplotlib.rc_context(STYLE):
+        # Laid out once: to save it with its engine would draw it twice.
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(
             content, format=kind, dpi=_DPI, facecolor="white", metadata=dates.get(kind, {})
         )

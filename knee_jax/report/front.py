@@ -108,7 +108,7 @@ def troubles(table: pd.DataFrame, summary: Summary, part: str) -> list[str]:
         summary: Metrics of the part.
         part: Name of the part that was held out to the last.
     """
-    found = []
+    found, by_chance, never = [], [], []
     if part in ("validation", "out_of_fold"):
         found.append(
             "There are no test knees: the figures are of knees that also chose the checkpoint, and "
@@ -123,8 +123,7 @@ def troubles(table: pd.DataFrame, summary: Summary, part: str) -> list[str]:
         for metric, chance in _CHANCE.items():
             low = estimates[metric]["low"] if metric in estimates else None
             if low is not None and low <= chance:
-                words = tables.METRIC_TITLES[metric]
-                found.append(f"{title}: the interval of {words} includes {chance:g}, chance.")
+                by_chance.append(f"{title} ({tables.METRIC_TITLES[metric]}, {chance:g})")
         undefined = [m for m, each in estimates.items() if each["value"] is None]
         if undefined:
             words = ", ".join(tables.METRIC_TITLES.get(m, m) for m in undefined)
@@ -142,11 +141,14 @@ def troubles(table: pd.DataFrame, summary: Summary, part: str) -> list[str]:
             truth = table[name].to_numpy(np.float64)
             predicted = set(table.loc[target.is_known(truth), f"{name}_pred"])
             read = {value: int((truth == value).sum()) for value in range(target.num_outputs)}
-            never = [value for value, count in read.items() if count and value not in predicted]
-            if never:
-                words = ", ".join(target.class_names[value] for value in never)
-                count = sum(read[value] for value in never)
-                found.append(f"{title}: never predicted was {words}, read of {count:,} knees.")
+            lacking = [value for value, count in read.items() if count and value not in predicted]
+            if lacking:
+                words = ", ".join(target.class_names[value] for value in lacking)
+                never.append(f"{title} {words} ({sum(read[value] for value in lacking):,})")
+    if by_chance:
+        found.append(f"Intervals that include chance: {'; '.join(by_chance)}.")
+    if never:
+        found.append(f"Never predicted, though read (knees): {'; '.join(never)}.")
     return found
 
 

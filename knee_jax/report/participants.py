@@ -16,9 +16,9 @@ from knee_jax.targets.kinds import Classes, Ordinal, Places, Target
 TITLES = {
     "train": "Training",
     "unlabelled": "Unlabelled training",
+    "folds": "Training and validation, in turn",
     "validation": "Validation",
     "test": "Test",
-    "folds": "Training and validation, in turn",
 }
 """Title of each part of a run's knees."""
 
@@ -44,7 +44,7 @@ def participants_section(
         "Knees and subjects",
         notes,
         (table_one(parts, targets),),
-        flow=[*([box] for box in _of_sets(prepared)), _of_parts(parts, flow)],
+        flow=[*_of_sets(prepared), _of_parts(parts, flow)],
     )
 
 
@@ -104,9 +104,9 @@ def _of_target(target: Target, parts: Sequence[pd.DataFrame]) -> list[tuple[str,
     return rows
 
 
-def _of_sets(prepared: Mapping[str, pd.DataFrame]) -> list[Box]:
-    """Return the boxes of the way into each prepared set."""
-    boxes = []
+def _of_sets(prepared: Mapping[str, pd.DataFrame]) -> list[list[Box]]:
+    """Return the boxes of the studies, and those of the prepared sets."""
+    studies, sets = [], []
     for name, flow in prepared.items():
         excluded = flow[flow["excluded"] > 0]
         stages = excluded[excluded["reason"] == ""]
@@ -119,9 +119,9 @@ def _of_sets(prepared: Mapping[str, pd.DataFrame]) -> list[Box]:
             )
             aside.append(f"{stage['excluded']:,} excluded: {words}")
         begun, kept = int(flow["left"].iloc[0]), int(flow["left"].iloc[-1])
-        boxes.append(Box(f"{name}: knees of the study", f"{begun:,}", tuple(aside)))
-        boxes.append(Box(f"{name}: knees of the prepared set", f"{kept:,}"))
-    return boxes
+        studies.append(Box(f"{name}: knees of the study", f"{begun:,}", tuple(aside)))
+        sets.append(Box(f"{name}: knees of the prepared set", f"{kept:,}"))
+    return [studies, sets] if studies else []
 
 
 def _of_parts(

@@ -146,7 +146,7 @@ def runs_table(
         rows.append(
             (
                 run.name,
-                str(run.environment.get("started", "")),
+                str(run.environment.get("started", ""))[:16],
                 describe_config(run.fields, bases),
                 str(run.fields.get("data.dataset", "unknown")),
                 f"{run.state}: {title_of_split(run.part)}" if run.part else run.state,

@@ -146,12 +146,14 @@ def commit_of(workdir: Path) -> str | None:
 
 
 def command() -> str:
-    """Return the command of this process, as it can be given again in a POSIX shell."""
-    program = Path(sys.argv[0])
-    if program.suffix == ".py" and program.parent.name == "knee_jax":
-        module = {"__main__": "knee_jax"}.get(program.stem, f"knee_jax.{program.stem}")
-        return shlex.join(["python", "-m", module, *sys.argv[1:]])
-    return shlex.join([program.name, *sys.argv[1:]])
+    """Return the command of this process as it was typed, for a POSIX shell."""
+    # Flags are rewritten in `sys.argv`.
+    _, *words = sys.orig_argv
+    while words and words[0].startswith("-") and words[0] not in ("-m", "-c"):
+        words.pop(0)
+    if words[:1] == ["-m"]:
+        return shlex.join(["python", *words])
+    return shlex.join([Path(words[0]).name, *words[1:]]) if words else "python"
 
 
 def cpu() -> str:

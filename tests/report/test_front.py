@@ -34,10 +34,10 @@ def test_troubles_are_named():
     table["kl"] = np.random.default_rng(0).permutation(table["kl"])
     found = " ".join(front.troubles(table, summarise(table, num_resamples=50), "validation"))
     count = table["kl"].isin([0, 3, 4]).sum()
-    assert f"KL grade: never predicted was 0, 3, 4, read of {count} knees." in found
+    assert f"Never predicted, though read (knees): KL grade 0, 3, 4 ({count})." in found
     assert "stand on 10 subjects only" in found
     assert "There are no test knees" in found
-    assert "Quadratic kappa includes 0, chance" in found
+    assert "include chance: KL grade (Quadratic kappa, 0)" in found
 
 
 def test_a_value_no_better_than_the_mean_is_said():

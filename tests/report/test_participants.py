@@ -56,6 +56,8 @@ def test_the_flow_tells_every_loss_with_its_reason():
         {"train": index(3), "test": index(2, 1)}, used, {"set": into}, kinds(["kl"])
     )
     (study,), (prepared,), parts = section.flow
+    two = participants_section({"train": index(3)}, used, {"a": into, "b": into}, kinds(["kl"]))
+    assert [len(boxes) for boxes in two.flow] == [2, 2, 1]
     assert (study.number, prepared.number) == ("100", "90")
     lost = " ".join(study.aside)
     for words in ("no film 6", "repeated film 1", "prosthesis 3"):

@@ -39,7 +39,8 @@ def test_the_time_of_all_sessions_adds_up_and_the_first_command_stays(tmp_path, 
     first = json.loads((tmp_path / "environment.json").read_text())
     with folder.timed([tmp_path]):
         pass
-    monkeypatch.setattr("sys.argv", ["/x/knee-jax", "train", "--workdir=a b"])
+    typed = ["/x/python", "-I", "/x/knee-jax", "train", "--workdir=a b"]
+    monkeypatch.setattr("sys.orig_argv", typed)
     assert folder.command() == "knee-jax train '--workdir=a b'"
     folder.write_config(tmp_path, config())
     with pytest.raises(KeyboardInterrupt), folder.timed([tmp_path]):
@@ -51,10 +52,10 @@ def test_the_time_of_all_sessions_adds_up_and_the_first_command_stays(tmp_path, 
 
 
 def test_a_module_is_run_again_as_one(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/x/knee_jax/__main__.py", "demo"])
+    monkeypatch.setattr("sys.orig_argv", ["/x/python3", "-m", "knee_jax", "demo"])
     assert folder.command() == "python -m knee_jax demo"
-    monkeypatch.setattr("sys.argv", ["/x/knee_jax/main.py", "--config=kl"])
-    assert folder.command() == "python -m knee_jax.main --config=kl"
+    monkeypatch.setattr("sys.orig_argv", ["python"])
+    assert folder.command() == "python"
 
 
 def test_the_same_config_and_free_fields_may_use_it_again(tmp_path):
