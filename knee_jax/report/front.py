@@ -108,7 +108,9 @@ def troubles(table: pd.DataFrame, summary: Summary, part: str) -> list[str]:
         summary: Metrics of the part.
         part: Name of the part that was held out to the last.
     """
-    found, by_chance, never = [], [], []
+    found: list[str] = []
+    by_chance: list[str] = []
+    never: list[str] = []
     if part in ("validation", "out_of_fold"):
         found.append(
             "There are no test knees: the figures are of knees that also chose the checkpoint, and "

@@ -38,7 +38,7 @@ def write_sweep(
     parts = list(dict.fromkeys(frame["split"]))
     tables = [part_table(frame, part, target, paper_rows) for part in parts]
     seeds = max(len(of_variant) for of_variant in results.values())
-    title = f"Sweep: {len(results)} variants, {seeds} seeds"
+    title = f"Sweep: {_number(len(results), 'variant')}, {_number(seeds, 'seed')}"
     notes = [
         f"{target_title(target)}: mean over the seeds, and where there are several the standard "
         "deviation, lowest and highest. A seed changes initial weights, order of the knees, "
@@ -81,6 +81,10 @@ def lead(frame: pd.DataFrame, target: str) -> str:
     )
 
 
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
 def tidy(results: Mapping[str, Mapping[int, Mapping[str, Summary]]]) -> pd.DataFrame:
     """Return one row per number: variant, seed, split, target, metric, value; NaN if undefined."""
     rows = [
@@ -107,8 +111,8 @@ def part_table(frame: pd.DataFrame, part: str, target: str, paper_rows: Mapping[
     for variant, of_variant in shown.groupby("variant", sort=False):
         cells = []
         for metric in metrics:
-            values = of_variant.loc[of_variant["metric"] == metric, "value"]
-            lines = [f"{values.mean():.3f}"]
+            values = of_variant.loc[of_variant["metric"] == metric, "value"].dropna()
+            lines = [f"{values.mean():.3f}" if len(values) else "undefined"]
             if len(values) > 1:
                 span = f"{values.min():.3f} to {values.max():.3f}"
                 lines.append(f"sd {values.std(ddof=1):.3f}, {span}")
