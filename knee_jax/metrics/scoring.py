@@ -129,7 +129,7 @@ def places(target: "Places", labelled: pd.DataFrame) -> Scorer:
     """Score places by their radial errors, mm: mean, median, shares within some distances.
 
     `knees_within_2.5mm` is the share of knees whose mean error is within the last of them (Tiulpin
-    et al. 2019, Table 2, has the others).
+    et al. 2019, Table 2, has the others). Knees of unknown spacing do not count.
 
     Args:
         target: Target to score.
@@ -140,7 +140,8 @@ def places(target: "Places", labelled: pd.DataFrame) -> Scorer:
     numbers = known.sum(1).astype(np.float64)
     sums = np.where(known, errors, 0).sum(1)
     last = target.limits_mm[-1]
-    good = sums <= last * numbers
+    measured = numbers > 0
+    good = measured & (sums <= last * numbers)
     within = {
         f"within_{limit:g}mm": (known & (errors <= limit)).sum(1) for limit in target.limits_mm
     }
@@ -158,7 +159,7 @@ def places(target: "Places", labelled: pd.DataFrame) -> Scorer:
             "radial_error": weights @ sums / total,
             "radial_error_median": median,
             **{name: weights @ number / total for name, number in within.items()},
-            f"knees_within_{last:g}mm": weights @ good / weights.sum(-1),
+            f"knees_within_{last:g}mm": weights @ good / (weights @ measured),
         }
 
     # Strata for the scheme `class`: none.

@@ -42,7 +42,7 @@ class Window(NamedTuple):
             knee is shown that looks like a right one.
         shown: Class of `targets.knee_shown`.
         side: Side of the patient's knee, 'R' or 'L'; '' without one.
-        spacing_mm: Pixel size, mm.
+        spacing_mm: Pixel size, mm, NaN where unknown.
         kl: Kellgren-Lawrence grade as drawn, -1 if unknown.
     """
 
@@ -106,11 +106,11 @@ def of_crop(
         image = _as_shown(rng, taken)
         if place == number:
             image = np.rot90(image, int(rng.integers(1, 4))).copy()
-            windows.append(Window(image, _unknown(), TURNED, "", side / pixels))
+            windows.append(Window(image, _unknown(), TURNED, "", np.nan))
         else:
             shown = LEFT if mirrored else RIGHT
             found = found if shown == RIGHT else _unknown()
-            windows.append(Window(image, found, shown, "", side / pixels))
+            windows.append(Window(image, found, shown, "", np.nan))
     return windows
 
 

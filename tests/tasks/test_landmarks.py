@@ -99,6 +99,18 @@ def test_pictures_without_a_knee_are_scored_by_class_alone():
     assert summary["landmarks"]["radial_error"]["n"] == 2
 
 
+def test_knees_of_unknown_spacing_have_no_error_in_mm():
+    knees = index(3).assign(spacing_mm=[0.5, np.nan, 0.5])
+    true = np.full((3, 74, 2), 5.0)
+    places = np.concatenate([true + np.array([2, 0]), np.ones((3, 74, 1)), true], axis=-1)
+    decoded = {"knee_shown": np.eye(5)[[1, 1, 1]], "landmarks": places}
+    table = TASK.table(knees, np.arange(3), decoded)
+    scores = summarise(table, num_resamples=5)["landmarks"]
+    assert scores["radial_error"]["value"] == pytest.approx(1.0)
+    assert scores["knees_within_2.5mm"]["value"] == 1
+    assert TASK.score(table) == pytest.approx(-1.0)
+
+
 def test_settings_ask_for_landmarks_and_take_classes_only():
     settings = Settings()
     settings.check(targets.get_all(("knee_shown", "landmarks")), Data())
