@@ -79,9 +79,16 @@ weights: $(call installed,imagenet)
 	$(BIN)/knee-jax export runs/weights/kl-kneekl224 --half --out=knee_jax/weights/kl-kneekl224.knee \
 		--card=knee_jax/weights/kl-kneekl224.md
 	$(BIN)/knee-jax train --config=landmarks --workdir=runs/weights/landmarks
-	rm -f knee_jax/weights/landmarks.knee
-	$(BIN)/knee-jax export runs/weights/landmarks --half --out=knee_jax/weights/landmarks.knee \
-		--card=knee_jax/weights/landmarks.md
+	rm -f knee_jax/weights/landmarks.knee runs/weights/phantom.knee
+	$(BIN)/knee-jax export runs/weights/landmarks --half --out=runs/weights/phantom.knee
+	cp runs/weights/phantom.knee knee_jax/weights/landmarks.knee
+	unzip -o -d runs/weights runs/weights/phantom.knee model.safetensors
+	$(BIN)/knee-jax prepare --dataset=adapted_windows/kneekl224 --manual_dir=$(KNEEKL224)
+	$(BIN)/knee-jax train --config=landmarks:adapted --workdir=runs/weights/landmarks-adapted \
+		--config.init_from=runs/weights/model.safetensors
+	rm knee_jax/weights/landmarks.knee
+	$(BIN)/knee-jax export runs/weights/landmarks-adapted --half \
+		--out=knee_jax/weights/landmarks.knee --card=knee_jax/weights/landmarks.md
 
 benchmark: install
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

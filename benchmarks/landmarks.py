@@ -249,7 +249,8 @@ def real(localiser: locate.Localiser, crops: Path, annotations: Path) -> list[di
     of_knees, tilt = np.array(errors), np.array(tilts)
     d = tilt[:, 0] - tilt[:, 1]
     print("refused:", dict(refused))
-    print("median by point, mm:", dict(zip(POINTS, np.median(of_knees, axis=0).round(2))))
+    medians = np.median(of_knees, axis=0).round(2).tolist()
+    print("median by point, mm:", dict(zip(POINTS, medians)))
     of_grade = {
         grade: round(float(np.median(of_knees[np.array(grades) == grade])), 2)
         for grade in sorted(set(grades))
@@ -273,9 +274,9 @@ def main() -> None:
     """Measure, print, and append to the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=locate.MODEL)
-    parser.add_argument("--films", type=int, default=60)
-    parser.add_argument("--subjects", type=int, default=20)
-    parser.add_argument("--others", type=int, default=500)
+    parser.add_argument("--films", type=int, default=30)
+    parser.add_argument("--subjects", type=int, default=10)
+    parser.add_argument("--others", type=int, default=504)
     parser.add_argument("--crops", type=Path)
     parser.add_argument("--annotations", type=Path)
     options = parser.parse_args()
