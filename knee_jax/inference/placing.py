@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.inference.locate import Found, Localiser
+from knee_jax.inference.locate import JOINT, Found, Localiser
 from knee_jax.ingest import landmarks
 from knee_jax.ingest.knee_files import (
     CROP_MM,
@@ -30,6 +30,7 @@ CERTAIN_SIDE = 0.9
 CERTAIN_ODDS = 3.0
 """Logarithm of the odds from which two knees that lie against a film's layout are believed."""
 
+ONLY_ONE = "only one knee was found on the film"
 SIDE_SEEN = "the side is that which it looks like"
 
 _WORDS = {"R": "right", "L": "left"}
@@ -83,6 +84,12 @@ def _cut(
         return [Refusal(film.source, "", "same_side", detail)]
     points = {knee.looks: knee.points * film.spacing_mm for knee in knees}
     wrong = landmarks.check_orientation(points, None if single or len(knees) == 1 else width_mm)
+    size_mm = (width_mm, film.picture.shape[0] * film.spacing_mm[1])
+    for side, of_knee in points.items():
+        try:
+            landmarks.check_place(of_joint(of_knee), size_mm)
+        except UnusableKnee as error:
+            wrong.setdefault(side, error)
     if reading.side:
         points = {side: p for side, p in points.items() if side == reading.side}
         wrong = {side: p for side, p in wrong.items() if side == reading.side}
@@ -91,13 +98,23 @@ def _cut(
         return [Refusal(film.source, reading.side, "no_knee", detail)]
     cut = KneeFileJob(source, reading, found={**points, **wrong})()
     errors = {knee.looks: knee.error for knee in knees}
+    notes = () if single or len(knees) > 1 else (ONLY_ONE,)
     return [
-        dataclasses.replace(each, landmark_error=errors.get(each.side, math.nan))
+        dataclasses.replace(
+            each, notes=each.notes + notes, landmark_error=errors.get(each.side, math.nan)
+        )
         if isinstance(each, Knee)
         else each
         for each in cut
         if not isinstance(each, Unplaced)
     ]
+
+
+def of_joint(points: np.ndarray) -> np.ndarray:
+    """Return the landmarks of the joint alone, the others NaN: shafts may leave the picture."""
+    kept = np.full_like(points, np.nan)
+    kept[list(JOINT)] = points[list(JOINT)]
+    return kept
 
 
 def sided(picture: np.ndarray, knees: Sequence[Found], localiser: Localiser) -> list[Found]:

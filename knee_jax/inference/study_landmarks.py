@@ -12,7 +12,7 @@ import numpy as np
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.inference import placing
-from knee_jax.inference.locate import Localiser
+from knee_jax.inference.locate import JOINT, Localiser
 from knee_jax.ingest import archives, crops, dicom, film, landmarks
 from knee_jax.ingest.knee_files import picture_of
 from knee_jax.ingest.landmark_tables import KneeLocation, KneeLocations
@@ -65,8 +65,15 @@ def _film(job: FilmJob, localiser: Localiser) -> FilmJob:
             window = film.intensity_window(radiograph.pixels, radiograph.padding)
             picture, spacing_mm = picture_of(radiograph, window)
             for knee in placing.sided(picture, localiser.find(picture), localiser):
-                locations[knee.looks] = KneeLocation(knee.points * spacing_mm, None, "mm")
-                errors[knee.looks] = knee.error
+                inside = np.all((knee.points > 0) & (knee.points < picture.shape[::-1]), axis=1)
+                # Shafts may leave the film.
+                points = np.where(inside[:, None], knee.points * spacing_mm, np.nan)
+                if np.isfinite(points[list(JOINT)]).all():
+                    locations[knee.looks] = KneeLocation(points, None, "mm")
+                    errors[knee.looks] = knee.error
+                else:
+                    detail = "the joint is partly beyond the film"
+                    locations[knee.looks] = UnusableKnee("landmarks_outside", detail)
         except UnusableKnee as problem:
             locations = dict.fromkeys(file.readings, problem)
     labels = {

@@ -207,6 +207,13 @@ def _label(value: Label) -> int | float | None:
     return None if math.isnan(number) else float(f"{number:.6g}")
 
 
+def _origin_of_landmarks(error: float | None) -> str:
+    """Name the origin of a knee's landmarks, by the column `LANDMARK_ERROR`."""
+    if error is None or math.isnan(error):
+        return "knees_without_landmarks"
+    return "knees_located_by_localiser" if error else "knees_located_by_files"
+
+
 class IngestReport:
     """Kept and excluded knees of one preparation, and the files that list them."""
 
@@ -241,7 +248,11 @@ class IngestReport:
     ) -> None:
         """Add the next records of a split, as rows of `index_row`, its exclusions and notes."""
         rows = self.kept.setdefault(split, [])
+        kept = list(kept)
         rows += ({"split": split, "record": n} | row for n, row in enumerate(kept, len(rows)))
+        if LANDMARK_ERROR in self.label_columns:
+            for origin in (_origin_of_landmarks(row[LANDMARK_ERROR]) for row in kept):
+                self.notes[origin] = self.notes.get(origin, 0) + 1
         self.exclusions += exclusions
         for note in notes:
             self.of_files.append(note)

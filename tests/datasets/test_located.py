@@ -1,6 +1,7 @@
 """Sets whose landmarks the localiser finds: of crops, and of films without landmark files."""
 
 import functools
+import json
 
 import cv2
 import numpy as np
@@ -41,6 +42,9 @@ def test_a_set_of_crops_has_the_landmarks_and_says_where_they_come_from(drawn, t
     with pytest.raises(UserError, match=r"prepare --dataset=kneekl224/located"):
         prepare("kneekl224/located", tmp_path / "data", raw, workers=1)
     folder = prepare("kneekl224/located", tmp_path / "data", raw, workers=1, localise=find)
+    account = json.loads((folder / "ingest_report.json").read_text())["notes"]
+    assert account["knees_located_by_localiser"] == 2
+    assert account["knees_without_landmarks"] == 1
     index = pd.read_csv(folder / "index.csv", dtype={"subject": str})
     assert index["keypoints_valid"].sum() == 2
     known = index[index["keypoints_valid"]]

@@ -6,10 +6,23 @@ import pytest
 from knee_jax.errors import UnusableKnee
 from knee_jax.inference import locate, placing
 from knee_jax.inference.locate import Found, Square
-from knee_jax.ingest.knee_files import UNKNOWN_SIDE_NOTE, Knee, Reading, Refusal, Source, Unplaced
+from knee_jax.ingest import dicom
+from knee_jax.ingest.film import intensity_window
+from knee_jax.ingest.knee_files import (
+    UNKNOWN_SIDE_NOTE,
+    Knee,
+    Reading,
+    Refusal,
+    Source,
+    Unplaced,
+    picture_of,
+)
 from knee_jax.phantom import windows
+from knee_jax.phantom.study import read_points, write_study
 from knee_jax.targets.knee_shown import RIGHT
 from tests.inference.drawn_knees import localiser, picture
+
+ENDS = {"R": "_f.pts", "L": ".pts"}
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -136,3 +149,33 @@ def test_the_shipped_localiser_refuses_what_is_no_knee():
         noise = np.random.default_rng(seed).integers(0, 256, (200, 240), np.uint8)
         with pytest.raises(UnusableKnee, match="no knee"):
             locate.shipped().find(noise)
+
+
+def test_a_knee_that_is_cut_off_by_the_film_is_refused_and_the_other_is_read(tmp_path):
+    write_study(tmp_path, num_subjects=1, visits=(0,), rows=512, progress=False)
+    (path,) = tmp_path.rglob("001")
+    film = dicom.read_film(path)
+    grey, spacing = picture_of(film, intensity_window(film.pixels))
+    width_mm = grey.shape[1] * spacing[0]
+    points = {side: read_points(path.with_name(f"001{end}")) for side, end in ENDS.items()}
+    points["R"][:, 0] = width_mm - points["R"][:, 0]
+    points["L"][:, 0] += width_mm - points["L"][60, 0]
+    knees = [found(points[side] / spacing, side) for side in ("R", "L")]
+
+    class Knows:
+        def find(self, picture, most=2, looks=""):
+            return knees[:most]
+
+        def again(self, picture, knee, looks):
+            return None
+
+    source = Source(path, "001")
+    unplaced = Unplaced("001", "", grey, spacing)
+    reading = Reading(pixels=100)
+    right, left = placing.place(source, [unplaced], reading, Knows())
+    assert (right.side, right.located, right.notes) == ("R", "localiser", ())
+    np.testing.assert_allclose(right.landmarks[55], 50, atol=0.1)
+    assert (left.side, left.reason) == ("L", "landmarks_outside")
+    del knees[1]
+    (alone,) = placing.place(source, [unplaced], reading, Knows())
+    assert alone.notes == (placing.ONLY_ONE,)
