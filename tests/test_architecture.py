@@ -113,7 +113,8 @@ def rooms(*names: str) -> set[str]:
         (
             "knee_jax.inference",
             rooms("inference", "cli")
-            | {"knee_jax", "knee_jax.evaluation.on_set", "knee_jax.experiments.finetune"},
+            | {"knee_jax", "knee_jax.evaluation.on_set", "knee_jax.evaluation.familiar"}
+            | {"knee_jax.experiments.finetune"},
         ),
         ("orbax", {"knee_jax.workdir.checkpoint"}),
         (

@@ -21,12 +21,18 @@ def define_flags() -> None:
     """Define the flags."""
     flags.DEFINE_string("out", None, "File to write, *.knee.", required=True)
     flags.DEFINE_bool("half", False, "Store weights in half precision.")
+    flags.DEFINE_string(
+        "data_dir",
+        "data",
+        "Folder of prepared sets: from the run's own the model learns what is unlike it.",
+    )
     flags.DEFINE_string("card", None, "File of the model card (Markdown).")
 
 
 def main(words: list[str]) -> None:
     """Export, and print what was written."""
     from knee_jax.cohort import held_out, knees
+    from knee_jax.evaluation.familiar import measure
     from knee_jax.inference import exported
 
     options = flags.FLAGS
@@ -40,6 +46,13 @@ def main(words: list[str]) -> None:
     card = Path(options.card).read_text(encoding="utf-8") if options.card else ""
     run = Path(words[0]).expanduser()
     known = held_out.learnt_by(run)
+    familiar = measure(run, Path(options.data_dir).expanduser())
+    if familiar is None:
+        print(
+            f"the model will not know what is unlike its training knees: --data_dir="
+            f"{options.data_dir} does not hold the set that it was trained on, or the network or "
+            "the set is too small for it"
+        )
     learnt = "" if known is None else knees.text_of(knees.under_pseudonyms(known))
-    exported.write(run, path, half=options.half, card=card, learnt=learnt)
+    exported.write(run, path, half=options.half, card=card, learnt=learnt, known=familiar)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -18,7 +18,8 @@ def averaged(
 ) -> dict[str, jax.Array]:
     """Return decoded outputs, averaged over the views that the config asks for.
 
-    In a mirrored image lateral is medial, and outputs are exchanged accordingly.
+    In a mirrored image lateral is medial, and outputs are exchanged accordingly; other values that
+    `forward` returns, such as features, are plainly averaged.
 
     Args:
         forward: Prediction.
@@ -37,10 +38,12 @@ def averaged(
         for name, values in forward(jnp.concatenate(views)).items()
     }
     opposites = {target.name: target.opposite or target.name for target in targets}
-    return {
-        name: jnp.concatenate([values[:number], decoded[opposites[name]][number:]]).mean(0)
-        for name, values in decoded.items()
-    }
+
+    def mean(name: str) -> jax.Array:
+        of_mirrored = decoded[opposites.get(name, name)][number:]
+        return jnp.concatenate([decoded[name][:number], of_mirrored]).mean(0)
+
+    return {name: mean(name) for name in decoded}
 
 
 def _moved(images: jax.Array, evaluation: Evaluation) -> list[jax.Array]:

@@ -37,7 +37,8 @@ from knee_jax.config.load import RunConfig
 from knee_jax.errors import UserError
 from knee_jax.files import atomic_write
 from knee_jax.inference import run as runs
-from knee_jax.inference.predictor import Predictor
+from knee_jax.inference.novelty import Novelty
+from knee_jax.inference.predictor import NOVELTY, Predictor
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.models.layers import tracing_for
 
@@ -63,6 +64,7 @@ def write(
     half: bool = False,
     card: str = "",
     learnt: str = "",
+    known: Novelty | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the network of a finished run to one file.
@@ -73,6 +75,7 @@ def write(
         half: Whether weights are stored in half precision; they are computed with in single.
         card: Text of the model card, Markdown.
         learnt: List of the knees that the network has learnt from, CSV; '' if they are unknown.
+        known: What the training knees are like, by which others are known as unlike them.
         facts: Further facts about the model.
 
     Raises:
@@ -83,10 +86,19 @@ def write(
     network = runs.read(run)
     pixels = _pixels(network, Path(run))
     weights = {
-        "/".join(names): np.asarray(array, np.float16 if half else np.float32)
-        for names, array in flatten_dict(dict(network.variables)).items()
+        "/".join(names): array for names, array in flatten_dict(dict(network.variables)).items()
     }
-    functions: dict[str, runs.Function] = {"forward": network.forward}
+    forward = network.forward_and_novelty if known else network.forward
+    functions: dict[str, runs.Function] = {"forward": forward}
+    weights = {
+        name: np.asarray(array, np.float16 if half else np.float32)
+        for name, array in weights.items()
+    }
+    # Distances are differences of large numbers, which half precision does not leave.
+    weights |= {
+        f"{NOVELTY}/{name}": np.asarray(array, np.float32)
+        for name, array in (known._asdict() if known else {}).items()
+    }
     functions |= {"heat": network.heat} if network.shows_heat() else {}
     members = {
         f"{name}.{kind}": _exported(function, weights, pixels, platforms)
@@ -117,6 +129,8 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         _add(archive, METADATA, (json.dumps(metadata, indent=2) + "\n").encode())
+        # The library writes an array's memory, whatever its order is.
+        weights = {name: np.asarray(array, order="C") for name, array in weights.items()}
         _add(archive, WEIGHTS, save(weights))
         for name, program in members.items():
             _add(archive, name, program)
@@ -264,7 +278,10 @@ def contents(path: Path) -> tuple[RunConfig, dict[str, np.ndarray]]:
         values = json.loads(file.read(CONFIG))
     except ValueError as error:
         raise UserError(f"{path}: {CONFIG} is damaged; export the model again") from error
-    return configs.parse(values), _weights(file)
+    weights = {
+        name: array for name, array in _weights(file).items() if not name.startswith(f"{NOVELTY}/")
+    }
+    return configs.parse(values), weights
 
 
 def learnt(path: Path) -> str:

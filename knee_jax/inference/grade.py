@@ -26,6 +26,7 @@ from knee_jax import pictures
 from knee_jax.errors import UserError
 from knee_jax.files import atomic_write, write_json, write_text
 from knee_jax.inference import locate, measures, placing
+from knee_jax.inference import novelty as novelties
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
 from knee_jax.ingest.knee_files import (
@@ -165,22 +166,31 @@ def _graded(
     if knees:
         images = np.stack([knee.image for knee in knees])
         points = np.stack([knee.landmarks for knee in knees])
-        predicted = predictor.predict(images, points)
+        predicted, novelty = predictor.read(images, points)
         unknown = np.array([not knee.side for knee in knees])
         if unknown.any():
-            mirrored = predictor.predict(
+            mirrored = predictor.read(
                 np.ascontiguousarray(images[unknown][:, :, ::-1]), points[unknown]
             )
             for name, values in predicted.items():
-                values[unknown] = (values[unknown] + mirrored[name]) / 2
+                values[unknown] = (values[unknown] + mirrored.decoded[name]) / 2
+            if novelty is not None:
+                novelty[unknown] = np.minimum(novelty[unknown], mirrored.novelty)
         rows = [
-            row_of(predictor, knee, {name: value[i] for name, value in predicted.items()})
+            row_of(
+                predictor,
+                knee,
+                {name: value[i] for name, value in predicted.items()},
+                None if novelty is None else float(novelty[i]),
+            )
             for i, knee in enumerate(knees)
         ]
         graded = {id(knee): row for knee, row in zip(knees, rows, strict=True)}
         if out is not None:
             heat = predictor.explain(images, points) if predictor.heat else [None] * len(knees)
             for knee, row, evidence in zip(knees, rows, heat, strict=True):
+                if row["status"] != "graded":
+                    continue
                 name = name_of(knee.source, knee.side)
                 answer = _answer(predictor.targets[0], row)
                 _write_picture(out / PICTURES / f"{name}.png", knee, evidence, answer)
@@ -204,14 +214,28 @@ def name_of(source: str, side: str) -> str:
     return "_".join(part for part in (plain, digest, side) if part)
 
 
-def row_of(predictor: Predictor, knee: Knee, predicted: Mapping[str, np.ndarray]) -> Row:
-    """Return the row of a graded knee.
+def row_of(
+    predictor: Predictor,
+    knee: Knee,
+    predicted: Mapping[str, np.ndarray],
+    novelty: float | None = None,
+) -> Row:
+    """Return the row of a knee, refused if it is too unlike those that the model was trained on.
 
     Args:
         predictor: Model.
         knee: Knee.
         predicted: Decoded outputs of the knee by target.
+        novelty: How unlike the training knees it is; None if the model does not know.
     """
+    if novelty is not None and novelty > novelties.REFUSED:
+        detail = (
+            f"its novelty is {novelty:.2f}, above {novelties.REFUSED}: {predictor.name} was "
+            "trained on nothing like it; is it a front view of one knee, upright and not clipped?"
+        )
+        return refused(predictor, Refusal(knee.source, knee.side, "unlike_training_knees", detail))
+    doubtful = novelty is not None and novelty > novelties.DOUBTFUL
+    notes = [*knee.notes, *(["unlike most training knees"] if doubtful else [])]
     row: Row = {
         "file": knee.source,
         "side": knee.side,
@@ -223,11 +247,15 @@ def row_of(predictor: Predictor, knee: Knee, predicted: Mapping[str, np.ndarray]
         "landmark_error": None
         if math.isnan(knee.landmark_error)
         else round(knee.landmark_error, 4),
-        "notes": "; ".join(knee.notes),
+        "notes": "; ".join(notes),
     }
     row |= _widths(knee)
+    if novelty is not None:
+        row["novelty"] = round(novelty, 3)
     for target in predictor.targets:
         row |= _columns(predictor, target, predicted[target.name])
+        if doubtful and isinstance(target, Classes):
+            row |= {f"{target.name}_confidence": None, f"{target.name}_calibrated": False}
     return row | _origin(predictor)
 
 

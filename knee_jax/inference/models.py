@@ -12,7 +12,7 @@ from knee_jax.config.fields import nearest
 from knee_jax.config.load import RunConfig
 from knee_jax.errors import UserError
 from knee_jax.inference import exported, run
-from knee_jax.inference.predictor import Batch, Predictor
+from knee_jax.inference.predictor import NOVELTY, Batch, Predictor
 
 
 @functools.cache
@@ -90,9 +90,13 @@ def average(models: Sequence[Predictor]) -> Predictor:
 
     def forward(batch: Batch) -> dict[str, np.ndarray]:
         found = [model.forward(batch) for model in models]
+        # What is unlike the training knees of one model is not graded with confidence.
+        novel = [np.asarray(each[NOVELTY]) for each in found if NOVELTY in each]
         return {
-            name: np.mean([np.asarray(each[name]) for each in found], axis=0) for name in found[0]
-        }
+            name: np.mean([np.asarray(each[name]) for each in found], axis=0)
+            for name in found[0]
+            if name != NOVELTY
+        } | ({NOVELTY: np.max(novel, axis=0)} if novel else {})
 
     return Predictor(
         name=" + ".join(model.name for model in models),

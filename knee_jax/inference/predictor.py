@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,22 @@ Batch = Mapping[str, np.ndarray]
 
 BATCH_SIZE = 32
 
+NOVELTY = "novelty"
+"""Name of the novelty among the outputs of `Predictor.forward`, where the model knows it."""
+
+
+class Reading(NamedTuple):
+    """What a model says of some knees.
+
+    Attributes:
+        decoded: Result of `Predictor.predict`.
+        novelty: How unlike the training knees each is, float32 [n]; 1 is the limit that 99 % of
+            held-out knees stay below (`inference.novelty`). None if the model does not know.
+    """
+
+    decoded: dict[str, np.ndarray]
+    novelty: np.ndarray | None
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
@@ -29,7 +45,8 @@ class Predictor:
         needs_landmarks: Whether the network reads landmarks.
         reads: Array of a batch that it reads, 'image' or 'volume'.
         side: Side of the images that it was trained on, pixels; 0 if unknown or volumes.
-        forward: Compiled function from a batch to decoded outputs by target.
+        forward: Compiled function from a batch to decoded outputs by target, and `NOVELTY`, if the
+            model knows it.
         heat: Compiled function from a batch to where the evidence for the most probable class of
             the first target lay, float32 [batch, size, size], 0 to 1; None if the network does not
             show it.
@@ -70,11 +87,22 @@ class Predictor:
         Raises:
             UserError: Images have a wrong type or shape, or required landmarks are missing.
         """
+        return self.read(images, landmarks, batch_size).decoded
+
+    def read(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        landmarks: np.ndarray | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Reading:
+        """Predict as `predict` does, and tell how unlike the training knees each knee is."""
         batches = [
-            {name: np.asarray(array)[:number] for name, array in decoded.items()}
-            for decoded, number in self._mapped(self.forward, images, landmarks, batch_size)
+            {name: np.asarray(array)[:number] for name, array in outputs.items()}
+            for outputs, number in self._mapped(self.forward, images, landmarks, batch_size)
         ]
-        return {t.name: np.concatenate([batch[t.name] for batch in batches]) for t in self.targets}
+        found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        decoded = {target.name: found[target.name] for target in self.targets}
+        return Reading(decoded, found.get(NOVELTY))
 
     def explain(
         self,

@@ -23,7 +23,9 @@ from knee_jax.config.load import RunConfig
 from knee_jax.data import statistics, views
 from knee_jax.data.preprocessing import Intensities, Preprocessing
 from knee_jax.errors import UserError
-from knee_jax.inference.predictor import Predictor
+from knee_jax.inference import novelty
+from knee_jax.inference.novelty import Novelty
+from knee_jax.inference.predictor import NOVELTY, Predictor
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.models import activation
 from knee_jax.models.precision import compute_dtype
@@ -32,6 +34,9 @@ from knee_jax.workdir import manifest
 from knee_jax.workdir.checkpoint import Checkpoints
 
 CONFIG, CHECKPOINTS, PREDICTIONS = "config.json", "checkpoints", "predictions"
+
+FEATURES = "features"
+"""Name of what describes an image among the outputs of a traced function."""
 
 LEAST_CALIBRATED = 50
 """Validation knees that a temperature is fitted to, at least."""
@@ -66,11 +71,44 @@ class Network:
 
     def forward(self, variables: Any, batch: Any) -> dict[str, jax.Array]:
         """Return decoded outputs by target; may be traced."""
+        return self._outputs(variables, batch)
+
+    def features(self, variables: Any, batch: Any) -> jax.Array:
+        """Return what describes each image, float32 [batch, c], averaged as predictions are."""
+        return self._outputs(variables, batch, with_features=True)[FEATURES]
+
+    def forward_and_novelty(self, variables: Any, batch: Any) -> dict[str, jax.Array]:
+        """Return the outputs of `forward`, and the `NOVELTY` of each knee, float32 [batch].
+
+        Args:
+            variables: Those of the network, and a `Novelty`'s fields as the collection `NOVELTY`.
+            batch: Knees.
+        """
+        known = Novelty(**variables[NOVELTY])
+        outputs = self._outputs(
+            {name: tree for name, tree in variables.items() if name != NOVELTY},
+            batch,
+            with_features=True,
+        )
+        seen = outputs.pop(FEATURES)
+        return {**outputs, NOVELTY: novelty.of(known, seen)}
+
+    def _outputs(
+        self, variables: Any, batch: Any, *, with_features: bool = False
+    ) -> dict[str, jax.Array]:
+        """Return decoded outputs by target, and `FEATURES` if wanted."""
         images, points = self._inputs(batch)
 
         def decoded(images: jax.Array) -> dict[str, jax.Array]:
-            outputs: Any = self.model.apply(variables, images, points, train=False)
-            return {t.name: t.decode(outputs[t.name]) for t in self.targets}
+            outputs: Any
+            outputs, seen = self.model.apply(
+                variables, images, points, train=False, mutable=["intermediates"]
+            )
+            found = {t.name: t.decode(outputs[t.name]) for t in self.targets}
+            if with_features:
+                values = activation.by_name(seen["intermediates"])
+                found[FEATURES] = activation.features_of(values)
+            return found
 
         return views.averaged(decoded, images, self.config.evaluation, self.targets)
 
@@ -81,14 +119,22 @@ class Network:
         assert found is not None
         return found
 
+    def shows_features(self) -> bool:
+        """Return whether `features` can be computed: for films, by a network that exposes them."""
+        seen = self._observed()
+        return "features" in seen or bool(activation.maps_among(seen))
+
     def shows_heat(self) -> bool:
         """Return whether `heat` can be computed: for films, by a network that exposes its maps."""
+        return bool(activation.maps_among(self._observed()))
+
+    def _observed(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shapes of what the network exposes of a film, by name."""
         if self.preprocessing.augmentation.reads != "image":
-            return False
+            return {}
         images = jnp.zeros((1, *self.preprocessing.input_shape))
         points = jnp.zeros((1, NUM_LANDMARKS, 2))
-        seen = activation.observed(self.model, self.variables, images, points)
-        return bool(activation.maps_among(seen))
+        return activation.observed(self.model, self.variables, images, points)
 
     def _inputs(self, batch: Any) -> tuple[jax.Array, jax.Array | None]:
         return self.preprocessing(batch, jax.random.key(0), self.intensities, train=False)

@@ -143,6 +143,21 @@ def by_name(seen: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v[0] if isinstance(v, tuple) else v for name, v in values.items()}
 
 
+def features_of(seen: Mapping[str, jax.Array]) -> jax.Array:
+    """Return what describes an image as a whole, float32 [batch, features].
+
+    It is the input of the heads, or the mean of the last maps where heads pool for themselves.
+
+    Args:
+        seen: Values that a network exposes, by name.
+    """
+    if "features" in seen:
+        return seen["features"].astype(jnp.float32)
+    names = maps_among({name: value.shape for name, value in seen.items()})
+    means = [seen[name].astype(jnp.float32).mean((1, 2)) for name in names]
+    return jnp.concatenate(means, axis=-1)
+
+
 def maps_among(seen: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     """Return the names of the maps that explain the network, `WHOLE` or `SIDES`; or none."""
     for names in (WHOLE, SIDES):
