@@ -78,6 +78,11 @@ weights: $(call installed,imagenet)
 	rm -f knee_jax/weights/kl-kneekl224.knee
 	$(BIN)/knee-jax export runs/weights/kl-kneekl224 --half --out=knee_jax/weights/kl-kneekl224.knee \
 		--card=knee_jax/weights/kl-kneekl224.md
+	$(BIN)/knee-jax train --config=siamese_gap:best,quick --config.data.manual_dir=$(KNEEKL224) \
+		--workdir=runs/weights/early-kneekl224
+	rm -f knee_jax/weights/early-kneekl224.knee
+	$(BIN)/knee-jax export runs/weights/early-kneekl224 --half \
+		--out=knee_jax/weights/early-kneekl224.knee --card=knee_jax/weights/early-kneekl224.md
 	$(BIN)/knee-jax train --config=landmarks --workdir=runs/weights/landmarks
 	rm -f knee_jax/weights/landmarks.knee runs/weights/phantom.knee
 	$(BIN)/knee-jax export runs/weights/landmarks --half --out=runs/weights/phantom.knee

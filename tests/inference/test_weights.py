@@ -1,5 +1,6 @@
 """Models that come with the project: each loads, has a card, and does what it says."""
 
+import json
 import re
 import zipfile
 from importlib import resources
@@ -10,6 +11,7 @@ import pytest
 import knee_jax
 from knee_jax.inference import exported, models
 from knee_jax.targets.kinds import Places
+from tests.commands import run_well
 
 MOST_BYTES = 20e6
 MOST_BYTES_OF_LOCALISER = 5e6
@@ -61,3 +63,19 @@ def test_real_knees_are_graded_as_the_card_says(name, real_data):
     error = float((table["kl_pred"] - truth).abs().mean())
     (told,) = re.findall(r"\| mean absolute error, grades \| ([\d.]+)", card_of(name))
     assert error == pytest.approx(float(told), abs=0.005)
+
+
+@pytest.mark.long
+@pytest.mark.real
+def test_knees_that_early_detection_has_not_seen_are_told_as_its_card_says(real_data, tmp_path):
+    """The file's own list of knees leaves the others out."""
+    data, out = f"--data_dir={tmp_path / 'data'}", tmp_path / "scored"
+    source = f"--manual_dir={real_data / 'kneekl224'}"
+    run_well("knee_jax.prepare", "--dataset=kneekl224", source, data)
+    run_well("knee_jax.evaluate", "early-kneekl224", "--data=kneekl224", data, f"--out={out}")
+    (metrics,) = json.loads((out / "metrics.json").read_text()).values()
+    found = metrics["kl0_vs_kl2"]
+    assert found["accuracy"]["n"] == 883
+    for name, words in (("accuracy", "accuracy"), ("roc_auc", "area under the ROC curve")):
+        (told,) = re.findall(rf"^\| {words} \| ([\d.]+)", card_of("early-kneekl224"), re.M)
+        assert found[name]["value"] == pytest.approx(float(told), abs=0.005)
