@@ -174,7 +174,7 @@ def _graded(
             )
             for name, values in predicted.items():
                 values[unknown] = (values[unknown] + mirrored.decoded[name]) / 2
-            if novelty is not None:
+            if novelty is not None and mirrored.novelty is not None:
                 novelty[unknown] = np.minimum(novelty[unknown], mirrored.novelty)
         rows = [
             row_of(

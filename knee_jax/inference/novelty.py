@@ -68,7 +68,8 @@ def fit(training: np.ndarray, held_out: np.ndarray) -> Novelty:
 
 def of(novelty: Novelty, features: jax.Array) -> jax.Array:
     """Return the novelty of features [batch, c], float32 [batch]; may be traced."""
-    return (_distances(novelty, features) / novelty.limits).max(-1)
+    found: jax.Array = (_distances(novelty, features) / novelty.limits).max(-1)
+    return found
 
 
 def _distances(novelty: Novelty, features: jax.Array) -> jax.Array:
