@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.files import locked
-from knee_jax.ingest import archives, dicom, pool
+from knee_jax.ingest import archives, dicom, dicom_header, pool
 
 KEYWORDS = (
     "Modality",
@@ -51,7 +51,7 @@ class Header:
         side: 'L' or 'R', from Laterality or ImageLaterality.
         subject: PatientID as in the file's path, or `ANOTHER`; also '' where it is not an id.
         taken: Date and time of the series, otherwise of the study, as text that sorts by time.
-        reason: Reason of `dicom.read_header` for which the file cannot be read.
+        reason: Reason of `dicom_header.read_header` for which the file cannot be read.
         detail: Description of that reason.
     """
 
@@ -156,9 +156,9 @@ def _read_chunk(root: pathlib.Path, paths: list[str]) -> list[Header]:
 
 def _read(root: pathlib.Path, path: str) -> Header:
     try:
-        header = dicom.read_header(root / path, KEYWORDS)
+        header = dicom_header.read_header(root / path, KEYWORDS)
         modality, description, laterality, of_image, subject, *times = (
-            " ".join(str(dicom.value(header, keyword) or "").split()) for keyword in KEYWORDS
+            " ".join(str(dicom_header.value(header, keyword) or "").split()) for keyword in KEYWORDS
         )
     except UnusableKnee as error:
         return Header(reason=error.reason, detail=error.detail)

@@ -19,7 +19,7 @@ import numpy as np
 import PIL.Image
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest import archives, dicom, film, landmarks, polarity
+from knee_jax.ingest import archives, dicom, dicom_header, film, landmarks, polarity
 from knee_jax.landmarks import NUM_LANDMARKS, PLATEAU_CENTRE
 
 ROI_MM = 140.0
@@ -321,7 +321,9 @@ class KneeFileJob:
 
     def _film(self) -> list[Knee | Refusal | Unplaced]:
         """Read a DICOM film."""
-        _check_part(dicom.read_header(self.source.path, ("BodyPartExamined", "ViewPosition")))
+        _check_part(
+            dicom_header.read_header(self.source.path, ("BodyPartExamined", "ViewPosition"))
+        )
         radiograph = dicom.read_film(self.source.path, None, self.reading.spacing_mm)
         notes = tuple(dicom.NOTES[name] for name in radiograph.notes)
         height, width = radiograph.pixels.shape
@@ -333,13 +335,13 @@ class KneeFileJob:
         elif points:
             located = "landmarks"
         elif size_mm[0] <= CROP_MM and max(size_mm) <= LONGEST * min(size_mm):
-            header = dicom.read_header(self.source.path, _LATERALITY)
+            header = dicom_header.read_header(self.source.path, _LATERALITY)
             side = self.reading.side or _side_of_header(header) or self._side_of_name()
             return [self._crop(radiograph.pixels, side, notes)]
         elif self.reading.middle:
             points, located = self._middles(size_mm), "middle"
         elif self.reading.localise:
-            header = dicom.read_header(self.source.path, _LATERALITY)
+            header = dicom_header.read_header(self.source.path, _LATERALITY)
             side = self.reading.side or _side_of_header(header) or self._side_of_name()
             return [Unplaced(self.source.name, side, *picture_of(radiograph, window))]
         else:

@@ -19,7 +19,7 @@ import pandas as pd
 from knee_jax import targets
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.foreign_tables import MISSING, identifiers, is_missing, numbers, read_table
-from knee_jax.ingest import archives, dicom
+from knee_jax.ingest import archives, dicom, dicom_header
 from knee_jax.ingest.knee_files import ROI_MM, Knee, KneeFileJob, Reading, Source, Unplaced, find
 from knee_jax.ingest.report import Example, Exclusion, Label, Note, example
 from knee_jax.targets.grades import GRADES
@@ -510,7 +510,7 @@ class LabelledFileJob:
 
     def _header_contradicts(self, side: str) -> bool:
         try:
-            header = dicom.read_header(self.source.path, ("ImageLaterality", "Laterality"))
+            header = dicom_header.read_header(self.source.path, ("ImageLaterality", "Laterality"))
         except UnusableKnee:
             return False
         told = {str(header.get(name, "") or "").upper() for name in header.dir()} & {"L", "R"}

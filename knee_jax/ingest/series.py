@@ -21,7 +21,7 @@ import numpy as np
 import pydicom
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.ingest import archives, dicom
+from knee_jax.ingest import archives, dicom, dicom_header, dicom_pixels
 
 MODALITIES = ("MR",)
 
@@ -112,7 +112,7 @@ def read_series(
         pixels, notes = zip(*(each.pixels() for each in slices))
         voxels = np.stack(pixels, axis=-1)
     if first.inverted:
-        voxels = dicom.invert(voxels)
+        voxels = dicom_pixels.invert(voxels)
     directions = np.stack([first.down, first.right, first.normal], axis=1)
     spacing_mm = (*first.spacing_mm, gap)
     order = _match(directions)
@@ -186,9 +186,9 @@ class _Slice:
     def read(cls, path: pathlib.Path) -> "list[_Slice]":
         """Read the slices of a file: one, or the frames of an enhanced file."""
         try:
-            header = dicom.read_header(path)
+            header = dicom_header.read_header(path)
             dicom.check_image(header, MODALITIES, frames=True)
-            number = dicom.integer(header, "NumberOfFrames", 1)
+            number = dicom_header.integer(header, "NumberOfFrames", 1)
             if number == 1:
                 return [cls._of(header, path.name, 0)]
             frames = _frames(header, number)
@@ -205,7 +205,7 @@ class _Slice:
         if not np.allclose([right @ right, down @ down, right @ down], [1, 1, 0], atol=1e-2):
             detail = f"{right.tolist()} and {down.tolist()} are not two right-angled units"
             raise UnusableKnee("no_position", f"ImageOrientationPatient: {detail}")
-        if not dicom.value(header, "PixelSpacing"):
+        if not dicom_header.value(header, "PixelSpacing"):
             raise UnusableKnee("no_spacing", "no PixelSpacing")
         rows, columns = _vector(header, "PixelSpacing", 2, "bad_spacing").tolist()
         _check_spacing((rows, columns))
@@ -225,8 +225,8 @@ class _Slice:
 
     @property
     def side(self) -> str | None:
-        described = _side_in(str(dicom.value(self.header, "SeriesDescription", "")))
-        laterality = dicom.value(self.header, "Laterality") or dicom.value(
+        described = _side_in(str(dicom_header.value(self.header, "SeriesDescription", "")))
+        laterality = dicom_header.value(self.header, "Laterality") or dicom_header.value(
             self.header, "ImageLaterality", ""
         )
         return described or _SIDES.get(str(laterality).strip().upper())
@@ -234,8 +234,8 @@ class _Slice:
     def pixels(self) -> tuple[np.ndarray, list[str]]:
         """Return the values, and remarks on them."""
         try:
-            stored, notes = dicom.decode(self.header, self.frame)
-            values = dicom.rescale(self.header, stored)
+            stored, notes = dicom_pixels.decode(self.header, self.frame)
+            values = dicom_pixels.rescale(self.header, stored)
         except UnusableKnee as error:
             raise _in_file(self.name, error) from error
         # Half the memory of a rescale's float64, and the machine's own byte order.
@@ -258,8 +258,8 @@ def _frames(header: pydicom.Dataset, number: int) -> Iterator[pydicom.Dataset]:
     Raises:
         UnusableKnee: multi_frame, if the file does not tell of its frames.
     """
-    shared = dicom.value(header, "SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    of_frames = dicom.value(header, "PerFrameFunctionalGroupsSequence") or []
+    shared = dicom_header.value(header, "SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    of_frames = dicom_header.value(header, "PerFrameFunctionalGroupsSequence") or []
     if len(of_frames) != number:
         detail = (
             f"{number} frames, and the places of {len(of_frames)}; export a file for each slice"
@@ -270,9 +270,13 @@ def _frames(header: pydicom.Dataset, number: int) -> Iterator[pydicom.Dataset]:
         frame.update(header)
         frame.file_meta = header.file_meta
         for name, keywords in _GROUPS.items():
-            groups = dicom.value(own, name) or dicom.value(shared[0], name) or [pydicom.Dataset()]
+            groups = (
+                dicom_header.value(own, name)
+                or dicom_header.value(shared[0], name)
+                or [pydicom.Dataset()]
+            )
             for keyword in keywords:
-                told = dicom.value(groups[0], keyword)
+                told = dicom_header.value(groups[0], keyword)
                 if told is not None:
                     setattr(frame, keyword, told)
         yield frame
@@ -286,7 +290,7 @@ def _vector(
     header: pydicom.Dataset, keyword: str, length: int, reason: str = "no_position"
 ) -> np.ndarray:
     try:
-        values = np.array([float(number) for number in dicom.value(header, keyword) or ()])
+        values = np.array([float(number) for number in dicom_header.value(header, keyword) or ()])
     except (TypeError, ValueError) as error:
         raise UnusableKnee("corrupt_header", f"{keyword} is no list of numbers") from error
     if len(values) != length or not np.isfinite(values).all():
@@ -310,7 +314,7 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
             ("Columns", "mixed_sizes"),
             ("PhotometricInterpretation", "mixed_polarity"),
         ):
-            a, b = (dicom.value(one.header, keyword) for one in (first, each))
+            a, b = (dicom_header.value(one.header, keyword) for one in (first, each))
             if a != b:
                 # The values are not quoted: a UID can identify a patient.
                 detail = f"{keyword} differs in {first.name} and {each.name}"

@@ -494,17 +494,17 @@ def test_every_note_has_words():
 @pytest.mark.parametrize("bits", [12, 16])
 def test_values_called_signed_by_mistake_do_not_wrap(bits):
     """Smooth values over the whole range, unsigned; and truly signed ones about zero."""
-    from knee_jax.ingest import dicom
+    from knee_jax.ingest import dicom_pixels
 
     rows, columns = np.mgrid[:120, :100]
     noise = np.random.default_rng(0).normal(size=rows.shape)
     smooth = (np.sin(rows / 30) * np.cos(columns / 25) + 1.05) / 2.1
     full = np.rint((smooth + 0.002 * noise).clip(0, 1) * (2**bits - 1)).astype(np.uint16)
-    values, notes = dicom._stored_values(full, 16, bits, bits - 1, True)
+    values, notes = dicom_pixels._stored_values(full, 16, bits, bits - 1, True)
     np.testing.assert_array_equal(values, full)
     assert notes == ["sign_contradicts"]
     signed = full.astype(np.int32) - 2 ** (bits - 1)
     raw = (signed & (2**bits - 1)).astype(np.uint16)
-    values, notes = dicom._stored_values(raw, 16, bits, bits - 1, True)
+    values, notes = dicom_pixels._stored_values(raw, 16, bits, bits - 1, True)
     np.testing.assert_array_equal(values, signed)
     assert "sign_contradicts" not in notes

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from knee_jax.ingest import dicom, headers, pool
+from knee_jax.ingest import dicom_header, headers, pool
 from knee_jax.ingest.headers import ANOTHER, Header, HeaderLoader
 
 PIXELS = np.zeros((4, 6), np.uint16)
@@ -83,7 +83,7 @@ def test_header_without_the_pixels_is_that_with_them(root):
     for keyword in headers.KEYWORDS:
         for path in PATHS[:2]:
             whole = pydicom.dcmread(root / path).get(keyword)
-            assert dicom.read_header(root / path, headers.KEYWORDS).get(keyword) == whole
+            assert dicom_header.read_header(root / path, headers.KEYWORDS).get(keyword) == whole
 
 
 @pytest.mark.parametrize(
