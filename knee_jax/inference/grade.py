@@ -30,7 +30,6 @@ from knee_jax.inference import novelty as novelties
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
 from knee_jax.ingest.knee_files import (
-    ROI_MM,
     Knee,
     KneeFileJob,
     Reading,
@@ -50,6 +49,9 @@ SECONDS = 120.0
 
 UNKNOWN_SIDE = 350
 """Side of the images that are made for a run that does not say how large its own were, pixels."""
+
+CROPS_DATASET = "kneekl224"
+"""Data set of tight crops: a model that was trained on it knows no more of a knee than these."""
 
 SETTINGS, LINES, TABLE = "settings.json", "knees.jsonl", "predictions.csv"
 KNEES, PICTURES = "knees", "pictures"
@@ -109,7 +111,10 @@ def reading_for(predictor: Predictor, **fields: Any) -> Reading:
             f"{predictor.name} reads MR volumes, and files are read as films; predict on arrays "
             "(docs/how-to/predict-on-arrays.md)"
         )
-    return Reading(pixels=predictor.side or UNKNOWN_SIDE, **fields)
+    known = str(predictor.facts.get("data", "")).partition("/")[0]
+    return Reading(
+        pixels=predictor.side or UNKNOWN_SIDE, like_crops=known == CROPS_DATASET, **fields
+    )
 
 
 def table_of(rows: Sequence[Row]) -> pd.DataFrame:
@@ -263,12 +268,11 @@ def _widths(knee: Knee) -> Row:
     """Return the joint space widths in mm, None where landmarks or the spacing are unknown."""
     names = ("jsw_lateral_mm", "jsw_medial_mm", "jsw_error_mm")
     widths = measures.joint_space_widths(knee.landmarks)
-    if knee.located not in ("landmarks", "localiser") or math.isnan(widths[0]):
+    if math.isnan(knee.spacing_mm) or math.isnan(widths[0]):
         return dict.fromkeys(names)
-    spacing_mm = ROI_MM / len(knee.image)
     plateau = knee.landmarks[PLATEAU[-1]] - knee.landmarks[PLATEAU[0]]
     error = measures.width_error(knee.landmark_error * float(np.linalg.norm(plateau)))
-    values = [round(spacing_mm * value, 3) for value in (*widths, error)]
+    values = [round(knee.spacing_mm * value, 3) for value in (*widths, error)]
     return dict(zip(names, [None if math.isnan(v) else v for v in values], strict=True))
 
 
@@ -328,13 +332,12 @@ def _origin(predictor: Predictor) -> Row:
 def _write_picture(path: Path, knee: Knee, heat: np.ndarray | None, answer: str) -> None:
     """Write the region, with landmarks, and beside it where the evidence for the answer lay."""
     sides = pictures.FILM_SIDES if knee.side else ("", "")
-    size = float("nan") if knee.located == "crop" else ROI_MM / len(knee.image)
     read = pictures.knee(
-        knee.image, PANEL, keypoints=knee.landmarks, sides=sides, mm_per_pixel=size
+        knee.image, PANEL, keypoints=knee.landmarks, sides=sides, mm_per_pixel=knee.spacing_mm
     )
     panels = [("as read", read)]
     if heat is not None:
-        seen = pictures.evidence(knee.image, heat, PANEL, sides=sides, mm_per_pixel=size)
+        seen = pictures.evidence(knee.image, heat, PANEL, sides=sides, mm_per_pixel=knee.spacing_mm)
         panels.append((f"evidence for {answer}", seen))
     drawn = pictures.row(panels, bar=heat is not None)
     good, data = cv2.imencode(".png", drawn[..., ::-1])

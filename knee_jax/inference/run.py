@@ -169,6 +169,7 @@ def load(run: str | Path) -> Predictor:
         temperatures=temperatures(Path(run), network.targets),
         facts={
             "run": Path(run).name,
+            "data": network.config.data.dataset,
             "step": network.step,
             "weights": digest(network.variables),
         },

@@ -27,11 +27,13 @@ class Roi:
         size_mm: Side of the square, mm.
         pixels: Side of the result, pixels.
         level_plateau: Whether to rotate the line from landmark 47 to 63 to the horizontal.
+        rise_mm: Height of the middle of the square above that of the tibial plateau, mm.
     """
 
     size_mm: float = 140.0
     pixels: int = 350
     level_plateau: bool = True
+    rise_mm: float = 0.0
 
     @property
     def spacing_mm(self) -> float:
@@ -92,7 +94,7 @@ def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
         Map of columns (x, y, 1), x and y with half-pixel centres, float64 [2, 3].
     """
     mirror = np.diag([-1.0 if side == "L" else 1.0, 1.0])
-    centre = landmarks_mm[PLATEAU_CENTRE]
+    centre = landmarks_mm[PLATEAU_CENTRE] - (0.0, roi.rise_mm)
     x, y = mirror @ (landmarks_mm[PLATEAU[-1]] - landmarks_mm[PLATEAU[0]])
     angle = math.atan2(y, x) if roi.level_plateau and math.isfinite(x) else 0.0
     cos, sin = math.cos(angle), math.sin(angle)

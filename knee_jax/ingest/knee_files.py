@@ -20,10 +20,19 @@ import PIL.Image
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest import archives, dicom, dicom_header, film, landmarks, polarity
-from knee_jax.landmarks import NUM_LANDMARKS, PLATEAU_CENTRE
+from knee_jax.landmarks import NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE
 
 ROI_MM = 140.0
 """Side of the region of interest, mm, as in all prepared sets."""
+
+CROP_WIDTHS, CROP_RISE = 1.273, 0.062
+"""Side of a crop of `kneekl224`, and the height of its middle over the plateau's, in widths of the
+plateau: means of the 823 crops of its validation part whose landmarks the localiser finds (standard
+deviations 0.043 and 0.035).
+"""
+
+WIDTH_MM = 79.0
+"""Width of a plateau that is unknown, mm: the mean of KNEEL's 748 real knees."""
 
 CROP_MM = 200.0
 """Width up to which a film shows a crop of one knee, mm."""
@@ -73,6 +82,8 @@ class Reading:
         landmarks: Folder of landmark files; None: they lie beside the films.
         middle: Whether a film without landmarks is cut about the middle of each half.
         localise: Whether a film without landmarks is returned for a localiser to look at.
+        like_crops: Whether a film's knees are cut as the crops of `kneekl224` are, for models that
+            know such alone; otherwise the region is of `ROI_MM`, the plateau horizontal.
     """
 
     pixels: int
@@ -81,6 +92,7 @@ class Reading:
     landmarks: pathlib.Path | None = None
     middle: bool = False
     localise: bool = False
+    like_crops: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +109,7 @@ class Knee:
         notes: What was strange, in words.
         landmark_error: Error to be expected of the joint's landmarks that a localiser found, as a
             share of the plateau's width; NaN where none did.
+        spacing_mm: Pixel size of the image, mm; NaN where unknown.
     """
 
     source: str
@@ -106,6 +119,7 @@ class Knee:
     located: str
     notes: tuple[str, ...] = ()
     landmark_error: float = math.nan
+    spacing_mm: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,16 +360,27 @@ class KneeFileJob:
             return [Unplaced(self.source.name, side, *picture_of(radiograph, window))]
         else:
             raise _refusal("no_landmarks")
-        roi = film.Roi(ROI_MM, self.reading.pixels)
         knees: list[Knee | Refusal | Unplaced] = []
         for side, found in points.items():
             if isinstance(found, UnusableKnee):
                 knees.append(Refusal(self.source.name, side, found.reason, found.detail))
                 continue
+            roi = self._region(found)
             image, keypoints = film.cut_roi(radiograph, window, found, side, roi)
             keypoints = _unknown() if located == "middle" else keypoints.astype(np.float32)
-            knees.append(Knee(self.source.name, side, image, keypoints, located, notes))
+            knee = Knee(self.source.name, side, image, keypoints, located, notes)
+            knees.append(dataclasses.replace(knee, spacing_mm=roi.spacing_mm))
         return knees
+
+    def _region(self, points: np.ndarray) -> film.Roi:
+        """Return the region of interest of a knee with landmarks [74, 2], mm, NaN where unknown."""
+        if not self.reading.like_crops:
+            return film.Roi(ROI_MM, self.reading.pixels)
+        width = float(np.linalg.norm(points[PLATEAU[-1]] - points[PLATEAU[0]]))
+        width = width if math.isfinite(width) else WIDTH_MM
+        return film.Roi(
+            CROP_WIDTHS * width, self.reading.pixels, level_plateau=False, rise_mm=CROP_RISE * width
+        )
 
     def _landmarks(self, size_mm: tuple[float, float]) -> dict[str, np.ndarray | UnusableKnee]:
         """Return the landmarks of the knees that have a file of them, or what is wrong with it."""

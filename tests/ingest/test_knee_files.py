@@ -11,6 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
+from knee_jax.ingest import knee_files
 from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, find
 from knee_jax.phantom import study
 
@@ -272,3 +273,24 @@ def test_films_of_other_parts_and_absurd_scales_are_refused(film, tmp_path, chan
     header.save_as(tmp_path / "film.dcm")
     found = read(tmp_path / "film.dcm", middle=True)
     assert [getattr(each, "reason", "") for each in found] == ([reason] if reason else ["", ""])
+
+
+@pytest.mark.parametrize("like_crops", [False, True])
+def test_a_films_knees_are_cut_as_the_model_knows_them(tmp_path, like_crops):
+    """140 mm about a level plateau; or 1.27 plateaus wide, as they lie, and a little higher."""
+    study.write_study(tmp_path, num_subjects=1, visits=(0,), rows=512, progress=False)
+    (path,) = tmp_path.rglob("001")
+    for knee in read(path, like_crops=like_crops):
+        lateral, medial = knee.landmarks[47], knee.landmarks[63]
+        width = np.linalg.norm(medial - lateral)
+        if like_crops:
+            assert width / 128 == pytest.approx(1 / knee_files.CROP_WIDTHS, rel=1e-3)
+            assert 64 - knee.landmarks[55, 1] == pytest.approx(
+                -knee_files.CROP_RISE * width, abs=0.1
+            )
+            assert knee.landmarks[55, 0] == pytest.approx(64, abs=0.1)
+        else:
+            assert 128 * knee.spacing_mm == pytest.approx(140)
+            assert lateral[1] == pytest.approx(medial[1], abs=0.05)
+            np.testing.assert_allclose(knee.landmarks[55], 64, atol=0.05)
+        assert 60 < width * knee.spacing_mm < 105
