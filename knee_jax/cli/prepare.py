@@ -183,7 +183,8 @@ def _prepare_folder() -> None:
     from knee_jax.datasets.folder import check_name, path_of
     from knee_jax.datasets.prepare import prepare_folder, read_index
     from knee_jax.ingest.knee_files import Reading
-    from knee_jax.ingest.labelled_folder import ONLY_SPLIT, LabelledFolder
+    from knee_jax.ingest.label_table import ONLY_SPLIT
+    from knee_jax.ingest.labelled_folder import LabelledFolder
 
     check_name(options.name)
     columns = dict(_column(word) for word in options.columns)
@@ -221,7 +222,7 @@ def _infer() -> None:
     import shlex
 
     from knee_jax.foreign_tables import read_table
-    from knee_jax.ingest.labelled_folder import describe, propose
+    from knee_jax.ingest.label_table import describe, propose
 
     options = flags.FLAGS
     table = read_table(path(options.labels), options.encoding)

@@ -11,9 +11,10 @@ import pytest
 from knee_jax import targets
 from knee_jax.errors import UserError
 from knee_jax.foreign_tables import read_table
-from knee_jax.ingest import labelled_folder
+from knee_jax.ingest import label_table
 from knee_jax.ingest.knee_files import Reading
-from knee_jax.ingest.labelled_folder import LabelledFolder, find_columns, plan, propose
+from knee_jax.ingest.label_table import find_columns, propose
+from knee_jax.ingest.labelled_folder import LabelledFolder, plan
 from knee_jax.ingest.report import Exclusion
 from knee_jax.phantom import study
 from knee_jax.targets.grades import GRADES
@@ -29,7 +30,7 @@ def table_of(tmp_path, text):
 
 def rows_of(tmp_path, text, **columns):
     table = table_of(tmp_path, text)
-    return labelled_folder.read_rows(table, find_columns("t.csv", list(table), columns))
+    return label_table.read_rows(table, find_columns("t.csv", list(table), columns))
 
 
 def folder_of(tmp_path, lines, names, **more):
@@ -264,11 +265,11 @@ def test_columns_are_proposed_by_name_and_content(tmp_path):
     assert proposal.fits["kl"] == (2, 2)
     # A third of its cells are no grade.
     assert "V00XROSFL" in proposal.unused
-    told = labelled_folder.describe(proposal)
+    told = label_table.describe(proposal)
     assert "not used: Nr, V00XROSFL, Grade, Notiz" in told
 
 
 def test_a_proposal_tells_what_is_missing(tmp_path):
-    told = labelled_folder.describe(propose(table_of(tmp_path, "a,b\n1,2\n")))
+    told = label_table.describe(propose(table_of(tmp_path, "a,b\n1,2\n")))
     assert "file         no column looks like it; it is needed" in told
     assert "labels       no column looks like any of kl, osfl" in told
