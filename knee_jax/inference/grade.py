@@ -78,7 +78,8 @@ def grade(predictor: Predictor, paths: Sequence[str | Path], **reading: Any) -> 
     Args:
         predictor: Model.
         paths: Files, folders and archives.
-        **reading: Fields of `knee_files.Reading`, such as `side`.
+        **reading: Fields of `knee_files.Reading`, such as `side`; `localise=True` lets the
+            localiser find the knees of films without landmark files, as `knee-jax predict` does.
 
     Returns:
         Table with one row per knee, or per refused file, as `predictions.csv` has them.
