@@ -234,7 +234,9 @@ def row_of(
         predicted: Decoded outputs of the knee by target.
         novelty: How unlike the training knees it is; None if the model does not know.
     """
-    if novelty is not None and novelty > novelties.REFUSED:
+    # Landmarks vouch that there is a knee; nothing does for a loose crop or the middle of a half.
+    vouched = knee.located in ("landmarks", "localiser")
+    if novelty is not None and novelty > novelties.REFUSED and not vouched:
         detail = (
             f"its novelty is {novelty:.2f}, above {novelties.REFUSED}: {predictor.name} was "
             "trained on nothing like it; is it a front view of one knee, upright and not clipped?"

@@ -6,8 +6,9 @@ import pytest
 
 import knee_jax
 from knee_jax.evaluation import familiar
-from knee_jax.inference import exported, models, novelty
+from knee_jax.inference import exported, grade, models, novelty
 from knee_jax.inference import run as runs
+from knee_jax.ingest.knee_files import Knee
 
 
 def features(seed, number, channels=40, inside=6):
@@ -102,6 +103,32 @@ def no_knees():
     return {"text": text, "ramp": ramp, "disc": disc, "squares": squares, "noise": noise} | {
         "grey": grey
     }
+
+
+@pytest.mark.parametrize(
+    ("located", "unlike", "status", "confident"),
+    [
+        ("crop", 0.9, "graded", True),
+        ("crop", 1.1, "graded", False),
+        ("crop", 1.3, "refused", False),
+        ("middle", 1.3, "refused", False),
+        ("localiser", 1.3, "graded", False),
+        ("landmarks", 1.3, "graded", False),
+        ("crop", None, "graded", True),
+    ],
+)
+def test_what_nothing_vouches_for_is_refused_and_others_are_doubted(
+    run, test_knees, located, unlike, status, confident
+):
+    knees = test_knees[1]
+    model = knee_jax.load(run[0])
+    image, points = knees["image"][0], knees["keypoints"][0]
+    predicted = model.predict(image[None], points[None])
+    knee = Knee("a.png", "R", image, points, located, ())
+    row = grade.row_of(model, knee, {n: v[0] for n, v in predicted.items()}, unlike)
+    assert row["status"] == status
+    assert (row.get("kl_confidence") is not None) == confident
+    assert ("unlike most" in row["notes"]) == (status == "graded" and not confident)
 
 
 @pytest.mark.slow
