@@ -122,7 +122,10 @@ def _answer(target: Target, row: Any) -> Answer:
     if f"{target.name}_expected" in row:
         remarks.append(f"expected {row[f'{target.name}_expected']:.2f}")
     kind = "calibrated" if row[f"{target.name}_calibrated"] else "not calibrated"
-    remarks.append(f"confidence {row[f'{target.name}_confidence']:.0%} ({kind})")
+    confidence = row[f"{target.name}_confidence"]
+    remarks.append(
+        "no confidence is told" if pd.isna(confidence) else f"confidence {confidence:.0%} ({kind})"
+    )
     return Answer(target.title, target.class_label(int(predicted)), bars, ", ".join(remarks))
 
 

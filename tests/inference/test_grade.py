@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,11 @@ def test_the_page_stands_alone_and_says_what_it_is_for(tmp_path):
     assert "<b>.png" not in text
     assert "the picture shows nothing" in text
     assert "http" not in text.replace("http-equiv", "")
+    assert re.search(r"confidence \d+% \(not calibrated\)", text)
+    table.loc[0, "kl_confidence"] = float("nan")
+    text = write_page(folder.out, table, TARGETS, pictures, "means", grade.WARNING).read_text()
+    assert "no confidence is told" in text
+    assert "nan%" not in text
 
 
 def test_names_of_files_do_not_collide_or_lead_out():
