@@ -36,8 +36,8 @@ Variants, after a colon; several are separated by commas (`configs/siamese_gap.p
     best       EfficientNet-Lite0 from ImageNet weights (the extra `imagenet`) on whole crops of 224
                px, with cross-entropy, for an hour on two cores.
     quick      the same at 128 px in five epochs, as `best,quick`: the project's own model. On 2
-               cores (Xeon, 2026-11, beside other work): 30 minutes, accuracy 0.843 [0.817, 0.868],
-               AUC 0.919 [0.897, 0.936] on the test knees.
+               cores (AMD EPYC, 2026-11, beside other work): 30 minutes, accuracy 0.843
+               [0.817, 0.868], AUC 0.919 [0.897, 0.936] on the test knees.
     phantom    phantom knees instead of real ones; needs no data.
     demo       a network of half the width, six epochs, for a CPU; also after any of the above. On 2
                cores (AMD EPYC, 2026-11, beside other work): 18 minutes, accuracy 0.768
