@@ -78,8 +78,8 @@ def grade(predictor: Predictor, paths: Sequence[str | Path], **reading: Any) -> 
     Args:
         predictor: Model.
         paths: Files, folders and archives.
-        **reading: Fields of `knee_files.Reading`, such as `side`; `localise=True` lets the
-            localiser find the knees of films without landmark files, as `knee-jax predict` does.
+        **reading: Fields of `knee_files.Reading`, such as `side`. The localiser finds the knees of
+            films without landmark files, unless `localise=False` or `middle=True`.
 
     Returns:
         Table with one row per knee, or per refused file, as `predictions.csv` has them.
@@ -88,7 +88,8 @@ def grade(predictor: Predictor, paths: Sequence[str | Path], **reading: Any) -> 
         UserError: The model reads MR volumes.
         FileNotFoundError: A path does not exist.
     """
-    how = reading_for(predictor, **reading)
+    localise = not reading.get("middle", False)
+    how = reading_for(predictor, **({"localise": localise} | reading))
     sources = find([Path(path).expanduser() for path in paths])
     reads: Iterable[Read] = (Read(source, KneeFileJob(source, how)()) for source in sources)
     if how.localise:
