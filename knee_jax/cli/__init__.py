@@ -39,7 +39,7 @@ COMMANDS = {
     "finetune": "train a finished model on with knees of your own",
     "export": "write a run's network to one file, which predicts by itself",
     "convert": "convert weights from PyTorch to ours, and back",
-    "compare": "compare two models on the same knees, with paired intervals",
+    "compare": "compare models on the same knees, with paired intervals",
     "runs": "list the runs in a folder, with their figures",
     "coherence": "list the knees whose seven grades fit together least",
     "readers": "compare human readers with a model on the same knees",

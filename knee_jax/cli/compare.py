@@ -56,7 +56,7 @@ def main(words: list[str]) -> None:
         table = pd.concat(
             pd.DataFrame(each.differences).assign(model=each.second) for each in found
         )
-        write_text(Path(options.out), table.to_csv(index=False, float_format="%.6g"))
+        write_text(Path(options.out).expanduser(), table.to_csv(index=False, float_format="%.6g"))
     if options.page:
         page = Path(options.page).expanduser()
         known = [runs.read(p, n) for p, n in zip(places, names, strict=True) if p.is_dir()]

@@ -155,7 +155,7 @@ def _score_run(word: str, name: str, prepared: "PreparedSet") -> Scored:
     from knee_jax.evaluation import on_set
     from knee_jax.inference import models
 
-    folder = path(word)
+    folder = models.find(word)
     predictor = models.load(word)
     config = load.saved(folder / "config.json") if folder.is_dir() else None
     if config:

@@ -24,7 +24,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "data_dir",
         "data",
-        "Folder of prepared sets: from the run's own the model learns what is unlike it.",
+        "Folder of prepared sets: the run's own is read to describe its training knees.",
     )
     flags.DEFINE_string("card", None, "File of the model card (Markdown).")
 
@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
         raise UserError(f"--out={options.out}: a name that ends in {exported.SUFFIX} is expected")
     if path.exists():
         raise UserError(f"--out={options.out}: exists; name a new file, or delete it")
-    card = Path(options.card).read_text(encoding="utf-8") if options.card else ""
+    card = _card(Path(options.card).expanduser()) if options.card else ""
     run = Path(words[0]).expanduser()
     known = held_out.learnt_by(run)
     familiar = measure(run, Path(options.data_dir).expanduser())
@@ -56,3 +56,10 @@ def main(words: list[str]) -> None:
     learnt = "" if known is None else knees.text_of(knees.under_pseudonyms(known))
     exported.write(run, path, half=options.half, card=card, learnt=learnt, known=familiar)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--card={path}: is no file of text in UTF-8") from error

@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
     from knee_jax.experiments import finetune
     from knee_jax.inference import models
     from knee_jax.training.train import train
-    from knee_jax.workdir.folder import lock
+    from knee_jax.workdir.folder import check_same_config, lock
 
     cache_programs()
     workdir, data_dir = path(options.workdir), path(options.data_dir)
@@ -60,6 +60,7 @@ def main(words: list[str]) -> None:
         f"of {config.batch_size}"
     )
     with lock(workdir):
+        check_same_config(workdir, config)
         finetune.write_initial(workdir, arrays, names, learnt_by(words[0]))
         train(config, workdir, data_dir)
         evaluate(config, workdir, data_dir)

@@ -249,9 +249,8 @@ def _without_leaks(
         present = knees.describe(selected.prepared).iloc[selected.rows]
         known = knees.leaks(learnt, present)
         if data.split == "image_ratio" and not data.test_dataset:
-            crossing = (known == "subject") & ~present["subject"].isin(
-                learnt["subject"][learnt["part"] == knees.INITIAL]
-            ).to_numpy()
+            initial = learnt[learnt["part"] == knees.INITIAL]
+            crossing = (known == "subject") & (knees.leaks(initial, present) != "subject")
             if crossing.any():
                 notes.append(
                     f"{int(crossing.sum()):,} of {len(known):,} {name} knees are of subjects that "

@@ -176,6 +176,17 @@ def open_set(path: epath.PathLike, names: Sequence[str] = ()) -> PreparedSet:
     return PreparedSet(file.parent, index.astype(types), tuple(names))
 
 
+def find_prepared(folder: epath.PathLike, fingerprints: set[str]) -> PreparedSet | None:
+    """Open the version of a prepared set that has a known fingerprint; None if none is there.
+
+    Args:
+        folder: Folder of the set's versions.
+        fingerprints: Fingerprints, any of which will do.
+    """
+    opened = (open_set(file.parent) for file in sorted(epath.Path(folder).glob("*/index.csv")))
+    return next((each for each in opened if each.fingerprint in fingerprints), None)
+
+
 def _label_columns(index: pd.DataFrame) -> dict[str, Any]:
     """Return the label columns of an index, each with its missing value."""
     # Places come with the batch: their column says of every knee whether it has any.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from knee_jax.data.prepared import PreparedSet, open_set
+from knee_jax.data.prepared import PreparedSet, find_prepared
 from knee_jax.inference import novelty
 from knee_jax.inference import run as runs
 
@@ -29,15 +29,14 @@ def measure(run: Path, data_dir: Path) -> novelty.Novelty | None:
         where it has too few knees, or where the network does not expose its features.
     """
     network = runs.read(run)
+    if not (run / "knees.csv").is_file() or not network.shows_features():
+        return None
     knees = pd.read_csv(run / "knees.csv", dtype=str, keep_default_na=False)
-    places = sorted((data_dir / network.config.data.dataset).glob("*/index.csv"))
-    if not places or not network.shows_features():
-        return None
-    prepared = open_set(places[-1].parent)
-    if set(knees["prepared"]) != {prepared.fingerprint}:
-        return None
     parts = [knees[knees["part"] == part] for part in ("train", "validation")]
-    if min(map(len, parts)) < novelty.LEAST:
+    prepared = find_prepared(
+        data_dir / network.config.data.dataset, set(parts[0]["prepared"].unique())
+    )
+    if prepared is None or min(map(len, parts)) < novelty.LEAST:
         return None
     chosen = (
         part.iloc[np.linspace(0, len(part) - 1, min(len(part), MOST)).astype(int)] for part in parts

@@ -27,7 +27,7 @@ from knee_jax.report.page import write_report
 from knee_jax.report.sections import Section
 from knee_jax.report.tables import Table, beside
 from knee_jax.targets import of_kind
-from knee_jax.targets.kinds import Classes
+from knee_jax.targets.kinds import Classes, Places
 
 PART, FACTS = "test", "evaluation.json"
 
@@ -47,6 +47,11 @@ def predict(predictor: Predictor, prepared: PreparedSet, rows: np.ndarray) -> pd
     Raises:
         UserError: The network reads something else than the set holds.
     """
+    if any(isinstance(target, Places) for target in predictor.targets):
+        raise UserError(
+            f"{predictor.name} finds landmarks, and is not scored here: `knee-jax locate` uses it, "
+            "and benchmarks/landmarks.py measures it"
+        )
     if predictor.reads != prepared.pixels:
         raise UserError(
             f"{predictor.name} reads {predictor.reads}s, and {prepared.name} has "

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from knee_jax.metrics.comparison import Difference
 from knee_jax.metrics.predictions import read_predictions
 from knee_jax.models import weights
 from knee_jax.report.differences import Compared, differences_text
-from knee_jax.targets.kinds import Classes
+from knee_jax.targets.kinds import Classes, Places
 
 INITIAL = "initial.npz"
 
@@ -104,6 +105,10 @@ def targets_of(config: RunConfig, prepared: PreparedSet, wanted: Sequence[str]) 
         UserError: The set has no label of them.
     """
     names = tuple(wanted) or config.targets
+    if any(isinstance(target, Places) for target in targets.get_all(names)):
+        raise UserError(
+            "the localiser is not fine-tuned: docs/how-to/find-landmarks.md says how it is trained"
+        )
     labelled = tuple(name for name in names if number_of(prepared, [name]))
     absent = ", ".join(name for name in (wanted or names) if name not in labelled)
     if not labelled or (wanted and absent):
@@ -130,17 +135,30 @@ def write_initial(
     """Write the weights to begin from, and beside them the knees that they have learnt from.
 
     Heads of targets that are not learnt are left out.
+
+    Raises:
+        UserError: The folder's run began from other weights.
     """
     path = workdir / INITIAL
-    kept = {
-        name: array
-        for name, array in arrays.items()
-        if not weights.is_head(module := name.split("/")[1]) or module.split("_", 1)[1] in names
-    }
+    kept = {name: array for name, array in arrays.items() if _is_kept(name.split("/")[1], names)}
+    if path.is_file():
+        before = weights.read(path)
+        same = before.keys() == kept.keys()
+        if not same or not all(np.array_equal(before[name], kept[name]) for name in kept):
+            raise UserError(
+                f"{workdir} holds a run that began from other weights: choose another --workdir"
+            )
+        return path
     weights.write(path, kept)
     if learnt is not None:
         write_text(Path(f"{path}.{knees.FILE}"), knees.text_of(learnt.assign(part=knees.INITIAL)))
     return path
+
+
+def _is_kept(module: str, names: Sequence[str]) -> bool:
+    """Return whether a module is no head, or a head of a target that is learnt."""
+    target = module.partition("_")[2]
+    return not weights.is_head(module) or target not in targets.all_targets() or target in names
 
 
 def compare(workdir: Path, before: Predictor, prepared: PreparedSet, num_resamples: int) -> str:
@@ -182,6 +200,8 @@ def verdict(differences: Sequence[Difference]) -> str:
         f"{leading.second:.3f} after, difference {leading.difference:+.3f} "
         f"[{leading.low:+.3f}, {leading.high:+.3f}]"
     )
+    if math.isnan(leading.low):
+        return f"{leading.n:,} test knees are too few to compare by {leading.metric}."
     if not shown:
         return f"No difference is shown on {leading.n:,} test knees: {measured}."
     return f"Fine-tuning made the model {'better' if better else 'worse'}: {measured}."

@@ -30,6 +30,7 @@ from knee_jax.inference import novelty as novelties
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
 from knee_jax.ingest.knee_files import (
+    ROI_MM,
     Knee,
     KneeFileJob,
     Reading,
@@ -101,7 +102,8 @@ def reading_for(predictor: Predictor, **fields: Any) -> Reading:
     """Return how files are read for a model.
 
     Raises:
-        UserError: The model reads MR volumes, or finds landmarks.
+        UserError: The model reads MR volumes, or finds landmarks; or several know knees that are
+            cut differently.
     """
     if any(isinstance(target, Places) for target in predictor.targets):
         raise UserError(
@@ -113,10 +115,14 @@ def reading_for(predictor: Predictor, **fields: Any) -> Reading:
             f"{predictor.name} reads MR volumes, and files are read as films; predict on arrays "
             "(docs/how-to/predict-on-arrays.md)"
         )
-    known = str(predictor.facts.get("data", "")).partition("/")[0]
-    return Reading(
-        pixels=predictor.side or UNKNOWN_SIDE, like_crops=known == CROPS_DATASET, **fields
-    )
+    each = predictor.facts.get("models", [predictor.facts])
+    known = {str(facts.get("data", "")).partition("/")[0] == CROPS_DATASET for facts in each}
+    if len(known) > 1:
+        raise UserError(
+            f"{predictor.name}: some know crops as those of {CROPS_DATASET}, others regions of "
+            f"{ROI_MM:g} mm, and no region suits both: predict with one after the other"
+        )
+    return Reading(pixels=predictor.side or UNKNOWN_SIDE, like_crops=known == {True}, **fields)
 
 
 def table_of(rows: Sequence[Row]) -> pd.DataFrame:

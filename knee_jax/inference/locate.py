@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from knee_jax.errors import UnusableKnee
+from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.inference import models
 from knee_jax.inference.predictor import Predictor
 from knee_jax.landmarks import CONDYLES, FEMUR, PLATEAU, PLATEAU_CENTRE, TIBIA
@@ -64,7 +64,7 @@ class Square:
         """Return the window, uint8 [pixels, pixels], black beyond the picture."""
         scale = self.side / pixels
         # Shrunk by means over areas first, so that fine grain does not alias.
-        factor = max(1, int(scale))
+        factor = max(1, min(int(scale), *picture.shape))
         if factor > 1:
             height, width = (size // factor * factor for size in picture.shape)
             size = (width // factor, height // factor)
@@ -230,8 +230,15 @@ class Localiser:
 
 
 def load(model: str = MODEL) -> Localiser:
-    """Load a localiser by the name of its model, run or file."""
-    return Localiser(models.load(model))
+    """Load a localiser by the name of its model, run or file.
+
+    Raises:
+        UserError: The model finds no landmarks, or cannot be read.
+    """
+    predictor = models.load(model)
+    if not {"knee_shown", "landmarks"} <= {target.name for target in predictor.targets}:
+        raise UserError(f"{predictor.name}: finds no landmarks; name a localiser, such as {MODEL}")
+    return Localiser(predictor)
 
 
 shipped = functools.cache(load)

@@ -81,7 +81,9 @@ def pair(first: pd.DataFrame, second: pd.DataFrame) -> Pair:
         raise UserError("the two tables predict no target in common")
     for target in targets.get_all(names):
         known = target.is_known(a[target.name]) | target.is_known(b[target.name])
-        wrong = known & (a[target.name] != b[target.name])
+        one, other = (table[target.name].to_numpy(np.float64) for table in (a, b))
+        # A table has six digits of a value.
+        wrong = known & ~np.isclose(one, other, rtol=1e-5, equal_nan=True)
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])
             raise UserError(
@@ -92,7 +94,7 @@ def pair(first: pd.DataFrame, second: pd.DataFrame) -> Pair:
 
 
 def compare(found: Pair, num_resamples: int = 1000, seed: int = 0) -> list[Difference]:
-    """Compare two models by every metric that both have.
+    """Compare two models by every metric of the targets and endpoints that both have.
 
     Intervals are percentiles of the bootstrap by subject, in which both models are scored on the
     same resamples. Accuracy is also tested by McNemar's exact test, and the area under the ROC
@@ -104,10 +106,13 @@ def compare(found: Pair, num_resamples: int = 1000, seed: int = 0) -> list[Diffe
         seed: Random seed of the resamples.
     """
     differences = []
-    pairs = zip(scorers_of(found.first), scorers_of(found.second), strict=False)
-    for (name, one), (other_name, other) in pairs:
-        if name != other_name:
-            raise UserError("the two tables predict different targets: compare the same ones")
+    others = dict(scorers_of(found.second))
+    for name, one in scorers_of(found.first):
+        if name not in others:
+            continue
+        other = others[name]
+        if len(one.subjects) != len(other.subjects):
+            continue  # An endpoint that pools several targets, of which one table lacks some.
         counts = list(
             bootstrap.resample_counts("subject", one.subjects, one.strata, num_resamples, seed)
         )

@@ -155,15 +155,20 @@ def places(target: "Places", labelled: pd.DataFrame) -> Scorer:
         total = weights @ numbers
         below = np.cumsum(weights.astype(np.float32) @ counts, axis=1)
         median = (below >= total[:, None] / 2).argmax(axis=1) * FINEST_MM + FINEST_MM / 2
+        # NaN where a resample has no knee of known spacing.
+        total = np.where(total > 0, total, np.nan)
+        knees = weights @ measured
         return {
             "radial_error": weights @ sums / total,
-            "radial_error_median": median,
+            "radial_error_median": np.where(np.isnan(total), np.nan, median),
             **{name: weights @ number / total for name, number in within.items()},
-            f"knees_within_{last:g}mm": weights @ good / (weights @ measured),
+            f"knees_within_{last:g}mm": weights @ good / np.where(knees > 0, knees, np.nan),
         }
 
     # Strata for the scheme `class`: none.
-    return Scorer(subjects_of(labelled), np.zeros(len(labelled), int), statistics, len(labelled))
+    return Scorer(
+        subjects_of(labelled), np.zeros(len(labelled), int), statistics, int(measured.sum())
+    )
 
 
 def predicted_classes(

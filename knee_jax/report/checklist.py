@@ -1,6 +1,7 @@
 """Appendix of a report: the items of TRIPOD+AI and CLAIM that a run can answer, and the others."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from knee_jax.config.load import RunConfig
 from knee_jax.report.sections import Section
@@ -133,7 +134,7 @@ def answers(config: RunConfig, commit: str | None) -> dict[str, str]:
         "disjoint": "subject" if by_subject else "image: subjects are in several parts",
         "model": f"{config.model.name} ({_options(config.model.options)})",
         "software": "Environment: every version",
-        "initial": f"weights from {config.init_from}" if config.init_from else "random",
+        "initial": f"weights from {Path(config.init_from).name}" if config.init_from else "random",
         "training": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, batches of "
         f"{config.batch_size}, {config.epochs} epochs, seed {config.seed}; all in Configuration",
         "selection": "the checkpoint that the validation knees scored best",

@@ -67,7 +67,7 @@ def differences_tables(found: Compared) -> list[Table]:
 def changed_tables(found: Compared) -> list[Table]:
     """Count the knees that one, both or none predicts right, and list those that changed most."""
     first, second = found.pair.first, found.pair.second
-    name = targets_in(first)[0]
+    name = next(name for name in targets_in(first) if name in targets_in(second))
     target = targets.get(name)
     truth = first[name].to_numpy(np.float64)
     known = np.asarray(target.is_known(truth))

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from knee_jax import targets
 from knee_jax.config import load
 from knee_jax.config.load import RunConfig
-from knee_jax.data.prepared import open_set
+from knee_jax.data.prepared import find_prepared
 from knee_jax.errors import UserError
 from knee_jax.metrics.predictions import read_predictions, targets_in
 from knee_jax.metrics.summary import Summary
@@ -162,21 +162,22 @@ class Knee:
         """
         data = self.run.config.data
         name = data.test_dataset if data.test_dataset and self.part == "test" else data.dataset
-        places = sorted((self.run.data_dir / name).glob("*/index.csv"))
-        if not places:
+        if not list((self.run.data_dir / name).glob("*/index.csv")):
             raise UserError(
                 f"{self.run.data_dir} does not hold {name}: open_run(..., data_dir=FOLDER) names "
                 "the folder of prepared sets"
             )
-        prepared = open_set(places[-1].parent)
+        known = self.run.knees
+        prepared = find_prepared(
+            self.run.data_dir / name, set(known.loc[known["dataset"] == name, "prepared"])
+        )
+        if prepared is None:
+            raise UserError(
+                f"{self.run.data_dir / name} was prepared anew since the run was trained: its "
+                "pictures may be of other knees"
+            )
         if prepared.pixels != "image":
             raise UserError(f"{name} holds volumes, of which no picture is shown")
-        known = self.run.knees
-        if prepared.fingerprint not in set(known.loc[known["dataset"] == name, "prepared"]):
-            raise UserError(
-                f"{places[-1].parent} was prepared anew since the run was trained: its pictures "
-                "may be of other knees"
-            )
         (row,) = prepared.find(self.row.to_frame().T)
         picture: np.ndarray = prepared.load(np.array([row]))["image"][0]
         return picture

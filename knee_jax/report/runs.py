@@ -214,7 +214,7 @@ def first_screens(found: Iterable[Found]) -> Table:
 def config_differences(found: Iterable[Found]) -> Table | None:
     """Return the fields in which the configs of some runs differ; None if there are none."""
     runs = list(found)
-    names = sorted({name for run in runs for name in run.fields})
+    names = sorted({name for run in runs for name in run.fields} - set(_FREE))
     rows = []
     for name in names:
         cells = [_short(run.fields.get(name, "absent")) for run in runs]

@@ -602,7 +602,8 @@ class Places:
     def selection_score(self, table: "pd.DataFrame", by: str) -> float:
         """Return minus the mean radial error, mm."""
         known = table[self.is_known(table[self.name])]
-        return -float(np.nanmean(self.errors_mm(known))) if len(known) else float("nan")
+        errors = self.errors_mm(known)
+        return -float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan")
 
     def agrees(self, label: Any, prediction: Any) -> Any:
         """Return whether places were found at all."""

@@ -227,6 +227,16 @@ def test_subjects_are_known_again_by_their_pseudonyms(open_set):
     assert set(knees.leaks(hidden, elsewhere)) == {""}
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_split_by_image_does_not_excuse_the_initial_weights(open_set, hidden):
+    first = select({"one": open_set(make_index(range(20)))})
+    initial = knees.learnt_from(first.knees)
+    initial = knees.under_pseudonyms(initial) if hidden else initial
+    of_set = {"one": open_set(make_index(range(10, 40)))}
+    with pytest.raises(UserError, match="are known to the network"):
+        select(of_set, initial=initial, split="image_ratio")
+
+
 def test_a_split_by_image_says_that_subjects_cross(open_set):
     found = select({"one": open_set(make_index(range(40)))}, split="image_ratio")
     assert any("leaks subjects" in note for note in found.notes)

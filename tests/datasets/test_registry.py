@@ -38,7 +38,7 @@ def test_a_module_is_one_because_it_defines_a_builder(tmp_path, monkeypatch):
     made = datasets.builder("set_of_mine/tiny", tmp_path)
     assert made.builder_config.name == "tiny"
     for helper in ("helper_of_mine", "builders", "shards"):
-        words = f"no data set is called '{helper}' in .*datasets; there are: kneekl"
+        words = f"no data set is called '{helper}' in .*datasets; there are: adapted_win"
         with pytest.raises(UserError, match=words):
             datasets.builder(helper, tmp_path)
 

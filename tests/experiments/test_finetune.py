@@ -59,6 +59,28 @@ def test_weights_keep_the_heads_that_are_learnt(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["initial.npz"]
 
 
+def test_layers_that_heads_share_are_kept():
+    kept = {"trunk", "aggregator", "classifier_0", "head_kl", "pool_jsm"}
+    assert {name for name in kept if finetune._is_kept(name, ["kl"])} == kept - {"pool_jsm"}
+
+
+def test_a_run_keeps_the_weights_that_it_began_from(tmp_path):
+    arrays = {"params/trunk/kernel": np.ones((2, 2), np.float32)}
+    path = finetune.write_initial(tmp_path, arrays, ["kl"], None)
+    assert finetune.write_initial(tmp_path, arrays, ["kl"], None) == path
+    with pytest.raises(UserError, match="holds a run that began from other weights"):
+        finetune.write_initial(
+            tmp_path, {"params/trunk/kernel": arrays["params/trunk/kernel"] + 1}, ["kl"], None
+        )
+    np.testing.assert_array_equal(weights.read(path)["params/trunk/kernel"], np.ones((2, 2)))
+
+
+def test_too_few_test_knees_are_said_to_be_too_few():
+    nan = float("nan")
+    found = [difference("quadratic_kappa", nan, nan)]
+    assert finetune.verdict(found) == "80 test knees are too few to compare by quadratic_kappa."
+
+
 def difference(metric, low, high, target="kl"):
     middle = (low + high) / 2
     return Difference(target, metric, 0.5, 0.5 + middle, middle, low, high, 80, "", float("nan"))
@@ -105,6 +127,7 @@ def test_what_cannot_be_done_is_said_in_one_line(tiny_data_dir, tmp_path):
             ("kl-kneekl224", "--data=phantom_xray/tiny", "--targets=progression"),
             "no knee has a label of progression",
         ),
+        (("landmarks", "--data=phantom_xray/tiny"), "the localiser is not fine-tuned"),
     ):
         done = run_here("knee_jax", "finetune", *words, *arguments)
         assert done.returncode == 1

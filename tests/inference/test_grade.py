@@ -1,5 +1,6 @@
 """`knee-jax predict`: a folder of anything becomes a table, pictures and a page, and goes on."""
 
+import dataclasses
 import json
 import os
 import re
@@ -205,13 +206,15 @@ def test_a_notebook_gets_the_same_rows(tmp_path, monkeypatch):
     for name in ("a_R.png", "b_L.png"):
         cv2.imwrite(str(tmp_path / name), knee(200, 40).image)
     (tmp_path / "c.txt").write_text("x")
-    found = knee_jax.grade(model(), [tmp_path])
+    found = knee_jax.grade(model(), [tmp_path], localise=False)
     assert found["file"].tolist() == ["a_R.png", "b_L.png", "c.txt"]
     assert found["status"].tolist() == ["graded", "graded", "refused"]
     # Of the left knee the brighter half is the medial one.
     assert found["kl_pred"].tolist()[:2] == [3, 1]
-    given = knee_jax.grade(model(), [tmp_path / "b_L.png"], side="R")
+    given = knee_jax.grade(model(), [tmp_path / "b_L.png"], side="R", localise=False)
     assert given["kl_pred"].tolist() == [3]
+    # The localiser sees that it is no knee, as it does for the command.
+    assert knee_jax.grade(model(), [tmp_path / "a_R.png"])["status"].tolist() == ["refused"]
     assert {path.name for path in tmp_path.iterdir()} == {"a_R.png", "b_L.png", "c.txt"}
 
 
@@ -266,3 +269,17 @@ def test_no_model_is_no_model():
 
     with pytest.raises(UserError, match="no model is named"):
         models.average([])
+
+
+def test_models_that_know_other_regions_are_not_averaged_over_films():
+    crops, regions = model(), model()
+    crops = dataclasses.replace(crops, facts={"data": "kneekl224"})
+    assert grade.reading_for(crops).like_crops
+    assert not grade.reading_for(regions).like_crops
+    both = dataclasses.replace(
+        crops, facts={"models": [crops.facts, {"data": "kneekl224/located"}]}
+    )
+    assert grade.reading_for(both).like_crops
+    mixed = dataclasses.replace(crops, facts={"models": [crops.facts, dict(regions.facts)]})
+    with pytest.raises(UserError, match="no region suits both"):
+        grade.reading_for(mixed)

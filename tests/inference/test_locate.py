@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from knee_jax.errors import UnusableKnee
+from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.inference import locate, placing
 from knee_jax.inference.locate import Found, Square
 from knee_jax.ingest import dicom
@@ -179,3 +179,14 @@ def test_a_knee_that_is_cut_off_by_the_film_is_refused_and_the_other_is_read(tmp
     del knees[1]
     (alone,) = placing.place(source, [unplaced], reading, Knows())
     assert alone.notes == (placing.ONLY_ONE,)
+
+
+def test_a_strip_that_is_thinner_than_a_step_is_cut():
+    strip = np.full((10, 5000), 90, np.uint8)
+    window = Square((2500.0, 5.0), 5000.0, False).cut(strip, 96)
+    assert window.shape == (96, 96)
+
+
+def test_a_model_that_finds_no_landmarks_is_no_localiser():
+    with pytest.raises(UserError, match="kl-kneekl224: finds no landmarks; name a localiser"):
+        locate.load("kl-kneekl224")

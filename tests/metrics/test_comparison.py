@@ -106,3 +106,26 @@ def test_tables_are_joined_by_knee_and_contradictions_are_refused():
     wrong = b.assign(kl=b["kl"].where(b.index != 3, (b["kl"] + 1) % 5))
     with pytest.raises(UserError, match="1 knees have different labels of kl"):
         comparison.pair(a, wrong)
+
+
+def test_models_of_more_and_fewer_targets_are_compared_by_those_that_both_have():
+    a, b = table(1, 1.0), table(2, 1.5)
+    more = {"jsm": 0, "jsm_pred": 1, "jsm_p0": 0.1, "jsm_p1": 0.9, "jsm_p2": 0, "jsm_p3": 0}
+    first = b.columns.get_loc("kl")
+    wide = pd.concat([b.iloc[:, :first], b.iloc[:, first:]], axis=1).assign(**more)
+    alone = found(a, b, num_resamples=5)
+    for one, other in ((a, wide), (wide, a)):
+        both = found(one, other, num_resamples=5)
+        assert both.keys() == alone.keys()
+    assert str(found(a, wide, num_resamples=5)) == str(alone)
+
+
+def test_values_are_equal_to_the_digits_that_a_table_has():
+    values = np.random.default_rng(0).uniform(2, 6, 50).astype(np.float32)
+    frame = table(1, 1.0, 50)[["subject", "side", "visit"]]
+    exact = frame.assign(jsw_medial=values, jsw_medial_pred=4.0)
+    written = exact.assign(jsw_medial=[float(f"{value:.6g}") for value in values])
+    assert (exact["jsw_medial"] != written["jsw_medial"]).any()
+    assert found(exact, written, num_resamples=5)
+    with pytest.raises(UserError, match="50 knees have different labels of jsw_medial"):
+        comparison.pair(exact, written.assign(jsw_medial=values + 0.01))

@@ -107,7 +107,12 @@ def test_knees_of_unknown_spacing_have_no_error_in_mm():
     table = TASK.table(knees, np.arange(3), decoded)
     scores = summarise(table, num_resamples=5)["landmarks"]
     assert scores["radial_error"]["value"] == pytest.approx(1.0)
+    assert scores["radial_error"]["n"] == 2
     assert scores["knees_within_2.5mm"]["value"] == 1
+    unknown = TASK.table(knees.assign(spacing_mm=np.nan), np.arange(3), decoded)
+    scores = summarise(unknown, num_resamples=5).get("landmarks", {})
+    assert all(each["value"] is None and each["n"] == 0 for each in scores.values())
+    assert np.isnan(TASK.score(unknown))
     assert TASK.score(table) == pytest.approx(-1.0)
 
 

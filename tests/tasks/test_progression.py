@@ -226,7 +226,9 @@ def test_what_has_no_meaning_is_named(fields, message):
 
 
 def test_what_tasks_share_is_no_task():
-    with pytest.raises(UserError, match=r"choose from early_detection, grading, progression$"):
+    with pytest.raises(
+        UserError, match=r"choose from early_detection, grading, landmarks, progression$"
+    ):
         tasks.find("one_target")
 
 
