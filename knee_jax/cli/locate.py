@@ -38,12 +38,13 @@ def main(words: list[str]) -> None:
     if not words:
         raise UserError("no file is named: knee-jax locate FILE|FOLDER... --out=DIR")
     out = Path(options.out).expanduser()
-    sources = unique(find([Path(word).expanduser() for word in words]))
+    found = unique(find([Path(word).expanduser() for word in words]))
+    sources = [each for each in found if not each.path.is_relative_to(out)]
     if not sources:
         raise UserError(f"{', '.join(words)}: no files are in there")
     reading = Reading(pixels=options.size, side=options.side or "", localise=True)
     workers = min(options.workers, len(sources))
-    found = landmark_table.find(sources, reading, locate.load(options.model), workers)
-    table = landmark_table.write(out, found, len(sources))
+    knees = landmark_table.find(sources, reading, locate.load(options.model), workers)
+    table = landmark_table.write(out, knees, len(sources))
     print(landmark_table.account(table))
     print(f"{out / landmark_table.TABLE}\n{out / landmark_table.SHEET}")

@@ -84,7 +84,7 @@ class Landmarks:
     """
 
     targets: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
-    class_weight: float = flax.struct.field(pytree_node=False, default=1.0)
+    class_weight: float = flax.struct.field(pytree_node=False, default=0.5)
 
     score_name: ClassVar[str] = "minus_radial_error"
     mixture: ClassVar[None] = None

@@ -171,7 +171,7 @@ FLAGS = {
     "locate": "out model side size workers",
     "evaluate": "data data_dir predictions encoding out",
     "finetune": "data workdir data_dir targets seed epochs",
-    "export": "out half card",
+    "export": "out half card data_dir",
     "convert": "weights out model layout width heads",
     "compare": "part page out resamples",
     "runs": "sort page",
