@@ -13,7 +13,7 @@ from knee_jax.errors import UserError
 from knee_jax.experiments import finetune
 from knee_jax.metrics.comparison import Difference
 from knee_jax.models import weights
-from tests.commands import run, run_here, run_well
+from tests.commands import run_here, run_well
 
 BEFORE = load.parse(kl.get_config("best"))
 
@@ -115,7 +115,6 @@ def test_a_shipped_model_is_trained_on_with_a_set(tiny_data_dir, tmp_path):
     # The knees behind the weights are known to the run, and to what is exported of it.
     known = held_out.learnt_by(tmp_path / "run")
     assert (known["part"] == "initial").sum() > 6000
-    assert run(*command).returncode == 0
 
 
 def test_what_cannot_be_done_is_said_in_one_line(tiny_data_dir, tmp_path):

@@ -134,7 +134,7 @@ def test_seeds_alone_can_be_swept(tmp_path, tiny_data_dir):
     changes = ("--mode=sweep", "--config.sweep.seeds=2")
     done = run_well(*train_flags(tmp_path, tiny_data_dir, "kpn.py:demo", changes))
     assert "run 2 of 2" in done.stdout
-    assert "Sweep: 1 variants, 2 seeds" in done.stdout
+    assert "Sweep: 1 variant, 2 seeds" in done.stdout
     assert {path.name for path in (tmp_path / "base").iterdir()} == {"seed_0", "seed_1"}
 
 
