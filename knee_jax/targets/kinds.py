@@ -602,7 +602,7 @@ class Places:
     def selection_score(self, table: "pd.DataFrame", by: str) -> float:
         """Return minus the mean radial error, mm."""
         known = table[self.is_known(table[self.name])]
-        errors = self.errors_mm(known)
+        errors = self.errors_mm(known) if len(known) else np.array([])
         return -float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan")
 
     def agrees(self, label: Any, prediction: Any) -> Any:
