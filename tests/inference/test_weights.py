@@ -54,7 +54,8 @@ def test_each_loads_predicts_and_has_a_card(name):
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["kl-kneekl224"])
 def test_real_knees_are_graded_as_the_card_says(name, real_data):
-    table = knee_jax.grade(name, [real_data / "kneekl224" / "val"])
+    # The card is of the network alone; the localiser refuses three of these crops.
+    table = knee_jax.grade(name, [real_data / "kneekl224" / "val"], localise=False)
     truth = table["file"].str[0].astype(int)
     assert len(table) == 826
     accuracy = float((table["kl_pred"] == truth).mean())
