@@ -129,7 +129,7 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
 
     @property
     def is_located(self) -> bool:
-        """Whether the localiser finds the landmarks of the knees."""
+        """Return whether the localiser finds the landmarks of the knees."""
         return self.builder_config is not None and self.builder_config.name == LOCATED
 
     @property

@@ -10,11 +10,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from knee_jax.files import write_text
-from knee_jax.inference import placing
+from knee_jax.inference import grade, placing
 from knee_jax.inference.locate import Localiser
 from knee_jax.ingest import contact_sheet
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source
-from knee_jax.ingest.pool import Failure, run_in_order
+from knee_jax.ingest.knee_files import Knee, Reading, Refusal, Source
 from knee_jax.ingest.report import example
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.targets.grades import GRADES
@@ -22,8 +21,6 @@ from knee_jax.targets.grades import GRADES
 TABLE, SHEET, LEAST_CERTAIN = "landmarks.csv", "contact_sheet.png", "least_certain.png"
 SHOWN, LEAST_SHOWN = 64, 32
 """Knees on the two sheets."""
-
-SECONDS = 120.0
 
 
 def find(
@@ -37,12 +34,8 @@ def find(
         localiser: Finder of knees.
         workers: Number of processes that read.
     """
-    jobs = (KneeFileJob(source, reading) for source in sources)
-    for source, found in zip(sources, run_in_order(jobs, workers, SECONDS), strict=True):
-        if isinstance(found, Failure):
-            yield Refusal(source.name, "", found.reason, found.detail)
-        else:
-            yield from placing.place(source, found, reading, localiser)
+    for read in grade.read_all(sources, reading, workers):
+        yield from placing.place(read.source, read.found, reading, localiser)
 
 
 def write(out: Path, found: Iterable[Knee | Refusal], number: int) -> pd.DataFrame:

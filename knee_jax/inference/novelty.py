@@ -31,7 +31,7 @@ LEAST = 100
 
 
 class Novelty(NamedTuple):
-    """What the features of training knees are like.
+    """Description of the features of training knees.
 
     Attributes:
         mean: Mean of the features, float32 [c].

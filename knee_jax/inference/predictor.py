@@ -23,7 +23,7 @@ NOVELTY = "novelty"
 
 
 class Reading(NamedTuple):
-    """What a model says of some knees.
+    """Predictions of some knees, and how unlike the training knees they are.
 
     Attributes:
         decoded: Result of `Predictor.predict`.
