@@ -112,7 +112,7 @@ def rooms(*names: str) -> set[str]:
         ("knee_jax.training.side_by_side", rooms("experiments")),
         (
             "knee_jax.inference",
-            rooms("inference", "cli")
+            rooms("inference", "cli", "pacs")
             | {"knee_jax", "knee_jax.evaluation.on_set", "knee_jax.evaluation.familiar"}
             | {"knee_jax.experiments.finetune"},
         ),

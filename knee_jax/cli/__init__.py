@@ -35,6 +35,7 @@ COMMANDS = {
     "reproduce": "make a table of a paper again",
     "predict": "grade the knees in any files: films, and crops of single knees",
     "locate": "find the knees in any files, and the landmarks of each",
+    "listen": "receive films from an image archive, and send their grades back",
     "evaluate": "score finished runs, or other predictions, on any prepared set",
     "finetune": "train a finished model on with knees of your own",
     "export": "write a run's network to one file, which predicts by itself",

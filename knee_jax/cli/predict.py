@@ -10,7 +10,9 @@ The knees of a film are cut by its landmark files (`X.pts`, `X_f.pts`), beside i
 --landmarks; without them the localiser finds them, or --roi=middle takes the middle of each half. A
 crop of one knee needs nothing. --model may name
 several models, separated by commas, which are averaged; `knee-jax list weights` lists those that
-come with the project. For research only, not a medical device.
+come with the project. --dicom_sr also writes a structured report of each DICOM film, and a picture
+of each knee, as DICOM objects that an archive (PACS) takes: filed under the film's own patient and
+study, whose names they therefore hold. For research only, not a medical device.
 """
 
 import os
@@ -39,6 +41,7 @@ def define_flags() -> None:
         "Where the knees of a film without landmark files are: where the localiser finds them; "
         "nowhere, so that the film is refused; or in the middle of each half.",
     )
+    flags.DEFINE_bool("dicom_sr", False, "Also write DICOM objects, into DIR/dicom.")
     flags.DEFINE_string("shard", "1/1", "Part I/N of a job array; the parts share --out.")
     flags.DEFINE_integer(
         "workers", min(4, os.cpu_count() or 1), "Processes that read files.", lower_bound=1
@@ -51,6 +54,7 @@ def main(words: list[str]) -> None:
 
     from knee_jax.inference import grade, models
     from knee_jax.ingest.knee_files import find, unique
+    from knee_jax.pacs import results as dicom_results
     from knee_jax.report.graded import write_page
 
     options = flags.FLAGS
@@ -73,13 +77,19 @@ def main(words: list[str]) -> None:
         middle=options.roi == "middle",
         localise=options.roi == "localiser",
     )
-    results = grade.Results(out, grade.settings_of(predictor, reading), part)
+    settings = grade.settings_of(predictor, reading)
+    if options.dicom_sr:
+        dicom_results.require()
+        settings["dicom_sr"] = True
+    results = grade.Results(out, settings, part)
     index, number = part
     remaining = results.remaining(sources[index - 1 :: number])
     workers = min(options.workers, max(len(remaining), 1))
     reads = grade.read_all(remaining, reading, workers)
     reads = grade.placed(reads, reading) if reading.localise else reads
     graded = grade.rows_of(predictor, reads, out)
+    if options.dicom_sr:
+        graded = dicom_results.written(graded, predictor.targets, out)
     with tqdm(total=len(remaining), desc="grading", unit="file", disable=not remaining) as bar:
         for _ in results.add(graded):
             bar.update()

@@ -167,8 +167,9 @@ FLAGS = {
     "prepare": "dataset manual_dir data_dir workers expect file_timeout beam_runner beam_options "
     "images labels name columns infer encoding cohort size landmarks roi",
     "reproduce": "table budget out data_dir rows seed change study dry_run",
-    "predict": "out model side spacing landmarks roi shard workers",
+    "predict": "out model side spacing landmarks roi dicom_sr shard workers",
     "locate": "out model side size workers",
+    "listen": "spool send_to title host port callers most_mb model workers",
     "evaluate": "data data_dir predictions encoding out",
     "finetune": "data workdir data_dir targets seed epochs",
     "export": "out half card data_dir",
