@@ -43,6 +43,7 @@ COMMANDS = {
     "compare": "compare models on the same knees, with paired intervals",
     "runs": "list the runs in a folder, with their figures",
     "coherence": "list the knees whose seven grades fit together least",
+    "mislabelled": "list the knees whose label a model contradicts most",
     "readers": "compare human readers with a model on the same knees",
     "phantom": "write a study tree of phantom knees",
     "list": "list configs, their variants, models, weights, data sets or papers' tables",

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from knee_jax import targets
 from knee_jax.files import write_bytes
 from knee_jax.metrics import agreement, discrimination
+from knee_jax.metrics.decision_curve import DecisionCurve
 from knee_jax.metrics.endpoints import dichotomy_samples
 from knee_jax.metrics.predictions import targets_in
 from knee_jax.metrics.scoring import LIMITS
@@ -266,6 +267,33 @@ def bland_altman_figure(table: pd.DataFrame, target: Continuous) -> Figure:
             xlabel=f"Label ({target.unit})",
             ylabel=f"Prediction ({target.unit})",
         )
+        return figure
+
+
+def decision_figure(curve: DecisionCurve, title: str) -> Figure:
+    """Draw a decision curve, up to the probabilities at which acting on nobody is as good.
+
+    Vickers & Elkin 2006. The band is the 95 % interval by subject.
+
+    Args:
+        curve: Decision curve.
+        title: Title of the endpoint.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, (axes,), _ = make_panels(1, 1, (4.6, 3.6))
+        axes.fill_between(curve.thresholds, curve.low, curve.high, color=BLUE, alpha=0.18, lw=0)
+        axes.plot(curve.thresholds, curve.model, color=BLUE, label="act on the model")
+        axes.plot(curve.thresholds, curve.everybody, color="#777777", lw=1.2, label="on everybody")
+        axes.axhline(0, color="#777777", lw=1.2, ls=":", label="on nobody")
+        top = float(curve.model.max())
+        axes.set(
+            title=f"Decision curve: {title}",
+            xlabel="Probability to act from",
+            ylabel="Net benefit",
+            xlim=(0, 1),
+            ylim=(-0.12 * top, 1.08 * top),
+        )
+        axes.legend(loc="upper right")
         return figure
 
 

@@ -1,4 +1,4 @@
-"""Sensitivity and specificity of two-class endpoints at named points of their ROC curves."""
+"""Two-class endpoints at named points of their ROC curves, and what acting on them is worth."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,11 @@ import numpy as np
 import pandas as pd
 
 from knee_jax import targets
-from knee_jax.metrics import discrimination, endpoints, summary
+from knee_jax.metrics import bootstrap, discrimination, endpoints, summary
+from knee_jax.metrics.decision_curve import decision_curve
+from knee_jax.metrics.predictions import targets_in
+from knee_jax.report import figures
+from knee_jax.report.sections import Drawing
 from knee_jax.report.tables import METRIC_TITLES, Table, format_interval, format_value
 from knee_jax.targets.kinds import Dichotomy
 
@@ -61,6 +65,29 @@ def operating_table(
     header = ("Endpoint", "Positive from", *(METRIC_TITLES[metric] for metric in METRICS))
     note = "Positive from: summed probability of the positive classes."
     return Table("Sensitivity and specificity at named points", header, tuple(rows), (note,))
+
+
+def decision_drawings(
+    table: pd.DataFrame, scored: Mapping[str, object], num_resamples: int
+) -> list[Drawing]:
+    """Draw the decision curves of the endpoints of the first target of a table.
+
+    Args:
+        table: Predictions table of the part that is scored.
+        scored: Endpoints that have metrics, by name.
+        num_resamples: Number of bootstrap resamples behind each interval.
+    """
+    first = next(iter(targets_in(table)), "")
+    drawings = []
+    for name, endpoint in targets.dichotomies().items():
+        if endpoint.targets == (first,) and name in scored and _has_both(table, endpoint):
+            rows, scores, positives = endpoints.dichotomy_samples(table, endpoint)
+            subjects = bootstrap.subjects_of(table)[rows]
+            curve = decision_curve(scores, positives, subjects, num_resamples)
+            alt = f"Net benefit by the probability to act from, {endpoint.title}"
+            figure = figures.decision_figure(curve, endpoint.title)
+            drawings.append(Drawing(f"decision_{name}", alt, figure))
+    return drawings
 
 
 def youden(table: pd.DataFrame, endpoint: Dichotomy) -> float:

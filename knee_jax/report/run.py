@@ -15,6 +15,7 @@ from knee_jax.errors import UserError
 from knee_jax.evaluation.explain import Explanation
 from knee_jax.files import write_text
 from knee_jax.metrics import bootstrap, grade_coherence, subgroups
+from knee_jax.metrics.added_value import added_value
 from knee_jax.metrics.summary import Summary
 from knee_jax.report.checklist import checklists_section
 from knee_jax.report.coherence import loss_section, suspects_section
@@ -23,11 +24,11 @@ from knee_jax.report.confidence import confidence_section
 from knee_jax.report.examples import Example, choose_examples, show
 from knee_jax.report.explanation import features_section, heat_section, slices_section
 from knee_jax.report.front import Front, troubles_of_training
-from knee_jax.report.operating import operating_table
+from knee_jax.report.operating import decision_drawings, operating_table
 from knee_jax.report.page import read_history, write_report
 from knee_jax.report.participants import TITLES, participants_section
 from knee_jax.report.sections import Section, cohorts_section, selection_section
-from knee_jax.report.subgroups import subgroups_section
+from knee_jax.report.subgroups import added_value_section, subgroups_section
 from knee_jax.report.tables import target_title, terminal_table, tidy_metrics
 from knee_jax.targets.grades import GRADES, OARSI_GRADES
 from knee_jax.targets.kinds import Classes, Dichotomy, Nominal
@@ -62,7 +63,8 @@ def write_page(
     sections = []
     points = operating_table(tables, shown, metrics[shown], settings.num_resamples, settings.scheme)
     if points:
-        sections.append(Section("Points of decision", tables=(points,)))
+        curves = decision_drawings(tables[shown], metrics[shown], settings.num_resamples)
+        sections.append(Section("Points of decision", tables=(points,), drawings=curves))
     if any(isinstance(target, Classes) for target in run.targets):
         sections.append(confidence_section(tables[shown]))
     if explanation is not None:
@@ -71,6 +73,8 @@ def write_page(
         sections.append(features_section(tables[shown], explanation))
     if isinstance(run.targets[0], Nominal) and (endpoint := dichotomy_of(config.targets[0])):
         sections.append(subgroups_of(tables[shown], endpoint, settings, workdir))
+        if added := added_value(tables[shown], endpoint, settings.num_resamples):
+            sections.append(added_value_section(added, endpoint))
     if len(networks) > 1:
         held_out = {name: each["out_of_fold"] for name, each in networks.items()}
         held_out["ensemble"] = metrics["out_of_fold"]

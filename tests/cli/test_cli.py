@@ -177,6 +177,7 @@ FLAGS = {
     "compare": "part page out resamples",
     "runs": "sort page",
     "coherence": "index out seed",
+    "mislabelled": "out part target data_dir shown plant",
     "readers": "predictions readers out",
     "phantom": "out study release landmarks mri clutter subjects visit rows seed workers",
     "list": "",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from knee_jax.report.operating import operating_table, youden
+from knee_jax.report.operating import decision_drawings, operating_table, youden
 from tests.factories import endpoint, random_predictions
 
 NAMES = ("kl",)
@@ -54,3 +54,10 @@ def test_a_point_is_never_chosen_on_the_knees_it_is_scored_on():
 def test_of_one_class_there_is_no_point():
     table = random_predictions(10, names=NAMES).assign(kl=3)
     assert operating_table({"test": table}, "test", {"kl_ge_2"}, 5, "subject") is None
+
+
+def test_decision_curves_are_of_the_first_target():
+    table = random_predictions(30, names=("kl", "osfl"))
+    drawn = decision_drawings(table, {"kl_ge_2", "osfl_ge_1"}, 5)
+    assert [each.name for each in drawn] == ["decision_kl_ge_2"]
+    assert decision_drawings(table.assign(kl=3), {"kl_ge_2"}, 5) == []
