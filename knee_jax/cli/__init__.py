@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     as_process = arguments is None
     if as_process:
         _Signals()
+    from knee_jax.cli.joined import without_native_logs
     from knee_jax.cli.process import with_large_pages
     from knee_jax.cli.run import fail, run_command
 
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     elif first.startswith("-") or first in COMMANDS:
         name, others = (first, others) if first in COMMANDS else ("train", [first, *others])
         if as_process and name in TRAINING:
+            without_native_logs(others)
             with_large_pages()
         run_command(name, others)
     else:

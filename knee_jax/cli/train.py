@@ -8,11 +8,12 @@ The same command again resumes a run. `--help-config` lists the fields of a conf
 ranges and defaults.
 """
 
+import contextlib
+
 from absl import flags
 from ml_collections import config_flags
 
 from knee_jax.cli import config_argument, path
-from knee_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 rewrite = config_argument.rewrite
@@ -60,8 +61,7 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     """Do what `--mode` says."""
-    import jax
-
+    from knee_jax.cli.joined import joined
     from knee_jax.cli.process import cache_programs
     from knee_jax.config import load
 
@@ -76,20 +76,14 @@ def main(_: list[str]) -> None:
     from knee_jax.training.train import train
     from knee_jax.workdir.folder import lock
 
-    if FLAGS.distributed:
-        try:
-            jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-        except (ValueError, RuntimeError) as error:
-            raise UserError(
-                "--distributed: the other processes are not found "
-                f"({str(error).splitlines()[0]}): name --coordinator=HOST:PORT, --num_processes "
-                "and --process_id, or leave it out to train with one process"
-            ) from error
     formats = parse_formats(FLAGS.figures)
-    if FLAGS.mode == "evaluate":
-        evaluate(config, workdir, data_dir, formats)
-        return
-    with lock(workdir):
+    with contextlib.ExitStack() as stack:
+        if FLAGS.distributed:
+            stack.enter_context(joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id))
+        if FLAGS.mode == "evaluate":
+            evaluate(config, workdir, data_dir, formats)
+            return
+        stack.enter_context(lock(workdir))
         if FLAGS.mode == "cv":
             cross_validate(config, workdir, data_dir, formats)
         elif FLAGS.mode == "sweep":

@@ -1,6 +1,7 @@
 """End of a run on request (SIGTERM), as schedulers send it before they take a machine away."""
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ import jax
 from jax.experimental import multihost_utils
 
 from knee_jax.errors import Stopped
+
+_calls = itertools.count(1)
+"""Calls of the devices by this process, over all its runs; the same number on every process."""
 
 
 class Preemption:
@@ -23,15 +27,15 @@ class Preemption:
         self._asked = True
         signal.signal(number, signal.SIG_DFL)
 
-    def requested(self, step: int) -> bool:
-        """Return whether the run shall end after a step, the same on every process.
+    def requested(self) -> bool:
+        """Return whether the run shall end after this call of the devices.
 
-        Args:
-            step: Number of training steps done.
+        Every process asks after every call, and is told the same.
         """
         if jax.process_count() > 1:
-            # JAX catches the signal itself, and agrees on a step that none has passed.
-            return bool(multihost_utils.reached_preemption_sync_point(step))
+            # JAX catches the signal itself, and agrees on a call that none has passed. It counts
+            # by ones: steps, of which a call may have several, could miss the one agreed on.
+            return bool(multihost_utils.reached_preemption_sync_point(next(_calls)))
         return self._asked
 
     def stop(self, step: int, num_steps: int) -> None:

@@ -126,7 +126,7 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
 
             step = steps.stop
             validating = step in ends
-            stopping = preemption.requested(step)
+            stopping = preemption.requested()
             saving = step % config.checkpoint_every == 0 or step == num_steps or stopping
             if not (validating or saving or step % config.log_every == 0):
                 continue

@@ -87,7 +87,7 @@ def train_run(run: Run, workdir: Path, compiled: Compiled) -> None:
 
             step = steps.stop
             validating = step in ends
-            stopping = preemption.requested(step)
+            stopping = preemption.requested()
             saving = step % config.checkpoint_every == 0 or step == num_steps or stopping
             if not (validating or saving or step % config.log_every == 0):
                 continue
