@@ -79,7 +79,16 @@ def write_sheet(
         example_drawing(f"knee_{place:03d}", _example(row, target, image), _words(row, target))
         for place, (image, (_, row)) in enumerate(zip(images, listed.iterrows()), start=1)
     ]
-    header = ("", "Subject", "Side", "Visit", "Read", "Predicted", "Its probability", "That of read")
+    header = (
+        "",
+        "Subject",
+        "Side",
+        "Visit",
+        "Read",
+        "Predicted",
+        "Its probability",
+        "That of read",
+    )
     rows = tuple(
         (
             str(place),
