@@ -14,7 +14,7 @@ from etils import epath
 from knee_jax import targets
 from knee_jax.data.sampling import PADDING
 from knee_jax.errors import UserError
-from knee_jax.targets.kinds import Places
+from knee_jax.targets.places import Places
 
 PIXELS = ("image", "volume")
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from knee_jax.config.schema import Input
 from knee_jax.data import augment
-from knee_jax.targets.kinds import Places, Target
+from knee_jax.targets.kinds import Target
+from knee_jax.targets.places import Places
 
 
 @flax.struct.dataclass

@@ -27,7 +27,8 @@ from knee_jax.report.page import write_report
 from knee_jax.report.sections import Section
 from knee_jax.report.tables import Table, beside
 from knee_jax.targets import of_kind
-from knee_jax.targets.kinds import Classes, Places
+from knee_jax.targets.kinds import Classes
+from knee_jax.targets.places import Places
 
 PART, FACTS = "test", "evaluation.json"
 

@@ -28,7 +28,8 @@ from knee_jax.metrics.comparison import Difference
 from knee_jax.metrics.predictions import read_predictions
 from knee_jax.models import weights
 from knee_jax.report.differences import Compared, differences_text
-from knee_jax.targets.kinds import Classes, Places
+from knee_jax.targets.kinds import Classes
+from knee_jax.targets.places import Places
 
 INITIAL = "initial.npz"
 

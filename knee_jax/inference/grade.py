@@ -43,7 +43,8 @@ from knee_jax.ingest.knee_files import (
 from knee_jax.ingest.pool import Failure, run_in_order
 from knee_jax.landmarks import PLATEAU
 from knee_jax.metrics import calibration
-from knee_jax.targets.kinds import Classes, Ordinal, Places, Target
+from knee_jax.targets.kinds import Classes, Ordinal, Target
+from knee_jax.targets.places import Places
 
 SECONDS = 120.0
 """Time limit for reading one file."""

@@ -14,7 +14,8 @@ from knee_jax.metrics import agreement, calibration, discrimination
 from knee_jax.metrics.bootstrap import subjects_of
 
 if TYPE_CHECKING:
-    from knee_jax.targets.kinds import Classes, Continuous, Places
+    from knee_jax.targets.kinds import Classes, Continuous
+    from knee_jax.targets.places import Places
 
 Array = np.ndarray
 

@@ -19,7 +19,7 @@ from knee_jax.errors import UserError
 from knee_jax.models import weights
 from knee_jax.models.layers import BatchNorm, Conv, Linear, global_average, observe, torch_bias
 from knee_jax.models.resnet import Block
-from knee_jax.targets.kinds import Places
+from knee_jax.targets.places import Places
 
 
 def load(variables: dict[str, Any], source: str) -> dict[str, Any]:

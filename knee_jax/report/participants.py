@@ -11,7 +11,8 @@ import pandas as pd
 from knee_jax.report.sections import Box, Section
 from knee_jax.report.tables import ABBREVIATIONS, Table
 from knee_jax.targets.grades import OARSI_GRADES
-from knee_jax.targets.kinds import Classes, Ordinal, Places, Target
+from knee_jax.targets.kinds import Classes, Ordinal, Target
+from knee_jax.targets.places import Places
 
 TITLES = {
     "train": "Training",

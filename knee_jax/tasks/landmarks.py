@@ -21,7 +21,8 @@ from knee_jax.config.schema import Data
 from knee_jax.errors import UserError
 from knee_jax.metrics.grade_coherence import Mixture
 from knee_jax.metrics.predictions import make_table
-from knee_jax.targets.kinds import Classes, Places, Target
+from knee_jax.targets.kinds import Classes, Target
+from knee_jax.targets.places import Places
 from knee_jax.tasks import one_target
 from knee_jax.tasks.protocols import Labels, Outputs, ValidationStats
 

@@ -10,7 +10,7 @@ import pytest
 
 import knee_jax
 from knee_jax.inference import exported, models
-from knee_jax.targets.kinds import Places
+from knee_jax.targets.places import Places
 from tests.commands import run_well
 
 MOST_BYTES = 20e6

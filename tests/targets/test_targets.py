@@ -15,9 +15,9 @@ from knee_jax.targets.kinds import (
     Continuous,
     Nominal,
     Ordinal,
-    Places,
     Target,
 )
+from knee_jax.targets.places import Places
 
 KL = np.array([0, 1, 2, 3, 4, MISSING], np.int8)
 ALL = tuple(targets.all_targets().values())
