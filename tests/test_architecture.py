@@ -68,6 +68,7 @@ COMMANDS = (
     "export",
     "reproduce",
     "convert",
+    "dry_run",
     "compare",
     "coherence",
     "readers",

@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": "score finished runs, or other predictions, on any prepared set",
     "finetune": "train a finished model on with knees of your own",
     "export": "write a run's network to one file, which predicts by itself",
+    "dry-run": "tell what a config asks of devices, before any data is touched",
     "convert": "convert weights from PyTorch to ours, and back",
     "compare": "compare models on the same knees, with paired intervals",
     "runs": "list the runs in a folder, with their figures",

@@ -73,7 +73,9 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> None:
 def module_of(name: str) -> ModuleType:
     """Return the module of a command."""
     # A module `list` would hide the builtin in its package.
-    return importlib.import_module("knee_jax.cli." + {"list": "listing"}.get(name, name))
+    return importlib.import_module(
+        "knee_jax.cli." + {"list": "listing"}.get(name, name.replace("-", "_"))
+    )
 
 
 def help_text(name: str, command: ModuleType) -> str:

@@ -235,6 +235,12 @@ class RunFields:
     )
     batch_size: int = option(32, "Knees in a training batch, over all devices.", low=1)
     epochs: int = option(30, "Passes over the training knees.", low=1)
+    fsdp: int = option(
+        1,
+        "Devices that share one copy of the parameters and of the optimiser's state, for networks "
+        "too large for one device; 1: each has its own.",
+        low=1,
+    )
     steps_per_call: int = option(
         1, "Training steps in one call of the device; more where steps are short.", low=1
     )

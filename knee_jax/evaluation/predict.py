@@ -35,8 +35,8 @@ def make_predictor(run: "Run") -> Predictor:
         decoded = views.averaged(forward, images, run.config.evaluation, run.targets)
         true = run.preprocessing.places(keypoints, run.targets)
         # In pixels of the prepared image, whose spacing the index knows, the truth beside.
-        side = float(run.subsets["train"].prepared.image_shape[0])
         for name, places in true.items():
+            side = batch["image"].shape[1]
             decoded[name] = side * jnp.concatenate([decoded[name], places], axis=-1)
         return batch["row"], decoded
 

@@ -139,6 +139,7 @@ def can_lie_side_by_side(config: RunConfig) -> bool:
     data = config.data
     return (
         jax.process_count() == 1
+        and config.fsdp == 1
         and jax.device_count() % data.num_folds == 0
         and data.label_fraction == 1.0
         and data.unlabelled == "none"

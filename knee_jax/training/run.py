@@ -176,7 +176,7 @@ def set_up(
             of_set.image_shape,
             of_set.spacing_mm,
         )
-    devices = mesh.make_mesh(runs)
+    devices = mesh.make_mesh(runs, config.fsdp)
     known: list[SharedSource] = [each.shared for each in like.subsets.values()] if like else []
     subsets = make_subsets(cohort.parts, devices, config.data.mode, known)
 

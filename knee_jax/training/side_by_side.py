@@ -162,10 +162,11 @@ def train_side_by_side(runs: Sequence[Run], folders: Sequence[Path], compiled: C
 def max_at_once(run: Run, count: int) -> int:
     """Return how many of `count` runs like this one fit side by side; a divisor of `count`.
 
-    On several processes it is one. On a CPU it is one per group of devices: several in a group
-    would take as long as one after another. Elsewhere it is as many as fit in the devices' memory.
+    On several processes, and where devices share a run's state, it is one. On a CPU it is one per
+    group of devices: several in a group would take as long as one after another. Elsewhere it is as
+    many as fit in the devices' memory.
     """
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 or run.config.fsdp > 1:
         return 1
     groups = math.gcd(count, jax.device_count())
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")

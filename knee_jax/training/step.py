@@ -76,7 +76,10 @@ def make_train_step(run: Run) -> Step:
 
         def loss_of(params: states.Variables) -> tuple[jax.Array, Any]:
             outputs, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {
+                    "params": mesh.gathered(run.mesh, params),
+                    "batch_stats": state.batch_stats,
+                },
                 mixture.images,
                 keypoints,
                 train=True,
@@ -146,7 +149,8 @@ def make_train_steps(run: Run, runs: int = 1) -> Steps:
     compiled = partial(jax.jit, donate_argnums=0, compiler_options=_options(run))
     if runs > 1:
         return compiled(mesh.side_by_side(train_steps, run.mesh))
-    return compiled(train_steps, out_shardings=mesh.replicated(run.mesh))
+    state = mesh.of_state(run.mesh, jax.eval_shape(run.random_state))
+    return compiled(train_steps, out_shardings=(state, mesh.replicated(run.mesh)))
 
 
 def _options(run: Run) -> dict[str, Any]:

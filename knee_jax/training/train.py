@@ -168,7 +168,7 @@ def initial_state(run: Run, compiled: Compiled) -> TrainState:
         variables = models.load(model.name, state.variables, source)
         average = variables if state.average else {}
         state = dataclasses.replace(state, **variables, average=average)
-    return mesh.place(state, mesh.replicated(run.mesh))
+    return mesh.place(state, mesh.of_state(run.mesh, state))
 
 
 def progress_bar(num_steps: int, start: int, images_per_step: int) -> tqdm:

@@ -199,7 +199,7 @@ class Checkpoints:
         Args:
             step: Step of the checkpoint.
             like: Pytree of arrays or `jax.ShapeDtypeStruct` of the same structure.
-            mesh: Mesh that the leaves are replicated on.
+            mesh: Mesh that the leaves are placed on (`data.mesh.of_state`).
 
         Raises:
             UserError: The checkpoint holds another model's state.
@@ -218,7 +218,7 @@ class Checkpoints:
                 )
         leaves = [saved[name].astype(leaf.dtype) for name, leaf in wanted.items()]
         tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
-        return meshes.place(tree, meshes.replicated(mesh))
+        return meshes.place(tree, meshes.of_state(mesh, tree))
 
     def restore_variables(self, step: int) -> dict[str, Any]:
         """Read the variables to predict with, whatever else the checkpoint holds, as NumPy arrays.

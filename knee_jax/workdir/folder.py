@@ -42,6 +42,7 @@ FREE_FIELDS = (
     "evaluation.batch_size",
     "evaluation.num_resamples",
     "evaluation.scheme",
+    "fsdp",
     "steps_per_call",
     "log_every",
     "checkpoint_every",

@@ -173,6 +173,7 @@ FLAGS = {
     "evaluate": "data data_dir predictions encoding out",
     "finetune": "data workdir data_dir targets seed epochs",
     "export": "out half card data_dir",
+    "dry-run": "config topology inference out",
     "convert": "weights out model layout width heads",
     "compare": "part page out resamples",
     "runs": "sort page",
