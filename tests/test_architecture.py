@@ -63,6 +63,7 @@ COMMANDS = (
     "main",
     "prepare",
     "predict",
+    "serve.__main__",
     "evaluate",
     "finetune",
     "export",
@@ -113,10 +114,12 @@ def rooms(*names: str) -> set[str]:
         ("knee_jax.training.side_by_side", rooms("experiments")),
         (
             "knee_jax.inference",
-            rooms("inference", "cli", "pacs")
+            rooms("inference", "cli", "pacs", "serve")
             | {"knee_jax", "knee_jax.evaluation.on_set", "knee_jax.evaluation.familiar"}
             | {"knee_jax.experiments.finetune"},
         ),
+        ("knee_jax.serve", rooms("serve") | {"knee_jax.cli.serve"}),
+        ("fastapi", rooms("serve")),
         ("orbax", {"knee_jax.workdir.checkpoint"}),
         (
             "flax.linen",
@@ -175,7 +178,7 @@ def needed_by(module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["predict", "serve", "evaluate", "export"])
 def test_what_uses_a_finished_run_needs_no_code_of_training(command):
     needed = needed_by(f"knee_jax.cli.{command}") - {"knee_jax.cli"}
     assert "knee_jax.inference.run" in needed

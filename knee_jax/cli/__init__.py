@@ -34,6 +34,7 @@ COMMANDS = {
     "prepare": "make a prepared set from a study's raw files",
     "reproduce": "make a table of a paper again",
     "predict": "grade the knees in any files: films, and crops of single knees",
+    "serve": "serve a page for films and its REST interface",
     "locate": "find the knees in any files, and the landmarks of each",
     "listen": "receive films from an image archive, and send their grades back",
     "evaluate": "score finished runs, or other predictions, on any prepared set",

@@ -141,9 +141,16 @@ def read_all(sources: Sequence[Source], reading: Reading, workers: int) -> Itera
     """Read files in worker processes, in order; a file that breaks its reader is refused alone."""
     jobs = (KneeFileJob(source, reading) for source in sources)
     for source, found in zip(sources, run_in_order(jobs, workers, SECONDS), strict=True):
-        if isinstance(found, Failure):
-            found = [Refusal(source.name, "", found.reason, found.detail)]
-        yield Read(source, found)
+        yield Read(source, kept(found, source))
+
+
+def kept(
+    found: list[Knee | Refusal | Unplaced] | Failure, source: Source
+) -> list[Knee | Refusal | Unplaced]:
+    """Return what was read from a file; one whose reading failed is refused."""
+    if isinstance(found, Failure):
+        return [Refusal(source.name, "", found.reason, found.detail)]
+    return found
 
 
 def placed(reads: Iterable[Read], reading: Reading) -> Iterator[Read]:
@@ -159,8 +166,6 @@ def rows_of(
     """Grade knees in batches, and yield the rows of each file, in order.
 
     With a folder `out`, one JSON file and one picture of each knee are written to it.
-
-    A knee of unknown side is read as it is and mirrored, and the predictions are averaged.
     """
     waiting: list[Read] = []
     for read in reads:
@@ -176,39 +181,14 @@ def _graded(
     predictor: Predictor, reads: Sequence[Read], out: Path | None
 ) -> Iterator[tuple[Read, list[Row]]]:
     knees = [found for read in reads for found in read.found if isinstance(found, Knee)]
-    graded: dict[int, Row] = {}
-    if knees:
-        images = np.stack([knee.image for knee in knees])
-        points = np.stack([knee.landmarks for knee in knees])
-        predicted, novelty = predictor.read(images, points)
-        unknown = np.array([not knee.side for knee in knees])
-        if unknown.any():
-            mirrored = predictor.read(
-                np.ascontiguousarray(images[unknown][:, :, ::-1]), points[unknown]
-            )
-            for name, values in predicted.items():
-                values[unknown] = (values[unknown] + mirrored.decoded[name]) / 2
-            if novelty is not None and mirrored.novelty is not None:
-                novelty[unknown] = np.minimum(novelty[unknown], mirrored.novelty)
-        rows = [
-            row_of(
-                predictor,
-                knee,
-                {name: value[i] for name, value in predicted.items()},
-                None if novelty is None else float(novelty[i]),
-            )
-            for i, knee in enumerate(knees)
-        ]
-        graded = {id(knee): row for knee, row in zip(knees, rows, strict=True)}
-        if out is not None:
-            heat = predictor.explain(images, points) if predictor.heat else [None] * len(knees)
-            for knee, row, evidence in zip(knees, rows, heat, strict=True):
-                if row["status"] != "graded":
-                    continue
+    rows = rows_of_knees(predictor, knees) if knees else []
+    if out is not None and knees:
+        for knee, row, heat in zip(knees, rows, evidence(predictor, knees), strict=True):
+            if row["status"] == "graded":
                 name = name_of(knee.source, knee.side)
-                answer = _answer(predictor.targets[0], row)
-                _write_picture(out / PICTURES / f"{name}.png", knee, evidence, answer)
+                _write_picture(out / PICTURES / f"{name}.png", picture(predictor, knee, row, heat))
                 write_json(out / KNEES / f"{name}.json", {**row, "warning": WARNING})
+    graded = {id(knee): row for knee, row in zip(knees, rows, strict=True)}
     for read in reads:
         yield (
             read,
@@ -218,6 +198,44 @@ def _graded(
                 if not isinstance(each, Unplaced)
             ],
         )
+
+
+def rows_of_knees(predictor: Predictor, knees: Sequence[Knee]) -> list[Row]:
+    """Grade one knee or more, and return the row of each.
+
+    A knee of unknown side is read as it is and mirrored, and the predictions are averaged.
+    """
+    images, points = _arrays(knees)
+    predicted, novelty = predictor.read(images, points)
+    unknown = np.array([not knee.side for knee in knees])
+    if unknown.any():
+        mirrored = predictor.read(
+            np.ascontiguousarray(images[unknown][:, :, ::-1]), points[unknown]
+        )
+        for name, values in predicted.items():
+            values[unknown] = (values[unknown] + mirrored.decoded[name]) / 2
+        if novelty is not None and mirrored.novelty is not None:
+            novelty[unknown] = np.minimum(novelty[unknown], mirrored.novelty)
+    return [
+        row_of(
+            predictor,
+            knee,
+            {name: value[i] for name, value in predicted.items()},
+            None if novelty is None else float(novelty[i]),
+        )
+        for i, knee in enumerate(knees)
+    ]
+
+
+def evidence(predictor: Predictor, knees: Sequence[Knee]) -> list[np.ndarray | None]:
+    """Return where the evidence in each knee lay, float32 [size, size], 0 to 1; None if unknown."""
+    return list(predictor.explain(*_arrays(knees))) if predictor.heat else [None] * len(knees)
+
+
+def _arrays(knees: Sequence[Knee]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images and landmarks of some knees."""
+    images = np.stack([knee.image for knee in knees])
+    return images, np.stack([knee.landmarks for knee in knees])
 
 
 def name_of(source: str, side: str) -> str:
@@ -340,8 +358,12 @@ def _origin(predictor: Predictor) -> Row:
     return {"model": predictor.name, "knee_jax": knee_jax.__version__}
 
 
-def _write_picture(path: Path, knee: Knee, heat: np.ndarray | None, answer: str) -> None:
-    """Write the region, with landmarks, and beside it where the evidence for the answer lay."""
+def picture(predictor: Predictor, knee: Knee, row: Row, heat: np.ndarray | None) -> np.ndarray:
+    """Draw the region, with landmarks, and beside it where the evidence for the answer lay.
+
+    Returns:
+        Picture, uint8 [rows, columns, 3], red, green, blue.
+    """
     sides = pictures.FILM_SIDES if knee.side else ("", "")
     read = pictures.knee(
         knee.image, PANEL, keypoints=knee.landmarks, sides=sides, mm_per_pixel=knee.spacing_mm
@@ -349,8 +371,11 @@ def _write_picture(path: Path, knee: Knee, heat: np.ndarray | None, answer: str)
     panels = [("as read", read)]
     if heat is not None:
         seen = pictures.evidence(knee.image, heat, PANEL, sides=sides, mm_per_pixel=knee.spacing_mm)
-        panels.append((f"evidence for {answer}", seen))
-    drawn = pictures.row(panels, bar=heat is not None)
+        panels.append((f"evidence for {_answer(predictor.targets[0], row)}", seen))
+    return pictures.row(panels, bar=heat is not None)
+
+
+def _write_picture(path: Path, drawn: np.ndarray) -> None:
     good, data = cv2.imencode(".png", drawn[..., ::-1])
     assert good
     with atomic_write(path) as unfinished:

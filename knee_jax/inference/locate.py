@@ -124,17 +124,17 @@ class Found:
 class Localiser:
     """Finder of knees and landmarks in pictures.
 
-    Args:
+    Attributes:
         predictor: Network with the targets `knee_shown` and `landmarks`.
     """
 
     def __init__(self, predictor: Predictor):
-        self._predictor = predictor
+        self.predictor = predictor
 
     @property
     def facts(self) -> dict[str, Any]:
         """Name and facts of the network, by which results of another are told apart."""
-        return {"name": self._predictor.name, **self._predictor.facts}
+        return {"name": self.predictor.name, **self.predictor.facts}
 
     def find(self, picture: np.ndarray, most: int = 2, looks: str = "") -> list[Found]:
         """Find the knees in a picture, from left to right.
@@ -174,10 +174,8 @@ class Localiser:
         self, picture: np.ndarray, squares: Sequence[Square]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities [n, classes] and places [n, 74, 3], shares of each window."""
-        side = self._predictor.side
-        windows = np.stack([square.cut(picture, side) for square in squares])
-        size = next(size for size in BATCH_SIZES if len(windows) <= size or size == BATCH_SIZES[-1])
-        outputs = self._predictor.predict(windows, batch_size=size)
+        side = self.predictor.side
+        outputs = self.predictor.predict(np.stack([s.cut(picture, side) for s in squares]))
         return outputs["knee_shown"], outputs["landmarks"]
 
     def _refined(
@@ -238,7 +236,7 @@ def load(model: str = MODEL) -> Localiser:
     predictor = models.load(model)
     if not {"knee_shown", "landmarks"} <= {target.name for target in predictor.targets}:
         raise UserError(f"{predictor.name}: finds no landmarks; name a localiser, such as {MODEL}")
-    return Localiser(predictor)
+    return Localiser(dataclasses.replace(predictor, batch_sizes=BATCH_SIZES))
 
 
 shipped = functools.cache(load)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def place(
     found: Sequence[Knee | Refusal | Unplaced],
     reading: Reading,
     localiser: Localiser,
+    read: Callable[[KneeFileJob], list[Knee | Refusal | Unplaced]] = KneeFileJob.__call__,
 ) -> list[Knee | Refusal]:
     """Find the knees of films that have no landmarks, and the landmarks of crops.
 
@@ -49,11 +50,12 @@ def place(
         found: What was read from it.
         reading: How it was read.
         localiser: Finder of knees.
+        read: Reader that cuts the knees out of the file, once they are found.
     """
     placed: list[Knee | Refusal] = []
     for each in found:
         if isinstance(each, Unplaced):
-            placed += _cut(source, each, reading, localiser)
+            placed += _cut(source, each, reading, localiser, read)
         elif isinstance(each, Knee) and each.located == "crop":
             placed.append(_marked(each, localiser))
         else:
@@ -62,7 +64,11 @@ def place(
 
 
 def _cut(
-    source: Source, film: Unplaced, reading: Reading, localiser: Localiser
+    source: Source,
+    film: Unplaced,
+    reading: Reading,
+    localiser: Localiser,
+    read: Callable[[KneeFileJob], list[Knee | Refusal | Unplaced]],
 ) -> list[Knee | Refusal]:
     """Find the knees of a film, and cut them."""
     width_mm = film.picture.shape[1] * film.spacing_mm[0]
@@ -96,7 +102,7 @@ def _cut(
     if not points:
         detail = f"no {_WORDS[reading.side]} knee was found"
         return [Refusal(film.source, reading.side, "no_knee", detail)]
-    cut = KneeFileJob(source, reading, found={**points, **wrong})()
+    cut = read(KneeFileJob(source, reading, found={**points, **wrong}))
     errors = {knee.looks: knee.error for knee in knees}
     notes = () if single or len(knees) > 1 else (ONLY_ONE,)
     return [

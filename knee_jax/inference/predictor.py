@@ -50,6 +50,8 @@ class Predictor:
         heat: Compiled function from a batch to where the evidence for the most probable class of
             the first target lay, float32 [batch, size, size], 0 to 1; None if the network does not
             show it.
+        batch_sizes: Numbers of knees in a batch, ascending; each is a program of its own, and a
+            batch is filled up to the least that holds it.
         temperatures: Temperature by which the probabilities of a target are calibrated, as fitted
             on validation knees; a target without one is not calibrated.
         facts: What is known of the model, as its file or its run's folder tells it.
@@ -62,6 +64,7 @@ class Predictor:
     side: int
     forward: Callable[[Batch], Mapping[str, Any]]
     heat: Callable[[Batch], Any] | None
+    batch_sizes: tuple[int, ...] = (BATCH_SIZE,)
     temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -69,7 +72,7 @@ class Predictor:
         self,
         images: np.ndarray | Sequence[np.ndarray],
         landmarks: np.ndarray | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Predict every target of some knees.
 
@@ -78,7 +81,8 @@ class Predictor:
                 side, side]; for a network of volumes [n, rows, columns, slices].
             landmarks: Landmarks, float32 [n, 74, 2], x and y in pixels of the images, the centre of
                 the first pixel at 0.5; NaN where unknown. Required if the network reads landmarks.
-            batch_size: Number of knees in a batch; predictions do not depend on it.
+            batch_size: Number of knees in a batch, on which predictions do not depend; None: one of
+                `batch_sizes`.
 
         Returns:
             For each target, class probabilities float32 [n, classes], or values float32 [n] in the
@@ -93,7 +97,7 @@ class Predictor:
         self,
         images: np.ndarray | Sequence[np.ndarray],
         landmarks: np.ndarray | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Reading:
         """Predict as `predict` does, and tell how unlike the training knees each knee is."""
         batches = [
@@ -108,14 +112,14 @@ class Predictor:
         self,
         images: np.ndarray | Sequence[np.ndarray],
         landmarks: np.ndarray | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> np.ndarray:
         """Show where the evidence for the predicted class of the first target lay (Grad-CAM).
 
         Args:
             images: Regions of interest, as in `predict`.
             landmarks: Landmarks, as in `predict`.
-            batch_size: Number of knees in a batch.
+            batch_size: Number of knees in a batch, as in `predict`.
 
         Returns:
             Evidence at every pixel of the network's input, float32 [n, size, size], 0 to 1.
@@ -145,16 +149,17 @@ class Predictor:
         function: Callable[[Batch], Any],
         images: np.ndarray | Sequence[np.ndarray],
         landmarks: np.ndarray | None,
-        batch_size: int,
+        batch_size: int | None,
     ) -> Iterator[tuple[Any, int]]:
         """Yield the results of the batches, and how many knees of each count."""
         images = self._checked(images)
         landmarks = self._checked_landmarks(landmarks, len(images))
-        for first in range(0, len(images), batch_size):
-            chunk = images[first : first + batch_size]
-            points = landmarks[first : first + batch_size]
-            # Filled up with the last knee, so that one program serves every batch.
-            missing = batch_size - len(chunk)
+        sizes = (batch_size,) if batch_size else self.batch_sizes
+        for first in range(0, len(images), sizes[-1]):
+            chunk = images[first : first + sizes[-1]]
+            points = landmarks[first : first + sizes[-1]]
+            # Filled up with the last knee, so that few programs serve every batch.
+            missing = next(size for size in sizes if size >= len(chunk)) - len(chunk)
             batch = {self.reads: _filled(chunk, missing), "keypoints": _filled(points, missing)}
             yield jax.device_get(function(batch)), len(chunk)
 

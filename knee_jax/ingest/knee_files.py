@@ -8,6 +8,7 @@ nor passed on.
 
 import dataclasses
 import io
+import itertools
 import math
 import pathlib
 import re
@@ -247,9 +248,8 @@ def _in_archive(archive: pathlib.Path, name: str) -> Iterator[Source]:
     folder = archive.with_name(archives.stem(archive.name))
     try:
         members, left_out = sorted(archives.files(archive)), archives.left_out(archive)
-    except OSError:
-        # Damaged: read as a file itself, it is refused by name.
-        yield Source(archive, name)
+    except OSError as error:
+        yield Source(archive, _shown(name), never_read=error.strerror or "its archive is damaged")
         return
     for member, reason in sorted(left_out.items()):
         yield Source(archive, _shown(f"{name}/{member}"), never_read=reason)
@@ -412,6 +412,27 @@ class KneeFileJob:
             points[PLATEAU_CENTRE] = x, height / 2
             found[side] = points
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ListJob:
+    """Job that lists the files of an archive, or a file that is none.
+
+    Attributes:
+        path: File.
+        name: Name to show, that of the archive's folder without its suffix.
+        most: Number of files from which on the rest is not listed.
+    """
+
+    path: pathlib.Path
+    name: str
+    most: int
+
+    def __call__(self) -> list[Source]:
+        """List them."""
+        if not archives.stem(self.path.name):
+            return [Source(self.path, _shown(self.name))]
+        return list(itertools.islice(_in_archive(self.path, self.name), self.most))
 
 
 def picture_of(

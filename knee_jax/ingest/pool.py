@@ -67,7 +67,7 @@ def run_in_order(
     remaining = iter(jobs)
     # Each process has a thread that waits for it.
     threads = concurrent.futures.ThreadPoolExecutor(workers)
-    processes = _Workers(workers, seconds)
+    processes = Workers(workers, seconds)
     try:
         for job in itertools.islice(remaining, _AHEAD * workers):
             pending.append(threads.submit(processes.run, job))
@@ -91,8 +91,13 @@ def exit_if_imported_by_worker() -> None:
         sys.exit(1)
 
 
-class _Workers:
-    """Worker processes that do one job at a time, started when they are needed."""
+class Workers:
+    """Worker processes that do one job at a time, started when they are needed.
+
+    Args:
+        workers: Number of processes.
+        seconds: Time limit of a job; None: no limit.
+    """
 
     def __init__(self, workers: int, seconds: float | None):
         self._seconds = seconds
@@ -104,7 +109,13 @@ class _Workers:
         self._lock = threading.Lock()
 
     def run(self, job: Callable[[], T]) -> T | Failure:
-        """Run a job in an idle worker; called by as many threads as there are workers."""
+        """Run a job in an idle worker, waiting for one; called by any number of threads.
+
+        An exception of the job is raised here.
+
+        Raises:
+            UserError: A worker cannot be started.
+        """
         worker = self._idle.get()
         try:
             for _ in range(2):

@@ -1,10 +1,12 @@
 """Page of graded knees: one self-contained HTML file beside the table of `inference.grade`."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
+import numpy as np
 import pandas as pd
 
 from knee_jax.files import write_text
@@ -12,6 +14,8 @@ from knee_jax.pictures import data_uri
 from knee_jax.report.templates import template
 from knee_jax.targets import of_kind
 from knee_jax.targets.kinds import Classes, Target
+
+T = TypeVar("T")
 
 PAGE = "index.html"
 
@@ -63,32 +67,59 @@ def write_page(
     model: str,
     warning: str,
 ) -> Path:
-    """Write the page.
+    """Write the page beside the table, and return its path.
 
     Args:
         out: Folder to write to.
         table: Table of graded and refused knees.
         targets: Targets that were predicted.
-        pictures: Picture of each graded row, by its place in the table.
+        pictures: File of the picture of each graded row, by its place in the table.
         model: Name and version of the model.
         warning: What the results are for.
+    """
+    drawn = {place: _embedded(path) for place, path in first_pictures(pictures)}
+    write_text(out / PAGE, render(table, targets, drawn, model, warning, table_is_beside=True))
+    return out / PAGE
 
-    Returns:
-        Path of the page.
+
+def first_pictures(pictures: Mapping[int, T]) -> list[tuple[int, T]]:
+    """Return the pictures that a page shows: the first ones, by their place in the table."""
+    return sorted(pictures.items())[:MOST_PICTURES]
+
+
+def render(
+    table: pd.DataFrame,
+    targets: tuple[Target, ...],
+    pictures: Mapping[int, str],
+    model: str,
+    warning: str,
+    *,
+    table_is_beside: bool = False,
+) -> str:
+    """Return the page.
+
+    Args:
+        table: Table of graded and refused knees.
+        targets: Targets that were predicted.
+        pictures: Picture of each graded row, as text (`pictures.data_uri`), by its place.
+        model: Name and version of the model.
+        warning: What the results are for.
+        table_is_beside: Whether the table lies beside the page, as predictions.csv.
     """
     graded = table[table["status"] == "graded"]
+    places = np.flatnonzero(table["status"] == "graded").tolist()
     shown = [
         Shown(
             file=row["file"],
             side={"L": "left", "R": "right"}.get(row["side"], "side unknown"),
-            picture=_embedded(pictures[place]) if place in pictures else "",
+            picture=pictures.get(place, ""),
             answers=tuple(_answer(target, row) for target in targets),
             notes=row["notes"],
         )
-        for place, row in list(graded.iterrows())[:MOST_PICTURES]
+        for place, row in zip(places[:MOST_PICTURES], graded.to_dict("records"))
     ]
     refused = table[table["status"] == "refused"]
-    page = template("graded.html").render(
+    return template("graded.html").render(
         title="Graded knees",
         warning=warning,
         model=model,
@@ -98,9 +129,8 @@ def write_page(
         hidden=len(graded) - len(shown),
         refused=refused[["file", "side", "reason", "detail"]].to_dict("records"),
         counts=[_counts(t, graded) for t in of_kind([t.name for t in targets], Classes)],
+        table_is_beside=table_is_beside,
     )
-    write_text(out / PAGE, page)
-    return out / PAGE
 
 
 def _embedded(path: Path) -> str:

@@ -168,6 +168,8 @@ FLAGS = {
     "images labels name columns infer encoding cohort size landmarks roi",
     "reproduce": "table budget out data_dir rows seed change study dry_run",
     "predict": "out model side spacing landmarks roi dicom_sr shard workers",
+    "serve": "model host port token_file workers upload_mb spool_mb files jobs jobs_of_client "
+    "upload_seconds idle_seconds read_seconds answer_seconds keep_mb keep_minutes",
     "locate": "out model side size workers",
     "listen": "spool send_to title host port callers most_mb model workers",
     "evaluate": "data data_dir predictions encoding out",

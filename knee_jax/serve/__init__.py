@@ -1,0 +1,1 @@
+"""The page for films and its REST interface: `knee-jax serve`."""

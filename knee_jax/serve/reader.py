@@ -1,0 +1,36 @@
+"""Files read in worker processes, which are replaced when they die, take too long or grow."""
+
+from pathlib import Path
+
+from knee_jax.inference import grade
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, ListJob, Refusal, Source, Unplaced
+from knee_jax.ingest.pool import Failure, Workers
+
+
+class Reader:
+    """Reader of uploaded files; parsers see them in no other process.
+
+    Args:
+        workers: Number of processes.
+        seconds: Time limit for one file.
+    """
+
+    def __init__(self, workers: int, seconds: float):
+        self._workers = Workers(workers, seconds)
+        self.number = workers
+
+    def warm(self) -> None:
+        """Start a process and load what reads films into it."""
+        self._workers.run(ListJob(Path("a"), "a", 1))
+
+    def files(self, path: Path, name: str, most: int) -> list[Source] | Failure:
+        """List at most so many files of an archive, or the file itself if it is none."""
+        return self._workers.run(ListJob(path, name, most))
+
+    def read(self, job: KneeFileJob) -> list[Knee | Refusal | Unplaced]:
+        """Read the knees of a file; one that breaks its reader is refused."""
+        return grade.kept(self._workers.run(job), job.source)
+
+    def stop(self) -> None:
+        """Stop the processes, busy or not."""
+        self._workers.stop_all()

@@ -1,0 +1,101 @@
+import time
+
+import cv2
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from knee_jax.inference.predictor import Predictor
+from knee_jax.ingest.knee_files import KneeFileJob, ListJob
+from knee_jax.serve import app
+from knee_jax.serve.batching import Batcher
+from knee_jax.serve.grading import Grader
+from knee_jax.serve.limits import Limits
+from knee_jax.targets import get_all
+from tests.inference import drawn_knees
+
+SIDE = 224
+
+
+def means():
+    """A model whose grade is the darkest level of the picture: 0 to 40 is KL 0 to 4."""
+
+    def forward(batch):
+        level = np.asarray(batch["image"]).min((1, 2)) / 10
+        weights = np.exp(-2 * np.abs(np.arange(5) - level[:, None]))
+        return {"kl": (weights / weights.sum(1, keepdims=True)).astype(np.float32)}
+
+    return Predictor(
+        name="means",
+        targets=get_all(("kl",)),
+        needs_landmarks=False,
+        reads="image",
+        side=SIDE,
+        forward=forward,
+        heat=lambda batch: batch["image"].astype(np.float32) / 255,
+        temperatures={"kl": 2.0},
+    )
+
+
+def knee(level, side="R"):
+    """PNG of a crop that `means` grades by its level and the drawn localiser finds."""
+    x = 60 if side == "R" else SIDE - 60
+    grey, _ = drawn_knees.picture(SIDE, SIDE, [(x, 115, 100, side)])
+    good, data = cv2.imencode(".png", np.maximum(grey, np.uint8(level)))
+    assert good
+    return data.tobytes()
+
+
+class Here:
+    """A reader in this process, which spares starting others."""
+
+    number = 1
+
+    def __init__(self):
+        self.read = KneeFileJob.__call__
+
+    def warm(self):
+        pass
+
+    def files(self, path, name, most):
+        return ListJob(path, name, most)()
+
+    def stop(self):
+        pass
+
+
+def grader_with(reader, predictor=None):
+    def make(metrics):
+        batcher = Batcher(observe=metrics.batch)
+        localiser = drawn_knees.localiser()
+        return Grader(predictor or means(), localiser, reader, batcher, metrics.stage)
+
+    return make
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts an application, and returns a client of it once it is ready."""
+    opened = []
+
+    def start(reader=None, *, ready=True, headers=None, predictor=None, **changes):
+        settings = {n: changes.pop(n) for n in ("token", "hosts", "lanes") if n in changes}
+        made = app.create(
+            grader_with(reader or Here(), predictor),
+            Limits(**changes),
+            spool=tmp_path,
+            **settings,
+        )
+        client = TestClient(made, base_url="http://localhost", headers=headers)
+        opened.append(client.__enter__())
+        end = time.monotonic() + 20
+        while ready and client.get("/ready").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return client
+
+    yield start
+    for client in opened:
+        client.__exit__(None, None, None)
+    # Whatever was asked, nothing of it is left on the disk.
+    assert list(tmp_path.glob("knee_jax_uploads_*")) == []

@@ -1,0 +1,298 @@
+"""The REST interface: what is sent is what `knee-jax predict` says of it, or a sentence why not."""
+
+import csv
+import io
+import json
+import logging
+import tarfile
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from knee_jax.inference import grade, locate
+from knee_jax.serve import telemetry
+from knee_jax.serve.grading import Grader
+from tests.inference import drawn_knees
+from tests.serve.conftest import Here, knee, means
+from tests.serve.films import small_film
+
+
+def post(client, *files, path="/predict", **options):
+    return client.post(path, files=[("files", file) for file in files], **options)
+
+
+def zipped(**members):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def test_rows_are_those_of_predict(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(locate, "shipped", drawn_knees.localiser)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for level, name in ((0, "a_R.png"), (30, "b_L.png"), (0, "text.png")):
+        data = knee(level, name[2]) if name != "text.png" else b"a text"
+        (folder / name).write_bytes(data)
+    expected = grade.grade(means(), [folder])
+    client = serve()
+    files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    answer = post(client, *files)
+    assert answer.status_code == 200
+    rows = answer.json()["rows"]
+    assert [row.pop("picture") for row in rows] == [True, True, False]
+    assert json.loads(grade.table_of(rows).to_json()) == json.loads(expected.to_json())
+    assert [row.get("kl_pred") for row in rows] == [0, 3, None]
+    text = post(client, *files, path="/predict?format=csv").text
+    assert text == expected.to_csv(index=False)
+
+
+def test_the_report_is_that_of_predict_and_stands_alone(serve):
+    client = serve()
+    page = post(client, ("<b>_R.png", knee(10)), path="/predict?format=html")
+    assert page.headers["content-disposition"].startswith("attachment")
+    assert "For research only, not a medical device." in page.text
+    assert "data:image/jpeg;base64," in page.text
+    assert "&lt;b&gt;_R.png" in page.text
+    assert "<b>" not in page.text.replace('<b style="', "")
+    assert "http" not in page.text.replace("http-equiv", "")
+    assert "predictions.csv" not in page.text
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+def test_an_archive_is_read_and_its_members_are_named(serve, suffix):
+    data = zipped(**{"x/a_R.png": knee(20), "x/.hidden.png": b"x", "../out.png": knee(0)})
+    if suffix == ".tar.gz":
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tape:
+            member = tarfile.TarInfo("x/a_R.png")
+            member.size = len(knee(20))
+            tape.addfile(member, io.BytesIO(knee(20)))
+        data = packed.getvalue()
+    rows = post(serve(), (f"films{suffix}", data)).json()["rows"]
+    graded = [row for row in rows if row["status"] == "graded"]
+    assert [(row["file"], row["kl_pred"]) for row in graded] == [(f"films{suffix}/x/a_R.png", 2)]
+    refused = [row for row in rows if row["status"] == "refused"]
+    assert [row["reason"] for row in refused] == ["not_read_from_archive"] * (suffix == ".zip")
+
+
+def test_jobs_go_from_the_queue_to_results_of_one_or_several(serve):
+    client = serve()
+    ids = []
+    for level in (0, 40):
+        answer = post(client, ("a_R.png", knee(level)), ("b.txt", b"x"), path="/jobs")
+        assert answer.status_code == 202
+        assert answer.json()["files"] == 2
+        ids.append(answer.json()["id"])
+    for each in ids:
+        state = client.get(f"/jobs/{each}?wait=20").json()
+        assert (state["state"], state["done"]) == ("done", 2)
+    found = list(csv.DictReader(io.StringIO(client.get(f"/jobs/{ids[1]}/results.csv").text)))
+    assert [row["kl_pred"] for row in found] == ["4", ""]
+    both = client.get(f"/jobs/{','.join(ids)}/results.json").json()["rows"]
+    assert [row.get("kl_pred") for row in both] == [0, None, 4, None]
+    assert client.get(f"/jobs/{','.join(ids)}/results.html").status_code == 200
+    picture = client.get(f"/jobs/{ids[0]}/knees/0").json()
+    assert picture["region"].startswith("data:image/png;base64,")
+    assert len(picture["landmarks"]) == len(picture["medial"]) == 74
+    assert client.get(f"/jobs/{ids[0]}/knees/1").status_code == 404
+    assert client.get(f"/jobs/{ids[0]}/knees/-1").status_code == 404
+    assert client.delete(f"/jobs/{ids[0]}").status_code == 204
+    for path in (f"/jobs/{ids[0]}", f"/jobs/{','.join(ids)}/results.csv"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert "no such request" in answer.json()["detail"]
+
+
+def test_landmark_files_lie_beside_their_film(serve):
+    """A damaged one is refused by name, so that it was looked at; hidden files are not."""
+    film = small_film(np.zeros((300, 600), np.uint16) + np.arange(600, dtype=np.uint16))
+    files = [("f/001", film), ("f/001.pts", b"{ damaged"), ("f/.DS_Store", b"x")]
+    (row,) = post(serve(), *files).json()["rows"]
+    assert (row["file"], row["side"]) == ("f/001", "L")
+    assert row["reason"] == "landmarks_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("file", "status", "words"),
+    [
+        (("a.txt", b"a text"), 415, "No DICOM preamble"),
+        (("a.png", b""), 422, "Zero bytes"),
+        (("a_R.png", knee(0)[:400]), 422, "cut short"),
+        (("a.zip", b"PK\3\4 damaged"), 422, "archive is damaged"),
+        (("a.zip", zipped()), 422, "no film or picture"),
+        (("..", b""), 422, "Zero bytes"),
+        (("a.pts", b"x"), 422, "no film or picture"),
+    ],
+)
+def test_what_cannot_be_graded_has_a_status_and_a_sentence(serve, file, status, words):
+    answer = post(serve(), file)
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert answer.json()["detail"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("request_of", "status", "words"),
+    [
+        (lambda c: c.post("/predict", content=b"x"), 415, "multipart/form-data"),
+        (lambda c: c.post("/predict", data={"a": "b"}, files=[]), 415, "multipart/form-data"),
+        (lambda c: post(c, ("a", b"x"), path="/predict?side=X"), 422, "side"),
+        (lambda c: post(c, ("a", b"x"), path="/predict?spacing=7"), 422, "spacing"),
+        (lambda c: c.get("/nowhere"), 404, "openapi.json"),
+        (lambda c: c.get("/predict"), 405, "openapi.json"),
+        (lambda c: post(c, ("a", b"x" * 2000)), 413, "larger than 0.001 MiB"),
+        (lambda c: post(c, *[("a", b"x")] * 4), 413, "more than 3 files"),
+        (lambda c: post(c, ("a.zip", zipped(a="", b="", c="", d=""))), 413, "more than 3 files"),
+        (
+            lambda c: c.post(
+                "/predict",
+                content=b"--x\r\nno part at all",
+                headers={"content-type": "multipart/form-data; boundary=x"},
+            ),
+            400,
+            ".",
+        ),
+    ],
+)
+def test_requests_beyond_limits_are_refused_in_words(serve, request_of, status, words):
+    answer = request_of(serve(upload_mb=0.001, files=3))
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert " " in answer.json()["detail"]
+
+
+class Slow(Here):
+    """A reader that waits until it may read."""
+
+    def __init__(self):
+        super().__init__()
+        self.may = threading.Event()
+        read = self.read
+
+        def wait(job):
+            assert self.may.wait(20)
+            return read(job)
+
+        self.read = wait
+
+
+def test_a_full_queue_is_told_and_a_folder_holds_up_nobody(serve):
+    slow = Slow()
+    client = serve(slow, jobs=2, jobs_of_client=1, lanes=1)
+    many = post(client, *[(f"{i}_R.png", knee(0)) for i in range(8)], path="/jobs").json()
+    refused = post(client, ("a_R.png", knee(0)))
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"]
+    slow.may.set()
+    assert client.get(f"/jobs/{many['id']}?wait=20").json()["state"] == "done"
+
+
+def test_one_film_overtakes_a_folder(serve):
+    slow = Slow()
+    client = serve(slow, lanes=1)
+    many = post(client, *[(f"{i}_R.png", knee(0)) for i in range(40)], path="/jobs").json()["id"]
+    one = post(client, ("a_R.png", knee(40)), path="/jobs").json()["id"]
+    assert client.get(f"/jobs/{one}/results.csv").status_code == 409
+    slow.may.set()
+    assert client.get(f"/jobs/{one}?wait=20").json()["state"] == "done"
+    assert client.get(f"/jobs/{many}").json()["done"] < 40
+    assert client.delete(f"/jobs/{many}").status_code == 204
+
+
+def test_an_answer_that_takes_too_long_is_given_up(serve):
+    slow = Slow()
+    client = serve(slow, answer_seconds=0.05)
+    answer = post(client, ("a_R.png", knee(0)))
+    assert answer.status_code == 504
+    assert "not graded within" in answer.json()["detail"]
+    slow.may.set()
+    assert post(serve(), ("a_R.png", knee(0))).status_code == 200
+
+
+def test_uploads_beyond_the_room_are_refused_until_there_is_some(serve):
+    client = serve(spool_mb=0.01)
+    answer = post(client, ("a", b"x" * 20_000))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert post(client, ("a_R.png", knee(0))).status_code == 200
+
+
+def test_results_are_forgotten_by_age_and_by_size(serve):
+    client = serve(keep_mb=0.006)
+    ids = []
+    for level in (0, 10, 20):
+        job = post(client, ("a_R.png", knee(level)), path="/jobs").json()["id"]
+        client.get(f"/jobs/{job}?wait=20")
+        ids.append(job)
+    jobs = client.app.state.server.jobs
+    jobs.clean()
+    assert client.get(f"/jobs/{ids[0]}").status_code == 404
+    assert client.get(f"/jobs/{ids[2]}").status_code == 200
+    jobs.get(ids[2]).asked = time.monotonic() - 3601
+    jobs.clean()
+    assert client.get(f"/jobs/{ids[2]}").status_code == 404
+
+
+def test_a_fault_of_the_program_is_told_without_its_message(serve, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("Planted^Name")
+
+    monkeypatch.setattr(Grader, "grade", fail)
+    with caplog.at_level(logging.INFO, telemetry.LOGGER.name):
+        answer = post(serve(), ("Planted_R.png", knee(0)))
+    assert answer.status_code == 500
+    (row,) = answer.json()["rows"]
+    assert row["reason"] == "server_fault"
+    lines = [telemetry._Lines().format(record) for record in caplog.records]
+    assert any(json.loads(line)["event"] == "fault" for line in lines)
+    assert not any("Planted" in line for line in lines)
+    assert "Planted^Name" not in answer.text
+
+
+def test_requests_are_counted_and_logged_without_names(serve, caplog):
+    client = serve()
+    with caplog.at_level(logging.INFO, telemetry.LOGGER.name):
+        post(client, ("Planted_R.png", knee(0)))
+        post(client, ("Planted.txt", b"x"))
+        client.get("/jobs/PLANTED")
+    text = client.get("/metrics").text
+    assert 'knee_jax_requests_total{method="POST",route="/predict",status="200"} 1.0' in text
+    assert 'knee_jax_results_total{reason="",status="graded"} 1.0' in text
+    assert 'knee_jax_results_total{reason="not_dicom",status="refused"} 1.0' in text
+    assert 'knee_jax_stage_seconds_count{stage="read"} 2.0' in text
+    lines = [telemetry._Lines().format(record) for record in caplog.records]
+    assert sum(json.loads(line)["event"] == "request" for line in lines) == 3
+    assert not any("planted" in line.lower() for line in [*lines, text])
+
+
+def test_the_interface_is_described_and_nothing_is_loaded_from_elsewhere(serve):
+    client = serve()
+    described = client.get("/openapi.json").json()
+    assert {"/predict", "/jobs", "/jobs/{id}", "/health", "/ready", "/metrics"} <= set(
+        described["paths"]
+    )
+    schema = described["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert "files" in schema["multipart/form-data"]["schema"]["properties"]
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/about").json()["limits"]["files"] == 1000
+
+
+def test_before_the_models_are_loaded_it_is_alive_and_not_ready(serve):
+    class Never(Here):
+        def warm(self):
+            assert may.wait(20)
+
+    may = threading.Event()
+    client = serve(Never(), ready=False)
+    assert client.get("/health").status_code == 200
+    for answer in (client.get("/ready"), post(client, ("a_R.png", knee(0)))):
+        assert answer.status_code == 503
+        assert "still loading" in answer.json()["detail"]
+        assert answer.headers["retry-after"]
+    may.set()

@@ -1,0 +1,174 @@
+"""The server as a process, its readers, and the command."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from knee_jax.cli import serve as command
+from knee_jax.inference import grade
+from knee_jax.ingest.knee_files import KneeFileJob
+from knee_jax.serve.reader import Reader
+from tests.commands import REPOSITORY, run_here
+from tests.serve.conftest import knee
+
+
+@dataclasses.dataclass(frozen=True)
+class Hostile:
+    """Job whose reader dies, sleeps or grows, as the file's name says."""
+
+    job: KneeFileJob
+
+    def __call__(self):
+        name = self.job.source.name
+        if "segfault" in name:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "sleep" in name:
+            time.sleep(60)
+        if "memory" in name:
+            return np.ones(3 << 30, np.uint8).sum()
+        return self.job()
+
+
+class Endangered(Reader):
+    def read(self, job):
+        return grade.kept(self._workers.run(Hostile(job)), job.source)
+
+
+@pytest.mark.slow
+def test_only_the_file_that_harms_its_reader_is_refused(serve):
+    client = serve(Endangered(2, 1.5))
+    names = ["a_R.png", "segfault.png", "b_R.png", "memory.png", "sleep.png", "c_R.png"]
+    levels = [0, 0, 20, 0, 0, 40]
+    files = [("files", (name, knee(level))) for name, level in zip(names, levels, strict=True)]
+    rows = client.post("/predict", files=files).json()["rows"]
+    assert [row["file"] for row in rows] == names
+    assert [row.get("kl_pred") for row in rows] == [0, None, 2, None, None, 4]
+    assert [row["reason"] for row in rows if row["reason"]] == [
+        "crashed_reader",
+        "out_of_memory",
+        "timed_out",
+    ]
+    one = client.post("/predict", files=[("files", ("sleep.png", knee(0)))])
+    assert one.status_code == 504
+    assert one.json()["detail"] == "Not read within 1.5 seconds."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host=0.0.0.0"], "a token is needed: set KNEE_JAX_TOKEN"),
+        (["--port=70000"], "--port"),
+        (["--files=0"], "--files"),
+        (["--token_file=none.txt"], "none.txt: no such file"),
+        (["--model=nothing"], "no model of that name"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(arguments, words, monkeypatch):
+    monkeypatch.delenv("KNEE_JAX_TOKEN", raising=False)
+    done = run_here("knee_jax", "serve", *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_its_libraries_it_says_how_to_get_them(monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    done = run_here("knee_jax", "serve")
+    assert done.returncode == 1
+    assert "pip install 'knee_jax[serve]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_named():
+    from knee_jax.errors import UserError
+    from knee_jax.serve.server import _listen
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError) as told:
+        _listen("127.0.0.1", taken.getsockname()[1])
+    assert "address already in use; name another by --port" in str(told.value)
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Starts the server of drawn knees; returns its process and address."""
+    processes = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.serve.drawn_server", *map(str, arguments)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+        )
+        processes.append(process)
+        address = process.stdout.readline().strip()
+        end = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/ready")
+                return process, address
+            except urllib.error.HTTPError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_it_ends_well_and_leaves_nothing(started, tmp_path):
+    import requests
+
+    process, address = started()
+    with ThreadPoolExecutor(8) as threads:
+        levels = [10 * (i % 5) for i in range(24)]
+        answers = list(
+            threads.map(
+                lambda level: requests.post(
+                    f"{address}/predict", files={"files": ("a_R.png", knee(level))}
+                ),
+                levels,
+            )
+        )
+    assert [answer.json()["rows"][0]["kl_pred"] for answer in answers] == [x // 10 for x in levels]
+    assert "server" not in answers[0].headers
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("knee_jax")] == []
+
+
+@pytest.mark.slow
+def test_senders_that_stop_are_not_waited_for(started):
+    _, address = started("", 0.5)
+    port = int(address.rpartition(":")[2])
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        silent, slow, half = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(3)
+        )
+        slow.sendall(head)
+        half.sendall(head)
+        half.shutdown(socket.SHUT_WR)
+        assert silent.recv(1000) == b""
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert half.recv(1000)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 408", b"")
+    assert urllib.request.urlopen(f"{address}/health").status == 200
