@@ -66,7 +66,7 @@ REFUSALS = {
     "link_out": "a link to a file outside of what was given",
     "index_of_files": "an index of DICOM files, which are read themselves",
     "too_large": f"more than {MOST_PIXELS:,} pixels; make it smaller",
-    "not_an_image": "no picture and no DICOM file",
+    "not_dicom": "neither a film (DICOM) nor a picture (PNG, JPEG, TIFF)",
     "colour_image": "a picture in colours; radiographs are grey",
 }
 """Reasons of this module, and what can be done; other reasons are those of `dicom`."""
@@ -335,9 +335,14 @@ class KneeFileJob:
 
     def _film(self) -> list[Knee | Refusal | Unplaced]:
         """Read a DICOM film."""
-        _check_part(
-            dicom_header.read_header(self.source.path, ("BodyPartExamined", "ViewPosition"))
-        )
+        try:
+            wanted = ("BodyPartExamined", "ViewPosition")
+            header = dicom_header.read_header(self.source.path, wanted)
+        except UnusableKnee as error:
+            if error.reason != "not_dicom":
+                raise
+            raise UnusableKnee("not_dicom", f"{REFUSALS['not_dicom']}: {error.detail}") from error
+        _check_part(header)
         radiograph = dicom.read_film(self.source.path, None, self.reading.spacing_mm)
         notes = tuple(dicom.NOTES[name] for name in radiograph.notes)
         height, width = radiograph.pixels.shape

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTex
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
 
 import knee_jax
 from knee_jax.inference.grade import WARNING
@@ -23,13 +24,12 @@ from knee_jax.serve.bodies import BoundedBodies
 from knee_jax.serve.grading import Graded, Grader
 from knee_jax.serve.jobs import Job, Jobs, JobState
 from knee_jax.serve.limits import Limits
-from knee_jax.serve.security import LOCAL, Guard
+from knee_jax.serve.security import LOCAL, PAGE_FILES, Guard
 from knee_jax.serve.telemetry import Metrics, Observed, log, log_fault
 
 PAGE = Path(__file__).parent / "page"
 
 STATUS_OF_REASON = {
-    "not_an_image": 415,
     "not_dicom": 415,
     "too_large": 413,
     "out_of_memory": 413,
@@ -269,8 +269,11 @@ def _add_routes(app: FastAPI, limits: Limits, metrics: Metrics) -> None:
         jobs.start(job, sources, reading)
         return job
 
-    for path, file in (("/", "index.html"), ("/page.js", "page.js"), ("/page.css", "page.css")):
-        app.get(path, include_in_schema=False)(_sends(PAGE / file))
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    app.mount(PAGE_FILES, StaticFiles(directory=PAGE))
 
     @app.get("/health", summary="Whether the process answers")
     async def health() -> dict[str, str]:
@@ -373,13 +376,6 @@ def _add_routes(app: FastAPI, limits: Limits, metrics: Metrics) -> None:
         if shown is None:
             raise HTTPException(404, "This row has no picture.")
         return Picture(**results.picture(shown))
-
-
-def _sends(path: Path) -> Callable[[], Any]:
-    async def send() -> FileResponse:
-        return FileResponse(path)
-
-    return send
 
 
 def _state(job: Job) -> State:

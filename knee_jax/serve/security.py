@@ -8,8 +8,11 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PUBLIC = frozenset({"/", "/page.js", "/page.css", "/health", "/ready", "/openapi.json"})
-"""Paths that need no token, since they hold nothing of anybody."""
+PAGE_FILES = "/page"
+"""Path below which the files of the page are."""
+
+PUBLIC = frozenset({"/", "/health", "/ready", "/openapi.json"})
+"""Paths that need no token, as those of the page: they hold nothing of anybody."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -79,7 +82,8 @@ class Guard:
             f"https://{host}",
         ):
             return 403, "Another page may not send anything here.", {}
-        if not self._token or scope["path"] in PUBLIC:
+        path = scope["path"]
+        if not self._token or path in PUBLIC or path.startswith(f"{PAGE_FILES}/"):
             return None
         return self._wrong_token(headers.get("authorization", ""), (scope["client"] or ("",))[0])
 

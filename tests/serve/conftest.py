@@ -1,4 +1,9 @@
+import os
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 
 import cv2
 import numpy as np
@@ -12,6 +17,7 @@ from knee_jax.serve.batching import Batcher
 from knee_jax.serve.grading import Grader
 from knee_jax.serve.limits import Limits
 from knee_jax.targets import get_all
+from tests.commands import REPOSITORY, wait_for
 from tests.inference import drawn_knees
 
 SIDE = 224
@@ -99,3 +105,37 @@ def serve(tmp_path):
         client.__exit__(None, None, None)
     # Whatever was asked, nothing of it is left on the disk.
     assert list(tmp_path.glob("knee_jax_uploads_*")) == []
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """Starts the server of drawn knees; returns its process, address and temporary folder."""
+    processes = []
+
+    def start(*arguments):
+        folder = tmp_path_factory.mktemp("server")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.serve.drawn_server", *map(str, arguments)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )
+        processes.append(process)
+        address = process.stdout.readline().strip()
+        wait_for(lambda: _is_ready(address), 60)
+        return process, address, folder
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def _is_ready(address):
+    try:
+        with urllib.request.urlopen(f"{address}/ready"):
+            return True
+    except urllib.error.HTTPError:
+        return False

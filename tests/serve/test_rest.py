@@ -121,7 +121,7 @@ def test_landmark_files_lie_beside_their_film(serve):
 @pytest.mark.parametrize(
     ("file", "status", "words"),
     [
-        (("a.txt", b"a text"), 415, "No DICOM preamble"),
+        (("a.txt", b"a text"), 415, "Neither a film (DICOM) nor a picture"),
         (("a.png", b""), 422, "Zero bytes"),
         (("a_R.png", knee(0)[:400]), 422, "cut short"),
         (("a.zip", b"PK\3\4 damaged"), 422, "archive is damaged"),

@@ -22,7 +22,7 @@ TOKEN = "a-long-random-word-0123456789"
 FILES = [("files", ("a_R.png", knee(0)))]
 
 
-@pytest.mark.parametrize("path", ["/", "/page.js", "/openapi.json", "/predict", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/openapi.json", "/predict", "/nowhere"])
 def test_every_answer_has_the_headers(serve, path):
     headers = serve(ready=False).get(path).headers
     policy = headers["content-security-policy"]
@@ -38,7 +38,7 @@ def test_every_answer_has_the_headers(serve, path):
 
 def test_a_token_is_asked_for_where_there_is_one(serve):
     client = serve(token=TOKEN)
-    for path in sorted(security.PUBLIC):
+    for path in (*sorted(security.PUBLIC), "/page/page.css"):
         assert client.get(path).status_code == 200, path
     for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}):
         answer = client.post("/predict", files=FILES, headers=headers)

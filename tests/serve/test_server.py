@@ -5,8 +5,6 @@ import dataclasses
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import requests
 
 from knee_jax.cli import serve as command
 from knee_jax.inference import grade
 from knee_jax.ingest.knee_files import KneeFileJob
 from knee_jax.serve.reader import Reader
-from tests.commands import REPOSITORY, run_here
+from tests.commands import run_here
 from tests.serve.conftest import knee
 
 
@@ -99,42 +98,9 @@ def test_a_port_that_is_taken_is_named():
     assert "address already in use; name another by --port" in str(told.value)
 
 
-@pytest.fixture
-def started(tmp_path, monkeypatch):
-    """Starts the server of drawn knees; returns its process and address."""
-    processes = []
-
-    def start(*arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.serve.drawn_server", *map(str, arguments)],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path)},
-        )
-        processes.append(process)
-        address = process.stdout.readline().strip()
-        end = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/ready")
-                return process, address
-            except urllib.error.HTTPError:
-                assert time.monotonic() < end
-                time.sleep(0.05)
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
 @pytest.mark.slow
-def test_it_ends_well_and_leaves_nothing(started, tmp_path):
-    import requests
-
-    process, address = started()
+def test_it_ends_well_and_leaves_nothing(started):
+    process, address, folder = started()
     with ThreadPoolExecutor(8) as threads:
         levels = [10 * (i % 5) for i in range(24)]
         answers = list(
@@ -149,12 +115,12 @@ def test_it_ends_well_and_leaves_nothing(started, tmp_path):
     assert "server" not in answers[0].headers
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("knee_jax")] == []
+    assert [path.name for path in folder.iterdir() if path.name.startswith("knee_jax")] == []
 
 
 @pytest.mark.slow
 def test_senders_that_stop_are_not_waited_for(started):
-    _, address = started("", 0.5)
+    _, address, _ = started("", 0.5)
     port = int(address.rpartition(":")[2])
     head = (
         b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"

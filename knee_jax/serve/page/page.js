@@ -1,1 +1,227 @@
+// The sitting: films that were dropped, the list of them, and the one that is shown.
+// Names of files are text, and never markup: everything is made by `textContent`.
 
+import * as server from "./server.js";
+import { answer, element, figure, problem, refused } from "./film.js";
+import { look } from "./view.js";
+
+const AT_ONCE = 3;
+const $ = (id) => document.getElementById(id);
+
+let about = null, films = [], shown = null, views = [];
+const waiting = [];
+let sending = 0;
+
+const tell = (text) => { $("status").textContent = text; };
+
+// Films are sent one by one, each with its landmark files, so that each is refused by itself.
+function add(files) {
+  const names = new Map(files.map(([name, file]) => [name, file]));
+  const isMark = (name) => name.toLowerCase().endsWith(".pts");
+  const isHidden = (name) => name.split("/").some((part) => part.startsWith("."));
+  for (const [name, file] of files) {
+    if (isMark(name) || isHidden(name)) continue;
+    const marks = [".pts", "_f.pts"].map((end) => name + end).filter((mark) => names.has(mark));
+    const film = { name, rows: [], state: "waiting", job: null };
+    film.files = [[name, file], ...marks.map((mark) => [mark, names.get(mark)])];
+    films.push(film);
+    waiting.push(film);
+  }
+  if (waiting.length) count();
+  else tell("No film or picture is among these files.");
+  list();
+  if (!shown && films.length) show(films[0]);
+  send();
+}
+
+function send() {
+  while (sending < AT_ONCE && waiting.length) {
+    sending++;
+    grade(waiting.shift()).finally(() => { sending--; send(); });
+  }
+}
+
+async function grade(film) {
+  const say = (state) => { film.state = state; list(); if (shown === film) show(film); };
+  const size = film.files.reduce((sum, [, file]) => sum + file.size, 0);
+  try {
+    if (about && size > about.limits.upload_mb * 2 ** 20) {
+      throw new server.Refused(413, `The file is larger than ${about.limits.upload_mb} MiB, the most that this server takes at once.`);
+    }
+    say("sending");
+    film.job = await server.grade(film.files, say);
+    film.files = [];
+    put(film, (await server.results([film.job])).rows);
+    remember();
+  } catch (error) {
+    film.files = [];
+    film.problem = error.message;
+    say("refused");
+    if (error.status === 401) askForToken();
+  }
+  count();
+}
+
+function count() {
+  const left = films.filter((each) => !each.done && !each.problem).length;
+  tell(left ? `${left} still to be graded.` : `${films.length} ${films.length > 1 ? "films" : "film"} in this sitting.`);
+}
+
+// An archive becomes as many films as it holds.
+function put(film, rows) {
+  const groups = new Map();
+  rows.forEach((row, number) => {
+    if (!groups.has(row.file)) groups.set(row.file, []);
+    groups.get(row.file).push({ ...row, number });
+  });
+  const made = [...groups].map(([name, found]) => ({ name, rows: found, job: film.job, done: true, state: "" }));
+  films.splice(films.indexOf(film), 1, ...made);
+  list();
+  if (shown === film) show(made[0] || null);
+}
+
+function summary(film) {
+  if (film.problem) return `refused: ${film.problem}`;
+  if (!film.done) return film.state;
+  return film.rows.map((row) => {
+    const side = row.side ? `${row.side} ` : "";
+    if (row.status === "refused") return `${side}refused`;
+    return side + about.targets.map((target) => answer(target, row)).join(", ");
+  }).join(" · ");
+}
+
+function list() {
+  const focused = document.activeElement?.dataset?.place;
+  $("sitting").hidden = !films.length;
+  document.body.classList.toggle("begun", films.length > 0);
+  $("list").replaceChildren(...films.map((film, place) => {
+    const button = element("button", film.name, { type: "button" });
+    button.dataset.place = place;
+    button.append(element("span", summary(film)));
+    if (film === shown) button.setAttribute("aria-current", "true");
+    button.addEventListener("click", () => show(film));
+    const item = element("li");
+    item.classList.toggle("bad", Boolean(film.problem) || film.rows.some((row) => row.status === "refused"));
+    item.append(button);
+    return item;
+  }));
+  if (focused !== undefined) $("list").querySelector(`[data-place="${focused}"]`)?.focus();
+  const ids = jobs();
+  for (const id of ["csv", "json", "html"]) $(id).disabled = !ids.length;
+}
+
+const jobs = () => [...new Set(films.filter((film) => film.done).map((film) => film.job))];
+const remember = () => sessionStorage.setItem("jobs", JSON.stringify(jobs()));
+
+async function show(film) {
+  shown = film;
+  views = [];
+  list();
+  if (!film) { $("knees").replaceChildren(); $("film-title").textContent = ""; return; }
+  $("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
+  $("film-title").textContent = film.name;
+  if (film.problem) $("knees").replaceChildren(problem("Refused", film.problem));
+  else if (!film.done) $("knees").replaceChildren(element("p", `${film.state}…`));
+  else $("knees").replaceChildren(...film.rows.map((row) => (row.status === "refused" ? refused(row) : figure(film.job, row, about.targets, (view) => { if (shown === film) views.push(view); }))));
+  $("tools").hidden = !film.rows.some((row) => row.picture);
+}
+
+function step(by) {
+  const next = films[films.indexOf(shown) + by];
+  if (next) show(next);
+}
+
+const redraw = () => views.forEach((view) => view.draw());
+const magnify = (factor) => views.forEach((view) => view.magnify(factor));
+function reset() {
+  Object.assign(look, { level: 128, window: 255 });
+  $("level").value = look.level;
+  $("window").value = look.window;
+  views.forEach((view) => view.reset());
+}
+
+const KEYS = {
+  n: () => step(1), p: () => step(-1), l: () => $("landmarks").click(), e: () => $("heat").click(),
+  "+": () => magnify(1.25), "=": () => magnify(1.25), "-": () => magnify(0.8), 0: reset,
+};
+
+// A folder that is dropped is walked through; its names keep their places in it.
+async function walk(entry, into) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    into.push([entry.fullPath.replace(/^\//, ""), file]);
+  } else if (entry.isDirectory) {
+    const reader = entry.createReader();
+    for (;;) {
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!some.length) return;
+      for (const each of some) await walk(each, into);
+    }
+  }
+}
+
+async function dropped(event) {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean), found = [];
+  for (const entry of entries) await walk(entry, found);
+  add(found.sort(([a], [b]) => a.localeCompare(b)));
+}
+
+function chosen(input) {
+  add([...input.files].map((file) => [file.webkitRelativePath || file.name, file]));
+  input.value = "";
+}
+
+function askForToken() {
+  $("token").hidden = false;
+  $("word").focus();
+}
+
+async function connect() {
+  try {
+    about = await server.about();
+    $("token").hidden = true;
+    $("model").textContent = `Model: ${about.model} (knee_jax ${about.knee_jax})`;
+    for (const id of JSON.parse(sessionStorage.getItem("jobs") || "[]")) {
+      const film = { name: "", rows: [], job: id };
+      films.push(film);
+      await server.results([id]).then(({ rows }) => put(film, rows), () => films.splice(films.indexOf(film), 1));
+    }
+    if (films.length && !shown) show(films[0]);
+  } catch (error) {
+    $("model").textContent = error.message;
+    if (error.status === 401) askForToken();
+    else setTimeout(connect, 1000 * (error.wait || 5));
+  }
+}
+
+for (const input of [$("files"), $("folder")]) input.addEventListener("change", () => chosen(input));
+for (const id of ["landmarks", "heat"]) $(id).addEventListener("change", () => { look[id] = $(id).checked; redraw(); });
+for (const id of ["level", "window"]) $(id).addEventListener("input", () => { look[id] = Number($(id).value); redraw(); });
+for (const kind of ["csv", "json", "html"]) $(kind).addEventListener("click", () => server.download(jobs(), kind).catch((error) => tell(error.message)));
+$("in").addEventListener("click", KEYS["+"]);
+$("out").addEventListener("click", KEYS["-"]);
+$("reset").addEventListener("click", reset);
+$("clear").addEventListener("click", () => {
+  jobs().forEach(server.forget);
+  [films, waiting.length, shown] = [[], 0, null];
+  remember();
+  show(null);
+  tell("The sitting is cleared, here and on the server.");
+  $("files").focus();
+});
+$("token").addEventListener("submit", (event) => {
+  event.preventDefault();
+  server.useToken($("word").value.trim());
+  connect();
+});
+document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("over"); });
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("over"); });
+document.addEventListener("drop", dropped);
+document.addEventListener("keydown", (event) => {
+  const types = event.target.matches("input:not([type=checkbox], [type=range], [type=file]), textarea");
+  if (types || event.ctrlKey || event.metaKey || event.altKey) return;
+  KEYS[event.key.toLowerCase()]?.();
+});
+connect();

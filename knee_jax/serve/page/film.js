@@ -1,0 +1,71 @@
+// What is shown of a film: its knees with grades, or why there are none.
+
+import * as server from "./server.js";
+import { View } from "./view.js";
+
+const SIDES = { R: "Right knee", L: "Left knee", "": "Knee of unknown side" };
+
+const percent = (share) => `${Math.round(100 * share)} %`;
+
+export function element(tag, text = "", properties = {}) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.textContent = text;
+  return made;
+}
+
+/** The grade or value of a target, in words. */
+export function answer(target, row) {
+  const value = row[`${target.name}_pred`];
+  return target.classes.length ? `${target.title} ${target.classes[value]}` : `${target.title} ${value}`;
+}
+
+export function problem(title, text) {
+  const made = element("div", "", { className: "problem" });
+  const words = element("p");
+  words.append(element("strong", `${title}: `), text);
+  made.append(words);
+  return made;
+}
+
+export const refused = (row) => problem(row.side ? `${SIDES[row.side]} refused` : "Refused", row.detail);
+
+/** A graded knee; `ready` is given its view once there is one. */
+export function figure(job, row, targets, ready) {
+  const made = element("figure"), caption = element("figcaption"), canvas = element("canvas");
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `${SIDES[row.side]}: region that was read. ${targets.map((t) => answer(t, row)).join(", ")}`);
+  caption.append(element("h3", SIDES[row.side]), ...targets.map((target) => bars(target, row)));
+  const widths = [["lateral", row.jsw_lateral_mm], ["medial", row.jsw_medial_mm]].filter(([, mm]) => mm != null);
+  if (widths.length) {
+    const words = widths.map(([side, mm]) => `${side} ${mm.toFixed(1)} mm`).join(", ");
+    caption.append(element("p", `Joint space: ${words} (± ${row.jsw_error_mm?.toFixed(1) ?? "?"} mm)`, { className: "soft" }));
+  }
+  if (row.notes) caption.append(element("p", `Note: ${row.notes}`, { className: "soft" }));
+  made.append(canvas, caption);
+  server.picture(job, row.number)
+    .then((picture) => View.of(canvas, picture, row.side === "" ? null : row.side === "L"))
+    .then(ready)
+    .catch((error) => canvas.replaceWith(problem("No picture", error.message)));
+  return made;
+}
+
+function bars(target, row) {
+  const made = element("div", "", { className: "answer" }), head = element("p"), grid = element("dl", "", { className: "bars" });
+  head.append(element("strong", answer(target, row)));
+  const confidence = row[`${target.name}_confidence`];
+  if (target.classes.length) {
+    const kind = row[`${target.name}_calibrated`] ? "calibrated" : "not calibrated";
+    const words = confidence == null ? "no confidence is told" : `confidence ${percent(confidence)} (${kind})`;
+    head.append(" ", element("span", words, { className: "soft" }));
+  }
+  target.columns.forEach((column, index) => {
+    const most = index === row[`${target.name}_pred`] ? "most" : "";
+    const bar = element("dd", "", { className: "bar" }), filled = element("i");
+    filled.style.width = `${100 * row[column]}%`;
+    bar.append(filled);
+    grid.append(element("dt", target.classes[index], { className: most }), bar, element("dd", percent(row[column]), { className: most }));
+  });
+  made.append(head, grid);
+  return made;
+}

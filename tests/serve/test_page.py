@@ -1,0 +1,264 @@
+"""The page, in the Chromium of the system: what a reader does, sees and is told."""
+
+import csv
+import json
+import re
+import shutil
+
+import pytest
+
+from knee_jax.serve.app import PAGE
+from knee_jax.serve.security import HEADERS
+from tests.commands import wait_for
+from tests.serve.conftest import knee
+
+TOKEN = "a-long-random-word-0123456789"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+def luminance(colour):
+    digits = colour.lstrip("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("text", "ground", "least"),
+    [
+        *(
+            (text, ground, 4.5)
+            for text in ("ink", "soft", "accent")
+            for ground in ("paper", "tint")
+        ),
+        ("bad", "paper", 4.5),
+        ("bad", "tint", 4.5),
+        ("ink", "alert", 4.5),
+        ("on-accent", "accent", 4.5),
+        ("edge", "paper", 3),
+        ("accent", "tint", 3),
+    ],
+)
+def test_colours_have_the_contrast_of_wcag_aa(scheme, text, ground, least):
+    palettes = re.findall(r":root \{(.*?)\}", (PAGE / "page.css").read_text())
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", palettes[scheme]))
+    high, low = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+    assert (high + 0.05) / (low + 0.05) >= least
+
+
+def test_nothing_of_the_page_is_markup_made_of_names():
+    for path in PAGE.glob("*.js"):
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", path.read_text()
+        )
+    page = (PAGE / "index.html").read_text()
+    assert "For research only, not a medical device." in page
+    assert not re.search(r"<script>|<style|style=|\son\w+=|https?://", page)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        # As root, and in containers, Chromium has no sandbox of its own.
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def address(started):
+    return started()[1]
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens the page; nothing may leave the machine, and the browser may complain of nothing."""
+    complaints, contexts = [], []
+
+    def open_page(address, **look):
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | look))
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda r: r.url.startswith((address, "data:", "blob:")) or complaints.append(r.url),
+        )
+        page.on("console", lambda m: "401" in m.text or complaints.append(m.text))
+        page.set_default_timeout(15_000)
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def films(*levels):
+    return [
+        {"name": f"knee_{i}_R.png", "mimeType": "image/png", "buffer": knee(level)}
+        for i, level in enumerate(levels)
+    ]
+
+
+@pytest.mark.slow
+def test_one_film_is_shown_with_its_grades(opened, address, tmp_path):
+    page = opened(address)
+    page.wait_for_selector("text=Model: means")
+    assert page.locator("#sitting").is_hidden()
+    page.screenshot(path=tmp_path / "empty.png")
+    page.set_input_files("#files", films(30))
+    page.wait_for_selector("figure canvas")
+    assert page.locator("figcaption h3").inner_text() == "Right knee"
+    assert re.search(
+        r"KL grade 3 confidence \d\d % \(calibrated\)", page.locator(".answer p").inner_text()
+    )
+    row = json.loads(page.evaluate("sessionStorage.jobs"))
+    picture = page.request.get(f"{address}/jobs/{row[0]}/results.json").json()["rows"][0]
+    widths = [
+        float(style.removeprefix("width: ").removesuffix("%;"))
+        for style in page.locator(".bar i").evaluate_all(
+            "all => all.map(i => i.getAttribute('style'))"
+        )
+    ]
+    assert widths == pytest.approx([100 * picture[f"kl_p{c}"] for c in range(5)], abs=0.01)
+
+    def seen():
+        page.wait_for_timeout(100)
+        return page.evaluate("document.querySelector('canvas').toDataURL()")
+
+    wait_for(lambda: page.evaluate("document.querySelector('canvas').width") > 300)
+    before = seen()
+    for control in ("#landmarks", "#heat", "#in"):
+        page.click(control)
+        after = seen()
+        assert after != before, control
+        before = after
+    page.locator("#level").fill("60")
+    assert seen() != before
+    page.click("#reset")
+    page.click("#heat")
+    page.click("#landmarks")
+    page.screenshot(path=tmp_path / "one.png", full_page=True)
+    page.reload()
+    page.wait_for_selector("figure canvas")
+    assert page.locator("#list button").count() == 1
+
+
+@pytest.mark.slow
+def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tmp_path):
+    page = opened(address, color_scheme="dark")
+    text = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"a text"}
+    cruel = {
+        "name": "<img src=x onerror=alert(1)>_R.png",
+        "mimeType": "image/png",
+        "buffer": knee(0),
+    }
+    page.set_input_files("#files", [*films(*(10 * (i % 5) for i in range(10))), text, cruel])
+    page.wait_for_selector("text=12 films in this sitting.")
+    listed = page.locator("#list button span").all_inner_texts()
+    assert listed == [*(f"R KL grade {i % 5}" for i in range(10)), "refused", "R KL grade 0"]
+    page.click("text=notes.txt")
+    assert page.locator(".problem").inner_text() == (
+        "Refused: neither a film (DICOM) nor a picture (PNG, JPEG, TIFF): no DICOM preamble and no "
+        "DICOM element at its start"
+    )
+    assert page.locator("#tools").is_hidden()
+    assert page.locator("#list img").count() == 0
+    with page.expect_download() as download:
+        page.click("#csv")
+    with open(download.value.path(), encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kl_pred"] for row in rows] == [*(str(i % 5) for i in range(10)), "", "0"]
+    with page.expect_download() as download:
+        page.click("#html")
+    assert download.value.suggested_filename == "graded.html"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
+    page.screenshot(path=tmp_path / "refused.png", full_page=True)
+    page.click("#clear")
+    assert page.locator("#sitting").is_hidden()
+
+
+@pytest.mark.slow
+def test_it_fits_a_phone(opened, address, tmp_path):
+    page = opened(address, viewport={"width": 390, "height": 844}, has_touch=True)
+    page.wait_for_selector("text=Model: means")
+    assert page.evaluate(TOO_WIDE) == 0
+    long = {"name": f"{'a' * 150}_R.png", "mimeType": "image/png", "buffer": knee(0)}
+    page.set_input_files("#files", [*films(0), long])
+    page.wait_for_selector("text=2 films in this sitting.")
+    page.click("#list li:last-child button")
+    page.wait_for_selector("figure canvas")
+    assert page.evaluate(TOO_WIDE) == 0
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+
+
+@pytest.mark.slow
+def test_the_keyboard_suffices(opened, address):
+    page = opened(address)
+    page.wait_for_selector("text=Model: means")
+
+    def focused():
+        return page.evaluate("document.activeElement.id || document.activeElement.textContent")
+
+    def tab_to(name):
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if focused() == name:
+                return
+        raise AssertionError(f"the keyboard does not reach {name}")
+
+    tab_to("files")
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('#files + label')).outlineStyle")
+        == "solid"
+    )
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files(films(10, 40))
+    page.wait_for_selector("text=2 films in this sitting.")
+    assert page.locator("#film-title").inner_text() == "knee_0_R.png"
+    page.keyboard.press("n")
+    assert page.locator("#film-title").inner_text() == "knee_1_R.png"
+    page.keyboard.press("e")
+    assert page.is_checked("#heat")
+    page.keyboard.press("p")
+    tab_to("csv")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    tab_to("level")
+    page.keyboard.press("ArrowRight")
+    assert page.input_value("#level") == "129"
+    page.keyboard.press("+")
+    page.wait_for_selector("figure canvas")
+    canvas = page.locator("figure canvas")
+    canvas.focus()
+    before = page.evaluate("document.querySelector('canvas').toDataURL()")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.querySelector('canvas').toDataURL()") != before
+
+
+@pytest.mark.slow
+def test_a_token_is_asked_for(opened, started):
+    page = opened(started(TOKEN)[1])
+    for word in ("wrong-wrong-wrong-wrong", TOKEN):
+        page.wait_for_selector("#token:not([hidden])")
+        page.fill("#word", word)
+        page.keyboard.press("Enter")
+    page.wait_for_selector("text=Model: means")
+    page.set_input_files("#files", films(20))
+    page.wait_for_selector("figure canvas")
+    assert page.locator("#list button span").inner_text() == "R KL grade 2"
+
+
+def test_the_policy_has_no_way_round():
+    policy = HEADERS["Content-Security-Policy"]
+    assert not re.search(r"unsafe|\*|https?:", policy)
