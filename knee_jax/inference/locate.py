@@ -40,6 +40,11 @@ LARGEST_ERROR = 0.035
 529 real knees none had more than 0.017; what is no knee and yet taken for one, 0.048 or more.
 """
 
+WINDOW_GRID, POINT_GRID = 1 / 4, 1 / 16
+"""Grid of windows and of the landmarks in the end, pixels of the picture: what batches of other
+sizes or other processors round differently, some 1e-4 pixels, is seldom seen beyond it.
+"""
+
 JOINT = (*CONDYLES, *PLATEAU)
 
 BATCH_SIZES = (4, 16)
@@ -268,8 +273,13 @@ def first_squares(height: int, width: int) -> list[Square]:
 
 def square_about(knee: Found, zoom: float) -> Square:
     """Return the window about a knee, of `zoom` widths of its plateau."""
-    x, y = knee.points[list(JOINT)].mean(0)
-    return Square((float(x), float(y)), zoom * max(knee.width, 8.0), knee.looks == "L")
+    x, y = _on_grid(knee.points[list(JOINT)].mean(0), WINDOW_GRID)
+    side = float(_on_grid(zoom * max(knee.width, 8.0), WINDOW_GRID))
+    return Square((float(x), float(y)), side, knee.looks == "L")
+
+
+def _on_grid(values: Any, grid: float) -> Any:
+    return np.round(np.asarray(values) / grid) * grid
 
 
 def _found(square: Square, probabilities: np.ndarray, places: np.ndarray) -> Found:
@@ -286,7 +296,7 @@ def _mean(knees: Sequence[Found]) -> Found:
     errors = np.stack([knee.errors for knee in knees])
     spread = points.std(0).mean(-1)
     return Found(
-        points.mean(0),
+        _on_grid(points.mean(0), POINT_GRID),
         np.hypot(errors.mean(0), spread),
         knees[0].looks,
         float(np.mean([knee.probability for knee in knees])),

@@ -76,13 +76,13 @@ class Grader:
         self.reading = grade.reading_for(predictor, localise=True)
         self.reader = reader
         self._localiser = Localiser(batcher.shared(localiser.predictor, LOCALISER_SIZES))
-        self._batcher = batcher
+        self.batcher = batcher
         self._observe = observe
 
     def warm(self) -> None:
         """Compile, or read from the cache, all that is run."""
-        self._batcher.warm(self.predictor, GRADER_SIZES)
-        self._batcher.warm(
+        self.batcher.warm(self.predictor, GRADER_SIZES)
+        self.batcher.warm(
             # Nobody is shown what the localiser looks at.
             dataclasses.replace(self._localiser.predictor, heat=None),
             LOCALISER_SIZES,
@@ -99,7 +99,7 @@ class Grader:
             self._observe(stage, now - begin)
             begin = now
 
-        with self._batcher.caller():
+        with self.batcher.caller():
             found = self.reader.read(KneeFileJob(source, reading))
             took("read")
             placed = placing.place(source, found, reading, self._localiser, self.reader.read)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from knee_jax.serve.app import PAGE
+from knee_jax.serve.routes import PAGE
 from knee_jax.serve.security import HEADERS
 from tests.commands import wait_for
 from tests.serve.conftest import knee

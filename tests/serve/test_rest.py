@@ -229,7 +229,7 @@ def test_results_are_forgotten_by_age_and_by_size(serve):
         job = post(client, ("a_R.png", knee(level)), path="/jobs").json()["id"]
         client.get(f"/jobs/{job}?wait=20")
         ids.append(job)
-    jobs = client.app.state.server.jobs
+    jobs = client.app.state.engine.jobs
     jobs.clean()
     assert client.get(f"/jobs/{ids[0]}").status_code == 404
     assert client.get(f"/jobs/{ids[2]}").status_code == 200
