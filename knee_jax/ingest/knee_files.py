@@ -7,6 +7,7 @@ nor passed on.
 """
 
 import dataclasses
+import functools
 import io
 import itertools
 import math
@@ -343,11 +344,10 @@ class KneeFileJob:
                 raise
             raise UnusableKnee("not_dicom", f"{REFUSALS['not_dicom']}: {error.detail}") from error
         _check_part(header)
-        radiograph = dicom.read_film(self.source.path, None, self.reading.spacing_mm)
+        radiograph, window = self._radiograph()
         notes = tuple(dicom.NOTES[name] for name in radiograph.notes)
         height, width = radiograph.pixels.shape
         size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
-        window = film.intensity_window(radiograph.pixels, radiograph.padding)
         points = self._landmarks(size_mm)
         if self.found is not None:
             points, located = dict(self.found), "localiser"
@@ -376,6 +376,17 @@ class KneeFileJob:
             knee = Knee(self.source.name, side, image, keypoints, located, notes)
             knees.append(dataclasses.replace(knee, spacing_mm=roi.spacing_mm))
         return knees
+
+    def _radiograph(self) -> tuple[dicom.Film, tuple[float, float]]:
+        """Return the film, and the grey values that become 0 and 255."""
+        path, spacing = self.source.path, self.reading.spacing_mm
+        if not self.reading.localise:
+            return _read_film(path, spacing)
+        status = archives.on_disk(path).stat()
+        found = _kept_film(path, spacing, status.st_size, status.st_mtime_ns)
+        if self.found is not None:
+            _kept_film.cache_clear()
+        return found
 
     def _region(self, points: np.ndarray) -> film.Roi:
         """Return the region of interest of a knee with landmarks [74, 2], mm, NaN where unknown."""
@@ -417,6 +428,21 @@ class KneeFileJob:
             points[PLATEAU_CENTRE] = x, height / 2
             found[side] = points
         return found
+
+
+def _read_film(
+    path: pathlib.Path, spacing_mm: float | None
+) -> tuple[dicom.Film, tuple[float, float]]:
+    radiograph = dicom.read_film(path, None, spacing_mm)
+    return radiograph, film.intensity_window(radiograph.pixels, radiograph.padding)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_film(
+    path: pathlib.Path, spacing_mm: float | None, size: int, changed: int
+) -> tuple[dicom.Film, tuple[float, float]]:
+    """Read a film and keep it, since its knees are cut once the localiser has found them."""
+    return _read_film(path, spacing_mm)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,10 @@ from knee_jax.processes import end_with_parent
 
 T = TypeVar("T")
 _AHEAD = 8
-_PRELOADED = ["__main__", "knee_jax.ingest.study", "knee_jax.ingest.volume"]
+_PRELOADED = [
+    "__main__",
+    *(f"knee_jax.ingest.{name}" for name in ("study", "volume", "knee_files")),
+]
 _SPARE_MEMORY = 3 * 2**28
 """Memory that a worker may use beyond that at its start, bytes."""
 
@@ -101,7 +104,8 @@ class Workers:
 
     def __init__(self, workers: int, seconds: float | None):
         self._seconds = seconds
-        self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
+        # The last one first: it may still hold what the next job needs.
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)
         self._running: set[_Worker] = set()

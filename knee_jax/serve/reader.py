@@ -1,5 +1,8 @@
 """Files read in worker processes, which are replaced when they die, take too long or grow."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from knee_jax.inference import grade
@@ -20,8 +23,10 @@ class Reader:
         self.number = workers
 
     def warm(self) -> None:
-        """Start a process and load what reads films into it."""
-        self._workers.run(ListJob(Path("a"), "a", 1))
+        """Start the processes."""
+        with ThreadPoolExecutor(self.number) as threads:
+            # Each is kept busy until all have one.
+            list(threads.map(self._workers.run, [partial(time.sleep, 0.5)] * self.number))
 
     def files(self, path: Path, name: str, most: int) -> list[Source] | Failure:
         """List at most so many files of an archive, or the file itself if it is none."""

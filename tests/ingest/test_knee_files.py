@@ -1,5 +1,6 @@
 """Any file that a person hands in: read, or refused by name."""
 
+import dataclasses
 import os
 import struct
 import zipfile
@@ -294,3 +295,32 @@ def test_a_films_knees_are_cut_as_the_model_knows_them(tmp_path, like_crops):
             assert lateral[1] == pytest.approx(medial[1], abs=0.05)
             np.testing.assert_allclose(knee.landmarks[55], 64, atol=0.05)
         assert 60 < width * knee.spacing_mm < 105
+
+
+def test_a_film_is_read_once_for_the_look_and_the_cut(tmp_path, monkeypatch):
+    study.write_study(tmp_path, num_subjects=1, visits=(0,), rows=512, progress=False)
+    (path,) = tmp_path.rglob("001")
+    for landmarks in path.parent.glob("*.pts"):
+        landmarks.unlink()
+    reads, read_film = [], knee_files.dicom.read_film
+
+    def counted(*arguments):
+        reads.append(arguments)
+        return read_film(*arguments)
+
+    monkeypatch.setattr(knee_files.dicom, "read_film", counted)
+    points = np.full((74, 2), np.nan)
+    points[knee_files.PLATEAU_CENTRE] = 100, 150
+    job = KneeFileJob(Source(path, "001"), Reading(pixels=64, localise=True))
+    cut = dataclasses.replace(job, found={"R": points})
+    assert isinstance(job()[0], knee_files.Unplaced)
+    (knee,) = cut()
+    assert len(reads) == 1
+    # Cut, it is kept no longer; another file of the name is read anew.
+    (again,) = cut()
+    assert len(reads) == 2
+    np.testing.assert_array_equal(knee.image, again.image)
+    assert isinstance(job()[0], knee_files.Unplaced)
+    path.write_bytes(path.read_bytes() + b"\0\0")
+    cut()
+    assert len(reads) == 4
