@@ -35,6 +35,12 @@ from knee_jax.phantom.study import write_study
 
 RESULTS = Path(__file__).parent / "results" / "serve_load.csv"
 
+COLUMNS = (
+    *("date", "what", "sent", "answered", "others_rows", "median_s", "p99_s", "films_per_s"),
+    *("read_s", "place_s", "grade_s", "explain_s", "killed"),
+    *("server_mib_first_quarter", "server_mib_last_quarter", "all_mib_most"),
+)
+
 MOST_DIFFERENCE = 1e-5
 """Difference of a probability by which batches of other sizes may round."""
 
@@ -215,8 +221,11 @@ def main() -> None:
             send(address, films[0])
             before = stages(address)
             alone = [send(address, films[i % len(films)]) for i in range(20)]
-            spent = {k: round((v - before[k]) / 20, 3) for k, v in stages(address).items()}
-            rows = [account("one film at a time", alone, expected, stages=spent)]
+            spent = {
+                f"{name}_s": round((seconds - before[name]) / len(alone), 3)
+                for name, seconds in stages(address).items()
+            }
+            rows = [account("one film at a time", alone, expected, **spent)]
             with ThreadPoolExecutor(args.at_once) as threads:
                 begin = time.perf_counter()
                 many = [films[i % len(films)] for i in range(args.at_once)]
@@ -227,10 +236,9 @@ def main() -> None:
                 answers, more = stream(address, root, films, args)
                 what = f"{args.rate:g} a second for {args.seconds:g} s"
                 rows.append(account(what, answers, expected, **more))
-    columns = list(dict.fromkeys(name for row in rows for name in row))
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, COLUMNS)
         if is_new:
             writer.writeheader()
         writer.writerows(rows)
