@@ -114,12 +114,12 @@ def rooms(*names: str) -> set[str]:
         ("knee_jax.training.side_by_side", rooms("experiments")),
         (
             "knee_jax.inference",
-            rooms("inference", "cli", "pacs", "serve")
+            rooms("inference", "cli", "pacs", "reading", "serve")
             | {"knee_jax", "knee_jax.evaluation.on_set", "knee_jax.evaluation.familiar"}
             | {"knee_jax.experiments.finetune"},
         ),
-        ("knee_jax.serve", rooms("serve") | {"knee_jax.cli.serve"}),
-        ("fastapi", rooms("serve")),
+        ("knee_jax.serve", rooms("serve", "reading") | {"knee_jax.cli.serve", "knee_jax.cli.read"}),
+        ("fastapi", rooms("serve") | {"knee_jax.reading.app"}),
         ("orbax", {"knee_jax.workdir.checkpoint"}),
         (
             "flax.linen",

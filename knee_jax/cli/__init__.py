@@ -46,6 +46,7 @@ COMMANDS = {
     "runs": "list the runs in a folder, with their figures",
     "coherence": "list the knees whose seven grades fit together least",
     "mislabelled": "list the knees whose label a model contradicts most",
+    "read": "let people read knees blind, and compare them with each other and a model",
     "readers": "compare human readers with a model on the same knees",
     "phantom": "write a study tree of phantom knees",
     "list": "list configs, their variants, models, weights, data sets or papers' tables",

@@ -43,21 +43,35 @@ def define_flags() -> None:
             flags.DEFINE_float(field.name, default, field.metadata["what"], lower_bound=0.01)
 
 
-def main(_: list[str]) -> None:
-    """Load the models, and serve until the process is told to stop."""
+def require() -> None:
+    """Raise where what serves pages is not installed.
+
+    Raises:
+        UserError: The extra `serve` is missing.
+    """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(
             f"{', '.join(missing)}: not installed; `pip install 'knee_jax[serve]'` brings what the "
             "page needs"
         )
+
+
+def token_of(file: str | None) -> str:
+    """Return the token in a file, or else in the environment; '' without any."""
+    if file:
+        return path(file).read_text(encoding="utf-8").strip()
+    return os.environ.get("KNEE_JAX_TOKEN", "")
+
+
+def main(_: list[str]) -> None:
+    """Load the models, and serve until the process is told to stop."""
+    require()
     from knee_jax.cli.process import cache_programs
     from knee_jax.inference import locate, models
     from knee_jax.serve import server
 
     options = flags.FLAGS
-    token = os.environ.get("KNEE_JAX_TOKEN", "")
-    if options.token_file:
-        token = path(options.token_file).read_text(encoding="utf-8").strip()
+    token = token_of(options.token_file)
     server.check_address(options.host, token)
     cache_programs()
     values: dict[str, Any] = {

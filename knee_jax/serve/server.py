@@ -6,6 +6,7 @@ import os
 import socket
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from knee_jax.errors import Stopped, UserError
@@ -100,6 +101,20 @@ def serve(
         lanes=2 * workers,
     )
     telemetry.write_lines()
+    run(application, host, port)
+
+
+def run(application: FastAPI, host: str, port: int) -> None:
+    """Serve an application until the process is told to stop, and print its address first.
+
+    Args:
+        application: Application.
+        host: Name or address to listen at.
+        port: Port; 0: any that is free.
+
+    Raises:
+        UserError: The address cannot be listened at.
+    """
     config = uvicorn.Config(
         application,
         http=PromptProtocol,

@@ -181,6 +181,7 @@ FLAGS = {
     "runs": "sort page",
     "coherence": "index out seed",
     "mislabelled": "out part target data_dir shown plant",
+    "read": "study grades repeats seed take out predictions host port token_file workers",
     "readers": "predictions readers out",
     "phantom": "out study release landmarks mri clutter subjects visit rows seed workers",
     "list": "",
