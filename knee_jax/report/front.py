@@ -1,7 +1,9 @@
 """First screen of a report: what was trained, on whom, how it went, and what went wrong."""
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -81,7 +83,7 @@ def facts_of(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     devices = [str(each) for each in environment.get("devices", [])]
     machine = [environment.get("cpu"), *dict.fromkeys(each for each in devices if each != "cpu")]
     found = {
-        "Command": environment.get("command"),
+        "Command": without_folders(str(environment.get("command") or "")),
         "Begun": environment.get("started"),
         "Training took": duration(seconds) if seconds else None,
         "Commit": commit,
@@ -89,6 +91,20 @@ def facts_of(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Machine": ", ".join(str(each) for each in machine if each),
     }
     return [(name, str(text)) for name, text in found.items() if text]
+
+
+def without_folders(command: str) -> str:
+    """Return a command whose absolute paths are their names alone.
+
+    A report is mailed, and folders tell people and machines; `environment.json` keeps them.
+    """
+    words = []
+    for word in shlex.split(command):
+        flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        if PurePath(value).is_absolute():
+            value = f".../{PurePath(value).name}"
+        words.append(flag + equals + value)
+    return shlex.join(words)
 
 
 def duration(seconds: float) -> str:

@@ -93,3 +93,19 @@ def test_facts_are_those_that_were_recorded():
     }
     assert front.facts_of({}) == []
     assert [front.duration(s) for s in (5, 65, 3600)] == ["5 s", "1 min 5 s", "1 h 0 min"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("knee-jax train --config=kpn:demo", "knee-jax train --config=kpn:demo"),
+        (
+            "knee-jax train --config.data.manual_dir='/home/a person/knees' --workdir=runs/a",
+            "knee-jax train --config.data.manual_dir=.../knees --workdir=runs/a",
+        ),
+        ("/home/me/bin/knee-jax evaluate /data/runs/a", ".../knee-jax evaluate .../a"),
+        ("", ""),
+    ],
+)
+def test_a_command_tells_no_folders_of_its_machine(typed, shown):
+    assert front.without_folders(typed) == shown
