@@ -3,6 +3,7 @@
 # make test-all    these and the slow ones: whole runs, kills, several devices, every variant
 # make test-long   studies of many minutes: fuzzing by the thousand, folds side by side
 # make test-beam    those of Apache Beam, which is installed apart, with older libraries of its own
+# make chaos    a run interrupted twenty times, in every way, ends in the bits of an undisturbed one
 # make lint    ruff and mypy
 # make weights    the trained models that come with the project, made again from real knees
 # make dist    wheel and sdist; the wheel alone, in an environment and a folder of its own, runs a demo
@@ -13,7 +14,7 @@ BIN := .venv/bin
 comma := ,
 installed = .venv/.installed-$(subst $(comma),-,$(1))
 
-.PHONY: install demo test test-all test-added test-long test-beam lint dist weights benchmark clean
+.PHONY: install demo test test-all test-added test-long test-beam chaos lint dist weights benchmark clean
 
 install: $(call installed,$(EXTRAS))
 
@@ -46,6 +47,9 @@ test-long: install
 
 test-beam: install .beam/apache_beam
 	PYTHONPATH=.beam $(BIN)/python -m pytest -m 'long or not long' tests/datasets/test_beam.py
+
+chaos: install
+	$(BIN)/python -m tests.training.chaos
 
 lint: install
 	$(BIN)/ruff check

@@ -7,9 +7,11 @@ one whose files are not those that were written is set aside, and the next best 
 """
 
 import contextlib
+import functools
 import json
 import logging as standard_logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +60,7 @@ class Checkpoints:
         if read_only:
             return
         self._set_damaged_aside()
+        _hide_failed_writes()
         logging.get_absl_logger().addFilter(_is_told_elsewhere)
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
@@ -317,6 +320,25 @@ def _read_score(folder: Path) -> float:
 def _is_told_elsewhere(record: standard_logging.LogRecord) -> bool:
     """Keep Orbax' threads from logging pages about an error that `Checkpoints` raises."""
     return "orbax" not in record.pathname
+
+
+@functools.cache
+def _hide_failed_writes() -> None:
+    """Hide the pages on each write of Orbax that fails; `Checkpoints` has one line for all.
+
+    asyncio logs them when they are collected, and TensorStore's threads raise where their loop is
+    closed by then.
+    """
+    standard_logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
+    hook = sys.unraisablehook
+
+    def of_others(lost: "sys.UnraisableHookArgs") -> None:
+        if str(lost.exc_value) != "Event loop is closed":
+            hook(lost)
+
+    sys.unraisablehook = of_others
 
 
 @contextlib.contextmanager
