@@ -233,6 +233,11 @@ class RunFields:
         "File of initial weights (`knee_jax.convert`), or `imagenet` for a network whose published "
         "weights are installed; empty: random.",
     )
+    continue_from: str = option(
+        "",
+        "Folder of a run of the same knees and network that this one goes on from, through more "
+        "epochs or in batches of another size; empty: from the beginning.",
+    )
     batch_size: int = option(32, "Knees in a training batch, over all devices.", low=1)
     epochs: int = option(30, "Passes over the training knees.", low=1)
     fsdp: int = option(

@@ -26,6 +26,7 @@ from knee_jax.metrics import grade_coherence
 from knee_jax.models.precision import compute_dtype
 from knee_jax.targets.kinds import Target
 from knee_jax.tasks import Task
+from knee_jax.training import continued
 from knee_jax.training import state as states
 from knee_jax.workdir import folder
 from knee_jax.workdir.manifest import DAMAGED, Manifest, has_checkpoints
@@ -144,6 +145,7 @@ def set_up(
         UserError: The config cannot be run here; the message is one line.
     """
     begun = _Begun(workdir, folder.check_same_config(workdir, config))
+    changes = continued.changes(config, workdir)
     mesh.check_batch_size(config.batch_size, "batch_size", runs)
     mesh.check_batch_size(config.evaluation.batch_size, "evaluation.batch_size")
     models.find_weights(config.model.name, config.model.options, config.init_from)
@@ -214,7 +216,7 @@ def set_up(
         subsets=subsets,
         flow=cohort.flow,
         knees=cohort.knees,
-        notes=(*begun.notes, *cohort.notes),
+        notes=(*begun.notes, *changes, *cohort.notes),
         damaged=tuple(begun.faults),
         statistics=measured,
         constants=StepConstants(

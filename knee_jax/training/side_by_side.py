@@ -18,6 +18,7 @@ import numpy as np
 
 from knee_jax.config.load import RunConfig
 from knee_jax.data import mesh, sampling
+from knee_jax.errors import UserError
 from knee_jax.evaluation.predict import Predictor, predict
 from knee_jax.training import preemption as preemptions
 from knee_jax.training.run import Run, set_up
@@ -55,6 +56,8 @@ def train_all(
     """
     with contextlib.ExitStack() as stack:
         for workdir, config in configs.items():
+            if config.continue_from:
+                raise UserError("config.continue_from: runs are continued one by one")
             stack.enter_context(folder.lock(workdir))
             mesh.check_batch_size(config.batch_size, "batch_size", at_once)
             folder.check_same_config(workdir, config)

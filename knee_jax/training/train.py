@@ -19,6 +19,7 @@ from knee_jax.data import mesh, sampling
 from knee_jax.errors import UserError
 from knee_jax.evaluation.predict import predict
 from knee_jax.files import write_json
+from knee_jax.training import continued
 from knee_jax.training import preemption as preemptions
 from knee_jax.training.run import Run, set_up
 from knee_jax.training.state import TrainState
@@ -59,10 +60,10 @@ def train_run(run: Run, workdir: Path, compiled: Compiled) -> None:
     with contextlib.ExitStack() as stack:
         # ---- The state, and the folder ----
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
-        start = checkpoints.latest_step() or 0
-        state = begin(run, workdir, checkpoints, start, compiled)
-        best = checkpoints.best_score()
-        if start:
+        saved = checkpoints.latest_step() or 0
+        state = begin(run, workdir, checkpoints, saved, compiled)
+        best, start = checkpoints.best_score(), int(state.step)
+        if saved:
             print(f"resuming at step {start} of {num_steps}")
         calls = split_into_calls(start, num_steps, ends, config)
         batches = stack.enter_context(
@@ -160,7 +161,9 @@ def begin(
 
 
 def initial_state(run: Run, compiled: Compiled) -> TrainState:
-    """Return the state before the first step: random, or with weights from a file."""
+    """Return the state before the first step: random, with weights from a file, or a run's."""
+    if run.config.continue_from:
+        return continued.first_state(run)
     state = compiled.initial_state(run.constants)
     if source := run.config.init_from:
         model = run.config.model

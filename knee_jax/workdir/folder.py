@@ -201,7 +201,7 @@ def check_same_config(workdir: Path, config: RunConfig) -> Manifest | None:
         return listed
     if not file.exists():
         return listed
-    old, new = _fixed(load.saved(file)), _fixed(config)
+    old, new = fixed(load.saved(file)), fixed(config)
     differing = [
         f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
         for name in sorted(old.keys() | new.keys())
@@ -217,14 +217,14 @@ def check_same_config(workdir: Path, config: RunConfig) -> Manifest | None:
     return listed
 
 
-def _fixed(config: RunConfig) -> dict[str, Any]:
+def fixed(config: RunConfig) -> dict[str, Any]:
     """Return the fields of a config that a run never changes, by their dotted names."""
     fields = load.flatten(load.plain(config))
     return {name: value for name, value in fields.items() if not name.startswith(FREE_FIELDS)}
 
 
 def _hash_of_fixed(config: RunConfig) -> str:
-    return hash_of(json.dumps(_fixed(config), sort_keys=True).encode())
+    return hash_of(json.dumps(fixed(config), sort_keys=True).encode())
 
 
 def environment() -> dict[str, Any]:
