@@ -11,7 +11,7 @@ from knee_jax.datasets.builders import IngestPlan, write_once
 from knee_jax.datasets.volumes import VolumeBuilder
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.mri import plan_study
-from knee_jax.ingest.volume import Preparation
+from knee_jax.ingest.volume import PHANTOMS, Preparation
 from knee_jax.phantom.mri import write_mri_study
 
 
@@ -46,21 +46,21 @@ class Builder(VolumeBuilder):
             num_subjects=24,
             # With this seed, the sites and folds of so few knees have every class.
             seed=9,
-            preparation=Preparation(shape=(52, 52, 40), border=2),
+            preparation=PHANTOMS["phantom_mri/tiny"],
         ),
         PhantomConfig(
             name="demo",
             description="400 subjects, 88x88x40 voxels of 1.5 x 1.5 x 2.8 mm; 5 GB of series while "
             "it is made.",
             num_subjects=400,
-            preparation=Preparation(shape=(192, 192, 80), border=8),
+            preparation=PHANTOMS["phantom_mri/demo"],
         ),
         PhantomConfig(
             name="full",
             description="240 subjects at OAI's size, 176x176x80 voxels; 23 GB of series while it "
             "is made, 1 GB after.",
             num_subjects=240,
-            preparation=Preparation(),
+            preparation=PHANTOMS["phantom_mri/full"],
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Grade the knees in any files: DICOM films, and crops of single knees as PNG, JPEG or TIFF.
+"""Grade the knees in any files: films, crops of single knees, and, by a model of them, MR series.
 
     knee-jax predict FILE|FOLDER|ARCHIVE... --out=DIR [--model=NAME|RUN|FILE]
 
@@ -8,19 +8,30 @@ stopped. Identity in headers is not read.
 
 The knees of a film are cut by its landmark files (`X.pts`, `X_f.pts`), beside it or below
 --landmarks; without them the localiser finds them, or --roi=middle takes the middle of each half. A
-crop of one knee needs nothing. --model may name
-several models, separated by commas, which are averaged; `knee-jax list weights` lists those that
-come with the project. --dicom_sr also writes a structured report of each DICOM film, and a picture
-of each knee, as DICOM objects that an archive (PACS) takes: filed under the film's own patient and
-study, whose names they therefore hold. For research only, not a medical device.
+crop of one knee needs nothing. A model of MR volumes grades series: folders of DICOM slices, and
+NIfTI files. --model may name several models, separated by commas, which are averaged; `knee-jax
+list weights` lists those that come with the project. --dicom_sr also writes a structured report of
+each DICOM film, and a picture of each knee, as DICOM objects that an archive (PACS) takes: filed
+under the film's own patient and study, whose names they therefore hold. For research only, not a
+medical device.
 """
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from knee_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from knee_jax.inference.grade import Read, Row
+    from knee_jax.inference.predictor import Predictor
+    from knee_jax.ingest.knee_files import Source
+
+    Graded = Iterator[tuple[Read, list[Row]]]
+    Work = tuple[list[Source], dict[str, Any], Callable[[list[Source], int], Graded]]
 
 TAKES_WORDS = True
 
@@ -53,8 +64,6 @@ def main(words: list[str]) -> None:
     from tqdm import tqdm
 
     from knee_jax.inference import grade, models
-    from knee_jax.ingest.knee_files import find, unique
-    from knee_jax.pacs import results as dicom_results
     from knee_jax.report.graded import write_page
 
     options = flags.FLAGS
@@ -63,33 +72,19 @@ def main(words: list[str]) -> None:
     part = part_of(options.shard)
     if options.landmarks and not Path(options.landmarks).expanduser().is_dir():
         raise UserError(f"--landmarks={options.landmarks}: no such folder")
-    found = list(find([Path(word).expanduser() for word in words]))
-    if not found:
-        raise UserError(f"{', '.join(words)}: no files are in there")
+    places = [Path(word).expanduser() for word in words]
     out = Path(options.out).expanduser()
-    sources = unique([each for each in found if not each.path.is_relative_to(out)])
     predictor = models.average([models.load(name) for name in options.model])
-    reading = grade.reading_for(
-        predictor,
-        side=options.side or "",
-        spacing_mm=options.spacing,
-        landmarks=Path(options.landmarks).expanduser() if options.landmarks else None,
-        middle=options.roi == "middle",
-        localise=options.roi == "localiser",
-    )
-    settings = grade.settings_of(predictor, reading)
-    if options.dicom_sr:
-        dicom_results.require()
-        settings["dicom_sr"] = True
+    if predictor.reads == "volume":
+        sources, settings, grading = _series(predictor, places, out)
+    else:
+        sources, settings, grading = _films(predictor, places, out)
+    if not sources:
+        raise UserError(f"{', '.join(words)}: no files are in there")
     results = grade.Results(out, settings, part)
     index, number = part
     remaining = results.remaining(sources[index - 1 :: number])
-    workers = min(options.workers, max(len(remaining), 1))
-    reads = grade.read_all(remaining, reading, workers)
-    reads = grade.placed(reads, reading) if reading.localise else reads
-    graded = grade.rows_of(predictor, reads, out)
-    if options.dicom_sr:
-        graded = dicom_results.written(graded, predictor.targets, out)
+    graded = grading(remaining, min(options.workers, max(len(remaining), 1)))
     with tqdm(total=len(remaining), desc="grading", unit="file", disable=not remaining) as bar:
         for _ in results.add(graded):
             bar.update()
@@ -102,6 +97,58 @@ def main(words: list[str]) -> None:
     refused = int((table["status"] == "refused").sum())
     print(f"{len(table) - refused} knees graded, {refused} refused, of {len(sources)} files")
     print(f"{grade.WARNING}\n\n{page}")
+
+
+def _films(predictor: "Predictor", places: list[Path], out: Path) -> "Work":
+    """Return the films and crops to grade, what their grades depend on, and how they are made."""
+    from knee_jax.inference import grade
+    from knee_jax.ingest.knee_files import find, unique
+    from knee_jax.pacs import results as dicom_results
+
+    options = flags.FLAGS
+    reading = grade.reading_for(
+        predictor,
+        side=options.side or "",
+        spacing_mm=options.spacing,
+        landmarks=Path(options.landmarks).expanduser() if options.landmarks else None,
+        middle=options.roi == "middle",
+        localise=options.roi == "localiser",
+    )
+    sources = unique([each for each in find(places) if not each.path.is_relative_to(out)])
+    settings = grade.settings_of(predictor, reading)
+    if options.dicom_sr:
+        dicom_results.require()
+        settings["dicom_sr"] = True
+
+    def graded(remaining: list["Source"], workers: int) -> "Graded":
+        reads = grade.read_all(remaining, reading, workers)
+        reads = grade.placed(reads, reading) if reading.localise else reads
+        found = grade.rows_of(predictor, reads, out)
+        if options.dicom_sr:
+            found = dicom_results.written(found, predictor.targets, out)
+        return found
+
+    return sources, settings, graded
+
+
+def _series(predictor: "Predictor", places: list[Path], out: Path) -> "Work":
+    """Return the MR series to grade, what their grades depend on, and how they are made."""
+    from knee_jax.inference import grade_series
+    from knee_jax.ingest import knee_series
+    from knee_jax.ingest.knee_files import unique
+
+    options = flags.FLAGS
+    if options.dicom_sr:
+        raise UserError("--dicom_sr reports films; leave it out for MR series")
+    preparation = grade_series.preparation_for(predictor)
+    side = options.side or ""
+    found = knee_series.find(places)
+    sources = unique([each for each in found if not each.path.is_relative_to(out)])
+
+    def graded(remaining: list["Source"], workers: int) -> "Graded":
+        return grade_series.rows_of(predictor, remaining, preparation, side, workers, out)
+
+    return sources, grade_series.settings_of(predictor, side), graded
 
 
 def part_of(text: str) -> tuple[int, int]:

@@ -113,8 +113,8 @@ def reading_for(predictor: Predictor, **fields: Any) -> Reading:
         )
     if predictor.reads != "image":
         raise UserError(
-            f"{predictor.name} reads MR volumes, and files are read as films; predict on arrays "
-            "(docs/how-to/predict-on-arrays.md)"
+            f"{predictor.name} reads MR volumes, not films: MR series are graded by it, by "
+            "`knee-jax predict`"
         )
     each = predictor.facts.get("models", [predictor.facts])
     known = {str(facts.get("data", "")).partition("/")[0] == CROPS_DATASET for facts in each}
@@ -186,7 +186,7 @@ def _graded(
         for knee, row, heat in zip(knees, rows, evidence(predictor, knees), strict=True):
             if row["status"] == "graded":
                 name = name_of(knee.source, knee.side)
-                _write_picture(out / PICTURES / f"{name}.png", picture(predictor, knee, row, heat))
+                write_picture(out / PICTURES / f"{name}.png", picture(predictor, knee, row, heat))
                 write_json(out / KNEES / f"{name}.json", {**row, "warning": WARNING})
     graded = {id(knee): row for knee, row in zip(knees, rows, strict=True)}
     for read in reads:
@@ -375,7 +375,8 @@ def picture(predictor: Predictor, knee: Knee, row: Row, heat: np.ndarray | None)
     return pictures.row(panels, bar=heat is not None)
 
 
-def _write_picture(path: Path, drawn: np.ndarray) -> None:
+def write_picture(path: Path, drawn: np.ndarray) -> None:
+    """Write a picture, uint8 [rows, columns, 3], as PNG."""
     good, data = cv2.imencode(".png", drawn[..., ::-1])
     assert good
     with atomic_write(path) as unfinished:

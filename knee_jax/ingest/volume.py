@@ -54,6 +54,27 @@ class Preparation:
         return rows // by_row, columns // by_column, slices // by_slice
 
 
+PHANTOMS = {
+    "phantom_mri/tiny": Preparation(shape=(52, 52, 40), border=2),
+    "phantom_mri/demo": Preparation(shape=(192, 192, 80), border=8),
+    "phantom_mri/full": Preparation(),
+}
+"""Conversion of the series of each phantom set."""
+
+
+def preparation_of(data: str) -> Preparation | None:
+    """Return how the series of a set are converted; None of sets that hold no such series.
+
+    Args:
+        data: Name of the set, such as `oai_mri/sagittal`.
+    """
+    name, _, config = data.partition("/")
+    view = config.partition("_")[0] or "sagittal"
+    if name == "oai_mri" and view in FACTORS:
+        return Preparation(view=view)
+    return PHANTOMS.get(data)
+
+
 @dataclasses.dataclass(frozen=True)
 class VolumeFile:
     """Series of one knee in the study.

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score
 
 from knee_jax import configs, datasets
 from knee_jax import targets as all_targets
+from knee_jax.phantom.mri import write_mri_study
 from knee_jax.targets import knee_shown
 from knee_jax.targets.grades import GRADES
 from knee_jax.targets.kinds import Classes
@@ -120,6 +121,14 @@ def test_progression_is_learnt_from_volumes_and_told_in_a_report(tmp_path, tiny_
     page = (tmp_path / "report" / "index.html").read_text()
     assert "ttention" in page
     assert "Subgroups" in page or "subgroups" in page
+    # The same knees again, as series of files that no set has prepared.
+    study = tmp_path / "series"
+    write_mri_study(study, num_subjects=2, seed=9, shape=(52, 52, 40), progress=False)
+    out = f"--out={tmp_path / 'graded'}"
+    run_well("knee_jax", "predict", study, f"--model={tmp_path}", out, "--workers=1")
+    graded = pd.read_csv(tmp_path / "graded" / "predictions.csv")
+    assert (graded["status"] == "graded").sum() == 4
+    assert set(graded.loc[graded["status"] == "refused", "file"]) == {"tables"}
 
 
 @pytest.mark.slow
