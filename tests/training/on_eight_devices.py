@@ -14,7 +14,7 @@ from knee_jax.configs import kl
 from knee_jax.data import mesh
 from knee_jax.models import resnet
 from knee_jax.training import dry_run
-from knee_jax.training.step import compile_functions
+from knee_jax.training.step import make_train_steps
 from knee_jax.workdir.checkpoint import Checkpoints
 
 PIXELS = (96, 96)
@@ -61,12 +61,15 @@ def drawn(run):
 
 def trained(run, folder):
     """Return the losses of some steps, the bytes of the state, and the saved state."""
-    compiled = compile_functions(run)
-    state = compiled.initial_state(run.constants)
+    train_steps, rng = make_train_steps(run), np.random.default_rng(1)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dry_run.state_of(run))
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape), zeros.params)
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
+    state = zeros.replace(params=params)
     state = mesh.place(state, mesh.of_state(run.mesh, state))
     losses = []
     for _ in range(4):
-        state, scalars = compiled.train_steps(state, run.constants, drawn(run), 1)
+        state, scalars = train_steps(state, run.constants, drawn(run), 1)
         losses.append(float(scalars["loss"][0]))
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(4, state, 0.5)
