@@ -107,7 +107,7 @@ def serve(tmp_path):
     assert list(tmp_path.glob("knee_jax_uploads_*")) == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def started(tmp_path_factory):
     """Starts the server of drawn knees; returns its process, address and temporary folder."""
     processes = []
@@ -131,6 +131,12 @@ def started(tmp_path_factory):
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def shared(started):
+    """A server that tests share: its process, address and temporary folder."""
+    return started()
 
 
 def _is_ready(address):

@@ -9,9 +9,9 @@ from tests.inference import drawn_knees
 from tests.serve.conftest import means
 
 
-def main(token="", head_seconds=server.HEAD_SECONDS):
+def main(token=""):
     cli._Signals()  # As the command has them.
-    server.HEAD_SECONDS = float(head_seconds)
+    server.HEAD_SECONDS = 1.0
     limits = Limits(upload_mb=64, idle_seconds=1.0, upload_seconds=20)
     address = {"host": "127.0.0.1", "port": 0, "token": token, "workers": 1}
     server.serve(means(), drawn_knees.localiser(), limits, **address)

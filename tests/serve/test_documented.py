@@ -24,8 +24,8 @@ def health_check():
 
 
 @pytest.mark.slow
-def test_the_clients_of_the_how_to_get_grades(started, tmp_path):
-    _, address, _ = started()
+def test_the_clients_of_the_how_to_get_grades(shared, tmp_path):
+    _, address, _ = shared
     folder = tmp_path / "my_films"
     folder.mkdir()
     for level, name in ((10, "a_R.png"), (40, "b_R.png")):

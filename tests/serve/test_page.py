@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import signal
 
 import pytest
 
@@ -72,9 +73,9 @@ def browser():
         opened.close()
 
 
-@pytest.fixture(scope="module")
-def address(started):
-    return started()[1]
+@pytest.fixture
+def address(shared):
+    return shared[1]
 
 
 @pytest.fixture
@@ -247,8 +248,9 @@ def test_the_keyboard_suffices(opened, address):
 
 
 @pytest.mark.slow
-def test_a_token_is_asked_for(opened, started):
-    page = opened(started(TOKEN)[1])
+def test_a_token_is_asked_for_and_the_server_ends_well(opened, started):
+    process, address, folder = started(TOKEN)
+    page = opened(address)
     for word in ("wrong-wrong-wrong-wrong", TOKEN):
         page.wait_for_selector("#token:not([hidden])")
         page.fill("#word", word)
@@ -257,6 +259,10 @@ def test_a_token_is_asked_for(opened, started):
     page.set_input_files("#files", films(20))
     page.wait_for_selector("figure canvas")
     assert page.locator("#list button span").inner_text() == "R KL grade 2"
+    page.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert [path.name for path in folder.iterdir() if path.name.startswith("knee_jax")] == []
 
 
 def test_the_policy_has_no_way_round():

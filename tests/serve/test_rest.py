@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from knee_jax.inference import grade, locate
+from knee_jax.ingest.knee_files import Refusal
 from knee_jax.serve import telemetry
 from knee_jax.serve.grading import Grader
 from tests.inference import drawn_knees
@@ -135,6 +136,19 @@ def test_what_cannot_be_graded_has_a_status_and_a_sentence(serve, file, status, 
     assert answer.status_code == status
     assert words in answer.json()["detail"]
     assert answer.json()["detail"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("timed_out", 504), ("out_of_memory", 413), ("crashed_reader", 422), ("no_knee", 422)],
+)
+def test_a_reason_for_refusal_has_its_status(serve, reason, status):
+    class Refuses(Here):
+        def __init__(self):
+            self.read = lambda job: [Refusal(job.source.name, "", reason, "so it was")]
+
+    answer = post(serve(Refuses()), ("a", b"x"))
+    assert (answer.status_code, answer.json()["detail"]) == (status, "So it was.")
 
 
 @pytest.mark.parametrize(
