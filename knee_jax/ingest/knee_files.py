@@ -42,8 +42,10 @@ CROP_MM = 200.0
 PICTURE_MM = 0.4
 """Pixel size of a film's picture for a localiser, mm, if its own are not larger."""
 
-LONGEST = 1.35
-"""Ratio of the longer to the shorter side up to which a picture is a crop of one knee."""
+LONGEST, LONGEST_FILM = 1.35, 6.0
+"""Ratio of the longer to the shorter side up to which a picture is a crop of one knee, and a film
+is looked at: of both legs whole it is about 3.
+"""
 
 MOST_PIXELS = 2**26
 """Number of pixels up to which a picture is decoded."""
@@ -63,6 +65,7 @@ REFUSALS = {
     "no_landmarks": "a film of both knees without landmark files; give --landmarks=FOLDER, crop "
     "each knee, or take the middle of each half by --roi=middle",
     "not_a_crop": "the picture is too long for a crop of one knee; crop it",
+    "too_long": "too long and thin for a film of knees; crop it",
     "flat_image": "the picture shows nothing",
     "link_out": "a link to a file outside of what was given",
     "index_of_files": "an index of DICOM files, which are read themselves",
@@ -360,6 +363,8 @@ class KneeFileJob:
         elif self.reading.middle:
             points, located = self._middles(size_mm), "middle"
         elif self.reading.localise:
+            if max(size_mm) > LONGEST_FILM * min(size_mm):
+                raise _refusal("too_long", f"{width} x {height} pixels")
             header = dicom_header.read_header(self.source.path, _LATERALITY)
             side = self.reading.side or _side_of_header(header) or self._side_of_name()
             return [Unplaced(self.source.name, side, *picture_of(radiograph, window))]

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 import knee_jax
 from knee_jax.inference.grade import WARNING
 from knee_jax.serve import routes
-from knee_jax.serve.bodies import BoundedBodies
+from knee_jax.serve.bodies import BoundedBodies, Room
 from knee_jax.serve.engine import Engine
 from knee_jax.serve.grading import Grader
 from knee_jax.serve.limits import Limits
@@ -49,11 +49,11 @@ def create(
         spool: Folder for the files of unfinished requests; None: the system's temporary one.
     """
     limits = limits or Limits()
-    metrics = Metrics()
+    metrics, room = Metrics(), Room(limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = Engine(limits, metrics, lanes, spool)
+        engine = Engine(limits, room, metrics, lanes, spool)
         app.state.engine = engine
         starting = asyncio.create_task(run_in_threadpool(engine.start, make_grader))
         cleaning = asyncio.create_task(engine.clean_for_ever())
@@ -74,7 +74,7 @@ def create(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(BoundedBodies, limits=limits)
+    app.add_middleware(BoundedBodies, limits=limits, room=room)
     app.add_middleware(Guard, token=token, hosts=hosts)
     app.add_middleware(Observed, metrics=metrics)
     routes.add(app, lambda: app.state.engine)

@@ -157,13 +157,13 @@ class Batcher:
         names = group[0].batch.keys()
         try:
             batch = {name: np.concatenate([a.batch[name] for a in group]) for name in names}
+            if self._observe:
+                self._observe(sum(asked.rows for asked in group), len(group))
             outputs = group[0].program(batch)
         except Exception as error:
             for asked in group:
                 asked.answer.set_exception(error)
             return
-        if self._observe:
-            self._observe(sum(asked.rows for asked in group), len(group))
         first = 0
         for asked in group:
             asked.answer.set_result(_rows(outputs, first, first + asked.rows))

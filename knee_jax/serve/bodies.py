@@ -1,6 +1,7 @@
 """Bodies of requests as they come in: of limited size and time."""
 
 import asyncio
+import threading
 import time
 
 from starlette.exceptions import HTTPException
@@ -12,25 +13,75 @@ DRAINED_SECONDS = 3.0
 """Time for which the rest of a body that is refused is read, so that its sender sees why."""
 
 
+class Room:
+    """Room for uploads of all clients, those that come in and those that are not graded yet.
+
+    Args:
+        limits: Limits.
+    """
+
+    def __init__(self, limits: Limits):
+        self._left = int(limits.spool_mb * MIB)
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        """Take room for so many bytes.
+
+        Raises:
+            HTTPException: 503 if there is none.
+        """
+        with self._lock:
+            if size > self._left:
+                raise HTTPException(
+                    503,
+                    "The server holds as many uploads as it can; try again in a moment.",
+                    {"Retry-After": "5"},
+                )
+            self._left -= size
+
+    def give(self, size: int) -> None:
+        """Give room back."""
+        with self._lock:
+            self._left += size
+
+
 class BoundedBodies:
     """ASGI middleware that ends bodies which are too large or too slow, in words.
+
+    Clients that do not take their answer are hung up on.
 
     Args:
         app: What is within.
         limits: Limits.
+        room: Room for uploads.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits):
-        self._app = app
-        self._limits = limits
+    def __init__(self, app: ASGIApp, limits: Limits, room: Room):
+        self._app, self._limits, self._room = app, limits, room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and count its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive, self._limits, _announced(scope))
-        await self._app(scope, body.receive, send)
+        body = _Body(receive, self._limits, self._room, _announced(scope))
+        is_stuck = False
+
+        async def prompt(message: Message) -> None:
+            nonlocal is_stuck
+            try:
+                await asyncio.wait_for(send(message), self._limits.upload_seconds)
+            except TimeoutError:
+                is_stuck = True
+                raise
+
+        try:
+            await self._app(scope, body.receive, prompt)
+        except Exception:
+            if not is_stuck:
+                raise
+        finally:
+            body.close()
 
 
 def _announced(scope: Scope) -> int:
@@ -42,8 +93,8 @@ def _announced(scope: Scope) -> int:
 class _Body:
     """Body of a request, of limited size and time."""
 
-    def __init__(self, receive: Receive, limits: Limits, announced: int):
-        self._receive, self._limits = receive, limits
+    def __init__(self, receive: Receive, limits: Limits, room: Room, announced: int):
+        self._receive, self._limits, self._room = receive, limits, room
         self._announced = announced
         self._bytes = 0
         self._end = time.monotonic() + limits.upload_seconds
@@ -53,12 +104,13 @@ class _Body:
         """Return the next part.
 
         Raises:
-            HTTPException: 413 if the body is too large, 408 if it is too slow.
+            HTTPException: 413 if the body is too large, 408 if it is too slow, 503 if there is no
+                room for it.
         """
         if self._finished:
             return await self._receive()
         most = self._limits.upload_mb * MIB
-        if max(self._announced, self._bytes) > most:
+        if self._announced > most:
             await self._drain()
             raise self._too_large()
         left = min(self._limits.idle_seconds, self._end - time.monotonic())
@@ -69,12 +121,21 @@ class _Body:
             raise HTTPException(
                 408, "The upload came in too slowly; try again over a faster line."
             ) from None
-        self._bytes += len(message.get("body", b""))
+        size = len(message.get("body", b""))
         self._finished = not message.get("more_body", False)
-        if self._bytes > most:
+        try:
+            if self._bytes + size > most:
+                raise self._too_large()
+            self._room.take(size)
+        except HTTPException:
             await self._drain()
-            raise self._too_large()
+            raise
+        self._bytes += size
         return message
+
+    def close(self) -> None:
+        """Give back the room of what has come in."""
+        self._room.give(self._bytes)
 
     def _too_large(self) -> HTTPException:
         return HTTPException(

@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from knee_jax.serve import uploads
+from knee_jax.serve.bodies import Room
 from knee_jax.serve.grading import Grader
 from knee_jax.serve.jobs import Jobs
 from knee_jax.serve.limits import Limits
@@ -19,14 +20,17 @@ class Engine:
 
     Args:
         limits: Limits.
+        room: Room for uploads.
         metrics: Metrics.
         lanes: Number of files that are worked on at once.
         spool: Folder for the files of unfinished requests; None: the system's temporary one.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics, lanes: int, spool: Path | None):
+    def __init__(
+        self, limits: Limits, room: Room, metrics: Metrics, lanes: int, spool: Path | None
+    ):
         self.limits, self.metrics, self.lanes = limits, metrics, lanes
-        self.spool = uploads.Spool(limits, spool)
+        self.spool = uploads.Spool(room, spool)
         self.grader: Grader | None = None
         self.jobs: Jobs | None = None
         self.failed = ""

@@ -15,6 +15,8 @@ from knee_jax.serve.grading import Graded
 
 LOGGER = logging.getLogger("knee_jax.serve")
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -114,9 +116,10 @@ class Observed:
             seconds = time.perf_counter() - begin
             # The template of the route, since a path may hold anything.
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(route, scope["method"][:8], str(status)).inc()
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            self._metrics.requests.labels(route, method, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
-            log("request", route=route, method=scope["method"][:8], status=status, seconds=seconds)
+            log("request", route=route, method=method, status=status, seconds=seconds)
 
 
 def log(event: str, level: int = logging.INFO, **fields: Any) -> None:

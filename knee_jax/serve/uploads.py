@@ -11,14 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from fastapi.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from knee_jax.ingest import archives
 from knee_jax.ingest.knee_files import Source, unique
 from knee_jax.ingest.landmarks import SUFFIXES
 from knee_jax.ingest.pool import Failure
+from knee_jax.serve.bodies import Room
 from knee_jax.serve.limits import MIB, Limits
 from knee_jax.serve.reader import Reader
 
@@ -29,18 +31,18 @@ MOST_NAME = 200
 
 
 class Spool:
-    """Private folder of uploads that are not graded yet, of limited size.
+    """Private folder of uploads that are not graded yet.
 
     Args:
-        limits: Limits.
+        room: Room for uploads.
         base: Folder to make it in; None: the system's folder for temporary files.
     """
 
-    def __init__(self, limits: Limits, base: Path | None = None):
+    def __init__(self, room: Room, base: Path | None = None):
         base = base or Path(tempfile.gettempdir())
         _remove_left_behind(base)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}_", dir=base))
-        self._limits = limits
+        self._room = room
         self._sizes: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -56,13 +58,8 @@ class Spool:
         """
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
+        self._room.take(size)
         with self._lock:
-            if sum(self._sizes.values()) + size > self._limits.spool_mb * MIB:
-                raise HTTPException(
-                    503,
-                    "The server holds as many uploads as it can; try again in a moment.",
-                    {"Retry-After": "5"},
-                )
             self._sizes[folder] = self._sizes.get(folder, 0) + size
         path = folder / place
         path.parent.mkdir(exist_ok=True)
@@ -74,7 +71,7 @@ class Spool:
         """Delete what a request has brought."""
         shutil.rmtree(folder, ignore_errors=True)
         with self._lock:
-            self._sizes.pop(folder, None)
+            self._room.give(self._sizes.pop(folder, 0))
 
     def close(self) -> None:
         """Delete everything."""
@@ -102,20 +99,25 @@ async def form_of(request: Request, limits: Limits) -> AsyncIterator[list[Upload
         raise HTTPException(
             415, 'Send files as multipart/form-data, as `curl -F "files=@film.dcm"` does.'
         )
-    form = FormData()
+    parser = _Parser(request.headers, request.stream(), max_files=limits.files, max_fields=16)
     try:
-        try:
-            form = await request.form(max_files=limits.files, max_fields=16)
-        except HTTPException as error:
-            if error.status_code == 400 and "Too many" in str(error.detail):
-                raise HTTPException(413, too_many(limits)) from error
-            raise
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise HTTPException(413, too_many(limits)) from error
+        raise HTTPException(400, f"The form is damaged: {error.message.rstrip('.')}.") from error
+    try:
         files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
         if not files:
             raise HTTPException(422, "There is no file in the upload; add one as `files`.")
         yield files
     finally:
         await form.close()
+
+
+class _Parser(MultiPartParser):
+    spool_max_size = 2**16
+    """Size up to which a file that comes in is kept in memory, bytes: there may be many."""
 
 
 def too_many(limits: Limits) -> str:

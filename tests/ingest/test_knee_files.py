@@ -15,6 +15,7 @@ import pytest
 from knee_jax.ingest import knee_files
 from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, find
 from knee_jax.phantom import study
+from tests.serve.films import small_film
 
 
 def knee_like(height=240, width=240, dtype=np.uint8):
@@ -324,3 +325,12 @@ def test_a_film_is_read_once_for_the_look_and_the_cut(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes() + b"\0\0")
     cut()
     assert len(reads) == 4
+
+
+def test_a_strip_is_no_film(tmp_path):
+    """It would be looked at through tens of thousands of windows."""
+    path = tmp_path / "strip.dcm"
+    grey = np.arange(16 * 4000, dtype=np.uint32) % 4000
+    path.write_bytes(small_film(grey.astype(np.uint16).reshape(16, 4000)))
+    (refusal,) = read(path, localise=True)
+    assert (refusal.reason, "4000 x 16 pixels" in refusal.detail) == ("too_long", True)

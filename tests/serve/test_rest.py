@@ -231,7 +231,7 @@ def test_an_answer_that_takes_too_long_is_given_up(serve):
 
 def test_uploads_beyond_the_room_are_refused_until_there_is_some(serve):
     client = serve(spool_mb=0.01)
-    answer = post(client, ("a", b"x" * 20_000))
+    answer = post(client, ("a", b"x" * 8000))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert post(client, ("a_R.png", knee(0))).status_code == 200
 
@@ -279,6 +279,7 @@ def test_requests_are_counted_and_logged_without_names(serve, caplog):
     assert 'knee_jax_results_total{reason="",status="graded"} 1.0' in text
     assert 'knee_jax_results_total{reason="not_dicom",status="refused"} 1.0' in text
     assert 'knee_jax_stage_seconds_count{stage="read"} 2.0' in text
+    client.request("PLANTED", "/planted")
     lines = [telemetry._Lines().format(record) for record in caplog.records]
     assert sum(json.loads(line)["event"] == "request" for line in lines) == 3
     assert not any("planted" in line.lower() for line in [*lines, text])

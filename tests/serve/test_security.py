@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from knee_jax.errors import UserError
 from knee_jax.serve import bodies, security, uploads
-from knee_jax.serve.bodies import BoundedBodies
+from knee_jax.serve.bodies import BoundedBodies, Room
 from knee_jax.serve.limits import Limits
 from knee_jax.serve.security import name_of_host
 from knee_jax.serve.server import check_address
@@ -134,14 +134,14 @@ def test_what_a_killed_server_left_is_removed(tmp_path):
     left, alive = (tmp_path / f"{uploads.PREFIX}{n}_x" for n in (2**22 + 1, os.getppid()))
     for folder in (left, alive):
         folder.mkdir()
-    spool = uploads.Spool(Limits(), tmp_path)
+    spool = uploads.Spool(Room(Limits()), tmp_path)
     assert not left.exists()
     assert alive.exists()
     assert spool.folder.stat().st_mode & 0o077 == 0
     spool.close()
 
 
-def body_of(limits, parts, headers=()):
+def body_of(limits, parts, headers=(), room=None):
     """Sends a body through the middleware: the bytes that the application reads."""
     messages, read = list(parts), []
 
@@ -159,7 +159,7 @@ def body_of(limits, parts, headers=()):
                 return
 
     scope = {"type": "http", "headers": list(headers)}
-    asyncio.run(BoundedBodies(application, limits)(scope, receive, None))
+    asyncio.run(BoundedBodies(application, limits, room or Room(limits))(scope, receive, None))
     return b"".join(read)
 
 
@@ -183,3 +183,27 @@ def test_bodies_that_are_too_large_or_too_slow_end(monkeypatch, parts, headers, 
         body_of(Limits(upload_mb=0.001, idle_seconds=0.1), parts, headers)
     assert refused.value.status_code == status
     assert time.monotonic() - begin < 5
+
+
+def test_room_is_taken_as_bytes_come_and_given_back():
+    limits = Limits(spool_mb=0.001)
+    room = Room(limits)
+    room.take(900)
+    with pytest.raises(HTTPException) as refused:
+        body_of(limits, [b"x" * 100, b"x" * 100, b""], room=room)
+    assert refused.value.status_code == 503
+    assert body_of(limits, [b"x" * 100, b""], room=room) == b"x" * 100
+    room.give(900)
+    assert body_of(limits, [b"x" * 1000, b""], room=room) == b"x" * 1000
+
+
+def test_a_client_that_does_not_take_its_answer_is_hung_up_on():
+    async def never(message):
+        await asyncio.sleep(60)
+
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    limits = Limits(upload_seconds=0.05)
+    bounded = BoundedBodies(application, limits, Room(limits))
+    asyncio.run(asyncio.wait_for(bounded({"type": "http", "headers": []}, None, never), 5))
