@@ -118,9 +118,9 @@ def test_one_film_is_shown_with_its_grades(opened, address, tmp_path):
     page.screenshot(path=tmp_path / "empty.png")
     page.set_input_files("#files", films(30))
     page.wait_for_selector("figure canvas")
-    assert page.locator("figcaption h3").inner_text() == "Right knee"
+    assert page.locator("figure h3").inner_text() == "Right knee"
     assert re.search(
-        r"KL grade 3 confidence \d\d % \(calibrated\)", page.locator(".answer p").inner_text()
+        r"KL grade 3 confidence \d\d % \(calibrated\)", page.locator(".answer").inner_text()
     )
     row = json.loads(page.evaluate("sessionStorage.jobs"))
     picture = page.request.get(f"{address}/jobs/{row[0]}/results.json").json()["rows"][0]
@@ -164,9 +164,10 @@ def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tm
         "buffer": knee(0),
     }
     page.set_input_files("#files", [*films(*(10 * (i % 5) for i in range(10))), text, cruel])
-    page.wait_for_selector("text=12 films in this sitting.")
+    page.wait_for_selector("text=12 films in this sitting, 1 with a refusal.")
     listed = page.locator("#list button span").all_inner_texts()
-    assert listed == [*(f"R KL grade {i % 5}" for i in range(10)), "refused", "R KL grade 0"]
+    # By name: that of markup comes first.
+    assert listed == ["R: KL grade 0", *(f"R: KL grade {i % 5}" for i in range(10)), "refused"]
     page.click("text=notes.txt")
     assert page.locator(".problem").inner_text() == (
         "Refused: neither a film (DICOM) nor a picture (PNG, JPEG, TIFF): no DICOM preamble and no "
@@ -178,7 +179,7 @@ def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tm
         page.click("#csv")
     with open(download.value.path(), encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["kl_pred"] for row in rows] == [*(str(i % 5) for i in range(10)), "", "0"]
+    assert [row["kl_pred"] for row in rows] == ["0", *(str(i % 5) for i in range(10)), ""]
     with page.expect_download() as download:
         page.click("#html")
     assert download.value.suggested_filename == "graded.html"
@@ -258,7 +259,7 @@ def test_a_token_is_asked_for_and_the_server_ends_well(opened, started):
     page.wait_for_selector("text=Model: means")
     page.set_input_files("#files", films(20))
     page.wait_for_selector("figure canvas")
-    assert page.locator("#list button span").inner_text() == "R KL grade 2"
+    assert page.locator("#list button span").inner_text() == "R: KL grade 2"
     page.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

@@ -35,7 +35,9 @@ export function figure(job, row, targets, ready) {
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `${SIDES[row.side]}: region that was read. ${targets.map((t) => answer(t, row)).join(", ")}`);
-  caption.append(element("h3", SIDES[row.side]), ...targets.map((target) => bars(target, row)));
+  made.append(element("h3", SIDES[row.side]), ...targets.map((target) => headline(target, row)));
+  const all = targets.filter((target) => target.classes.length);
+  caption.append(...all.map((target) => bars(target, row, all.length > 1)));
   const widths = [["lateral", row.jsw_lateral_mm], ["medial", row.jsw_medial_mm]].filter(([, mm]) => mm != null);
   if (widths.length) {
     const words = widths.map(([side, mm]) => `${side} ${mm.toFixed(1)} mm`).join(", ");
@@ -50,15 +52,21 @@ export function figure(job, row, targets, ready) {
   return made;
 }
 
-function bars(target, row) {
-  const made = element("div", "", { className: "answer" }), head = element("p"), grid = element("dl", "", { className: "bars" });
-  head.append(element("strong", answer(target, row)));
+/** The grade, above the picture: it is what one looks for. */
+function headline(target, row) {
+  const made = element("p", "", { className: "answer" });
+  made.append(element("strong", answer(target, row)));
+  if (!target.classes.length) return made;
   const confidence = row[`${target.name}_confidence`];
-  if (target.classes.length) {
-    const kind = row[`${target.name}_calibrated`] ? "calibrated" : "not calibrated";
-    const words = confidence == null ? "no confidence is told" : `confidence ${percent(confidence)} (${kind})`;
-    head.append(" ", element("span", words, { className: "soft" }));
-  }
+  const kind = row[`${target.name}_calibrated`] ? "calibrated" : "not calibrated";
+  const words = confidence == null ? "no confidence is told" : `confidence ${percent(confidence)} (${kind})`;
+  made.append(" ", element("span", words, { className: "soft" }));
+  return made;
+}
+
+function bars(target, row, isNamed) {
+  const made = element("div", "", { className: "probabilities" }), grid = element("dl", "", { className: "bars" });
+  if (isNamed) made.append(element("p", target.title, { className: "soft" }));
   target.columns.forEach((column, index) => {
     const most = index === row[`${target.name}_pred`] ? "most" : "";
     const bar = element("dd", "", { className: "bar" }), filled = element("i");
@@ -66,6 +74,6 @@ function bars(target, row) {
     bar.append(filled);
     grid.append(element("dt", target.classes[index], { className: most }), bar, element("dd", percent(row[column]), { className: most }));
   });
-  made.append(head, grid);
+  made.append(grid);
   return made;
 }

@@ -12,6 +12,7 @@ let about = null, films = [], shown = null, views = [];
 const waiting = [];
 let sending = 0;
 
+const byName = ([a], [b]) => a.localeCompare(b, undefined, { numeric: true });
 const tell = (text) => { $("status").textContent = text; };
 
 // Films are sent one by one, each with its landmark files, so that each is refused by itself.
@@ -64,7 +65,9 @@ async function grade(film) {
 
 function count() {
   const left = films.filter((each) => !each.done && !each.problem).length;
-  tell(left ? `${left} still to be graded.` : `${films.length} ${films.length > 1 ? "films" : "film"} in this sitting.`);
+  const refused = films.filter((film) => film.problem || film.rows.some((row) => row.status === "refused")).length;
+  const all = `${films.length} ${films.length > 1 ? "films" : "film"} in this sitting`;
+  tell(left ? `${left} still to be graded.` : `${all}${refused ? `, ${refused} with a refusal` : ""}.`);
 }
 
 // An archive becomes as many films as it holds.
@@ -84,7 +87,7 @@ function summary(film) {
   if (film.problem) return `refused: ${film.problem}`;
   if (!film.done) return film.state;
   return film.rows.map((row) => {
-    const side = row.side ? `${row.side} ` : "";
+    const side = row.side ? `${row.side}: ` : "";
     if (row.status === "refused") return `${side}refused`;
     return side + about.targets.map((target) => answer(target, row)).join(", ");
   }).join(" · ");
@@ -165,11 +168,11 @@ async function dropped(event) {
   document.body.classList.remove("over");
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean), found = [];
   for (const entry of entries) await walk(entry, found);
-  add(found.sort(([a], [b]) => a.localeCompare(b)));
+  add(found.sort(byName));
 }
 
 function chosen(input) {
-  add([...input.files].map((file) => [file.webkitRelativePath || file.name, file]));
+  add([...input.files].map((file) => [file.webkitRelativePath || file.name, file]).sort(byName));
   input.value = "";
 }
 
