@@ -70,11 +70,11 @@ class Here:
         pass
 
 
-def grader_with(reader, predictor=None):
+def grader_with(reader, predictor=None, localiser=None):
     def make(metrics):
         batcher = Batcher(observe=metrics.batch)
-        localiser = drawn_knees.localiser()
-        return Grader(predictor or means(), localiser, reader, batcher, metrics.stage)
+        finder = localiser or drawn_knees.localiser()
+        return Grader(predictor or means(), finder, reader, batcher, metrics.stage)
 
     return make
 
@@ -84,17 +84,17 @@ def serve(tmp_path):
     """Starts an application, and returns a client of it once it is ready."""
     opened = []
 
-    def start(reader=None, *, ready=True, headers=None, predictor=None, **changes):
+    def start(reader=None, *, ready=True, headers=None, predictor=None, localiser=None, **changes):
         settings = {n: changes.pop(n) for n in ("token", "hosts", "lanes") if n in changes}
         made = app.create(
-            grader_with(reader or Here(), predictor),
+            grader_with(reader or Here(), predictor, localiser),
             Limits(**changes),
             spool=tmp_path,
             **settings,
         )
         client = TestClient(made, base_url="http://localhost", headers=headers)
         opened.append(client.__enter__())
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while ready and client.get("/ready").status_code != 200:
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -311,3 +311,18 @@ def test_before_the_models_are_loaded_it_is_alive_and_not_ready(serve):
         assert "still loading" in answer.json()["detail"]
         assert answer.headers["retry-after"]
     may.set()
+
+
+def test_nothing_of_a_header_is_told(serve, caplog):
+    grey = np.maximum(drawn_knees.picture(200, 200, [(25, 100, 150, "R")])[0], 10).astype(np.uint16)
+    client = serve()
+    with caplog.at_level(logging.INFO, telemetry.LOGGER.name):
+        texts = [
+            post(client, ("a.dcm", data), path=f"/predict?format={form}").text
+            for form in ("json", "csv", "html")
+            for data in (small_film(16 * grey), small_film(grey)[:-5000])
+        ]
+    texts += [telemetry._Lines().format(record) for record in caplog.records]
+    assert '"status":"graded"' in texts[0]
+    assert '"status":"refused"' in texts[1]
+    assert not any("planted" in text.lower() for text in texts)
