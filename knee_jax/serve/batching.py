@@ -2,7 +2,7 @@
 
 What callers ask within a few milliseconds goes into one batch, up to the largest that is compiled;
 nobody waits where all who are at work have asked. A batch is filled up to one of few sizes, so that
-nothing is compiled while somebody waits.
+nothing is compiled while somebody waits, and is joined only where that costs no more than apart.
 """
 
 import concurrent.futures
@@ -28,10 +28,14 @@ class _Program:
     function: Callable[[Batch], Any]
     sizes: tuple[int, ...]
 
+    def filled(self, rows: int) -> int:
+        """Return the size of the batch that so many rows are filled up to."""
+        return next(size for size in self.sizes if size >= rows)
+
     def __call__(self, batch: Batch) -> Any:
         """Run it on a batch that is filled up with its last row, and return only the real rows."""
         rows = len(next(iter(batch.values())))
-        size = next(size for size in self.sizes if size >= rows)
+        size = self.filled(rows)
         filled = {
             name: np.concatenate([array, np.repeat(array[-1:], size - rows, axis=0)])
             for name, array in batch.items()
@@ -151,6 +155,11 @@ class Batcher:
                 left -= other_asked.rows
             else:
                 self._waiting.append(other_asked)
+        # What is filled up costs as much as what is asked: none may be dearer together than apart.
+        program, rows = first.program, [asked.rows for asked in group]
+        while program.filled(sum(rows)) > sum(map(program.filled, rows)):
+            rows.pop()
+            self._waiting.insert(0, group.pop())
         return group
 
     def _run(self, group: Sequence[_Asked]) -> None:

@@ -110,3 +110,20 @@ def test_warming_runs_every_size_once(batcher):
 
     batcher.warm(batcher.shared(predictor(calls, heat), (2, 8, 32)), (2, 8, 32))
     assert calls == heats == [2, 8, 32]
+
+
+def test_what_is_dearer_together_is_run_apart(batcher):
+    calls, start = [], threading.Barrier(2)
+    shared = batcher.shared(predictor(calls), (4, 16))
+
+    def ask(marks):
+        with batcher.caller():
+            start.wait()
+            return shared.predict(images(*marks))["kl"].argmax(1).tolist()
+
+    with ThreadPoolExecutor(2) as threads:
+        few = list(threads.map(ask, ([1, 2, 3], [3, 2, 1])))
+        one = list(threads.map(ask, ([1, 2], [4])))
+    assert (few, one) == ([[1, 2, 3], [3, 2, 1]], [[1, 2], [4]])
+    # Six rows would be filled up to 16, and three to 4.
+    assert calls == [4, 4, 4]
