@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from knee_jax.errors import Stopped, UserError
+from knee_jax.inference import grade
 from knee_jax.inference.locate import Localiser
 from knee_jax.inference.predictor import Predictor
 from knee_jax.serve import app, telemetry
@@ -84,9 +85,10 @@ def serve(
         workers: Processes that read files.
 
     Raises:
-        UserError: The address cannot be listened at, or needs a token.
+        UserError: The address cannot be listened at or needs a token, or the model grades no films.
     """
     check_address(host, token)
+    grade.reading_for(predictor)
 
     def make_grader(metrics: telemetry.Metrics) -> Grader:
         reader = Reader(workers, limits.read_seconds)

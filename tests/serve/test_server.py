@@ -64,6 +64,7 @@ def test_only_the_file_that_harms_its_reader_is_refused(serve):
         (["--files=0"], "--files"),
         (["--token_file=none.txt"], "none.txt: no such file"),
         (["--model=nothing"], "no model of that name"),
+        (["--model=landmarks"], "finds landmarks, and grades nothing"),
     ],
 )
 def test_mistakes_are_told_in_a_line(arguments, words, monkeypatch):
