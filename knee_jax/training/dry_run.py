@@ -188,6 +188,8 @@ def plan(config: RunConfig, pixels: tuple[int, ...], of: Topology) -> Run:
             raise UserError(
                 f"config.{name}batch_size = {size} does not divide over {of.number} devices"
             )
+    if of.number % config.fsdp:
+        raise UserError(f"config.fsdp = {config.fsdp} does not divide the {of.number} devices")
     components = 8
     mixture = Mixture(
         np.full(components, 1 / components),
@@ -296,6 +298,18 @@ def measure(lowered: Any, of: Topology) -> Measured:
     )
 
 
+def bytes_of_state(run: Run, number: int) -> int:
+    """Return the bytes of a run's state on each of some devices, also where they are not there."""
+    fsdp = run.config.fsdp
+    devices = jax.sharding.AbstractMesh((1, number // fsdp, fsdp), meshes.EVERY)
+    shapes = jax.eval_shape(run.random_state)
+    shardings = jax.tree.leaves(meshes.of_state(devices, shapes))
+    return sum(
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in zip(jax.tree.leaves(shapes), shardings, strict=True)
+    )
+
+
 def bytes_of(tree: Any) -> int:
     """Return the bytes that arrays, or their shapes, take on one device."""
     return sum(
@@ -353,7 +367,7 @@ def numbers(
         "input": list(run.preprocessing.input_shape),
         "computes_in": str(jnp.dtype(run.model.dtype)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "state_bytes": bytes_of(state),
+        "state_bytes": bytes_of_state(run, of.number),
         "platform": of.platform,
         "chip": of.chip,
         "devices": of.number,

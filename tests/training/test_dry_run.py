@@ -1,5 +1,6 @@
 """What a config asks of devices, told without them."""
 
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 import pytest
 
 from knee_jax.config import load
-from knee_jax.data import mesh
 from knee_jax.errors import UserError
 from knee_jax.models.layers import tracing_for
 from knee_jax.training import dry_run, hlo
@@ -132,6 +132,12 @@ def test_the_command_tells_what_a_config_needs(tmp_path):
     # Parameters, and two moments of each.
     assert 12 * found["parameters"] < found["state_bytes"] < 13 * found["parameters"]
     assert found["training"]["seconds"]["arithmetic"] > 0
+    # Four cards that share the state, none of which is there.
+    run_here("knee_jax", "dry-run", *flags, "--topology=cuda:4", "--config.fsdp=4")
+    shared = json.loads((tmp_path / "found.json").read_text())
+    assert 0.25 < shared["state_bytes"] / found["state_bytes"] < 0.3
+    done = run_here("knee_jax", "dry-run", *flags, "--topology=cuda:4", "--config.fsdp=3")
+    assert (done.returncode, "does not divide the 4 devices" in done.stderr) == (1, True)
 
 
 @pytest.fixture(scope="module")
@@ -167,16 +173,13 @@ def test_devices_share_a_state_with_the_same_losses(on_eight):
 def test_the_large_network_is_shared_by_eight_devices():
     """A device keeps little more than an eighth of the parameters and of both their moments."""
     of = dry_run.Topology("cpu", "", tuple(jax.devices()[:1]), 1)
-    shapes = jax.eval_shape(planned("mri_progression", of).random_state)
-    eight = jax.sharding.AbstractMesh((1, 1, 8), mesh.EVERY)
-    placed = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        mesh.of_state(eight, shapes),
-    )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
-    assert parameters > 130e6
-    assert dry_run.bytes_of(placed) < 12 * parameters / 8 * 1.02
+    run = planned("mri_progression", of)
+    parameters = jax.tree.leaves(jax.eval_shape(run.random_state).params)
+    number = sum(leaf.size for leaf in parameters)
+    assert number > 130e6
+    assert 12 * number < dry_run.bytes_of_state(run, 8) < 12 * number * 1.02
+    shared = dataclasses.replace(run, config=dataclasses.replace(run.config, fsdp=8))
+    assert 12 * number / 8 < dry_run.bytes_of_state(shared, 8) < 12 * number / 8 * 1.02
 
 
 @pytest.mark.long
