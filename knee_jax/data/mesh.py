@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from knee_jax.errors import UserError
 
@@ -58,12 +58,12 @@ def make_mesh(runs: int = 1, fsdp: int = 1, devices: Sequence[jax.Device] | None
     return Mesh(grid, EVERY, axis_types=(AxisType.Auto,) * len(EVERY))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding of an array that is the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def of_state(mesh: Mesh, tree: Any) -> Any:
+def of_state(mesh: Mesh | AbstractMesh, tree: Any) -> Any:
     """Return the shardings of a train state, or of a part of it, as a pytree.
 
     An array is divided along its largest axis that the axis `fsdp` divides; small ones are not.
