@@ -77,7 +77,7 @@ dist: $(call installed,dist)
 # localiser, from phantom films.
 KNEEKL224 ?= ../shared/data/kneekl224
 weights: $(call installed,imagenet)
-	$(BIN)/knee-jax train --config=kl:best,quick --config.data.manual_dir=$(KNEEKL224) \
+	$(BIN)/knee-jax train --config=kl:best --config.data.manual_dir=$(KNEEKL224) \
 		--workdir=runs/weights/kl-kneekl224
 	rm -f knee_jax/weights/kl-kneekl224.knee
 	$(BIN)/knee-jax export runs/weights/kl-kneekl224 --half --out=knee_jax/weights/kl-kneekl224.knee \
