@@ -4,7 +4,7 @@
     python benchmarks/predict_films.py --memory=1000
 
 Both read the same uncompressed films of 2,048 rows with landmark files, cut both knees and grade
-them by an EfficientNet-Lite0 of 128 px: ours the model that comes with the project, theirs timm's
+them by an EfficientNet-Lite0 of 224 px: ours the model that comes with the project, theirs timm's
 of random weights, which takes as long. Theirs is what one writes in an hour: pydicom, OpenCV, and a
 DataLoader with as many worker processes as ours. They take turns, three rounds, from the first
 film's result on, so that neither start nor compiling counts. Ours also with the localiser in place
@@ -35,7 +35,7 @@ from knee_jax.ingest.knee_files import Source, find
 from knee_jax.phantom.study import write_study
 
 RESULTS = Path(__file__).parent / "results" / "predict_films.csv"
-SIZE, ROUNDS, WORKERS, BATCH = 128, 3, 2, 16
+SIZE, ROUNDS, WORKERS, BATCH = 224, 3, 2, 16
 MODEL = "kl-kneekl224"
 
 
