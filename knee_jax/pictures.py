@@ -20,8 +20,8 @@ Array = np.ndarray
 LATERAL, MEDIAL = (230, 159, 0), (86, 180, 233)
 """Colours of the two sides of a joint, red, green, blue."""
 
-FILM_SIDES = ("L", "M")
-"""Marks at the left and at the right of a film: lateral and medial."""
+FILM_SIDES = ("lateral", "medial")
+"""Marks at the left and at the right of a film; letters would be taken for a side of the body."""
 
 _DIM = 0.62
 """Brightness that a picture keeps under heat."""

@@ -81,7 +81,8 @@ def test_no_heat_is_grey_and_resampling_does_not_spread_it():
 
 def test_patches_are_framed():
     heat = np.zeros((48, 48), np.float32)
-    framed = pictures.evidence(np.zeros((48, 48), np.uint8), heat, 48, patch=(20, 16))
+    black = np.zeros((48, 48), np.uint8)
+    framed = pictures.evidence(black, heat, 48, sides=("", ""), patch=(20, 16))
     white = (framed > 200).all(-1)
     assert white[16, :20].all()
     assert white[16, 28:].all()

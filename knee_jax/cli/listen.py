@@ -46,6 +46,8 @@ def main(words: list[str]) -> None:
     callers = [node.title_of(each, "--callers") for each in options.callers]
     peer = node.peer_of(options.send_to, "--send_to")
     root = Path(options.spool).expanduser()
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--spool={root}: is a file; name a folder")
     root.mkdir(parents=True, exist_ok=True)
     predictor = models.average([models.load(name) for name in options.model])
     reading = grade.reading_for(predictor, localise=True)
@@ -60,7 +62,14 @@ def main(words: list[str]) -> None:
             answering.log("received", film=key, new=new)
 
         address = (options.host, options.port)
-        server = node.listen(title, address, callers, options.most_mb * 2**20, receive)
+        server = node.listen(
+            title,
+            address,
+            callers,
+            options.most_mb * 2**20,
+            receive,
+            lambda: answering.log("turned_away", why="the titles of caller or called"),
+        )
         try:
             host, port = server.server_address[:2]
             answering.log("listening", title=title, host=host, port=port)

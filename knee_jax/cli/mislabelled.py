@@ -42,7 +42,9 @@ def main(words: list[str]) -> None:
     source, out = path(words[0]), path(options.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out}: is a file; name a folder")
-    part = options.part or held_out_part(source)
+    if not source.exists():
+        raise UserError(f"{source}: no such run or predictions table")
+    part = held_out_part(source, options.part)
     table = read_predictions(source / "predictions" / f"{part}.csv" if part else source)
     target = mislabelled.target_in(table, options.target)
     listed = label_quality.list_mislabelled(table, target)
@@ -58,11 +60,15 @@ def main(words: list[str]) -> None:
     print(f"\n{file}\n{page}")
 
 
-def held_out_part(source: Path) -> str:
-    """Return a part of a run that it has not learnt from; '' of a table."""
+def held_out_part(source: Path, wanted: str | None) -> str:
+    """Return the wanted part of a run, or one that it has not learnt from; '' of a table."""
     if not source.is_dir():
         return ""
-    for part in ("out_of_fold", "validation", "test"):
-        if (source / "predictions" / f"{part}.csv").is_file():
+    known = {path.stem for path in (source / "predictions").glob("*.csv")}
+    if wanted and wanted not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise UserError(f"{source}: has no predictions of --part={wanted}; it has {names}")
+    for part in (wanted, "out_of_fold", "validation", "test"):
+        if part and part in known:
             return part
     raise UserError(f"{source}: holds no predictions; evaluate the run first")

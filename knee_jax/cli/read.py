@@ -65,6 +65,14 @@ def main(words: list[str]) -> None:
         study = Study(file)
         if words:
             print(f"{file} is there: its {study.number():,} knees are read, not those of the files")
+        for name, is_of_study in (
+            ("grades", [grade.name for grade in study.grades]),
+            ("repeats", study.repeats),
+            ("seed", study.seed),
+        ):
+            if options[name].present and options[name].value != is_of_study:
+                told = ",".join(is_of_study) if isinstance(is_of_study, list) else is_of_study
+                raise UserError(f"--{name}: {file} was made with {told}; leave the flag out")
     if options.take:
         _take(study, path(options.take))
     if options.out:
@@ -91,22 +99,21 @@ def _knees(places: list[Path], workers: int) -> "Iterator[Knee]":
             else:
                 yield each
     for each in refused:
-        print(f"refused: {' '.join((each.source, each.side)).strip()}: {each.detail}")
+        what = "note" if each.reason == knees.NOTED else "refused"
+        print(f"{what}: {' '.join((each.source, each.side)).strip()}: {each.detail}")
 
 
 def _take(study: "Study", table: Path) -> None:
-    import pandas as pd
+    from knee_jax.foreign_tables import read_table
 
     if not table.is_file():
         raise UserError(f"--take={table}: no such table")
-    readings = pd.read_csv(table, dtype=str, keep_default_na=False)
-    added, left_out = study.take(readings)
+    added, left_out = study.take(read_table(table))
     print(f"{added:,} readings added; {left_out:,} left out, of readers who read here")
 
 
 def _write(study: "Study", out: Path, predictions: str | None) -> None:
-    import pandas as pd
-
+    from knee_jax.foreign_tables import read_table
     from knee_jax.reading.agreement import predictions_of
     from knee_jax.report.reading import write_agreement
 
@@ -117,11 +124,14 @@ def _write(study: "Study", out: Path, predictions: str | None) -> None:
         file = path(predictions)
         if not file.is_file():
             raise UserError(f"--predictions={file}: no such table")
-        table = pd.read_csv(file)
+        table = read_table(file)
         for grade in study.grades:
-            found = predictions_of(table, study.knees(), grade.name)
+            found = predictions_of(table, study.knees(), grade)
             if found is not None:
                 predicted[grade.name] = found
+        if not predicted:
+            names = ", ".join(f"{grade.name}_pred" for grade in study.grades)
+            raise UserError(f"--predictions={file}: has no column {names}")
     print(write_agreement(out, study, predicted))
 
 

@@ -57,9 +57,16 @@ def require() -> None:
 
 
 def token_of(file: str | None) -> str:
-    """Return the token in a file, or else in the environment; '' without any."""
+    """Return the token in a file, or else in the environment; '' without any.
+
+    Raises:
+        UserError: The file holds no token.
+    """
     if file:
-        return path(file).read_text(encoding="utf-8").strip()
+        token = path(file).read_text(encoding="utf-8", errors="replace").strip()
+        if not token or not token.isprintable() or "\ufffd" in token:
+            raise UserError(f"--token_file={file}: holds no token: one long random word in a line")
+        return token
     return os.environ.get("KNEE_JAX_TOKEN", "")
 
 

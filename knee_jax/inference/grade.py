@@ -58,6 +58,9 @@ CROPS_DATASET = "kneekl224"
 SETTINGS, LINES, TABLE = "settings.json", "knees.jsonl", "predictions.csv"
 KNEES, PICTURES = "knees", "pictures"
 
+DOUBT = "unlike most training knees"
+"""Note on a knee whose grade has no confidence."""
+
 WARNING = "For research only, not a medical device."
 
 PANEL = 320
@@ -269,7 +272,7 @@ def row_of(
         )
         return refused(predictor, Refusal(knee.source, knee.side, "unlike_training_knees", detail))
     doubtful = novelty is not None and novelty > novelties.DOUBTFUL
-    notes = [*knee.notes, *(["unlike most training knees"] if doubtful else [])]
+    notes = [*knee.notes, *([DOUBT] if doubtful else [])]
     row: Row = {
         "file": knee.source,
         "side": knee.side,

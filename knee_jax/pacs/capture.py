@@ -1,11 +1,39 @@
 """Secondary capture of a knee: its picture, with region, landmarks and evidence, as DICOM."""
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 import knee_jax
 from knee_jax.pacs.film import evidence, file_with
 from knee_jax.pacs.structured_report import SERIES_NUMBER, new_uid
+
+WORDS = {
+    "R": "Right knee.",
+    "L": "Left knee, mirrored: shown as a right one.",
+    "": "Knee of unknown side.",
+}
+"""What is written over a picture, by side."""
+
+WARNING = "For research only, not a medical device."
+
+_BAND, _FONT = 22, 14
+
+
+def labelled(picture: np.ndarray, side: str) -> np.ndarray:
+    """Return a picture under a band of words: people read pixels, not headers.
+
+    Args:
+        picture: uint8 [height, width, 3].
+        side: 'L', 'R' or ''.
+    """
+    height, width = picture.shape[:2]
+    sheet = Image.new("RGB", (width, height + 2 * _BAND))
+    sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (0, 2 * _BAND))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
+    for line, words in enumerate((WORDS[side], WARNING)):
+        draw.text((5, line * _BAND + 3), words, "white", font)
+    return np.asarray(sheet)
 
 
 def capture(film: Dataset, picture: np.ndarray, side: str, series_uid: str, number: int) -> Dataset:
@@ -24,7 +52,7 @@ def capture(film: Dataset, picture: np.ndarray, side: str, series_uid: str, numb
 
     made = SCImage.from_ref_dataset(
         evidence(film),
-        pixel_array=np.ascontiguousarray(picture),
+        pixel_array=labelled(picture, side),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -39,7 +67,7 @@ def capture(film: Dataset, picture: np.ndarray, side: str, series_uid: str, numb
     )
     made.SoftwareVersions = knee_jax.__version__
     made.SeriesDescription = "knee_jax: what was read, for research only"
-    made.ImageComments = "For research only, not a medical device."
+    made.ImageComments = WARNING
     if not side:
         for keyword in ("Laterality", "PatientOrientation"):
             setattr(made, keyword, None)

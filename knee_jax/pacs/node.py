@@ -1,6 +1,7 @@
 """DICOM node: receives films by C-STORE, and sends objects to a peer by C-STORE."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -87,6 +88,7 @@ def listen(
     callers: Sequence[str],
     most_bytes: int,
     receive: Callable[[str, bytes], None],
+    turned_away: Callable[[], None],
 ) -> Any:
     """Start to receive films, in threads of the library.
 
@@ -99,6 +101,7 @@ def listen(
         callers: Titles of those who may send; empty: anybody.
         most_bytes: Size of a film up to which it is received.
         receive: Function that takes the UID and the file of a film.
+        turned_away: Function that is called where a caller is not let in.
 
     Returns:
         Server with a `shutdown` method.
@@ -107,6 +110,8 @@ def listen(
         UserError: The address cannot be listened on.
     """
     from pynetdicom import AE, evt
+
+    _hush()
 
     def store(event: Any) -> int:
         if event.request.DataSet.getbuffer().nbytes > most_bytes:
@@ -128,8 +133,9 @@ def listen(
     node.add_supported_context(ECHO)
     for kind in FILMS:
         node.add_supported_context(kind, AllTransferSyntaxes)
+    handlers: list[Any] = [(evt.EVT_C_STORE, store), (evt.EVT_REJECTED, lambda _: turned_away())]
     try:
-        return node.start_server(address, block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+        return node.start_server(address, block=False, evt_handlers=handlers)
     except OSError as error:
         host, port = address
         raise UserError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
@@ -145,6 +151,7 @@ def send(title: str, peer: Peer, paths: Sequence[Path]) -> Iterator[tuple[Path, 
     """
     from pynetdicom import AE
 
+    _hush()
     node = AE(ae_title=title)
     node.acse_timeout = node.dimse_timeout = node.network_timeout = SECONDS
     node.connection_timeout = SECONDS
@@ -160,6 +167,11 @@ def send(title: str, peer: Peer, paths: Sequence[Path]) -> Iterator[tuple[Path, 
             yield path, _stored(association, path)
     finally:
         association.release()
+
+
+def _hush() -> None:
+    """Leave the words to the log of `answering`: the library would tell every failed call twice."""
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 
 def _stored(association: Any, path: Path) -> str:

@@ -13,6 +13,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 import knee_jax
+from knee_jax.inference.grade import DOUBT
 from knee_jax.pacs.film import evidence, file_with
 from knee_jax.targets.kinds import Classes, Ordinal, Target
 
@@ -114,9 +115,14 @@ def _group(film: Dataset, row: Row, targets: Sequence[Target]) -> Any:
 
 
 def _grades(row: Row, targets: Sequence[Target]) -> Iterator[Any]:
-    """Yield the most probable class of each target that has classes, as an evaluation."""
+    """Yield doubt about the picture, and each target's most probable class, as evaluations."""
     from highdicom import sr
 
+    if DOUBT in row["notes"]:
+        yield sr.QualitativeEvaluation(
+            name=code("doubt", "Doubt about the picture"),
+            value=code("unlike_training", "Unlike most knees that the model was trained on"),
+        )
     for target in targets:
         if isinstance(target, Classes):
             number = row[f"{target.name}_pred"]

@@ -126,14 +126,14 @@ def readers_table(
     """Return the readers' grades, one row a knee: the table that `knee-jax readers` takes.
 
     With one grade a column is named by its reader, with several `<reader>_<grade>`; empty where
-    not read.
+    not read. Files are in the table of readings.
 
     Args:
         knees: Result of `Study.knees`.
         readings: Result of `Study.readings`.
         grades: Grades that were read.
     """
-    table = knees.set_index("id")
+    table = knees.set_index("id")[["subject", "side", "visit"]]
     for grade in grades:
         first = first_readings(readings, grade.name).astype("Int64")
         ending = "" if len(grades) == 1 else f"_{grade.name}"
@@ -163,23 +163,31 @@ def disagreements(
     return found.sort_values("range", ascending=False, kind="stable")
 
 
-def predictions_of(table: pd.DataFrame, knees: pd.DataFrame, grade: str) -> pd.Series | None:
+def predictions_of(table: pd.DataFrame, knees: pd.DataFrame, grade: Ordinal) -> pd.Series | None:
     """Return a model's grades of the knees of a study, indexed by their ids; None without any.
 
     Args:
         table: `predictions.csv` of `knee-jax predict` of the same files.
         knees: Result of `Study.knees`.
-        grade: Name of the grade.
+        grade: Grade.
 
     Raises:
         UserError: The table is of something else.
     """
     if not {"file", "side"} <= set(table.columns):
         raise UserError("the predictions have no columns file and side; name predictions.csv")
-    column = f"{grade}_pred"
+    column = f"{grade.name}_pred"
     if column not in table:
         return None
-    graded = table.dropna(subset=[column]).drop_duplicates(["file", "side"])
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    told = table[column].notna() & (table[column].astype(str).str.strip() != "")
+    wrong = told & ~numbers.isin(range(grade.num_outputs))
+    if wrong.any():
+        first = str(table[column][wrong].iloc[0])
+        raise UserError(
+            f"the predictions have {first!r} as {column}: it is from 0 to {grade.num_outputs - 1}"
+        )
+    graded = table[told].assign(**{column: numbers[told]}).drop_duplicates(["file", "side"])
     keys = pd.MultiIndex.from_frame(graded[["file", "side"]].fillna("").astype(str))
     values = pd.Series(graded[column].to_numpy(np.int64), keys)
     wanted = pd.MultiIndex.from_frame(knees[["file", "side"]].astype(str))

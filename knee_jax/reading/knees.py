@@ -13,10 +13,14 @@ PIXELS = 700
 """Side of a picture, pixels: 0.2 mm for a region of 140 mm."""
 
 
+NOTED = "noted"
+"""Reason of what is said of a knee that is kept."""
+
+
 def read(
     sources: list[Source], workers: int, done: Callable[[], object]
 ) -> Iterator[Knee | Refusal]:
-    """Yield the knees of files, and what is refused, in order.
+    """Yield the knees of files, what is refused, and what is strange about a knee, in order.
 
     Args:
         sources: Files.
@@ -32,6 +36,8 @@ def read(
                 assert good
                 name = found.source
                 yield Knee(name, subject_of(name), found.side, 0, data.tobytes())
+                if found.notes:
+                    yield Refusal(name, found.side, NOTED, "; ".join(found.notes))
             elif isinstance(found, Refusal):
                 yield found
         done()

@@ -10,7 +10,7 @@ def blind_order(number: int, repeats: float, seed: int, reader: str) -> list[tup
     """Return the places of a reader's list.
 
     Knees that come again are drawn from the first half of the reader's own order, and come again in
-    the second half, so that some time has passed. Nothing tells the reader which they are.
+    the second half, at least a quarter of the list later. Nothing tells the reader which they are.
 
     Args:
         number: Number of knees.
@@ -24,8 +24,11 @@ def blind_order(number: int, repeats: float, seed: int, reader: str) -> list[tup
     digest = hashlib.sha256(f"{seed}/{reader}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     order = [(int(knee), False) for knee in rng.permutation(number)]
-    early, late = order[: math.ceil(number / 2)], order[math.ceil(number / 2) :]
-    again = min(math.ceil(repeats * number), len(early))
-    for place in rng.choice(len(early), again, replace=False):
-        late.insert(int(rng.integers(len(late) + 1)), (early[place][0], True))
+    half = math.ceil(number / 2)
+    early, late = order[:half], order[half:]
+    again = min(math.ceil(repeats * number), number - half)
+    for place in rng.choice(half, again, replace=False):
+        # What is put in later moves it further away, never nearer.
+        nearest = max(0, int(place) + number // 4 - half)
+        late.insert(int(rng.integers(nearest, len(late) + 1)), (early[place][0], True))
     return early + late

@@ -254,10 +254,14 @@ class Study:
             knee = ids.get((str(each["file"]), str(each["side"] or "")))
             if knee is None:
                 raise UserError(f"{each['file']} {each['side']}: is no knee of {self.path}")
-            reader, place = str(each["reader"]), int(each["place"])
+            reader = str(each["reader"])
+            try:
+                place, value = int(each["place"]), int(each["value"])
+            except ValueError as error:
+                raise UserError(f"readings of {reader}: place or value is no number") from error
             again = str(each["again"]).lower() in ("true", "1")
             places[reader, place] = (reader, place, knee, int(again))
-            grade = self._checked(str(each["grade"]), int(each["value"]))
+            grade = self._checked(str(each["grade"]), value)
             rows.append((reader, place, *grade, str(each["at"])))
         assert not here & {reader for reader, _ in places}
         with self._connected() as base:
@@ -289,6 +293,8 @@ def create(
     known = [target.name for target in targets.of_kind(targets.all_targets(), Ordinal)]
     if wrong := [name for name in grades if name not in known]:
         raise UserError(f"{wrong[0]}: is no grade; choose from {', '.join(known)}")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     unfinished = path.with_name(f".unfinished_{path.name}")
     unfinished.unlink(missing_ok=True)
     facts: dict[str, Any] = {

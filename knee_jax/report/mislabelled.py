@@ -17,7 +17,7 @@ from knee_jax.report.sections import Section
 from knee_jax.report.tables import Table
 from knee_jax.targets.kinds import Classes
 
-ROWS = 40
+ROWS = 48
 """Number of knees in the table of the page."""
 
 
@@ -55,7 +55,7 @@ def pictures_of(
             opened_run.Knee(run, part, row).image() for _, row in listed.head(number).iterrows()
         ]
     except UserError as error:
-        print(f"no pictures: {error}")
+        print(f"no pictures (--data_dir names the folder of prepared sets): {error}")
         return []
 
 

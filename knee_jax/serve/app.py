@@ -102,7 +102,9 @@ def _add_words(app: FastAPI) -> None:
     async def mistaken(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = " ".join(str(each) for each in first["loc"][1:])
-        return JSONResponse({"detail": f"{where}: {first['msg'].lower()}."}, 422)
+        return JSONResponse(
+            {"detail": f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}."}, 422
+        )
 
     @app.exception_handler(ClientDisconnect)
     async def left(_: Request, __: ClientDisconnect) -> Response:

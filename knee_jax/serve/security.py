@@ -105,7 +105,8 @@ class Guard:
             wrong.append(now)
         return (
             401,
-            "A token is needed: send `Authorization: Bearer TOKEN`.",
+            f"{'The token is wrong' if given else 'A token is needed'}; programs send it as "
+            "`Authorization: Bearer TOKEN`.",
             {"www-authenticate": "Bearer"},
         )
 

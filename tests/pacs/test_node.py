@@ -18,8 +18,9 @@ def listening():
     """Start a node with a function that receives, and return its port."""
     servers = []
 
-    def start(receive, callers=(), most_bytes=10**7):
-        servers.append(node.listen("KNEE_JAX", ("127.0.0.1", 0), callers, most_bytes, receive))
+    def start(receive, callers=(), most_bytes=10**7, turned_away=lambda: None):
+        address = ("127.0.0.1", 0)
+        servers.append(node.listen("KNEE_JAX", address, callers, most_bytes, receive, turned_away))
         return servers[-1].server_address[1]
 
     yield start
@@ -55,10 +56,13 @@ def test_a_film_is_received_as_it_is(tmp_path, listening):
 
 def test_only_those_who_know_the_titles_are_let_in(tmp_path, listening):
     path = film(tmp_path / "001")
-    port = listening(lambda *_: None, callers=["PACS"])
+    refused = []
+    port = listening(lambda *_: None, callers=["PACS"], turned_away=lambda: refused.append(1))
     assert store(port, path) == 0
+    assert not refused
     assert store(port, path, called="OTHER") is None
     assert store(port, path, calling="OTHER") is None
+    assert len(refused) == 2
 
 
 def test_a_full_disk_or_too_large_a_film_is_told_to_the_sender(tmp_path, listening):
@@ -136,4 +140,4 @@ def test_a_peer_is_read():
 def test_a_port_in_use_is_told(listening):
     port = listening(lambda *_: None)
     with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be listened on"):
-        node.listen("KNEE_JAX", ("127.0.0.1", port), [], 10, lambda *_: None)
+        node.listen("KNEE_JAX", ("127.0.0.1", port), [], 10, lambda *_: None, lambda: None)

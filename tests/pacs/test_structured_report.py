@@ -44,6 +44,15 @@ def test_a_report_says_what_the_rows_say(tmp_path):
     assert right["Source of Measurement"] == header.SOPInstanceUID
 
 
+def test_a_doubt_is_told(tmp_path):
+    header = films.read(film(tmp_path / "001"))
+    doubted = {**ROW, "notes": f"bright; {grade.DOUBT}"}
+    sure, unsure = groups(structured_report.report(header, [ROW, doubted], TARGETS))
+    words = "Unlike most knees that the model was trained on"
+    assert unsure["Doubt about the picture"] == words
+    assert "Doubt about the picture" not in sure
+
+
 def test_what_is_unknown_of_a_knee_is_left_out(tmp_path):
     header = films.read(film(tmp_path / "001"))
     row = {**ROW, "side": "", "jsw_medial_mm": None, "jsw_lateral_mm": None, "jsw_error_mm": None}
@@ -141,10 +150,14 @@ def test_others_accept_them(tmp_path):
 
 def test_a_picture_has_its_knee_s_sides(tmp_path):
     header = films.read(film(tmp_path / "001"))
-    picture = np.random.default_rng(0).integers(0, 256, (10, 20, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (100, 320, 3), np.uint8)
     uid = structured_report.new_uid()
     right, left = (saved(capture.capture(header, picture, side, uid, 1)) for side in "RL")
-    np.testing.assert_array_equal(right.pixel_array, picture)
+    for made in (right, left):
+        above = made.pixel_array.shape[0] - len(picture)
+        np.testing.assert_array_equal(made.pixel_array[above:], picture)
+        assert made.pixel_array[:above].max() == 255  # Words.
+    assert (right.pixel_array != left.pixel_array).any()
     # Lateral is at the left of both, so that the right of the picture is the body's middle.
     assert (list(right.PatientOrientation), list(left.PatientOrientation)) == (
         ["L", "F"],

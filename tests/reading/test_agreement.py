@@ -17,6 +17,7 @@ from knee_jax.reading.agreement import (
 from tests.reading.test_study import make
 
 KL = list(targets.get_all(("kl",)))
+(OSFL,) = targets.get_all(("osfl",))
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_kappas_are_those_of_another_library(study):
 
 def test_the_readers_table_has_every_knee_at_first_sight(study):
     table = readers_table(study.knees(), study.readings(), KL)
-    assert list(table.columns) == ["file", "subject", "side", "visit", "Ann", "Ben"]
+    assert list(table.columns) == ["subject", "side", "visit", "Ann", "Ben"]
     assert len(table) == 60
     assert table["Ann"].notna().all()
     ben = values(study, "Ben")
@@ -90,12 +91,15 @@ def test_a_model_is_found_by_file_and_side(study):
     knees = study.knees()
     table = knees[["file", "side"]].assign(kl_pred=np.arange(60) % 5)
     table.loc[3, "kl_pred"] = None  # Refused.
-    found = predictions_of(table.sample(frac=1, random_state=0), knees, "kl")
+    found = predictions_of(table.sample(frac=1, random_state=0), knees, KL[0])
     assert found.loc[1] == 0
     assert found.loc[8] == 2
     assert 4 not in found.index
-    assert predictions_of(table, knees, "osfl") is None
+    assert predictions_of(table, knees, OSFL) is None
     with pytest.raises(UserError, match="none of the study's knees"):
-        predictions_of(table.assign(file="x"), knees, "kl")
+        predictions_of(table.assign(file="x"), knees, KL[0])
+    for value in (9, "x"):
+        with pytest.raises(UserError, match=f"'?{value}'? as kl_pred: it is from 0 to 4"):
+            predictions_of(table.astype({"kl_pred": object}).assign(kl_pred=value), knees, KL[0])
     with pytest.raises(UserError, match="no columns file and side"):
-        predictions_of(table.drop(columns="file"), knees, "kl")
+        predictions_of(table.drop(columns="file"), knees, KL[0])

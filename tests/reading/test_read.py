@@ -54,13 +54,27 @@ def test_what_was_read_is_written(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "out"
     readers = pd.read_csv(out / "readers.csv", dtype={"subject": str})
-    assert list(readers.columns) == ["file", "subject", "side", "visit", "Ann", "Ben"]
+    assert list(readers.columns) == ["subject", "side", "visit", "Ann", "Ben"]
     agreement = pd.read_csv(out / "agreement.csv")
     assert set(agreement["second"]) == {"Ann", "Ben", "model"}
     page = (out / "agreement.html").read_text()
     assert "Ann, twice" in page
     differ = readers[["Ann", "Ben"]].assign(model=1).nunique(axis=1) > 1
     assert page.count("data:image/jpeg") == differ.sum() > 8
+    # The readers' table is one that `knee-jax readers` takes.
+    model = study.knees()[["subject", "side", "visit"]].assign(kl=1, kl_pred=1)
+    for number in range(5):
+        model[f"kl_p{number}"] = float(number == 1)
+    model.to_csv(tmp_path / "model.csv", index=False)
+    done = run_here(
+        "knee_jax",
+        "readers",
+        f"--predictions={tmp_path / 'model.csv'}",
+        f"--readers={out / 'readers.csv'}",
+        f"--out={tmp_path / 'beside'}",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Ann" in done.stdout
     # Another copy takes Ben's, whom it does not know.
     other = filled(tmp_path / "other.db", readers=("Ann",))
     done = run_here("knee_jax", "read", f"--study={other.path}", f"--take={out / 'readings.csv'}")

@@ -25,9 +25,17 @@ def test_an_order_has_every_knee_once_and_repeats_late(number, repeats):
     first = [knee for knee, again in order if not again]
     assert sorted(first) == list(range(number))
     again = [(place, knee) for place, (knee, repeated) in enumerate(order) if repeated]
-    assert len(again) == min(-(-repeats * number // 1), -(-number // 2))
+    assert len(again) == min(-(-repeats * number // 1), number // 2)
     for place, knee in again:
-        assert place >= -(-number // 2) > first.index(knee)
+        assert place >= -(-number // 2) > order.index((knee, False))
+        assert place - order.index((knee, False)) >= number // 4
+
+
+def test_repeats_never_follow_at_once():
+    for reader in map(str, range(200)):
+        order = blind_order(10, 0.2, 0, reader)
+        for place, (knee, repeated) in enumerate(order):
+            assert not repeated or place - order.index((knee, False)) >= 2
 
 
 def test_orders_are_each_reader_s_own_and_the_same_again():

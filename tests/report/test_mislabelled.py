@@ -26,7 +26,7 @@ def test_a_table_is_judged_on_the_command_line(tmp_path):
     ("words", "message"),
     [
         ([], "name one run or predictions table"),
-        (["nothing.csv"], "no such predictions table"),
+        (["nothing.csv"], "no such run or predictions table"),
         (["."], "holds no predictions"),
     ],
 )

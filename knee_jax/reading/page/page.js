@@ -112,11 +112,13 @@ function mark() {
       button.setAttribute("aria-pressed", String(state.values[grade.name] === value));
     });
   });
+  at("grades").children[state.now].scrollIntoView({ block: "nearest" });
 }
 
 const give = alone(async (value) => {
   const grade = state.grades[state.now];
-  if (!grade || value >= grade.classes.length) return;
+  if (!grade) return;
+  if (value >= grade.classes.length) throw new Error(`${grade.title} is from 0 to ${grade.classes.length - 1}`);
   await post(`${base()}/places/${state.place}/${grade.name}`, "PUT", { value });
   state.values[grade.name] = value;
   at("saved").classList.remove("failed");
@@ -132,6 +134,7 @@ const give = alone(async (value) => {
 
 const go = alone(async (by) => {
   const place = state.place + by;
+  at("saved").textContent = "";
   if (place >= 0 && place < state.number) await show(place);
 });
 
@@ -142,6 +145,11 @@ function zoom(by) {
 }
 
 const tuned = (name, by) => { view[name] = Math.min(4, Math.max(0.25, view[name] * by)); look(); };
+
+for (const [id, act] of Object.entries({
+  back: () => go(-1), forth: () => go(1), larger: () => zoom(1.25), smaller: () => zoom(0.8),
+  brighter: () => tuned("brightness", 1.15), darker: () => tuned("brightness", 1 / 1.15),
+})) at(id).addEventListener("click", act);
 
 const KEYS = {
   ArrowRight: () => go(1),

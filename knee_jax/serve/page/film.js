@@ -41,9 +41,10 @@ export function figure(job, row, targets, ready) {
   const widths = [["lateral", row.jsw_lateral_mm], ["medial", row.jsw_medial_mm]].filter(([, mm]) => mm != null);
   if (widths.length) {
     const words = widths.map(([side, mm]) => `${side} ${mm.toFixed(1)} mm`).join(", ");
-    caption.append(element("p", `Joint space: ${words} (± ${row.jsw_error_mm?.toFixed(1) ?? "?"} mm)`, { className: "soft" }));
+    const error = row.jsw_error_mm == null ? "" : ` (± ${row.jsw_error_mm.toFixed(1)} mm)`;
+    caption.append(element("p", `Joint space: ${words}${error}`, { className: "soft" }));
   }
-  if (row.notes) caption.append(element("p", `Note: ${row.notes}`, { className: "soft" }));
+  if (row.notes) made.append(problem("Note", row.notes));
   made.append(canvas, caption);
   server.picture(job, row.number)
     .then((picture) => View.of(canvas, picture, row.side === "" ? null : row.side === "L"))
