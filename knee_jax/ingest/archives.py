@@ -187,12 +187,12 @@ def _in_words(archive: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise OSError(errno.EIO, "its archive is damaged") from error
+        raise OSError(errno.EIO, "its archive is damaged; pack it, or copy it, again") from error
     except (RuntimeError, NotImplementedError) as error:
         # So says zipfile of a password, and of a kind of compression that it has not.
         raise OSError(errno.EACCES, "its archive is encrypted or of an unknown kind") from error
     except (KeyError, ValueError, IndexError) as error:
-        raise OSError(errno.EIO, "its archive is damaged") from error
+        raise OSError(errno.EIO, "its archive is damaged; pack it, or copy it, again") from error
 
 
 def _stamp(archive: pathlib.Path) -> tuple[pathlib.Path, int, int]:

@@ -49,7 +49,7 @@ NOTES = {
     "grey_in_three_channels": "a grey film stored in three equal channels",
     "polarity_contradicts": "its header contradicts itself on whether bone is bright",
     "polarity_by_the_picture": "its header contradicts itself; inverted, as the picture says",
-    "bones_look_dark": "bone looks dark on the picture, though the header says bright",
+    "bones_look_dark": "bone looks dark, and is said or taken to be bright: is it a negative?",
     "padding_left_out": "PixelPaddingValue round the film was taken out of the grey levels",
 }
 """Remarks on a film, by name: what was strange, and what was done."""

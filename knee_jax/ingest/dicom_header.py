@@ -32,7 +32,7 @@ def read_header(path: pathlib.Path, keywords: Sequence[str] | None = None) -> py
     try:
         begin = _begin(path)
         if not begin:
-            raise UnusableKnee("empty_file", "zero bytes")
+            raise UnusableKnee("empty_file", "the file is empty; copy it again")
         with archives.open_file(path) as file:
             header = pydicom.dcmread(
                 file, stop_before_pixels=partly, specific_tags=tags, force=_is_bare(begin)
@@ -90,7 +90,7 @@ def _other_kind(begin: bytes) -> str:
     for place, bytes_, name in _KINDS:
         if begin[place:].startswith(bytes_):
             return f"a picture of the kind {name}, as a photograph or screenshot of a film is"
-    return "no DICOM preamble and no DICOM element at its start"
+    return "no DICOM preamble and no DICOM element at its start; give a DICOM film"
 
 
 def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:

@@ -109,7 +109,8 @@ def _native(
     length = _length(form)
     if len(data) < length * (frame + 1):
         found = max(len(data) - length * frame, 0)
-        raise UnusableKnee("truncated_pixels", f"{found} of {length} bytes")
+        detail = f"it breaks off: {found:,} of {length:,} bytes of pixels; copy the file again"
+        raise UnusableKnee("truncated_pixels", detail)
     if len(data) >= length * (integer(header, "NumberOfFrames", 1) + 1):
         detail = f"{len(data):,} bytes, where Rows and Columns tell of {length:,}"
         raise UnusableKnee("corrupt_pixels", detail)

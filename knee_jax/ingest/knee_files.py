@@ -253,7 +253,11 @@ def _in_archive(archive: pathlib.Path, name: str) -> Iterator[Source]:
     try:
         members, left_out = sorted(archives.files(archive)), archives.left_out(archive)
     except OSError as error:
-        yield Source(archive, _shown(name), never_read=error.strerror or "its archive is damaged")
+        yield Source(
+            archive,
+            _shown(name),
+            never_read=error.strerror or "its archive is damaged; pack it, or copy it, again",
+        )
         return
     for member, reason in sorted(left_out.items()):
         yield Source(archive, _shown(f"{name}/{member}"), never_read=reason)
@@ -294,7 +298,7 @@ class KneeFileJob:
                 raise _refusal("index_of_files")
             data = archives.read(self.source.path)
             if not data:
-                raise UnusableKnee("empty_file", "zero bytes")
+                raise UnusableKnee("empty_file", "the file is empty; copy it again")
             picture = _picture(data)
             if picture is None:
                 return self._film()

@@ -20,7 +20,7 @@ def read_grey(path: pathlib.Path) -> np.ndarray:
     except OSError as error:
         raise UnusableKnee("unreadable", error.strerror or "it cannot be read") from error
     if not data.size:
-        raise UnusableKnee("empty_file", "zero bytes")
+        raise UnusableKnee("empty_file", "the file is empty; copy it again")
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UnusableKnee("not_an_image", "no decoder reads it, or its data are cut short")

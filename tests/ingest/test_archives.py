@@ -195,7 +195,7 @@ def test_a_damaged_archive_costs_its_knees_alone(study, tmp_path):
     folder = prepare("oai_xray", tmp_path / "data", root, workers=1)
     lost = pd.read_csv(folder / "exclusions.csv", dtype=str)
     assert set(lost["reason"]) == {"unreadable_folder"}
-    assert set(lost["detail"]) == {"its archive is damaged"}
+    assert set(lost["detail"]) == {"its archive is damaged; pack it, or copy it, again"}
     assert json.loads((folder / "ingest_report.json").read_text())["kept"] == 6
 
 

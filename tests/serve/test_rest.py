@@ -123,11 +123,11 @@ def test_landmark_files_lie_beside_their_film(serve):
     ("file", "status", "words"),
     [
         (("a.txt", b"a text"), 415, "Neither a film (DICOM) nor a picture"),
-        (("a.png", b""), 422, "Zero bytes"),
+        (("a.png", b""), 422, "The file is empty"),
         (("a_R.png", knee(0)[:400]), 422, "cut short"),
         (("a.zip", b"PK\3\4 damaged"), 422, "archive is damaged"),
         (("a.zip", zipped()), 422, "no film or picture"),
-        (("..", b""), 422, "Zero bytes"),
+        (("..", b""), 422, "The file is empty"),
         (("a.pts", b"x"), 422, "no film or picture"),
     ],
 )
