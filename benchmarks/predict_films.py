@@ -176,7 +176,10 @@ def torch_network() -> torch.nn.Module:
 @torch.inference_mode()
 def theirs(network: torch.nn.Module, paths: list[Path]) -> Iterator[int]:
     """Grade films in batches of as many knees as ours, and yield the number of each."""
-    loader = torch.utils.data.DataLoader(Films(paths), batch_size=BATCH, num_workers=WORKERS)
+    # A fork of a process that runs JAX may stand still.
+    loader = torch.utils.data.DataLoader(
+        Films(paths), batch_size=BATCH, num_workers=WORKERS, multiprocessing_context="spawn"
+    )
     for films_read in loader:
         knees = films_read.reshape(-1, 1, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
         probabilities = network(knees).softmax(1).numpy()
