@@ -1,16 +1,18 @@
 #!/bin/bash
 # Everything that is measured on one GPU, the most important first, in under eight minutes:
 #   WHEELS=folder benchmarks/accelerator.sh OUT
-# installs from a folder of wheels (for a machine without a network; otherwise from the index) and
-# writes to OUT after each part. A part that fails or takes too long costs only itself.
-# The folder is made by: pip download -d folder -c constraints.txt -e '.[cuda,torch]'
+# installs a folder of wheels, for a machine without a network, and writes to OUT after each part;
+# without WHEELS what is installed is used. A part that fails or takes too long costs only itself.
+# The folder is made by: pip download -d folder -c constraints.txt '.[cuda,torch]' setuptools
 set -u
 out=${1:?name a folder for the results}
 mkdir -p "$out"
 python=${PYTHON:-python}
 
 if [ -n "${WHEELS:-}" ]; then
-    "$python" -m pip install --quiet --no-index --find-links "$WHEELS" -e '.[cuda,torch]'
+    # Wheels as files, and nothing else looked for: it works without a network.
+    "$python" -m pip install --quiet --no-deps "$WHEELS"/*.whl &&
+        "$python" -m pip install --quiet --no-deps --no-build-isolation -e .
 fi > "$out/install.log" 2>&1
 
 part() { # NAME SECONDS COMMAND...: runs it, and keeps what the parts have measured so far.

@@ -1,4 +1,4 @@
-"""What a training step of each system asks of a TPU chip: compiled for eight of them, on a CPU.
+"""Demands of a training step of each system on a TPU chip: compiled for eight, on a CPU.
 
     pip install -e '.[tpu]'
     python benchmarks/chips.py                        # all systems, v5e:2x4; about 15 CPU minutes

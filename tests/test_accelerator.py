@@ -24,10 +24,15 @@ def test_a_part_that_fails_or_hangs_costs_only_itself(tmp_path):
     python, log, out = tmp_path / "python", tmp_path / "log", tmp_path / "out"
     python.write_text(PYTHON.format(log=log))
     python.chmod(0o755)
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for name in ("a.whl", "b.whl"):
+        (wheels / name).touch()
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "WHEELS": "wheels"}
     subprocess.run(["bash", script, str(out)], env=environment, cwd=tmp_path, check=True)
-    install, *parts = log.read_text().splitlines()
-    assert install.startswith("-m pip install --quiet --no-index --find-links wheels")
+    install, itself, *parts = log.read_text().splitlines()
+    assert install == "-m pip install --quiet --no-deps wheels/a.whl wheels/b.whl"
+    assert itself == "-m pip install --quiet --no-deps --no-build-isolation -e ."
     # Every script that it names is there, with every flag.
     for part in parts:
         name, *flags = part.split()

@@ -116,7 +116,7 @@ def _leave(status: int) -> None:
 
 
 _handlers: list[object] = []
-"""What the C library calls must stay alive."""
+"""Callbacks of the C library, which must stay alive."""
 
 
 def _on_abort(line: str, status: int) -> None:

@@ -100,10 +100,10 @@ def test_facts_are_those_that_were_recorded():
     [
         ("knee-jax train --config=kpn:demo", "knee-jax train --config=kpn:demo"),
         (
-            "knee-jax train --config.data.manual_dir='/home/a person/knees' --workdir=runs/a",
+            "knee-jax train --config.data.manual_dir='/data/a person/knees' --workdir=runs/a",
             "knee-jax train --config.data.manual_dir=.../knees --workdir=runs/a",
         ),
-        ("/home/me/bin/knee-jax evaluate /data/runs/a", ".../knee-jax evaluate .../a"),
+        ("/opt/bin/knee-jax evaluate /data/runs/a", ".../knee-jax evaluate .../a"),
         ("", ""),
     ],
 )
