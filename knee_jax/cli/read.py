@@ -11,7 +11,6 @@ the same files, and the knees that they differ on. --take=readings.csv adds the 
 copy of the study. For research only, not a medical device.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,14 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_string("take", None, "Table of readings to add (readings.csv).")
     flags.DEFINE_string("out", None, "Folder to write what was read to; no page is served.")
     flags.DEFINE_string("predictions", None, "Predictions of the same files, to compare with.")
-    flags.DEFINE_string("host", "127.0.0.1", "Name or address to listen at.")
-    flags.DEFINE_integer(
-        "port", 8001, "Port; 0: any that is free.", lower_bound=0, upper_bound=65535
-    )
-    flags.DEFINE_string("token_file", None, "File that holds the token; default: KNEE_JAX_TOKEN.")
-    flags.DEFINE_integer(
-        "workers", min(4, os.cpu_count() or 1), "Processes that read files.", lower_bound=1
-    )
+    serving.define_address(8001)
 
 
 def main(words: list[str]) -> None:

@@ -27,20 +27,25 @@ NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 def define_flags() -> None:
     """Define the flags."""
     flags.DEFINE_list("model", ["kl-kneekl224"], "Models, runs' folders or exported files.")
-    flags.DEFINE_string("host", "127.0.0.1", "Name or address to listen at.")
-    flags.DEFINE_integer(
-        "port", 8000, "Port; 0: any that is free.", lower_bound=0, upper_bound=65535
-    )
-    flags.DEFINE_string("token_file", None, "File that holds the token; default: KNEE_JAX_TOKEN.")
-    flags.DEFINE_integer(
-        "workers", min(4, os.cpu_count() or 1), "Processes that read files.", lower_bound=1
-    )
+    define_address(8000)
     for field in dataclasses.fields(Limits):
         default: Any = field.default
         if isinstance(default, int):
             flags.DEFINE_integer(field.name, default, field.metadata["what"], lower_bound=1)
         else:
             flags.DEFINE_float(field.name, default, field.metadata["what"], lower_bound=0.01)
+
+
+def define_address(port: int) -> None:
+    """Define the flags of everything that serves a page, at a port by default."""
+    flags.DEFINE_string("host", "127.0.0.1", "Name or address to listen at.")
+    flags.DEFINE_integer(
+        "port", port, "Port; 0: any that is free.", lower_bound=0, upper_bound=65535
+    )
+    flags.DEFINE_string("token_file", None, "File that holds the token; default: KNEE_JAX_TOKEN.")
+    flags.DEFINE_integer(
+        "workers", min(4, os.cpu_count() or 1), "Processes that read files.", lower_bound=1
+    )
 
 
 def require() -> None:
