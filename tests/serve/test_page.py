@@ -171,7 +171,7 @@ def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tm
     page.click("text=notes.txt")
     assert page.locator(".problem").inner_text() == (
         "Refused: neither a film (DICOM) nor a picture (PNG, JPEG, TIFF): no DICOM preamble and no "
-        "DICOM element at its start"
+        "DICOM element at its start; give a DICOM film"
     )
     assert page.locator("#tools").is_hidden()
     assert page.locator("#list img").count() == 0
