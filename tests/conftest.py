@@ -70,16 +70,15 @@ def few_optimisations() -> Iterator[None]:
 
 
 @pytest.fixture
-def config(monkeypatch):
-    """A config of `kpn` that is a matter of seconds; a stage of its network has one block."""
+def config():
+    """A config of `kpn` that is a matter of seconds."""
     from knee_jax.configs import kpn
-    from knee_jax.models import resnet
 
-    monkeypatch.setattr(resnet, "BLOCKS", {**resnet.BLOCKS, 18: (1, 1, 1, 1)})
     config = kpn.get_config("demo")
     config.data.dataset = "phantom_xray/tiny"
     config.input.size = 64
     config.model.width = 8
+    config.model.depth = 10
     config.batch_size = 8
     config.evaluation.batch_size = 8
     config.task.coherence.components = 3

@@ -15,7 +15,7 @@ from knee_jax.models import densenet, resnet, vgg, weights
 from knee_jax.workdir.checkpoint import Checkpoints
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in resnet.BLOCKS},
+    **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in (18, 34, 50, 101, 152)},
     **{f"densenet{depth}": ("densenet", {"depth": depth}) for depth in densenet.BLOCKS},
     **{f"vgg{depth}_bn": ("vgg", {"depth": depth}) for depth in vgg.CONVOLUTIONS},
     "resnext50_32x4d": ("resnext", {}),

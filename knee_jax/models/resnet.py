@@ -19,6 +19,7 @@ from knee_jax.targets.grades import GRADES
 
 BLOCKS = types.MappingProxyType(
     {
+        10: (1, 1, 1, 1),
         18: (2, 2, 2, 2),
         34: (3, 4, 6, 3),
         50: (3, 4, 6, 3),
@@ -26,7 +27,8 @@ BLOCKS = types.MappingProxyType(
         152: (3, 8, 36, 3),
     }
 )
-"""Number of residual blocks in each stage, by depth; from 50 on they are bottlenecks."""
+"""Number of residual blocks in each stage, by depth; from 50 on they are bottlenecks.
+The paper has none of 10 layers, the smallest of this form."""
 
 load = weights.fill
 

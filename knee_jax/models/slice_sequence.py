@@ -288,7 +288,7 @@ class Model(nn.Module):
     slices only.
     """
 
-    depth: int = option(50, "Layers of the ResNet.", choices=(18, 34, 50))
+    depth: int = option(50, "Layers of the ResNet.", choices=(10, 18, 34, 50))
     width: int = option(64, "Channels of its stem; 64 is the published network.", low=1)
     targets: tuple[str, ...] = ("progression",)
     aggregation: str = option(

@@ -198,7 +198,7 @@ def test_a_folder_of_another_run_is_refused(trained, tmp_path, tiny_data_dir):
     flags = train_flags(workdir, tiny_data_dir, "kpn.py:demo", ())
     other = run_here(*flags, "--config.model.depth=34")
     assert other.returncode == 1
-    assert "another config; it differs in model.depth (18 there, 34 now)" in other.stderr
+    assert "another config; it differs in model.depth (10 there, 34 now)" in other.stderr
     # With the check of the config out of the way, the checkpoint still knows.
     (workdir / "config.json").unlink()
     other = run_here(*flags, "--config.model.depth=34")

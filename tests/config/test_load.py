@@ -27,7 +27,7 @@ WRONG = {
     "model.name": ("resnett", "did you mean 'resnet'?"),
     "model.width": (0, "1 or more"),
     "model.dropout": (7.0, "a number from 0 below 1"),
-    "model.depth": (19, "choose from 18, 34, 50"),
+    "model.depth": (19, "choose from 10, 18, 34, 50"),
     "model.landmarks": ("joints", "did you mean 'joint'?"),
     "optimizer.name": ("adamx", "did you mean 'adam'?"),
     "optimizer.learning_rate": (-1.0, "above 0 to 10"),

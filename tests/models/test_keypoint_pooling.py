@@ -155,7 +155,7 @@ def test_without_keypoint_pooling_there_is_a_fourth_stage_and_no_need_of_keypoin
     [
         ({"landmarks": "ankle"}, "unknown landmark preset 'ankle'; choose from: joint, all74"),
         ({"aggregation": "sum"}, "unknown aggregation 'sum'; choose from: concat, mean, max"),
-        ({"depth": 19}, "unknown ResNet depth 19; choose from: 18, 34, 50"),
+        ({"depth": 19}, "unknown ResNet depth 19; choose from: 10, 18, 34, 50"),
         ({"targets": ("kl", "foot")}, "unknown target 'foot'"),
     ],
 )

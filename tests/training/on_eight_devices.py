@@ -12,7 +12,6 @@ import numpy as np
 from knee_jax.config import load
 from knee_jax.configs import kl
 from knee_jax.data import mesh
-from knee_jax.models import resnet
 from knee_jax.training import dry_run
 from knee_jax.training.step import make_train_steps
 from knee_jax.workdir.checkpoint import Checkpoints
@@ -37,7 +36,7 @@ class Whole:
 
 def planned(fsdp):
     config = kl.get_config("demo")
-    config.input.size, config.model.width = 64, 16
+    config.input.size, config.model.width, config.model.depth = 64, 16, 10
     config.batch_size = config.evaluation.batch_size = 16
     config.fsdp = fsdp
     return dry_run.plan(load.parse(config), PIXELS, dry_run.topology("cpu:8"))
@@ -77,7 +76,6 @@ def trained(run, folder):
 
 
 def main(folder):
-    resnet.BLOCKS = {**resnet.BLOCKS, 18: (1, 1, 1, 1)}
     alone, shared = planned(1), planned(4)
     found = {}
     for name, run in {
