@@ -55,6 +55,16 @@ def tiny_mri_data_dir(data_dir: Path) -> Path:
     return data_dir
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Path:
+    """The folder of a finished run of `kpn`, to be read or copied."""
+    from tests.commands import run_well, train_flags
+
+    folder = tmp_path_factory.mktemp("trained")
+    run_well(*train_flags(folder, tiny_data_dir, "kpn.py:demo", ()))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def few_optimisations() -> Iterator[None]:
     """Compiles a module's programs with few optimisations, which takes a third of the time off."""

@@ -160,14 +160,6 @@ def test_a_localiser_is_trained_exported_and_looks_at_files(tmp_path, tiny_data_
     assert len(table) == 1
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_data_dir):
-    """The folder of a finished run."""
-    folder = tmp_path_factory.mktemp("trained")
-    run_well(*train_flags(folder, tiny_data_dir, "kpn.py:demo", ()))
-    return folder
-
-
 def test_the_splits_share_no_subject_and_leave_no_labelled_knee_out(trained, tiny_data_dir):
     index = pd.read_csv(tiny_data_dir / "phantom_xray/tiny/1.1.0/index.csv", dtype={"subject": str})
     labelled = index[(index[list(GRADES)] >= 0).any(axis=1)]

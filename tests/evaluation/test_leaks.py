@@ -14,12 +14,12 @@ pytestmark = pytest.mark.slow
 SET = "phantom_xray/tiny/1.1.0"
 
 
-def test_a_set_with_one_subject_fewer_deals_nobody_anew(tmp_path, tiny_data_dir):
+def test_a_set_with_one_subject_fewer_deals_nobody_anew(trained, tmp_path, tiny_data_dir):
     """The subjects would be dealt anew, and half of the test subjects have been trained on."""
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(tiny_data_dir / "phantom_xray/tiny", data / "phantom_xray/tiny")
+    shutil.copytree(trained, run)
     flags = train_flags(run, data, "kpn.py:demo", ())
-    run_well(*flags)
     listed = pd.read_csv(run / "knees.csv", dtype=str)
     before = pd.read_csv(run / "predictions/test.csv", dtype={"subject": str})
     trained = set(listed["subject"][listed["part"].isin(["train", "unlabelled", "validation"])])
@@ -47,10 +47,9 @@ def test_a_set_with_one_subject_fewer_deals_nobody_anew(tmp_path, tiny_data_dir)
     assert "knees that it was trained on might be scored" in refused.stderr
 
 
-def test_weights_carry_their_knees_into_the_next_run(tmp_path, tiny_data_dir):
-    first, weights = tmp_path / "first", tmp_path / "weights.npz"
-    run_well(*train_flags(first, tiny_data_dir, "kpn.py:demo", ()))
-    done = run_here("convert", f"--weights={first}", f"--out={weights}")
+def test_weights_carry_their_knees_into_the_next_run(trained, tmp_path, tiny_data_dir):
+    weights = tmp_path / "weights.npz"
+    done = run_here("convert", f"--weights={trained}", f"--out={weights}")
     assert done.returncode == 0, done.stderr
     changes = (f"--config.init_from={weights}", "--config.data.seed=4")
     second = train_flags(tmp_path / "second", tiny_data_dir, "kpn.py:demo", changes)
@@ -58,7 +57,7 @@ def test_weights_carry_their_knees_into_the_next_run(tmp_path, tiny_data_dir):
     assert refused.returncode == 1
     assert "are known to the network" in refused.stderr
     run_well(*second, "--config.data.leaks=leave_out")
-    learnt = pd.read_csv(first / "knees.csv", dtype=str)
+    learnt = pd.read_csv(trained / "knees.csv", dtype=str)
     learnt = learnt[learnt["part"].isin(["train", "unlabelled", "validation"])]
     table = pd.read_csv(tmp_path / "second/predictions/test.csv", dtype={"subject": str})
     assert not set(table["subject"]) & set(learnt["subject"])
