@@ -48,3 +48,5 @@ def main(words: list[str]) -> None:
     table = landmark_table.write(out, knees, len(sources))
     print(landmark_table.account(table))
     print(f"{out / landmark_table.TABLE}\n{out / landmark_table.SHEET}")
+    if (table["status"] == "refused").all():
+        raise UserError(f"no knee was found; the reasons are in {out / landmark_table.TABLE}")

@@ -97,6 +97,8 @@ def main(words: list[str]) -> None:
     refused = int((table["status"] == "refused").sum())
     print(f"{len(table) - refused} knees graded, {refused} refused, of {len(sources)} files")
     print(f"{grade.WARNING}\n\n{page}")
+    if refused == len(table):
+        raise UserError(f"no knee was graded; the reasons are in {out / grade.TABLE}")
 
 
 def _films(predictor: "Predictor", places: list[Path], out: Path) -> "Work":

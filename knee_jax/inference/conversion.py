@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from knee_jax import models
 from knee_jax.errors import UserError
-from knee_jax.models import densenet, resnet, vgg, weights
+from knee_jax.models import densenet, vgg, weights
 from knee_jax.workdir.checkpoint import Checkpoints
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

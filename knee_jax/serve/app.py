@@ -102,6 +102,9 @@ def _add_words(app: FastAPI) -> None:
     async def mistaken(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = " ".join(str(each) for each in first["loc"][1:])
+        if first["type"] == "extra_forbidden":
+            words = f"There is no parameter {where}; /openapi.json lists those of each address."
+            return JSONResponse({"detail": words}, 422)
         return JSONResponse(
             {"detail": f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}."}, 422
         )

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -18,7 +18,18 @@ from knee_jax.serve import results, uploads
 from knee_jax.serve.engine import Engine
 from knee_jax.serve.grading import Graded, Grader
 from knee_jax.serve.jobs import Job
-from knee_jax.serve.schema import FORM, PROBLEMS, Picture, Problem, Results, State
+from knee_jax.serve.schema import (
+    FORM,
+    PROBLEMS,
+    Format,
+    HowToAnswer,
+    HowToRead,
+    HowToWait,
+    Picture,
+    Problem,
+    Results,
+    State,
+)
 from knee_jax.serve.security import PAGE_FILES
 
 PAGE = Path(__file__).parent / "page"
@@ -32,15 +43,6 @@ STATUS_OF_REASON = {
 }
 """Status of `/predict` by the reason for which its only file is refused; others are 422."""
 
-Format = Literal["json", "csv", "html"]
-Side = Annotated[
-    Literal["L", "R"] | None, Query(description="Side of every knee; default: from the file.")
-]
-Spacing = Annotated[
-    float | None,
-    Query(ge=0.02, le=1, description="Pixel size of films that carry none, mm."),
-]
-
 
 def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
     """Add the routes to an application.
@@ -50,7 +52,7 @@ def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
         engine: Function that returns the engine, once the application has started.
     """
 
-    async def submitted(request: Request, side: str | None, spacing: float | None) -> Job:
+    async def submitted(request: Request, given: HowToRead) -> Job:
         """Take a request's files and put them into the queue."""
         grader, jobs = engine().ready()
         spool, limits = engine().spool, engine().limits
@@ -61,7 +63,9 @@ def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
         except BaseException:
             jobs.cancel(job)
             raise
-        reading = dataclasses.replace(grader.reading, side=side or "", spacing_mm=spacing)
+        reading = dataclasses.replace(
+            grader.reading, side=given.side or "", spacing_mm=given.spacing
+        )
         jobs.start(job, sources, reading)
         return job
 
@@ -97,13 +101,8 @@ def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
         responses=PROBLEMS,
         openapi_extra=FORM,
     )
-    async def predict(
-        request: Request,
-        side: Side = None,
-        spacing: Spacing = None,
-        format: Annotated[Format, Query(description="Form of the answer.")] = "json",
-    ) -> Response:
-        job = await submitted(request, side, spacing)
+    async def predict(request: Request, given: Annotated[HowToAnswer, Query()]) -> Response:
+        job = await submitted(request, given)
         grader, jobs = engine().ready()
         seconds = engine().limits.answer_seconds
         try:
@@ -117,7 +116,7 @@ def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
         finally:
             jobs.cancel(job)
         status, words = _status_of(found)
-        answer = await run_in_threadpool(_answer, grader, found, format, words)
+        answer = await run_in_threadpool(_answer, grader, found, given.format, words)
         answer.status_code = status
         return answer
 
@@ -128,19 +127,13 @@ def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
         responses=PROBLEMS,
         openapi_extra=FORM,
     )
-    async def hand_in(request: Request, side: Side = None, spacing: Spacing = None) -> State:
-        return _state(await submitted(request, side, spacing))
+    async def hand_in(request: Request, given: Annotated[HowToRead, Query()]) -> State:
+        return _state(await submitted(request, given))
 
     @app.get("/jobs/{id}", responses={404: {"model": Problem}}, summary="State of a request")
-    async def state(
-        id: str,
-        request: Request,
-        wait: Annotated[
-            float, Query(ge=0, le=60, description="Seconds to wait for the end of it.")
-        ] = 0,
-    ) -> State:
+    async def state(id: str, request: Request, given: Annotated[HowToWait, Query()]) -> State:
         job = engine().ready()[1].get(id)
-        await _finished(job, wait, request)
+        await _finished(job, given.wait, request)
         return _state(job)
 
     @app.delete("/jobs/{id}", status_code=204, summary="Give up a request and its results")

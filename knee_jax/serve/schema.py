@@ -1,8 +1,8 @@
 """What the interface takes and answers, as `/openapi.json` describes it."""
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from knee_jax.serve.jobs import JobState
 
@@ -28,6 +28,36 @@ FORM = {
     }
 }
 """Body of a request that brings files."""
+
+
+Format = Literal["json", "csv", "html"]
+
+
+class HowToRead(BaseModel):
+    """Parameters of a request that brings files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    side: Literal["L", "R"] | None = Field(
+        None, description="Side of every knee; default: from the file."
+    )
+    spacing: float | None = Field(
+        None, ge=0.02, le=1, description="Pixel size of films that carry none, mm."
+    )
+
+
+class HowToAnswer(HowToRead):
+    """Parameters of a request that brings files and waits."""
+
+    format: Format = Field("json", description="Form of the answer.")
+
+
+class HowToWait(BaseModel):
+    """Parameters of a question about a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: float = Field(0, ge=0, le=60, description="Seconds to wait for the end of it.")
 
 
 class Problem(BaseModel):

@@ -15,8 +15,9 @@ def run(tmp_path_factory, tiny_data_dir):
 
     config = kpn.get_config("demo")
     config.data.dataset = "phantom_xray/tiny"
+    config.model.update({"depth": 10, "width": 8})
     config.update_from_flattened_dict(
-        {"input.size": 64, "model.width": 8, "batch_size": 8, "evaluation.batch_size": 8}
+        {"input.size": 64, "batch_size": 8, "evaluation.batch_size": 8}
     )
     config.update_from_flattened_dict(
         {"task.coherence.components": 3, "epochs": 1, "evaluation.num_resamples": 10}

@@ -158,6 +158,8 @@ def test_a_reason_for_refusal_has_its_status(serve, reason, status):
         (lambda c: c.post("/predict", data={"a": "b"}, files=[]), 415, "multipart/form-data"),
         (lambda c: post(c, ("a", b"x"), path="/predict?side=X"), 422, "side"),
         (lambda c: post(c, ("a", b"x"), path="/predict?spacing=7"), 422, "spacing"),
+        (lambda c: post(c, ("a", b"x"), path="/predict?sides=L"), 422, "no parameter sides"),
+        (lambda c: post(c, ("a", b"x"), path="/jobs?format=csv"), 422, "no parameter format"),
         (lambda c: c.get("/nowhere"), 404, "openapi.json"),
         (lambda c: c.get("/predict"), 405, "openapi.json"),
         (lambda c: post(c, ("a", b"x" * 2000)), 413, "larger than 0.001 MiB"),
