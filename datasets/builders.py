@@ -41,8 +41,10 @@ from knee_jax.targets.grades import GRADES
 tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
 """Constructor of the feature of an array, which is stored as its bytes."""
 
-LOCATED = "located"
-"""Config of a set whose landmarks the localiser finds."""
+LOCATED, COMPARED = "located", "compared"
+"""Configs of a set whose landmarks the localiser finds where there are no files of them; of the
+second it also looks where there are, and the two are compared.
+"""
 
 RESERVED_SPLITS = ("all",)
 """Names to which TFDS gives another meaning: `all` stands for all splits together."""
@@ -112,6 +114,8 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         spacing_mm: Pixel size of films whose headers tell none, mm; None: they are excluded.
         localise: Function that gives a job the landmarks of its knees
             (`knee_jax.inference.study_landmarks`), for configs that have them from a localiser.
+        compared: Function that writes, into the set's folder, how the localiser's landmarks compare
+            with those of files, for the config `compared`.
     """
 
     unit: str = "film"
@@ -126,11 +130,17 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
     has_read_manual_dir: bool = False
     spacing_mm: float | None = None
     localise: Callable[[Any], Any] | None = None
+    compared: Callable[[pathlib.Path], None] | None = None
 
     @property
     def is_located(self) -> bool:
         """Return whether the localiser finds the landmarks of the knees."""
-        return self.builder_config is not None and self.builder_config.name == LOCATED
+        return self.builder_config is not None and self.builder_config.name in (LOCATED, COMPARED)
+
+    @property
+    def is_compared(self) -> bool:
+        """Return whether the localiser's landmarks are compared with those of files."""
+        return self.builder_config is not None and self.builder_config.name == COMPARED
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -231,11 +241,14 @@ class KneeBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration
         folder = pathlib.Path(self.data_dir)
         sheet = folder / contact_sheet.FILE
         contact_sheet.write(sheet, self._sample(report), list(self.columns))
+        if self.is_compared:
+            assert self.compared is not None
+            self.compared(folder)
         shutil.rmtree(self._unfinished_dir / "raw", ignore_errors=True)
 
     def _with_landmarks(self, plan: IngestPlan) -> IngestPlan:
         """Return the plan with the landmarks that the localiser finds."""
-        if self.localise is None:
+        if self.localise is None or (self.is_compared and self.compared is None):
             name = f"{self.name}/{self.builder_config.name}"
             raise UserError(
                 f"the landmarks of {name} are found by the localiser beforehand: prepare it by "

@@ -35,6 +35,7 @@ def prepare(
     file_timeout: float | None = None,
     spacing_mm: float | None = None,
     localise: Callable[[Any], Any] | None = None,
+    compared: Callable[[pathlib.Path], None] | None = None,
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
 ) -> pathlib.Path:
@@ -51,7 +52,10 @@ def prepare(
         file_timeout: Seconds after which a file is given up and its knees are excluded as
             `timed_out`; None: default of the builder.
         spacing_mm: Pixel size of films whose headers tell none, mm; None: they are excluded.
-        localise: Function that gives a job the landmarks of its knees, for configs `located`.
+        localise: Function that gives a job the landmarks of its knees, for configs `located`
+            and `compared`.
+        compared: Function that writes into a folder how the localiser's landmarks compare with
+            those of files, for the config `compared`.
         beam_runner: Runner of Apache Beam that does the work instead of `workers`.
         beam_options: Flags of the runner.
 
@@ -72,7 +76,8 @@ def prepare(
     def make() -> None:
         builder = datasets.builder(name, data_dir)
         builder.manual_dir = raw
-        builder.spacing_mm, builder.localise = spacing_mm, localise
+        builder.spacing_mm = spacing_mm
+        builder.localise, builder.compared = localise, compared
         builder.inventories = pathlib.Path(data_dir).expanduser() / "inventories"
         builder.beam_runner, builder.beam_options = beam_runner, beam_options
         _download_and_prepare(builder, workers, file_timeout)

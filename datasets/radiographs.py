@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from knee_jax.datasets.builders import LOCATED, IngestPlan, KneeBuilder, tensor
+from knee_jax.datasets.builders import COMPARED, LOCATED, IngestPlan, KneeBuilder, tensor
 from knee_jax.ingest import enrolment
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.headers import DEFAULT_LOADER, HeaderLoader
@@ -104,6 +104,11 @@ class StudyBuilder(RadiographBuilder, skip_registration=True):
             name=LOCATED,
             description="Landmarks found by the project's localiser where a film has no landmark "
             "files; the column landmark_error tells them apart.",
+        ),
+        FilmConfig(
+            name=COMPARED,
+            description="As `located`, and the localiser looks at films with landmark files as "
+            "well: landmark_quality.csv tells how the two differ.",
         ),
     ]
 

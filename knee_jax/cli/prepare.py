@@ -3,6 +3,7 @@
     knee-jax prepare --dataset=oai_xray --manual_dir=OAI
     knee-jax prepare --dataset=phantom_xray/demo
     knee-jax prepare --dataset=kneekl224 --manual_dir=DIR --landmarks=model
+    knee-jax prepare --dataset=oai_xray --manual_dir=OAI --landmarks=both
 
 or from any images and a table of their labels:
 
@@ -15,12 +16,16 @@ The table has the columns `file` and `subject`, of labels at least one (`kl`, ot
 Any config then trains on the set, by --config.data.dataset=mine.
 
 --landmarks=model makes the config `located` of a study's set: the project's localiser finds the
-landmarks of crops, and of films that have no landmark files.
+landmarks of crops, and of knees on films that have no landmark file. --landmarks=both makes the
+config `compared`: the localiser also looks at films with landmark files, which count, and the set's
+folder receives landmark_comparison.csv, landmark_quality.csv and landmark_quality.png.
 
 The same command again goes on from where it was stopped.
 """
 
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -92,7 +97,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "landmarks",
         None,
-        "Of a study: `model`, whose landmarks are found by the localiser. Of `prepare folder`: "
+        "Of a study: `model`, whose landmarks are found by the localiser where there are no files; "
+        "`both`, which also compares the two where there are. Of `prepare folder`: "
         "folder of landmark files; default: beside the films.",
     )
     flags.DEFINE_enum("roi", "landmarks", ["landmarks", "middle"], "Where the knees of a film are.")
@@ -134,6 +140,7 @@ def _prepare_study() -> None:
     _tell_if_there(there)
     if options.expect == "paper":
         paper_knees.check_counted(dataset)
+    localise, compared = _finder(name)
     folder = prepare(
         name,
         options.data_dir,
@@ -141,7 +148,8 @@ def _prepare_study() -> None:
         options.workers,
         file_timeout=options.file_timeout,
         spacing_mm=options.spacing,
-        localise=_localise,
+        localise=localise,
+        compared=compared,
         beam_runner=options.beam_runner,
         beam_options=options.beam_options,
     )
@@ -152,20 +160,41 @@ def _prepare_study() -> None:
 
 def _with_landmarks(dataset: str, landmarks: str | None) -> str:
     """Return the name of the set that has the landmarks asked for."""
+    from knee_jax.datasets.builders import COMPARED, LOCATED
+
     if landmarks is None:
         return dataset
-    if landmarks != "model" or "/" in dataset:
+    configs = {"model": LOCATED, "both": COMPARED}
+    if landmarks not in configs or "/" in dataset:
         raise UserError(
-            f"--landmarks={landmarks}: of a study's set, named without a config, it is `model`; a "
-            "folder of landmark files lies in the study's tree, as `landmarks`"
+            f"--landmarks={landmarks}: of a study's set, named without a config, it is `model` or "
+            "`both`; a folder of landmark files lies in the study's tree, as `landmarks`"
         )
-    return f"{dataset}/located"
+    return f"{dataset}/{configs[landmarks]}"
 
 
-def _localise(job: Any) -> Any:
+def _finder(name: str) -> tuple[Callable[[Any], Any], Callable[[pathlib.Path], None] | None]:
+    """Return the function that finds a job's landmarks, and the one that writes a comparison."""
+    from knee_jax.datasets.builders import COMPARED
+
+    if not name.endswith(f"/{COMPARED}"):
+        return functools.partial(_localise, comparison=None), None
+
+    from knee_jax.inference.study_landmarks import Comparison
+    from knee_jax.report import landmark_quality
+
+    comparison = Comparison()
+
+    def write(folder: pathlib.Path) -> None:
+        landmark_quality.write(folder, comparison.table(), comparison.worst)
+
+    return functools.partial(_localise, comparison=comparison), write
+
+
+def _localise(job: Any, comparison: Any) -> Any:
     from knee_jax.inference import locate, study_landmarks
 
-    return study_landmarks.localise(job, locate.shipped())
+    return study_landmarks.localise(job, locate.shipped(), comparison)
 
 
 def _prepare_folder() -> None:
@@ -256,10 +285,12 @@ def _tell_if_there(folder: pathlib.Path) -> None:
 def _show(folder: pathlib.Path, beside: str = "") -> None:
     from knee_jax.datasets.prepare import report_table
     from knee_jax.ingest import contact_sheet
+    from knee_jax.report import landmark_quality
 
     print(report_table(folder))
-    if beside:
-        print(f"\n{beside}\n")
+    for more in (beside, landmark_quality.words(folder)):
+        if more:
+            print(f"\n{more}\n")
     print(f"excluded:      {folder / 'exclusions.csv'}")
     print(f"look at some:  {folder / contact_sheet.FILE}")
     print(f"prepared set:  {folder}")

@@ -112,9 +112,9 @@ class Places:
 
     def errors_mm(self, table: "pd.DataFrame") -> np.ndarray:
         """Return the distances of found from true places, mm [n, places], NaN where unknown."""
-        shape = (len(table), self.number, -1)
-        found = table[self.output_columns()].to_numpy(np.float64).reshape(shape)[..., :2]
-        true = table[self.true_columns()].to_numpy(np.float64).reshape(shape)
+        shape = (len(table), self.number)
+        found = table[self.output_columns()].to_numpy(np.float64).reshape(*shape, 3)[..., :2]
+        true = table[self.true_columns()].to_numpy(np.float64).reshape(*shape, 2)
         spacing = table["spacing_mm"].to_numpy(np.float64)[:, None]
         return np.asarray(np.linalg.norm(found - true, axis=-1) * spacing)
 
