@@ -13,6 +13,7 @@ from knee_jax.cohort import knees, selection
 from knee_jax.config import load
 from knee_jax.data import prepared
 from knee_jax.errors import UserError
+from knee_jax.ingest.fingerprint import NEAR
 from knee_jax.ingest.report import INDEX_COLUMNS
 from knee_jax.targets.grades import GRADES
 
@@ -262,3 +263,25 @@ def test_a_published_test_split_is_not_dealt(open_set):
         assert not tested & (people(found, "train") | people(found, "validation"))
     dealt = select(of_set, split="ratio", published_test="dealt")
     assert tested & people(dealt, "train")
+
+
+def test_near_pictures_are_those_of_the_whole_comparison():
+    """Some differ in a few bits, wherever these are, and others in nearly enough."""
+    rng = np.random.default_rng(0)
+    known = rng.integers(0, 256, (300, 64), np.uint8)
+    others = rng.integers(0, 256, (60, 64), np.uint8)
+    for i, number in enumerate(range(0, 150, 5)):
+        bits = np.unpackbits(known[i])
+        where = np.arange(512) if i % 2 else np.arange(0, 512)[::-1]
+        flipped = where[:number] if i % 3 else rng.choice(512, number, replace=False)
+        bits[flipped] ^= 1
+        others[i] = np.packbits(bits)
+    distances = [np.unpackbits(known ^ each, axis=1).sum(axis=1).min() for each in others]
+    expected = np.array(distances) <= NEAR
+    assert 10 < expected.sum() < 20
+    first, second = (pd.Series([each.tobytes().hex() for each in of]) for of in (known, others))
+    np.testing.assert_array_equal(knees._near(first, second), expected)
+    second[0] = ""
+    assert not knees._near(first, second)[0]
+    # Opposite pictures, whose differing bits overflow the sum of a half.
+    assert not knees._near(pd.Series(["00" * 64]), pd.Series(["ff" * 64])).any()
