@@ -23,7 +23,7 @@ import pandas as pd
 from knee_jax.config import load
 from knee_jax.errors import UserError
 from knee_jax.models.layers import tracing_for
-from knee_jax.training import dry_run, hlo
+from knee_jax.training import dry_run, hlo, topologies
 
 RESULTS = Path(__file__).parent / "results" / "chips.csv"
 
@@ -41,7 +41,7 @@ SHOWN = ("v5e", "v5p", "h200")
 def measured(system: str, topology: str) -> dict[str, object]:
     """Return the row of a system."""
     pixels, knees = SYSTEMS[system]
-    of = dry_run.topology(topology)
+    of = topologies.of(topology)
     config = importlib.import_module(f"knee_jax.configs.{system}").get_config("")
     config.batch_size = config.evaluation.batch_size = knees * of.number
     with tracing_for(of.platform):
@@ -68,7 +68,7 @@ def measured(system: str, topology: str) -> dict[str, object]:
         "unexpected": "; ".join(step["unexpected"]),
     }
     for name in SHOWN:
-        seconds = program.seconds(dry_run.CHIPS[name], of.number)
+        seconds = program.seconds(topologies.CHIPS[name], of.number)
         row[f"{name}_ms"] = round(1e3 * max(seconds.values()), 2)
         row[f"{name}_bound"] = max(seconds, key=lambda resource: seconds[resource])
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}

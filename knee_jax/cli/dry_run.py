@@ -48,10 +48,10 @@ def main(_: list[str]) -> None:
     from knee_jax.config import load
     from knee_jax.files import write_json
     from knee_jax.models.layers import tracing_for
-    from knee_jax.training import dry_run
+    from knee_jax.training import dry_run, topologies
 
     config = load.parse(FLAGS.config)
-    of = dry_run.topology(FLAGS.topology)
+    of = topologies.of(FLAGS.topology)
     with tempfile.TemporaryDirectory() as nowhere:
         features = datasets.builder(config.data.dataset, nowhere).info.features
     pixels = next(features[name].shape for name in ("image", "volume") if name in features)

@@ -12,7 +12,7 @@ import numpy as np
 from knee_jax.config import load
 from knee_jax.configs import kl
 from knee_jax.data import mesh
-from knee_jax.training import dry_run
+from knee_jax.training import dry_run, topologies
 from knee_jax.training.step import make_train_steps
 from knee_jax.workdir.checkpoint import Checkpoints
 
@@ -39,7 +39,7 @@ def planned(fsdp):
     config.input.size, config.model.width, config.model.depth = 64, 16, 10
     config.batch_size = config.evaluation.batch_size = 16
     config.fsdp = fsdp
-    return dry_run.plan(load.parse(config), PIXELS, dry_run.topology("cpu:8"))
+    return dry_run.plan(load.parse(config), PIXELS, topologies.of("cpu:8"))
 
 
 def drawn(run):
@@ -83,7 +83,7 @@ def main(folder):
         "wrong": dataclasses.replace(alone, preprocessing=Whole(alone)),
         "fsdp": shared,
     }.items():
-        of = dry_run.topology("cpu:8")
+        of = topologies.of("cpu:8")
         measured = dry_run.measure(dry_run.lower_training(run, PIXELS, "cpu"), of)
         found[name] = {
             "kinds": sorted(measured.collectives),

@@ -12,7 +12,7 @@ import pytest
 from knee_jax.config import load
 from knee_jax.errors import UserError
 from knee_jax.models.layers import tracing_for
-from knee_jax.training import dry_run, hlo
+from knee_jax.training import dry_run, hlo, topologies
 from tests.commands import REPOSITORY, command, run_here
 
 PIXELS = {
@@ -82,18 +82,18 @@ def test_the_traffic_of_a_program_is_its_arrays():
 )
 def test_an_unknown_topology_is_named(name, message):
     with pytest.raises(UserError, match=message):
-        dry_run.topology(name)
+        topologies.of(name)
 
 
 def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "libtpu", None)
     with pytest.raises(UserError, match=r"needs the package libtpu.*pip install 'knee_jax\[tpu\]'"):
-        dry_run.topology("v5e:2x4")
+        topologies.of("v5e:2x4")
 
 
 def test_the_slowest_resource_bounds():
     measured = dry_run.Measured(200.0, 50, 1, 1, {"all-reduce": hlo.Collective(3, 80)})
-    chip = dry_run.Chip(flops=100.0, bandwidth=10.0, memory=5.0, links=20.0)
+    chip = topologies.Chip(flops=100.0, bandwidth=10.0, memory=5.0, links=20.0)
     seconds = measured.seconds(chip, 8)
     assert seconds == {"arithmetic": 2.0, "memory": 5.0, "links": 7.0}
     assert measured.memory == 2
@@ -111,7 +111,7 @@ def planned(name, of):
 @pytest.mark.parametrize("platforms", [("cpu",), ("cuda", "tpu")], ids=lambda each: each[0])
 @pytest.mark.parametrize("name", PIXELS)
 def test_every_system_lowers_for_every_platform_in_its_forms(name, platforms):
-    of = dry_run.Topology(platforms[0], "", tuple(jax.devices()[:1]), 1)
+    of = topologies.Topology(platforms[0], "", tuple(jax.devices()[:1]), 1)
     run, on_cpu = planned(name, of), platforms == ("cpu",)
     assert run.model.dtype == (jnp.float32 if on_cpu else jnp.bfloat16)
     for lower in (dry_run.lower_training, dry_run.lower_inference):
@@ -172,7 +172,7 @@ def test_devices_share_a_state_with_the_same_losses(on_eight):
 @pytest.mark.slow
 def test_the_large_network_is_shared_by_eight_devices():
     """A device keeps little more than an eighth of the parameters and of both their moments."""
-    of = dry_run.Topology("cpu", "", tuple(jax.devices()[:1]), 1)
+    of = topologies.Topology("cpu", "", tuple(jax.devices()[:1]), 1)
     run = planned("mri_progression", of)
     parameters = jax.tree.leaves(jax.eval_shape(run.random_state).params)
     number = sum(leaf.size for leaf in parameters)
@@ -186,9 +186,9 @@ def test_the_large_network_is_shared_by_eight_devices():
 @pytest.mark.parametrize("name", PIXELS)
 def test_every_system_compiles_for_eight_chips_and_fits(name):
     pytest.importorskip("libtpu", reason="the extra tpu is not installed")
-    of = dry_run.topology("v5e:2x4")
+    of = topologies.of("v5e:2x4")
     run = planned(name, of)
     measured = dry_run.measure(dry_run.lower_training(run, PIXELS[name], "tpu"), of)
     assert set(measured.collectives) == {"all-reduce"}
     assert dry_run.unexpected(run, measured.collectives) == []
-    assert measured.memory < dry_run.CHIPS["v5e"].memory
+    assert measured.memory < topologies.CHIPS["v5e"].memory
