@@ -1,4 +1,4 @@
-"""Values of `--config`: names of configs, config files, and the `config.json` of a run."""
+"""`--config`: names of configs, config files, and the `config.json` of a run."""
 
 import importlib
 import pkgutil
@@ -8,6 +8,18 @@ from typing import Any
 
 from knee_jax.cli import nearest, saved_config
 from knee_jax.errors import UserError
+
+
+def define_flag() -> None:
+    """Define `--config`."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file(
+        "config",
+        help_string="NAME or NAME:VARIANT of a config (`knee-jax list variants`), a config file "
+        "(PATH.py:VARIANT), or a run's config.json; --config.FIELD=VALUE changes a field.",
+        lock_config=True,
+    )
 
 
 def names() -> list[str]:

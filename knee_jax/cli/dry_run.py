@@ -10,7 +10,6 @@ step is compiled, which takes minutes and the package libtpu; for `cuda` it is l
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from knee_jax.cli import config_argument
 
@@ -20,12 +19,7 @@ rewrite = config_argument.rewrite
 
 def define_flags() -> None:
     """Define the flags."""
-    config_flags.DEFINE_config_file(
-        "config",
-        help_string="NAME or NAME:VARIANT of a config, a config file, or a run's config.json; "
-        "--config.FIELD=VALUE changes a field.",
-        lock_config=True,
-    )
+    config_argument.define_flag()
     flags.DEFINE_string(
         "topology", "cpu", "Devices: v5e:2x4 and other TPU slices, cuda, cuda:8, h100:8, cpu."
     )

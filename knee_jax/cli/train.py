@@ -11,7 +11,6 @@ ranges and defaults.
 import contextlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from knee_jax.cli import config_argument, path
 
@@ -21,12 +20,7 @@ rewrite = config_argument.rewrite
 
 def define_flags() -> None:
     """Define the flags."""
-    config_flags.DEFINE_config_file(
-        "config",
-        help_string="NAME or NAME:VARIANT of a config (`knee-jax list variants`), a config file "
-        "(PATH.py:VARIANT), or a run's config.json; --config.FIELD=VALUE changes a field.",
-        lock_config=True,
-    )
+    config_argument.define_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run; the same command again resumes it.")
     flags.DEFINE_string("data_dir", "data", "Folder of prepared sets; a missing set is made there.")
     flags.DEFINE_enum(
