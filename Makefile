@@ -6,6 +6,7 @@
 # make chaos    a run interrupted twenty times, in every way, ends in the bits of an undisturbed one
 # make lint    ruff and mypy
 # make weights    the trained models that come with the project, made again from real knees
+# make benchmark    all that is measured on a CPU; benchmarks/accelerator.sh does it on one GPU
 # make dist    wheel and sdist; the wheel alone, in an environment and a folder of its own, runs a demo
 
 PYTHON ?= python3
@@ -100,7 +101,7 @@ weights: $(call installed,imagenet)
 		--out=knee_jax/weights/landmarks.knee --card=knee_jax/weights/landmarks.md
 
 benchmark: install
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	PYTHON=$(BIN)/python benchmarks/processor.sh
 
 clean:
 	rm -rf .venv .venv-dist .beam build dist *.egg-info .mypy_cache .ruff_cache

@@ -1,19 +1,21 @@
-"""Seconds of one training step, ours against the same network in PyTorch (channels-last).
+"""Seconds of one training step or prediction, ours against the same network in PyTorch.
 
     python benchmarks/train_step.py --net=resnet18 --size=112 --batch=32
     python benchmarks/train_step.py --net=kpn_resnet50 --size=320 --batch=48 --dtype=bfloat16  # GPU
     python benchmarks/train_step.py --net=se_resnext50_32x4d --size=300 --batch=8 --compile
     python benchmarks/train_step.py --net=siamese_gap --size=299 --batch=32 --rounds=3
+    python benchmarks/train_step.py --net=resnet18 --size=112 --batch=1 --inference
 
-Both train on the same random batch with Adam, in turns within one process, so that other load on
-the machine affects both. `kpn_*` stops after the third stage and reads it at 30 landmarks; the
-reference of `se_*` and `efficientnet_lite0` is timm's; `siamese_gap` predicts one target.
-`--compile` passes the reference to `torch.compile`, where that works; the row says whether it did,
-and how busy the machine was before, in number of runnable processes. On a busy machine the
-processors' time, `..._cpu_s`, is the fairer measure, on one core (`taskset -c 0`), since PyTorch's
-threads spin while waiting for each other. On an NVIDIA GPU the row also has the peak memory of both
-sides, and the ratio of the step's operations, as XLA counts them, to what the card's matrix units
-could have done in that time. A row is appended to `benchmarks/results/train_step.csv`. On glibc,
+Both train on the same random batch with Adam, or predict it with --inference, in turns within one
+process, so that other load on the machine affects both; PyTorch's arrays are channels-last. `kpn_*`
+stops after the third stage and reads it at 30 landmarks; the reference of `se_*` and
+`efficientnet_lite0` is timm's; `siamese_gap` predicts one target. `--compile` passes the reference
+to `torch.compile`, where that works; the row says whether it did, and how busy the machine was
+before, in number of runnable processes. On a busy machine the processors' time, `..._cpu_s`, is the
+fairer measure, on one core (`taskset -c 0`), since PyTorch's threads spin while waiting for each
+other. On an NVIDIA GPU the row also has the peak memory of both sides, and the ratio of the step's
+operations, as XLA counts them, to what the card's matrix units could have done in that time. A row
+is appended to `benchmarks/results/train_step.csv`, or to `inference.csv`. On glibc,
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 spares both sides most of the page faults; the row says
 whether it was set.
 """
@@ -37,7 +39,7 @@ import pandas as pd
 from knee_jax import landmarks, models, targets
 from knee_jax.targets.grades import GRADES
 
-RESULTS = Path(__file__).parent / "results" / "train_step.csv"
+RESULTS = Path(__file__).parent / "results"
 TIMM = {"se_resnet50": "legacy_seresnet50", "se_resnext50_32x4d": "legacy_seresnext50_32x4d"}
 OTHERS = ("siamese_gap", "efficientnet_lite0")
 MATRIX_RATES = {
@@ -51,8 +53,8 @@ TF32, which both sides use for convolutions by default).
 """
 
 
-def ours(net: str, dtype: str, image, keypoints, labels):
-    """Return a function that trains one step and waits for it, and the operations of the step."""
+def ours(net: str, dtype: str, inference: bool, image, keypoints, labels):
+    """Return a function that trains one step or predicts, and waits for it, and its operations."""
     if net in TIMM:
         model = models.create("senet", arch=net, dtype=dtype)
     elif net == "efficientnet_lite0":
@@ -63,6 +65,12 @@ def ours(net: str, dtype: str, image, keypoints, labels):
         name = "keypoint_pooling" if net.startswith("kpn_") else "resnet"
         model = models.create(name, depth=int(net[-2:]), dtype=dtype)
     variables = jax.jit(model.init)(jax.random.key(0), image[:1], keypoints[:1])
+    if inference:
+        batch = jax.device_put((image, keypoints))
+        apply = jax.jit(model.apply)
+        operations = (apply.lower(variables, *batch).cost_analysis() or {}).get("flops")
+        return lambda: jax.block_until_ready(apply(variables, *batch)), operations
+
     optimiser = optax.adam(1e-4)
     state = (variables, optimiser.init(variables["params"]))
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -90,7 +98,7 @@ def ours(net: str, dtype: str, image, keypoints, labels):
     return run, operations
 
 
-def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
+def theirs(net: str, dtype: str, inference: bool, compile_it: bool, image, keypoints, labels):
     """Return the same in PyTorch, and whether it is compiled; without torchvision's operators."""
     import sys
 
@@ -133,7 +141,13 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
 
     forward_now = forward
 
-    def run():
+    def predict():
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            forward_now()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def train():
         optimiser.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = forward_now().float().split(classes, dim=1)
@@ -142,6 +156,8 @@ def theirs(net: str, dtype: str, compile_it: bool, image, keypoints, labels):
         if device == "cuda":
             torch.cuda.synchronize()
 
+    run = predict if inference else train
+    trunk.train(not inference)
     if compile_it:
         forward_now = torch.compile(forward)
         try:
@@ -175,6 +191,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--inference", action="store_true", help="predict instead of training")
     parser.add_argument("--compile", action="store_true", help="torch.compile the reference")
     args = parser.parse_args()
 
@@ -185,9 +202,9 @@ def main() -> None:
     labels = rng.integers(0, 2 if args.net == "siamese_gap" else 4, args.batch).astype(np.int32)
     batch = (image, keypoints, labels)
     busy = round(os.getloadavg()[0], 1)
-    run_ours, operations = ours(args.net, args.dtype, *batch)
+    run_ours, operations = ours(args.net, args.dtype, args.inference, *batch)
     run_theirs, torch_peak, compiled, torch_version = theirs(
-        args.net, args.dtype, args.compile, *batch
+        args.net, args.dtype, args.inference, args.compile, *batch
     )
 
     seconds: dict[str, list[float]] = {"ours": [], "torch": [], "ours_cpu": [], "torch_cpu": []}
@@ -231,9 +248,10 @@ def main() -> None:
         "ratio_cpu": round(ours_cpu_s / torch_cpu_s, 2),
         "busy": busy,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    rows = [pd.read_csv(RESULTS, dtype=str)] if RESULTS.exists() else []
-    pd.concat([*rows, pd.DataFrame([row], dtype=str)]).to_csv(RESULTS, index=False)
+    RESULTS.mkdir(exist_ok=True)
+    table = RESULTS / ("inference.csv" if args.inference else "train_step.csv")
+    rows = [pd.read_csv(table, dtype=str)] if table.exists() else []
+    pd.concat([*rows, pd.DataFrame([row], dtype=str)]).to_csv(table, index=False)
     print(pd.Series(row).to_string())
 
 

@@ -1,4 +1,4 @@
-"""The programme of benchmarks for one GPU, run with a Python that only writes down its commands."""
+"""The programmes of benchmarks, run with a Python that only writes down its commands."""
 
 import shutil
 import subprocess
@@ -13,6 +13,15 @@ case "$*" in
 esac
 echo "date,net" > benchmarks/results/train_step.csv
 """
+
+
+def assert_there(commands):
+    """Every script that is named is there, with every flag."""
+    for command in commands:
+        name, *flags = command.split()
+        if name.endswith(".py"):
+            source = (REPOSITORY / name).read_text()
+            assert all(f'"{flag.partition("=")[0]}"' in source for flag in flags), command
 
 
 def test_a_part_that_fails_or_hangs_costs_only_itself(tmp_path):
@@ -33,13 +42,21 @@ def test_a_part_that_fails_or_hangs_costs_only_itself(tmp_path):
     install, itself, *parts = log.read_text().splitlines()
     assert install == "-m pip install --quiet --no-deps wheels/a.whl wheels/b.whl"
     assert itself == "-m pip install --quiet --no-deps --no-build-isolation -e ."
-    # Every script that it names is there, with every flag.
-    for part in parts:
-        name, *flags = part.split()
-        if name.endswith(".py"):
-            source = (REPOSITORY / name).read_text()
-            assert all(f'"{flag.partition("=")[0]}"' in source for flag in flags)
+    assert_there(parts)
     told = (out / "parts.txt").read_text().splitlines()
     assert len(told) == len(parts) == 7
     assert [line.split()[2] for line in told[:4]] == ["0", "3", "124", "0"]
     assert (out / "train_step.csv").read_text() == "date,net\n"
+
+
+def test_a_processor_is_measured_by_scripts_that_there_are(tmp_path):
+    python, log = tmp_path / "python", tmp_path / "log"
+    python.write_text(f'#!/bin/bash\necho "$@" >> {log}\n')
+    python.chmod(0o755)
+    script = REPOSITORY / "benchmarks/processor.sh"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python)}
+    subprocess.run(["bash", script], env=environment, cwd=tmp_path, check=True)
+    commands = log.read_text().splitlines()
+    assert len(commands) == 24
+    assert commands[-1] == "benchmarks/plot.py"
+    assert_there(commands)
