@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.inference import locate, placing
-from knee_jax.inference.measures import joint_space_widths
+from knee_jax.inference import locate, measures, placing
 from knee_jax.ingest import dicom
 from knee_jax.ingest.film import intensity_window
 from knee_jax.ingest.knee_files import picture_of
@@ -45,6 +44,29 @@ def shares(errors: np.ndarray) -> dict[str, float]:
     found = {"mean_mm": known.mean(), "median_mm": np.median(known)}
     found |= {f"within_{limit:g}mm": (known <= limit).mean() for limit in LIMITS_MM}
     return found | {"knees_within_2.5mm": (np.nanmean(errors, axis=1) <= 2.5).mean()}
+
+
+def reliability(name: str, errors: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Print mean errors of fifths of knees by what was expected, twice the localiser's number.
+
+    The loss has its least where that number is half of the mean distance.
+
+    Args:
+        name: Set of knees.
+        errors: Radial errors [knees, points], mm; NaN where unknown.
+        expected: Errors as the localiser gives them, likewise.
+    """
+    expected = np.where(np.isfinite(errors), 2 * expected, np.nan)
+    of_knees = pd.DataFrame(
+        {"expected_mm": np.nanmean(expected, 1), "found_mm": np.nanmean(errors, 1)}
+    )
+    fifths = of_knees.groupby(pd.qcut(of_knees["expected_mm"], 5), observed=True)
+    table = fifths.agg(["mean", "max"]).drop(columns=[("expected_mm", "max")])
+    print(f"{name}: expected and found, by fifths of {len(of_knees)} knees\n{table.round(2)}")
+    return {
+        "expected_mm": of_knees["expected_mm"].mean(),
+        "error_correlation": of_knees.corr().iloc[0, 1],
+    }
 
 
 def phantom(localiser: locate.Localiser, films: int) -> dict[str, float]:
@@ -71,13 +93,15 @@ def films(localiser: locate.Localiser, subjects: int) -> list[dict[str, float]]:
     """Both knees of films of two cohorts, of machines and subjects that nothing was trained on."""
     rows = []
     for cohort in ("oai", "most"):
-        errors, number, seconds, widths = [], 0, [], []
+        errors, expected, number, seconds, measured = [], [], 0, [], []
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            write_study(
+            knees = write_study(
                 root, num_subjects=subjects, visits=(0,), rows=1024, seed=77, study=cohort,
                 progress=False,
             )  # fmt: skip
+            # Of two films of a visit, both have the same knees.
+            geometry = knees.drop_duplicates(["source", "side"]).set_index(["source", "side"])
             for points in sorted(root.rglob("*_f.pts")):
                 path = points.with_name(points.name.removesuffix("_f.pts"))
                 if not (left := path.with_name(path.name + ".pts")).exists():
@@ -97,21 +121,56 @@ def films(localiser: locate.Localiser, subjects: int) -> list[dict[str, float]]:
                 for knee in placing.sided(picture, found, localiser):
                     in_mm = knee.points * spacing
                     errors.append(np.linalg.norm(in_mm - true[knee.looks], axis=1))
-                    for pair in zip(*map(joint_space_widths, (in_mm, true[knee.looks]))):
-                        widths.append(pair[0] - pair[1])
-        difference = np.array(widths)
+                    expected.append(knee.errors * spacing[0])
+                    measured.append(
+                        against_geometry(
+                            in_mm,
+                            knee,
+                            spacing[0],
+                            geometry.loc[path.relative_to(root).as_posix(), knee.looks],
+                        )
+                    )
+        off = np.array(measured)
         rows.append(
             {
                 "set": f"phantom films, {cohort}",
                 "n": number,
                 "refused": 1 - len(errors) / number,
-                "jsw_bias_mm": difference.mean(),
-                "jsw_limits_mm": 1.96 * difference.std(),
+                **agreement("jsw", "mm", off[:, 0]),
+                **agreement("joint_angle", "deg", off[:, 1]),
+                **agreement("axis_angle", "deg", off[:, 2]),
                 "films_a_second": 1 / np.median(seconds),
             }
             | shares(np.array(errors))
+            | reliability(f"phantom films, {cohort}", np.array(errors), np.array(expected))
         )
     return rows
+
+
+def against_geometry(
+    points: np.ndarray, knee: locate.Found, spacing: float, true: pd.Series
+) -> list[tuple[float, float]]:
+    """Difference from the drawn knee, and its standard error: medial width and both angles."""
+    if knee.looks == "L":
+        points = points * [-1, 1]
+    error = knee.error * knee.width * spacing
+    return [
+        (measures.joint_space_widths(points)[1] - true.jsw_medial, measures.width_error(error)),
+        (measures.joint_angle(points) - true.joint_angle,
+         measures.joint_angle_error(points, error)),
+        (measures.axis_angle(points) - true.shaft_angle, measures.axis_angle_error(points, error)),
+    ]  # fmt: skip
+
+
+def agreement(name: str, unit: str, off: np.ndarray) -> dict[str, float]:
+    """Bias, half the width of the limits of agreement, and differences in standard errors."""
+    difference, error = off[np.isfinite(off[:, 0])].T
+    scaled = (difference - difference.mean()) / error
+    return {
+        f"{name}_bias_{unit}": difference.mean(),
+        f"{name}_limits_{unit}": 1.96 * difference.std(),
+        f"{name}_errors": float(np.sqrt(np.square(scaled).mean())),
+    }
 
 
 def non_knees(localiser: locate.Localiser, number: int) -> dict[str, float]:
@@ -227,7 +286,7 @@ def _tilt(points: np.ndarray) -> float:
 def real(localiser: locate.Localiser, crops: Path, annotations: Path) -> list[dict[str, float]]:
     """Errors on annotated knees; refusals, shape and speed over 600 crops of the training part."""
     known = annotated(annotations)
-    rows, errors, tilts, grades = [], [], [], []
+    rows, errors, expected, tilts, grades = [], [], [], [], []
     files = {path.stem: path for path in sorted(crops.glob("*/[0-4]/*.png"))}
     refused: collections.Counter[str] = collections.Counter()
     chosen = sorted(set(files) & set(known))
@@ -240,7 +299,9 @@ def real(localiser: locate.Localiser, crops: Path, annotations: Path) -> list[di
         except UnusableKnee as error:
             refused[error.reason] += 1
             continue
-        errors.append(aligned(knee.points[POINTS], known[name])[0])
+        distances, scale = aligned(knee.points[POINTS], known[name])
+        errors.append(distances)
+        expected.append(knee.errors[POINTS] * scale)
         full = np.full((74, 2), np.nan)
         full[POINTS] = known[name]
         tilts.append((_tilt(knee.points), _tilt(full)))
@@ -266,6 +327,7 @@ def real(localiser: locate.Localiser, crops: Path, annotations: Path) -> list[di
             "seconds_a_knee": seconds,
         }
         | shares(of_knees)
+        | reliability("real, annotated", of_knees, np.array(expected))
     )
     return rows
 

@@ -286,7 +286,7 @@ def row_of(
         else round(knee.landmark_error, 4),
         "notes": "; ".join(notes),
     }
-    row |= _widths(knee)
+    row |= _widths(knee) | _angles(knee)
     if novelty is not None:
         row["novelty"] = round(novelty, 3)
     for target in predictor.targets:
@@ -306,6 +306,19 @@ def _widths(knee: Knee) -> Row:
     error = measures.width_error(knee.landmark_error * float(np.linalg.norm(plateau)))
     values = [round(knee.spacing_mm * value, 3) for value in (*widths, error)]
     return dict(zip(names, [None if math.isnan(v) else v for v in values], strict=True))
+
+
+def _angles(knee: Knee) -> Row:
+    """Return the angles of the bones, degrees, None where the picture does not show enough."""
+    points = placing.within(knee.landmarks, knee.image)
+    error = knee.landmark_error * float(np.linalg.norm(points[PLATEAU[-1]] - points[PLATEAU[0]]))
+    values = {
+        "joint_angle_deg": measures.joint_angle(points),
+        "joint_angle_error_deg": measures.joint_angle_error(points, error),
+        "axis_angle_deg": measures.axis_angle(points),
+        "axis_angle_error_deg": measures.axis_angle_error(points, error),
+    }
+    return {name: None if math.isnan(v) else round(v, 2) for name, v in values.items()}
 
 
 def _source_of_landmarks(knee: Knee) -> str:

@@ -96,6 +96,8 @@ def _cut(
             landmarks.check_place(of_joint(of_knee), size_mm)
         except UnusableKnee as error:
             wrong.setdefault(side, error)
+    # Of a joint that is on the film, what of the shafts leaves it is seen by nobody.
+    points = {knee.looks: within(knee.points, film.picture) * film.spacing_mm for knee in knees}
     if reading.side:
         points = {side: p for side, p in points.items() if side == reading.side}
         wrong = {side: p for side, p in wrong.items() if side == reading.side}
@@ -114,6 +116,12 @@ def _cut(
         for each in cut
         if not isinstance(each, Unplaced)
     ]
+
+
+def within(points: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Return landmarks [74, 2] in pixels of a picture, NaN beyond it."""
+    inside = np.all((points > 0) & (points < picture.shape[::-1]), axis=1)
+    return np.where(inside[:, None], points, np.nan)
 
 
 def of_joint(points: np.ndarray) -> np.ndarray:

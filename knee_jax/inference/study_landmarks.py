@@ -54,8 +54,7 @@ class Look:
 
     def in_mm(self, knee: Found) -> np.ndarray:
         """Return a knee's landmarks in mm on the film, [74, 2], NaN beyond it."""
-        inside = np.all((knee.points > 0) & (knee.points < self.picture.shape[::-1]), axis=1)
-        return np.where(inside[:, None], knee.points * self.spacing_mm, np.nan)
+        return placing.within(knee.points, self.picture) * self.spacing_mm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
+from scipy.spatial import ConvexHull
 
 from knee_jax.landmarks import CONDYLES, FEMUR, PLATEAU, TIBIA
 
@@ -74,9 +75,14 @@ _SHAFT_BOTTOM = [(-17.5, 300), (-18, 150), (-20.5, 110), (-24, 84)]
 STEP_MM = 0.4
 """Distance of the points of the outlines, mm."""
 
-MEDIAL_PLATEAU = (59, 62)
-"""Landmarks between which the medial joint space is measured, about 19 to 42 % of the width off
-the middle."""
+MEDIAL_PLATEAU, LATERAL_PLATEAU = (59, 62), (48, 51)
+"""Landmarks between which the joint space of a compartment is measured, about 19 to 42 % of the
+width off the middle."""
+
+FEMORAL_CONTACT = (13, 23)
+"""Landmarks between which a line touches the condyles."""
+
+_SHAFT_MM = 100.0
 
 # Part of the femur that may bound it: so far above the joint line, and beyond those landmarks.
 _JOINT_MM, _REACH_MM = 40.0, 8.0
@@ -257,14 +263,56 @@ def medial_joint_space(knee: Knee) -> float:
     It is the least distance in any direction between the femur and the part of the tibial plateau
     between two landmarks, both edges including osteophytes.
     """
-    first, last = (
-        int(np.linalg.norm(knee.tibia - knee.landmarks[number], axis=1).argmin())
-        for number in MEDIAL_PLATEAU
-    )
+    first, last = (_place(knee.tibia, knee.landmarks[number]) for number in MEDIAL_PLATEAU)
     tibia = _densify(knee.tibia[first : last + 1])
     femur = _densify(knee.femur[np.abs(knee.femur[:, 1]) < _JOINT_MM])
     near = (femur[:, 0] > tibia[0, 0] - _REACH_MM) & (femur[:, 0] < tibia[-1, 0] + _REACH_MM)
     return float(np.linalg.norm(tibia[:, None] - femur[near], axis=-1).min())
+
+
+def joint_angle(knee: Knee) -> float:
+    """Measure the joint line convergence angle as a film shows it, degrees, positive as in varus.
+
+    The femur's line is the edge of the convex hull of its end that spans the notch, corners with
+    osteophytes left out; the tibia's goes through the middles of the loaded parts of the plateau.
+    """
+    first, middle, last = (_place(knee.femur, knee.landmarks[n]) for n in (*FEMORAL_CONTACT, 18))
+    first, middle, last = sorted((first, middle, last))
+    condyles = knee.femur[first : last + 1]
+    notch = float(knee.femur[middle, 0])
+    hull = condyles[ConvexHull(condyles).vertices]
+    edges = zip(hull, np.roll(hull, -1, axis=0), strict=True)
+    # Two edges span it, that below the bone and that above.
+    spans = [edge for edge in edges if (edge[0][0] <= notch) != (edge[1][0] <= notch)]
+    ends = max(spans, key=lambda edge: edge[0][1] + edge[1][1])
+    low, high = sorted(ends, key=lambda point: point[0])
+    middles = []
+    for window in (LATERAL_PLATEAU, MEDIAL_PLATEAU):
+        begin, end = (_place(knee.tibia, knee.landmarks[number]) for number in window)
+        middles.append(knee.tibia[begin : end + 1].mean(axis=0))
+    return _angle(high - low) - _angle(middles[1] - middles[0])
+
+
+def shaft_angle(knee: Knee) -> float:
+    """Measure the angle between the axes of the two shafts, degrees, positive as in varus.
+
+    The axes go through the middles of the shafts at their far end and some 100 mm nearer.
+    """
+    femur, tibia = (
+        np.stack([(bone[n] + bone[-1 - n]) / 2 for n in (0, round(_SHAFT_MM / STEP_MM))])
+        for bone in (knee.femur, knee.tibia)
+    )
+    return _angle(femur[1] - femur[0]) - _angle(tibia[0] - tibia[1])
+
+
+def _place(outline: np.ndarray, point: np.ndarray) -> int:
+    """Return the number of the outline's point that is next to a point."""
+    return int(np.linalg.norm(outline - point, axis=1).argmin())
+
+
+def _angle(vector: np.ndarray) -> float:
+    """Return the direction of a vector, degrees, clockwise as seen."""
+    return float(np.degrees(np.arctan2(vector[1], vector[0])))
 
 
 def _densify(points: np.ndarray) -> np.ndarray:

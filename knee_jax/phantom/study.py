@@ -14,11 +14,26 @@ from tqdm import tqdm
 
 from knee_jax.errors import NOT_STARTED, UserError
 from knee_jax.phantom import dicom, film, most, oai, severity
-from knee_jax.phantom.anatomy import WIDTH_MM, WIDTH_SD, Knee, make_knee, medial_joint_space
+from knee_jax.phantom.anatomy import (
+    WIDTH_MM,
+    WIDTH_SD,
+    Knee,
+    joint_angle,
+    make_knee,
+    medial_joint_space,
+    shaft_angle,
+)
 from knee_jax.phantom.layout import Film, Layout
 
 STUDIES = {"oai": oai.LAYOUT, "most": most.LAYOUT}
 _LANDMARK_ERROR_MM = 0.25
+
+MEASURES = {
+    "jsw_medial": medial_joint_space,
+    "joint_angle": joint_angle,
+    "shaft_angle": shaft_angle,
+}
+"""What the phantom's own geometry gives of each knee."""
 
 
 def layout(study: str) -> Layout:
@@ -64,7 +79,8 @@ def write_study(
     Returns:
         True state of the knees: the table of `severity.simulate` with `subject`, `site`, `barcode`,
         `source` (the film's path under `root`), `jsw_medial` (minimum medial joint space width on
-        that film in mm, NaN if the joint has been replaced).
+        that film in mm, NaN if the joint has been replaced), `joint_angle` and `shaft_angle`
+        (`anatomy`, degrees, NaN likewise).
 
     Raises:
         UserError: There are no subjects, no such study or release of it, or a visit is not in its
@@ -88,17 +104,18 @@ def write_study(
     knees["barcode"] = np.repeat([f.barcode for f in read], 2)
     knees["source"] = np.repeat([f.path.relative_to(root).as_posix() for f in read], 2)
     films = [each for of_visit in views for each in of_visit]
-    widths = {}
+    measured = {}
     with tqdm(total=len(films), desc="phantom films", unit="film", disable=not progress) as bar:
         for each, of_film in zip(films, _make_all(films, workers)):
-            widths[each.path] = of_film
+            measured[each.path] = of_film
             bar.update()
-    knees["jsw_medial"] = np.concatenate([widths[each.path] for each in read])
+    for name in MEASURES:
+        knees[name] = [row[name] for each in read for row in measured[each.path]]
     shape.write_tables(root, knees, films, seed, release)
     return knees
 
 
-def _make_all(films: list[Film], workers: int) -> Iterator[list[float]]:
+def _make_all(films: list[Film], workers: int) -> Iterator[list[dict[str, float]]]:
     if workers <= 1:
         yield from map(_make, films)
         return
@@ -113,8 +130,8 @@ def _make_all(films: list[Film], workers: int) -> Iterator[list[float]]:
             raise UserError(NOT_STARTED) from error
 
 
-def _make(spec: Film) -> list[float]:
-    """Make one film and its landmark files; return the medial joint space widths in mm."""
+def _make(spec: Film) -> list[dict[str, float]]:
+    """Make one film and its landmark files; return the measures of its knees."""
     machine = spec.machine
     person = spec.cohort.rng(spec.seed, spec.number, 2)
     width = person_width(person)
@@ -156,7 +173,10 @@ def _make(spec: Film) -> list[float]:
             points[:, 0] = geometry.columns * geometry.spacing - points[:, 0]
         suffix = ("_f.pts", ".pts")[side]
         write_points(spec.path.with_name(spec.path.name + suffix), points)
-    return [math.nan if knee.replaced else medial_joint_space(knee) for knee in knees]
+    return [
+        {name: math.nan if knee.replaced else measure(knee) for name, measure in MEASURES.items()}
+        for knee in knees
+    ]
 
 
 def person_width(person: np.random.Generator) -> float:

@@ -9,7 +9,7 @@ from knee_jax.phantom.study import write_study
 from knee_jax.serve import grading
 from tests.serve.conftest import Here
 
-COUNTED = ("landmark_error", "novelty", "jsw", "kl_p", "kl_e", "kl_c")
+COUNTED = ("landmark_error", "novelty", "jsw", "joint_angle", "axis_angle", "kl_p", "kl_e", "kl_c")
 
 
 @pytest.mark.slow
