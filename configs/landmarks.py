@@ -11,6 +11,9 @@ Variants, after a colon (`configs/landmarks.py:demo`):
     adapted  two epochs on `adapted_windows/kneekl224`, with real crops that a localiser has marked
              itself (`knee-jax prepare --dataset=adapted_windows/kneekl224 --manual_dir=DIR`); name
              its weights by --config.init_from.
+    study    three epochs on `study_windows`, with the knees of a prepared study that has landmark
+             files (`knee-jax prepare --dataset=study_windows --manual_dir=data/oai_xray/...`); from
+             the weights of --config.init_from, or from none.
     demo     a narrow network on few windows, for a look at the path.
 """
 
@@ -58,6 +61,12 @@ def _adapted(config: Config) -> None:
     config.optimizer.learning_rate = 1e-3
 
 
+def _study(config: Config) -> None:
+    config.data.dataset = "study_windows"
+    config.epochs = 3
+    config.optimizer.learning_rate = 1e-3
+
+
 def _demo(config: Config) -> None:
     config.data.dataset = "phantom_windows/tiny"
     config.data.parts = (2, 1, 1)
@@ -67,4 +76,4 @@ def _demo(config: Config) -> None:
     config.epochs = 2
 
 
-VARIANTS = {"adapted": _adapted, "demo": _demo}
+VARIANTS = {"adapted": _adapted, "study": _study, "demo": _demo}

@@ -78,7 +78,12 @@ def draw(seed: int, number: int, pixels: int) -> list[Window]:
 
 
 def of_crop(
-    rng: np.random.Generator, crop: np.ndarray, points: np.ndarray, pixels: int, number: int
+    rng: np.random.Generator,
+    crop: np.ndarray,
+    points: np.ndarray,
+    pixels: int,
+    number: int,
+    spacing_mm: float = np.nan,
 ) -> list[Window]:
     """Draw windows on the crop of a real knee, which looks like a right one, and one turned.
 
@@ -88,6 +93,7 @@ def of_crop(
         points: Landmarks in pixels of it, [74, 2].
         pixels: Side of the windows.
         number: Number of upright windows.
+        spacing_mm: Pixel size of the crop, mm, NaN if unknown.
     """
     height, width = crop.shape
     picture = crop.astype(np.float32) / 255
@@ -103,14 +109,14 @@ def of_crop(
             rng, picture, geometry, centre, side, np.radians(rng.normal(0, 6)), mirrored, points,
             pixels, True,
         )  # fmt: skip
-        image = _as_shown(rng, taken)
+        image, size_mm = _as_shown(rng, taken), side / pixels * spacing_mm
         if place == number:
             image = np.rot90(image, int(rng.integers(1, 4))).copy()
-            windows.append(Window(image, _unknown(), TURNED, "", np.nan))
+            windows.append(Window(image, _unknown(), TURNED, "", size_mm))
         else:
             shown = LEFT if mirrored else RIGHT
             found = found if shown == RIGHT else _unknown()
-            windows.append(Window(image, found, shown, "", np.nan))
+            windows.append(Window(image, found, shown, "", size_mm))
     return windows
 
 

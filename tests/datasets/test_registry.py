@@ -26,6 +26,7 @@ def test_the_data_sets():
         "phantom_mri",
         "phantom_windows",
         "phantom_xray",
+        "study_windows",
     ]
 
 
