@@ -18,7 +18,7 @@ from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.inference import models
 from knee_jax.inference.predictor import Predictor
 from knee_jax.landmarks import CONDYLES, FEMUR, PLATEAU, PLATEAU_CENTRE, TIBIA
-from knee_jax.targets.knee_shown import LEFT, NAMES, NONE, REPLACED, RIGHT
+from knee_jax.targets.knee_shown import LEFT, NONE, REPLACED, RIGHT, TURNED
 
 MODEL = "landmarks"
 """Name of the localiser that comes with the project."""
@@ -38,6 +38,27 @@ FIRST, ACCEPTED = 0.3, 0.5
 LARGEST_ERROR = 0.035
 """Largest mean expected error of the joint's landmarks, in widths of the plateau (about 2.8 mm). Of
 529 real knees none had more than 0.017; what is no knee and yet taken for one, 0.048 or more.
+"""
+
+METAL, BLACK = 0.97, 0.02
+"""Brightness, of white, from which a patch is metal, and up to which nothing was exposed there."""
+
+MOST_ON_PATCHES = 0.25
+"""Largest share of the joint's landmarks that may lie on metal, or where nothing was exposed. Of
+phantom knees with half a prosthesis 37 % and more lie on metal, of those with screws or nails
+beside the joint none; of 826 crops of real knees 13 % at most, and of the 250 that have most black
+13 % at most lie on that.
+"""
+
+WASHED_OUT, WHITE_BONE, DARK_BONE = 0.82, 0.15, 0.75
+"""Median brightness of the bones, of white, and share of them that is white, from which they are
+washed out and no metal; share of what is black within the bones from which it is bone, of a
+picture in negative. (Chosen on windows of `phantom.windows`, seed 77.)
+"""
+
+METAL_WIDTH, BLACK_WIDTH, MARGIN = 0.045, 0.15, 0.018
+"""Least widths of such patches, wider than lines of bone and than joint spaces, and how far off
+metal a landmark may lie to be on it; in widths of the plateau.
 """
 
 WINDOW_GRID, POINT_GRID = 1 / 4, 1 / 16
@@ -107,6 +128,8 @@ class Found:
         looks: 'R' or 'L', the side that it looks like: fibula at the picture's left or right.
         probability: Probability that an upright knee is shown.
         side_probability: Probability that it is one of that look, if it is one.
+        metal: Share of the joint's landmarks that lie on metal, as those of a prosthesis do.
+        black: Share of them that lie where nothing was exposed.
     """
 
     points: np.ndarray
@@ -114,11 +137,22 @@ class Found:
     looks: str
     probability: float
     side_probability: float = 1.0
+    metal: float = 0.0
+    black: float = 0.0
 
     @property
     def width(self) -> float:
         """Width of the plateau, pixels."""
         return float(np.linalg.norm(self.points[PLATEAU[-1]] - self.points[PLATEAU[0]]))
+
+    @property
+    def problem(self) -> UnusableKnee | None:
+        """Why it cannot be used although it was found, None if it can."""
+        if self.metal > MOST_ON_PATCHES:
+            return UnusableKnee("replaced_joint", "metal lies on the joint's surfaces, no bone")
+        if self.black > MOST_ON_PATCHES:
+            return UnusableKnee("joint_cut_off", "a part of the joint is black, as if not exposed")
+        return None
 
     @property
     def error(self) -> float:
@@ -150,7 +184,8 @@ class Localiser:
             looks: 'R' or 'L', the look that they are known to have; '': either.
 
         Raises:
-            UnusableKnee: replaced_joint, turned or no_knee, if there is none to be marked.
+            UnusableKnee: replaced_joint, joint_cut_off, turned, not_marked or no_knee, if there
+                is none to be marked.
         """
         found: list[Found] = []
         if most == 1:
@@ -159,6 +194,9 @@ class Localiser:
             found, classes = self._seen(picture, first_squares(*picture.shape), looks)
             if not found:
                 raise self._reason(picture, classes)
+        problems = [knee.problem for knee in found[:most]]
+        if problems[0] is not None and None not in problems:
+            raise problems[0]
         return sorted(found[:most], key=lambda knee: float(knee.points[:, 0].mean()))
 
     def again(self, picture: np.ndarray, knee: Found, looks: str) -> Found | None:
@@ -212,7 +250,9 @@ class Localiser:
         for knee in knees:
             near = [square_about(knee, zoom) for zoom in ZOOMS]
             shown, found = self._look(picture, near)
-            final.append(_mean([_found(*each) for each in zip(near, shown, found, strict=True)]))
+            mean = _mean([_found(*each) for each in zip(near, shown, found, strict=True)])
+            metal, black = on_patches(picture, mean)
+            final.append(dataclasses.replace(mean, metal=metal, black=black))
         return ranked([knee for knee in final if is_plausible(knee)])
 
     def _reason(self, picture: np.ndarray, classes: np.ndarray) -> UnusableKnee:
@@ -220,15 +260,24 @@ class Localiser:
         # Three more searches, for what may be a knee at all.
         for turns in (1, 2, 3) if classes[:, NONE].min() < 1 - FIRST else ():
             turned = np.ascontiguousarray(np.rot90(picture, turns))
-            if self._seen(turned, first_squares(*turned.shape))[0]:
+            found, _ = self._seen(turned, first_squares(*turned.shape))
+            if any(knee.problem is None for knee in found):
                 return UnusableKnee(
                     "turned", f"the picture shows a knee turned by {90 * turns} degrees; turn it"
                 )
-        highest = int(classes.max(0)[NONE + 1 :].argmax()) + NONE + 1
-        if highest == REPLACED and classes[:, REPLACED].max() > ACCEPTED:
-            return UnusableKnee("replaced_joint", "the knee has a prosthesis, and no bone to mark")
-        if NAMES[highest] == "turned" and classes[:, highest].max() > ACCEPTED:
-            return UnusableKnee("turned", "the picture shows a knee that is turned; turn it")
+        shown = classes.max(0)
+        highest = int(shown[NONE + 1 :].argmax()) + NONE + 1
+        if shown[highest] > ACCEPTED:
+            if highest == REPLACED:
+                detail = "the knee has a prosthesis, and no bone to mark"
+                return UnusableKnee("replaced_joint", detail)
+            if highest == TURNED:
+                return UnusableKnee("turned", "the picture shows a knee that is turned; turn it")
+            return UnusableKnee(
+                "not_marked",
+                "something like a knee was found, but no landmarks that are certain: it may have a "
+                "prosthesis or open growth plates, be seen from the side, or be cut off",
+            )
         return UnusableKnee("no_knee", "no knee was found in the picture, as seen from the front")
 
 
@@ -323,6 +372,56 @@ def is_plausible(knee: Found) -> bool:
         and above
         and joint
     )
+
+
+def on_patches(picture: np.ndarray, knee: Found) -> tuple[float, float]:
+    """Return the shares of the joint's landmarks that lie on metal, and where nothing was exposed.
+
+    Args:
+        picture: Grey picture, uint8 [height, width].
+        knee: Knee in it.
+    """
+    pixels = 260
+    square = dataclasses.replace(square_about(knee, 1.3), mirrored=False)
+    width = knee.width / square.side * pixels
+    window = square.cut(picture, pixels)
+    metal, black = _patches(window, width)
+    points = (knee.points - square.centre) / square.side * pixels + pixels / 2
+    bones = np.zeros_like(window)
+    for bone in (FEMUR, TIBIA):
+        cv2.fillPoly(bones, [np.round(points[list(bone)]).astype(np.int32)], 1)
+    inside = bones > 0
+    if not inside.any():
+        return 0.0, 0.0
+    if np.median(window[inside]) > WASHED_OUT * 255 or metal[inside].mean() > WHITE_BONE:
+        metal[:] = 0
+    if black.any() and bones[black > 0].mean() > DARK_BONE:
+        black[:] = 0
+    columns, rows = points[list(JOINT)].astype(int).clip(0, pixels - 1).T
+    near = cv2.dilate(metal, _disc(2 * MARGIN * width))
+    return float(near[rows, columns].mean()), float(black[rows, columns].mean())
+
+
+def _patches(picture: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return where metal is, and where nothing was exposed, uint8 of 0 and 1 as the picture.
+
+    Bone is mostly white in lines and specks alone; joint spaces are narrow, where they are black.
+
+    Args:
+        picture: Grey picture, uint8 [height, width].
+        width: Width of a plateau, pixels.
+    """
+
+    def wide(mask: np.ndarray, least: float) -> np.ndarray:
+        opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disc(least * width))
+        return np.asarray(opened)
+
+    return wide(picture >= METAL * 255, METAL_WIDTH), wide(picture <= BLACK * 255, BLACK_WIDTH)
+
+
+def _disc(width: float) -> np.ndarray:
+    size = 2 * round(width / 2) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
 
 
 def _apart(knees: Sequence[Found]) -> list[Found]:

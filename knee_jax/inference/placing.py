@@ -96,6 +96,7 @@ def _cut(
             landmarks.check_place(of_joint(of_knee), size_mm)
         except UnusableKnee as error:
             wrong.setdefault(side, error)
+    wrong |= {knee.looks: knee.problem for knee in knees if knee.problem is not None}
     # Of a joint that is on the film, what of the shafts leaves it is seen by nobody.
     points = {knee.looks: within(knee.points, film.picture) * film.spacing_mm for knee in knees}
     if reading.side:

@@ -229,7 +229,7 @@ def _look(job: FilmJob, localiser: Localiser) -> Look:
     knees: dict[str, Found | UnusableKnee] = dict.fromkeys(file.readings, NOT_FOUND)
     try:
         found = placing.sided(picture, localiser.find(picture), localiser)
-        knees |= {knee.looks: knee for knee in found if knee.looks in knees}
+        knees |= {knee.looks: knee.problem or knee for knee in found if knee.looks in knees}
     except UnusableKnee as problem:
         knees = dict.fromkeys(knees, problem)
     return Look(picture, spacing_mm, knees)

@@ -22,11 +22,11 @@ def template():
 
 
 def picture(height, width, knees):
-    """Black, with a large light and a large grey dot at the plateau's lateral and medial corner.
+    """Dark, with a large light and a large grey dot at the plateau's lateral and medial corner.
 
     Returns it, and the landmarks of each knee of (x, y, plateau's width, side).
     """
-    grey, planted = np.zeros((height, width), np.uint8), []
+    grey, planted = np.full((height, width), 60, np.uint8), []
     for x, y, size, side in knees:
         points = template() * size * ([1, 1] if side == "R" else [-1, 1]) + (x, y)
         for corner, value in ((points[47], 250), (points[63], 130)):

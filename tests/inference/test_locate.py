@@ -1,5 +1,8 @@
 """Knees are found where they were drawn: on films, crops, either side, any size; or refused."""
 
+import dataclasses
+
+import cv2
 import numpy as np
 import pytest
 
@@ -20,6 +23,7 @@ from knee_jax.ingest.knee_files import (
 from knee_jax.phantom import windows
 from knee_jax.phantom.study import read_points, write_study
 from knee_jax.targets.knee_shown import RIGHT
+from tests.inference import odd_films
 from tests.inference.drawn_knees import localiser, picture
 
 ENDS = {"R": "_f.pts", "L": ".pts"}
@@ -190,3 +194,97 @@ def test_a_strip_that_is_thinner_than_a_step_is_cut():
 def test_a_model_that_finds_no_landmarks_is_no_localiser():
     with pytest.raises(UserError, match="kl-kneekl224: finds no landmarks; name a localiser"):
         locate.load("kl-kneekl224")
+
+
+RIGHT_AGAIN = ("ordinary", "screws", "white border", "text across", "inverted", "crop, screws")
+"""Kinds of odd films whose knees are marked all the same, or are missed."""
+
+REFUSED = {
+    "turned by 90": {"turned"},
+    "turned by 180": {"turned"},
+    "one knee, mirrored": {"side_mismatch"},
+    "prostheses": {"replaced_joint", "not_marked"},
+    "child": {"replaced_joint", "not_marked", "no_knee"},
+    "lateral view": {"no_knee", "not_marked"},
+    "hips": {"no_knee"},
+    "half prosthesis": {"replaced_joint", "right"},
+    "crop, half black": {"joint_cut_off", "not_marked", "no_knee", "turned"},
+}
+"""Kinds with knees that cannot be marked, and what may become of them and of others beside them."""
+
+
+def outcomes_of(kind, seed):
+    given = odd_films.KINDS[kind](np.random.default_rng([seed, 405]))
+    return odd_films.outcomes(given, odd_films.placed(given, locate.shipped()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RIGHT_AGAIN)
+def test_odd_films_are_marked_rightly(kind):
+    found = outcomes_of(kind, 0)
+    assert "right" in found
+    assert set(found) == {"right"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", REFUSED)
+def test_knees_that_cannot_be_marked_are_refused_by_name(kind):
+    found = outcomes_of(kind, 0)
+    assert found
+    assert set(found) <= REFUSED[kind]
+
+
+def test_metal_on_the_joint_is_no_bone_and_metal_beside_it_is_none_of_its():
+    _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
+    plain = np.full((300, 300), 90, np.uint8)
+    assert locate.on_patches(plain, found(points)) == (0, 0)
+    for top, bottom, replaced in ((140, 160, True), (20, 50, False)):
+        metal = plain.copy()
+        metal[top:bottom, 130:230] = 255
+        on, black = locate.on_patches(metal, found(points))
+        assert (on > locate.MOST_ON_PATCHES) == replaced
+        assert black == 0
+    washed_out = np.full((300, 300), 252, np.uint8)
+    assert locate.on_patches(washed_out, found(points)) == (0, 0)
+
+
+def test_a_joint_that_was_not_exposed_is_no_joint():
+    _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
+    half = np.full((300, 300), 90, np.uint8)
+    half[:, 140:] = 0
+    knee = dataclasses.replace(found(points), black=locate.on_patches(half, found(points))[1])
+    assert 0.4 < knee.black < 0.7
+    assert knee.problem.reason == "joint_cut_off"
+    gap = np.full((300, 300), 90, np.uint8)
+    gap[143:150] = 0
+    assert locate.on_patches(gap, found(points)) == (0, 0), "a joint space may be black"
+    negative = np.full((300, 300), 150, np.uint8)
+    for bone in (locate.FEMUR, locate.TIBIA):
+        cv2.fillPoly(negative, [np.round(points[list(bone)]).astype(np.int32)], 0)
+    assert locate.on_patches(negative, found(points)) == (0, 0), "bones may be black"
+
+
+def test_a_knee_with_metal_is_refused_beside_one_that_is_read():
+    grey, planted = picture(700, 900, [(160, 330, 160, "R"), (760, 350, 170, "L")])
+    knees = [
+        dataclasses.replace(found(points, side), metal=metal)
+        for points, side, metal in zip(planted, "RL", (0.5, 0.0))
+    ]
+
+    class Knows:
+        def find(self, picture, most=2, looks=""):
+            return knees
+
+    def read(job):
+        return [
+            Refusal("a.dcm", side, each.reason, each.detail)
+            if isinstance(each, UnusableKnee)
+            else Knee("a.dcm", side, np.zeros((9, 9), np.uint8), each, "localiser")
+            for side, each in job.found.items()
+        ]
+
+    unplaced = Unplaced("a.dcm", "", grey, (0.4, 0.4))
+    source, reading = Source(None, "a.dcm"), Reading(pixels=100)
+    right, left = placing.place(source, [unplaced], reading, Knows(), read)
+    assert (right.side, right.reason) == ("R", "replaced_joint")
+    assert (left.side, left.located) == ("L", "localiser")
