@@ -1,13 +1,12 @@
 """Explanation of a network: the features that its heads read, and where its evidence lay.
 
 Networks expose intermediate values by `knee_jax.models.layers.observe`; heat is the evidence in
-favour of a class in their last maps (`knee_jax.models.activation`). Wang et al. show both: Figs. 4
+favour of a class in their maps (`knee_jax.models.activation`). Wang et al. show both: Figs. 4
 and 6. For a volume it is shown in the slices that count most: those that the Transformer of
 Panfilov et al. 2022 attends to.
 """
 
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from knee_jax.data.preprocessing import Intensities
 from knee_jax.errors import UserError
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.models import activation
+from knee_jax.models.layers import Cells
 from knee_jax.models.slice_sequence import VIEWS
 from knee_jax.targets.kinds import Classes
 from knee_jax.training.run import Run, StepConstants
@@ -29,9 +29,6 @@ from knee_jax.training.state import Variables
 
 MOST_KNEES = 600
 """Maximum number of knees whose features are gathered."""
-
-VIEW_MAPS = types.MappingProxyType({f"maps_{view}": view for view in VIEWS})
-"""View of each of the last maps of a network that reads a volume in three views."""
 
 NUM_SLICES = 3
 """Number of slices of a volume that are shown, of all its views together."""
@@ -258,16 +255,17 @@ def slice_maps(
         )
         found, first = {}, 0
         for each, view in names.items():
-            volume = images.transpose(VIEWS[view]) if each in VIEW_MAPS else images
+            volume = images.transpose(VIEWS[view]) if len(names) > 1 else images
             count = volume.shape[1]
             attention = None
             if "attention" in seen:
                 attention = seen["attention"][:, :, first : first + count].mean(1)
             heat = activation.class_activation(seen[each], gradients[each])
             heat = heat.reshape(len(images), -1, *heat.shape[-2:])
-            found[view] = _strongest(
-                _grey(volume, constants.intensities), heat, attention, NUM_SLICES // len(names)
-            )
+            axes = zip(volume.shape[1:4], heat.shape[1:])
+            cells = [activation.cells_of(run.model, each, *axis) for axis in axes]
+            grey = _grey(volume, constants.intensities)
+            found[view] = _strongest(grey, heat, cells, attention, NUM_SLICES // len(names))
             first += count
         return batch["row"], found
 
@@ -285,27 +283,32 @@ def slice_maps(
 
 
 def _strongest(
-    volumes: jax.Array, heat: jax.Array, attention: jax.Array | None, number: int
+    volumes: jax.Array,
+    heat: jax.Array,
+    cells: Sequence[Cells],
+    attention: jax.Array | None,
+    number: int,
 ) -> tuple[jax.Array, ...]:
     """Return the slices that count most, in the form of `SliceMaps`.
 
     Args:
         volumes: Volumes, uint8 [batch, slices, rows, columns].
         heat: Evidence at a coarser resolution, [batch, depth, h, w].
+        cells: Places of its cells along the last three axes.
         attention: Attention to each slice, [batch, slices], if there is any.
         number: Number of slices to choose.
     """
     count, *side = volumes.shape[1:]
     if heat.shape[1] != count:
-        shape = (len(heat), count, *heat.shape[2:])
-        heat = jax.image.resize(heat, shape, "linear", antialias=False)
+        between, _ = activation.shares(count, heat.shape[1], cells[0])
+        heat = jnp.einsum("sd,bdhw->bshw", between, heat, precision="highest")
     of_slices = heat.sum((2, 3))
     total = of_slices.sum(1, keepdims=True)
     strength = of_slices / jnp.where(total > 0, total, 1.0) if attention is None else attention
     numbers = jnp.sort(jax.lax.top_k(strength, min(number, count))[1], axis=1)
     at = numbers[:, :, None, None]
     shown = jnp.take_along_axis(activation.normalise(heat), at, axis=1)
-    shown = activation.grow(shown, (side[0], side[1]))
+    shown = activation.grow(shown, (side[0], side[1]), cells[1:])
     return strength, numbers, jnp.take_along_axis(volumes, at, axis=1), shown
 
 
@@ -383,7 +386,11 @@ def _unseen(run: Run, what: str) -> str:
 
 def _view_maps_among(run: Run, seen: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """Return the view of the slices of each map that explains a network of volumes."""
-    if "maps" in seen:
-        # The volume as it comes, in the view that the augmentation makes.
-        return {"maps": getattr(run.config.augmentation, "view", "sagittal")}
-    return dict(VIEW_MAPS) if set(VIEW_MAPS) <= set(seen) else {}
+    for kind in ("evidence", "maps"):
+        if kind in seen:
+            # The volume as it comes, in the view that the augmentation makes.
+            return {kind: getattr(run.config.augmentation, "view", "sagittal")}
+        of_views = {f"{kind}_{view}": view for view in VIEWS}
+        if set(of_views) <= set(seen):
+            return of_views
+    return {}

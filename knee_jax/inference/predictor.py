@@ -114,7 +114,7 @@ class Predictor:
         landmarks: np.ndarray | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """Show where the evidence for the predicted class of the first target lay (Grad-CAM).
+        """Show where the evidence for the predicted class of the first target lay.
 
         Args:
             images: Regions of interest, as in `predict`.

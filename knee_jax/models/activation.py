@@ -1,13 +1,17 @@
-"""Evidence for a class in a network's last maps: gradient times activation, cell by cell.
+"""Evidence for a class in a network's maps: gradient times activation, cell by cell.
 
 Networks expose intermediate values by `knee_jax.models.layers.observe`. Each value of the maps is
 multiplied by the gradient of a class logit at that place, and what speaks for the class is kept
-(HiResCAM, Draelos & Carin 2020). Behind a global average the gradient is the same everywhere, and
-this is Grad-CAM (Selvaraju et al. 2017). Behind pooling at landmarks it is not: Grad-CAM would
-average the gradient and show heat where no head reads.
+(HiResCAM, Draelos & Carin 2020; of maps before the last, LayerCAM, Jiang et al. 2021). Grad-CAM
+(Selvaraju et al. 2017) would average the gradient and, behind pooling at landmarks, show heat where
+no head reads.
+
+A cell's heat is drawn about the middle of what the cell reads. That is not the middle of its share
+of the picture: where layers are padded alike on both sides and halve the picture five times, it
+lies 15.5 pixels before it, and where padding goes to the end 15.5 pixels behind it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,12 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from knee_jax.models.layers import Cells
 from knee_jax.models.patches import PATCH, paste_patches
 
 Variables = Mapping[str, Any]
 
-WHOLE, SIDES = ("maps",), ("maps_lateral", "maps_medial")
-"""Last maps of a network that reads the whole knee, or of its two side patches."""
+SIDES = ("lateral", "medial")
+"""Side patches, in the names of the maps of a network that reads these and not the whole knee."""
 
 BORDER = 7
 """Pixels over which heat fades at the border of a patch, as in the pasting of Tiulpin et al. 2018.
@@ -64,18 +69,42 @@ def heat_of(
         return None
     size = images.shape[1]
     patch = patch_of(model, names)
+    top, rows = model.rows_read(size) if hasattr(model, "rows_read") else (0, size)
+    read = (patch, patch) if patch else (rows, size)
     seen, gradients = evidence(model, variables, images, keypoints, target, chosen)
-    heat = {each: class_activation(seen[each], gradients[each]) for each in names}
+    heat: dict[str, jax.Array] = {}
+    for name in names:
+        # Cells of unlike size, of several depths: by what a pixel has of them.
+        cells = [cells_of(model, name, *axis) for axis in zip(read, seen[name].shape[1:3])]
+        found = signed(seen[name], gradients[name]) / (cells[0].step * cells[1].step)
+        grown = grow(jax.nn.relu(found), read, cells) - grow(jax.nn.relu(-found), read, cells)
+        heat[_side(name)] = heat.get(_side(name), 0.0) + grown
+    heat = {side: jax.nn.relu(each) for side, each in heat.items()}
     if patch:
         return normalise(_on_side_patches(heat, patch, size))
-    top, rows = model.rows_read(size) if hasattr(model, "rows_read") else (0, size)
-    read = grow(heat["maps"], (rows, size))
-    return normalise(jnp.pad(read, ((0, 0), (top, size - top - rows), (0, 0))))
+    return normalise(jnp.pad(heat[""], ((0, 0), (top, size - top - rows), (0, 0))))
 
 
 def patch_of(model: nn.Module, names: tuple[str, ...]) -> int:
     """Return the side of the patches that a network reads, pixels; 0 if it reads the whole knee."""
-    return getattr(model, "patch", PATCH) if names == SIDES else 0
+    return getattr(model, "patch", PATCH) if names and _side(names[0]) else 0
+
+
+def cells_of(model: nn.Module, name: str, size: int, count: int) -> Cells:
+    """Return the places of a map's cells along an axis of what the network reads.
+
+    Args:
+        model: Network; without a method `cells` its layers are padded alike before and behind.
+        name: Name of the map.
+        size: Pixels of the axis.
+        count: Cells along it.
+    """
+    return getattr(model, "cells", lambda name, *axis: Cells.halved(*axis))(name, size, count)
+
+
+def signed(maps: jax.Array, gradients: jax.Array) -> jax.Array:
+    """Return the evidence for a class and, below zero, against it, float32 [batch, ...]."""
+    return (gradients.astype(jnp.float32) * maps.astype(jnp.float32)).sum(-1)
 
 
 def class_activation(maps: jax.Array, gradients: jax.Array) -> jax.Array:
@@ -85,7 +114,7 @@ def class_activation(maps: jax.Array, gradients: jax.Array) -> jax.Array:
         maps: Maps, [batch, ..., channels], of two or three spatial dimensions.
         gradients: Gradients of the class logit with respect to the maps, of the same shape.
     """
-    return jax.nn.relu((gradients.astype(jnp.float32) * maps.astype(jnp.float32)).sum(-1))
+    return jax.nn.relu(signed(maps, gradients))
 
 
 def evidence(
@@ -153,31 +182,66 @@ def features_of(seen: Mapping[str, jax.Array]) -> jax.Array:
     """
     if "features" in seen:
         return seen["features"].astype(jnp.float32)
-    names = maps_among({name: value.shape for name, value in seen.items()})
+    names = [name for name in sorted(seen) if name.split("_")[0] == "maps"]
     means = [seen[name].astype(jnp.float32).mean((1, 2)) for name in names]
     return jnp.concatenate(means, axis=-1)
 
 
 def maps_among(seen: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Return the names of the maps that explain the network, `WHOLE` or `SIDES`; or none."""
-    for names in (WHOLE, SIDES):
-        if all(len(seen.get(name, ())) == 4 for name in names):
+    """Return the names of the maps that explain a network of films, or none.
+
+    They are `evidence` or else `maps`, or those of both side patches, of one or several depths.
+    """
+    for kind in ("evidence", "maps"):
+        shapes = {name: shape for name, shape in seen.items() if name.split("_")[0] == kind}
+        names = tuple(sorted(name for name, shape in shapes.items() if len(shape) == 4))
+        if {_side(name) for name in names} in ({""}, set(SIDES)):
             return names
     return ()
 
 
-def grow(heat: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resize the last two axes of heat bilinearly; where a cell has none, its pixels have none."""
-    shape = (*heat.shape[:-2], *size)
-    within = jax.image.resize((heat > 0).astype(heat.dtype), shape, "nearest")
-    return within * jax.image.resize(heat, shape, "linear", antialias=False)
+def _side(name: str) -> str:
+    """Return the side in the name of a map; empty if it is of the whole knee."""
+    return (*name.split("_"), "")[1]
+
+
+def grow(heat: jax.Array, size: tuple[int, int], cells: Sequence[Cells] | None = None) -> jax.Array:
+    """Enlarge the last two axes of heat bilinearly; where a cell has none, its pixels have none.
+
+    A pixel belongs to the cell whose centre is nearest, at the border too.
+
+    Args:
+        heat: Heat, [..., h, w], 0 or more.
+        size: Pixels of both axes.
+        cells: Places of the cells along both axes; if omitted, they share the pixels evenly.
+    """
+    counts = heat.shape[-2:]
+    cells = cells or [Cells.evenly(*axis) for axis in zip(size, counts)]
+    linear, nearest = zip(*map(shares, size, counts, cells), strict=True)
+
+    def spread(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+        return jnp.einsum("yh,...hw,xw->...yx", rows, x, columns, precision="highest")
+
+    within = spread((heat > 0).astype(jnp.float32), *nearest)
+    return jnp.where(within > 0, spread(heat, *linear), 0.0)
+
+
+def shares(size: int, count: int, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of the cells in each pixel of an axis, float32 [size, count], of sum 1.
+
+    The first are linear in the distance of the two nearest cells, the second the nearest cell's.
+    """
+    at = np.clip((np.arange(size) + 0.5 - cells.first) / cells.step, 0, count - 1)[:, None]
+    linear = np.maximum(0, 1 - np.abs(at - np.arange(count)))
+    nearest = np.floor(at + 0.5) == np.arange(count)
+    return linear.astype(np.float32), nearest.astype(np.float32)
 
 
 def _on_side_patches(heat: Mapping[str, jax.Array], patch: int, size: int) -> jax.Array:
-    """Place the heat of the two patches where they lie on the knee, [batch, size, size]."""
+    """Place the heat of both patches, by side, where they lie on the knee, [batch, size, size]."""
     centres = np.arange(patch) + 0.5
     fade = np.minimum(1.0, np.minimum(centres, patch - centres) / BORDER).astype(np.float32)
-    lateral, medial = (grow(heat[name], (patch, patch)) * fade[:, None] * fade for name in SIDES)
+    lateral, medial = (heat[side] * fade[:, None] * fade for side in SIDES)
     pasted, _ = paste_patches(lateral[..., None], medial[..., None], size, size)
     return pasted[..., 0]
 

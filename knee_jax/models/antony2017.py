@@ -17,6 +17,7 @@ from knee_jax.models import weights
 from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
     BatchNorm,
+    Cells,
     Conv,
     Linear,
     check_size,
@@ -69,6 +70,8 @@ class Trunk(nn.Module):
             # Only windows that do not extend beyond the image.
             rows, columns = ((size - 1) // 2 for size in x.shape[1:3])
             x = max_pool(x, padding=0)[:, :rows, :columns]
+            if i == 2:
+                x = observe(self, "evidence", x)
         return x
 
 
@@ -99,6 +102,14 @@ class Model(nn.Module):
         """Return the first row of an image that is read, and their number."""
         rows = 2 * height // 3
         return (height - rows) // 2, rows
+
+    @staticmethod
+    def cells(name: str, size: int, count: int) -> Cells:
+        """Return the places of the cells of the maps that are exposed."""
+        cells = Cells()
+        for i, side in enumerate(SIDES[: 2 if name == "evidence" else None]):
+            cells = cells.after(side, 2 if i == 0 else 1, side // 2).after(3, 2)
+        return cells
 
     @nn.compact
     def __call__(

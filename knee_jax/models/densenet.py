@@ -17,11 +17,13 @@ from knee_jax.models import weights
 from knee_jax.models.heads import POOLINGS, read_targets
 from knee_jax.models.layers import (
     BatchNorm,
+    Cells,
     Conv,
     average_pool_2x2,
     choose,
     kaiming_normal_in,
     max_pool,
+    observe,
 )
 from knee_jax.targets.grades import GRADES
 
@@ -137,6 +139,8 @@ class Trunk(nn.Module):
             x = Block(layers, max(width // 2, 1), self.dtype, name=f"features_denseblock{i}")(
                 x, train
             )
+            if i == 2:
+                x = observe(self, "evidence", x)
         return nn.relu(BatchNorm(name="features_norm5")(x, train))
 
 
@@ -156,6 +160,14 @@ class Model(nn.Module):
     dtype: Any = jnp.float32
 
     needs_keypoints = False
+
+    @staticmethod
+    def cells(name: str, size: int, count: int) -> Cells:
+        """Return the places of the cells of the maps that are exposed."""
+        cells = Cells().after(7, 2, 3).after(3, 2, 1)
+        for _ in range({"evidence": 1, "maps": 3}[name]):
+            cells = cells.after(2, 2)
+        return cells
 
     @nn.compact
     def __call__(

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from knee_jax.config.fields import option
 from knee_jax.errors import UserError
 from knee_jax.models import weights
-from knee_jax.models.depthwise import DepthwiseConv, same_paddings
+from knee_jax.models.depthwise import DepthwiseConv, same_padding, same_paddings
 from knee_jax.models.heads import POOLINGS, read_targets
-from knee_jax.models.layers import BatchNorm, Conv, choose, kaiming_normal_in
+from knee_jax.models.layers import BatchNorm, Cells, Conv, choose, kaiming_normal_in, observe
 from knee_jax.targets.grades import GRADES
 
 STAGES = (
@@ -169,7 +169,7 @@ class Trunk(nn.Module):
         stages = stages_of(self.size, self.width)
         number = sum(blocks for blocks, *_ in stages)
         index = 0
-        for blocks, kernel, stride, expansion, channels in stages:
+        for stage, (blocks, kernel, stride, expansion, channels) in enumerate(stages):
             for i in range(blocks):
                 x = Block(
                     channels,
@@ -181,6 +181,8 @@ class Trunk(nn.Module):
                     name=f"blocks_{index}",
                 )(x, train)
                 index += 1
+            if stage == 2:
+                x = observe(self, "evidence", x)
         x = Conv(
             HEAD * self.width // STEM,
             1,
@@ -205,6 +207,15 @@ class Model(nn.Module):
     dtype: Any = jnp.float32
 
     needs_keypoints = False
+
+    @staticmethod
+    def cells(name: str, size: int, count: int) -> Cells:
+        """Return the places of the cells of the maps that are exposed."""
+        cells, stages = Cells(), ((0, 3, 2, 0, 0), *STAGES[: 3 if name == "evidence" else None])
+        for _, kernel, stride, *_ in stages:
+            cells = cells.after(kernel, stride, same_padding(size, kernel, stride)[0])
+            size = -(-size // stride)
+        return cells
 
     @nn.compact
     def __call__(

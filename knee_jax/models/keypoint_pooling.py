@@ -154,7 +154,9 @@ class Model(nn.Module):
         trunk = resnet.Trunk(
             self.depth, self.width, stages=3 if self.kpn else 4, dtype=self.dtype, name="trunk"
         )
-        x = observe(self, "maps", trunk(image, train)[-1])
+        # Earlier maps would show heat about the landmarks where no head reads.
+        evidence = "" if self.kpn else "evidence"
+        x = observe(self, "maps", trunk(image, train, evidence)[-1])
         if self.kpn:
             if keypoints is None:
                 raise UserError("keypoint_pooling needs keypoints; set kpn=False to go without")

@@ -107,6 +107,8 @@ class _Trunk(nn.Module):
             for i in range(2):
                 name = f"layer{stage}_{i}"
                 x = Block(factor * self.width, 2 - i, False, self.dtype, name=name)(x, train)
+            if stage == 2:
+                x = observe(self, "evidence", x)
             maps.append(x)
         return tuple(maps)
 

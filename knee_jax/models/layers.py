@@ -8,7 +8,7 @@ import contextvars
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -487,8 +487,9 @@ def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     Args:
         module: Module within whose `__call__` this is called.
         name: Name of the value. `maps...`: the last maps before pooling, [batch, height, width,
-            channels], of which there may be several; `features`: the input of the heads, [batch,
-            features].
+            channels], of which there may be several; `evidence...`: maps before them, of finer
+            cells, that explanations take in their place; `features`: the input of the heads,
+            [batch, features].
         x: Value to expose.
 
     Returns:
@@ -498,6 +499,36 @@ def observe(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
         return x
     module.sow("intermediates", name, x)
     return module.perturb(name, x)
+
+
+class Cells(NamedTuple):
+    """Places of the cells of a map along an axis of the picture that a network reads.
+
+    Attributes:
+        first: Centre of the first cell, pixels; that of the first pixel is 0.5.
+        step: Distance of the cells, pixels.
+    """
+
+    first: float = 0.5
+    step: float = 1.0
+
+    def after(self, side: int, stride: int = 1, pad: int = 0) -> "Cells":
+        """Return the places after a convolution or pooling, by what lies before its first pixel."""
+        return Cells(self.first + self.step * ((side - 1) / 2 - pad), self.step * stride)
+
+    @staticmethod
+    def evenly(size: int, count: int) -> "Cells":
+        """Return `count` cells that share `size` pixels."""
+        return Cells(size / count / 2, size / count)
+
+    @staticmethod
+    def halved(size: int, count: int) -> "Cells":
+        """Return the places after layers of odd sides, padded alike before and behind.
+
+        Each layer's first cell is centred on its first pixel, and so is that of the map, whatever
+        the number of halvings that have left `count` of `size` pixels.
+        """
+        return Cells(step=next(step for n in range(64) if -(-size // (step := 2**n)) <= count))
 
 
 def check_volume(image: jax.Array) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from knee_jax.config.fields import option
 from knee_jax.models import weights
 from knee_jax.models.heads import POOLINGS, read_targets
-from knee_jax.models.layers import BatchNorm, Conv, choose, max_pool
+from knee_jax.models.layers import BatchNorm, Conv, choose, max_pool, observe
 from knee_jax.targets.grades import GRADES
 
 BLOCKS = types.MappingProxyType(
@@ -92,12 +92,15 @@ class Trunk(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+    def __call__(
+        self, image: jax.Array, train: bool = False, evidence: str = "evidence"
+    ) -> tuple[jax.Array, ...]:
         """Return the maps of the stages; that of stage s (from 1) has stride 2^(s + 1).
 
         Args:
             image: Normalised grey values, [batch, height, width, 1 or 3].
             train: Whether batch norm uses and updates batch statistics.
+            evidence: Name under which the second stage's maps are exposed; empty: they are not.
         """
         x = Conv(self.width, 7, 2, self.dtype, name="conv1")(image)
         x = max_pool(nn.relu(BatchNorm(name="bn1")(x, train)))
@@ -113,6 +116,8 @@ class Trunk(nn.Module):
                     self.groups,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
+            if stage == 1 and evidence:
+                x = observe(self, evidence, x)
             maps.append(x)
         return tuple(maps)
 

@@ -14,7 +14,15 @@ from knee_jax.config.fields import option
 from knee_jax.errors import UserError
 from knee_jax.models import weights
 from knee_jax.models.heads import POOLINGS, read_targets
-from knee_jax.models.layers import BatchNorm, Conv, Linear, max_pool, torch_uniform
+from knee_jax.models.layers import (
+    BatchNorm,
+    Cells,
+    Conv,
+    Linear,
+    max_pool,
+    observe,
+    torch_uniform,
+)
 from knee_jax.targets.grades import GRADES
 
 ARCHITECTURES = ("se_resnet50", "se_resnext50_32x4d")
@@ -123,6 +131,8 @@ class Trunk(nn.Module):
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
+            if stage == 1:
+                x = observe(self, "evidence", x)
             maps.append(x)
         return tuple(maps)
 
@@ -144,6 +154,12 @@ class Model(nn.Module):
     dtype: Any = jnp.float32
 
     needs_keypoints = False
+
+    @staticmethod
+    def cells(name: str, size: int, count: int) -> Cells:
+        """Return the places of the cells of the maps that are exposed."""
+        stem = Cells().after(7, 2, 3).after(3, 2)
+        return Cells(stem.first, {"evidence": 8, "maps": 32}[name])
 
     @nn.compact
     def __call__(

@@ -16,6 +16,7 @@ from knee_jax.errors import UserError
 from knee_jax.models import weights
 from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
+    Cells,
     Conv,
     ConvBlock,
     choose,
@@ -30,6 +31,9 @@ from knee_jax.models.patches import PATCH, side_patches
 
 CONVOLUTIONS = (2, 3, 4, 4)
 """Number of convolutions in each block; from the second block on, the first has a stride of 2."""
+DEEPEST = 3
+"""Block at which the evidence that it and later ones read is seen: the cells of the fourth are few
+and lie in the middle of a patch, each reading nearly all of it."""
 REDUCTION = 8
 """Number of channels per hidden unit of the attention."""
 
@@ -67,12 +71,18 @@ class Trunk(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, patch: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+    def __call__(
+        self, patch: jax.Array, train: bool = False, side: str = "lateral"
+    ) -> tuple[jax.Array, ...]:
         """Return the maps of the blocks, before attention.
+
+        It exposes the maps through which all passes that later blocks read, those of block
+        `DEEPEST`, as `evidence_<side>`.
 
         Args:
             patch: Normalised grey values, [batch, size, size, 1 or 3].
             train: Whether batch norm uses and updates batch statistics.
+            side: Side of the knee that the patch is of.
         """
         x, maps = patch, []
         for i, convolutions in enumerate(CONVOLUTIONS[: self.blocks]):
@@ -81,6 +91,8 @@ class Trunk(nn.Module):
                 self.width << i, convolutions, stride, dtype=self.dtype, name=f"block{i + 1}"
             )
             x = block(x, train)
+            if i + 1 == min(DEEPEST, self.blocks):
+                x = observe(self, f"evidence_{side}", x)
             maps.append(x)
             if self.attention:
                 x = x + x * ChannelAttention(name=f"attention{i + 1}")(x).astype(x.dtype)
@@ -120,6 +132,16 @@ class Model(nn.Module):
 
     needs_keypoints = False
 
+    def cells(self, name: str, size: int, count: int) -> Cells:
+        """Return the places of the cells of the maps that are exposed, on a patch."""
+        last = name.rpartition("_")[2]
+        block = int(last) if last.isdecimal() else min(DEEPEST, max(self.positions))
+        cells = Cells()
+        for i, convolutions in enumerate(CONVOLUTIONS[:block]):
+            for j in range(convolutions):
+                cells = cells.after(3, 2 if i > 0 and j == 0 else 1)
+        return cells
+
     @nn.compact
     def __call__(
         self, image: jax.Array, keypoints: jax.Array | None = None, train: bool = False
@@ -148,8 +170,11 @@ class Model(nn.Module):
         trunk = Trunk(self.width, positions[-1], self.attention, self.dtype, name="trunk")
         sides = []
         for side, patch in zip(("lateral", "medial"), side_patches(image, self.patch), strict=True):
-            *maps, last = trunk(patch, train)
-            maps.append(observe(self, f"maps_{side}", last))
+            maps = list(trunk(patch, train, side))
+            for i in positions:
+                if i < min(DEEPEST, positions[-1]):
+                    # What this block alone adds, for later ones get the maps as they were.
+                    maps[i - 1] = observe(self, f"evidence_{side}_{i}", maps[i - 1])
             pooled = [pool(maps[i - 1]).astype(jnp.float32) for i in positions]
             sides.append(jnp.concatenate(pooled, axis=-1))
         return read_features(

@@ -275,7 +275,9 @@ class Encoders(nn.Module):
         """Map slices [n, height, width, 3] of each view to their last maps."""
         options = {"dtype": self.dtype, "remat": self.remat}
         return {
-            view: resnet.Trunk(self.depth, self.width, **options, name=view)(x, train)[-1]
+            view: resnet.Trunk(self.depth, self.width, **options, name=view)(
+                x, train, f"evidence_{view}"
+            )[-1]
             for view, x in slices.items()
         }
 
@@ -331,7 +333,8 @@ class Model(nn.Module):
         """Return float32 logits [batch, classes] of every target.
 
         It exposes (`layers.observe`) the ResNet's last maps [batch * slices, h, w, channels], as
-        `maps`, or as `maps_<view>` if there are several views; the `features` that the heads read;
+        `maps`, or as `maps_<view>` if there are several views; in the same way those of its second
+        stage, as `evidence`; the `features` that the heads read;
         and, with a Transformer, the class token's `attention` to the slices in the last block,
         [batch, heads, slices].
 
@@ -380,7 +383,10 @@ class Model(nn.Module):
             maps = Encoders(self.depth, self.width, **options)(slices, train)
         else:
             trunk = resnet.Trunk(self.depth, self.width, **options)
-            maps = {view: trunk(x, train)[-1] for view, x in slices.items()}
+            maps = {
+                view: trunk(x, train, "evidence" if self.views == "one" else f"evidence_{view}")[-1]
+                for view, x in slices.items()
+            }
         features = []
         for view, x in maps.items():
             x = observe(self, "maps" if self.views == "one" else f"maps_{view}", x)

@@ -14,6 +14,7 @@ from knee_jax.config.fields import option
 from knee_jax.models import weights
 from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
+    Cells,
     ConvBlock,
     constant_bias,
     global_average,
@@ -22,6 +23,9 @@ from knee_jax.models.layers import (
     observe,
 )
 from knee_jax.models.patches import PATCH, side_patches
+
+BLOCKS = ((3, 2), (2, 1), (1, 1))
+"""Convolutions of each block, and the stride of the first."""
 
 load = weights.fill
 
@@ -46,7 +50,7 @@ class Trunk(nn.Module):
             train: Whether batch norm uses and updates batch statistics.
         """
         x = patch
-        for i, (convolutions, stride) in enumerate(((3, 2), (2, 1), (1, 1))):
+        for i, (convolutions, stride) in enumerate(BLOCKS):
             if i > 0:
                 x = max_pool_2x2(x)
             name = f"block{i + 1}"
@@ -78,6 +82,16 @@ class Model(nn.Module):
     dtype: Any = jnp.float32
 
     needs_keypoints = False
+
+    @staticmethod
+    def cells(name: str, size: int, count: int) -> Cells:
+        """Return the places of the cells of the maps that are exposed, on a patch."""
+        cells = Cells()
+        for i, (convolutions, stride) in enumerate(BLOCKS):
+            cells = cells.after(2, 2) if i > 0 else cells
+            for j in range(convolutions):
+                cells = cells.after(3, stride if j == 0 else 1)
+        return cells
 
     @nn.compact
     def __call__(

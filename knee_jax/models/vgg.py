@@ -15,6 +15,7 @@ from knee_jax.models import weights
 from knee_jax.models.heads import read_features
 from knee_jax.models.layers import (
     BatchNorm,
+    Cells,
     Conv,
     Linear,
     choose,
@@ -59,7 +60,7 @@ class Trunk(nn.Module):
         """
         x, number = image, 0
         stages = choose(CONVOLUTIONS, self.depth, "VGG depth")
-        for factor, convolutions in zip(CHANNELS, stages, strict=True):
+        for stage, (factor, convolutions) in enumerate(zip(CHANNELS, stages, strict=True)):
             for _ in range(convolutions):
                 x = Conv(
                     factor * self.width,
@@ -71,6 +72,8 @@ class Trunk(nn.Module):
                 x = nn.relu(BatchNorm(name=f"features_{number + 1}")(x, train))
                 number += 3
             x = max_pool_2x2(x)
+            if stage == 2:
+                x = observe(self, "evidence", x)
             number += 1
         return x
 
@@ -101,6 +104,14 @@ class Model(nn.Module):
     dtype: Any = jnp.float32
 
     needs_keypoints = False
+
+    @staticmethod
+    def cells(name: str, size: int, count: int) -> Cells:
+        """Return the places of the cells of the maps that are exposed."""
+        cells = Cells()
+        for _ in range({"evidence": 3, "maps": 5}[name]):
+            cells = cells.after(2, 2)
+        return cells
 
     @nn.compact
     def __call__(

@@ -256,6 +256,8 @@ class Trunk(nn.Module):
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 x = self._block(stage, i, f"layer{stage + 1}_{i}")(x, train)
+            if stage == 1:
+                x = observe(self, "evidence", x)
             maps.append(x)
         return tuple(maps)
 

@@ -195,7 +195,7 @@ def heat_section(table: pd.DataFrame, explanation: Explanation) -> Section:
     for number, row in enumerate(table.iloc[explanation.shown].to_dict("records")):
         words = _verdict(row, target)
         if not maps.heat[number].any():
-            words += ", for which nothing in its last maps speaks"
+            words += ", for which nothing in its maps speaks"
         drawings.append(
             Drawing(
                 f"heat_{number:02d}",
@@ -272,10 +272,10 @@ def _for_what(target: str) -> str:
 
 
 _HEAT_NOTE = (
-    "Heat is gradient times activation, cell by cell of the network's last maps (Draelos & Carin "
-    "2020; behind a global average this is Grad-CAM, Selvaraju et al. 2017): dark is where no head "
-    "reads, or nothing speaks for it. It says what the prediction rests on, not that it is "
-    "right, and is no finer than these maps. L lateral, M medial, A anterior, P posterior."
+    "Heat is gradient times activation, cell by cell of the network's maps (Draelos & Carin 2020; "
+    "Jiang et al. 2021), drawn about the middle of what a cell reads: dark is where no head reads, "
+    "or nothing speaks for it. It says what the prediction rests on, not that it is right, and is "
+    "no finer than these maps. L lateral, M medial, A anterior, P posterior."
 )
 
 

@@ -11,6 +11,7 @@ from knee_jax.landmarks import PRESETS, compartment
 from knee_jax.models import activation, keypoint_pooling
 from knee_jax.models.activation import class_activation
 from knee_jax.models.layers import observe
+from knee_jax.models.patches import first_row
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
 
@@ -59,7 +60,9 @@ def test_a_planted_feature_that_no_head_reads_has_no_heat(target, network):
     points = landmarks()
     heat = np.asarray(activation.heat_of(model, variables, image, points, target, 1))
     read = cells_read(points[0], target)
-    inside = np.kron(read, np.ones((STRIDE, STRIDE), bool))
+    # Padded alike before and behind, a cell is centred on the pixel that its stride leads to.
+    at = np.minimum(np.floor(np.arange(SIZE) / STRIDE + 0.5).astype(int), SIDE - 1)
+    inside = read[np.ix_(at, at)]
     assert 0 < read.sum() < SIDE * SIDE / 3
     assert not heat[:, ~inside].any()
     np.testing.assert_allclose(heat.max((1, 2)), 1.0)
@@ -111,6 +114,65 @@ def test_growing_keeps_cold_cells_cold():
     inside[4:8, 4:8] = True
     assert (grown[inside] > 0).all()
     assert not grown[~inside].any()
+
+
+BLOCKS = {"blocks": (1, 1, 1, 1)}
+PLACED = [
+    ("resnet", {"depth": 10}, ("evidence", "maps")),
+    ("senet", {**BLOCKS, "arch": "se_resnet50"}, ("evidence", "maps")),
+    ("senet", BLOCKS, ("evidence", "maps")),
+    ("densenet", BLOCKS, ("evidence", "maps")),
+    ("vgg", {"depth": 11}, ("evidence", "maps")),
+    ("antony2017", {}, ("evidence", "maps")),
+    ("efficientnet", {}, ("evidence", "maps")),
+    ("siamese_gap", {"patch": 112}, [f"evidence_lateral{end}" for end in ("_1", "_2", "")]),
+    ("tiulpin2018", {"patch": 112}, ["maps_lateral"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "names"),
+    [pytest.param(*each, marks=() if i < 1 else pytest.mark.slow) for i, each in enumerate(PLACED)],
+)
+def test_a_planted_spot_changes_the_cells_about_it(name, options, names):
+    """A cell is drawn about the middle of what it reads: the mean place of a spot's effect."""
+    model = models.create(name, targets=("kl",), width=8, **options)
+    patch = options.get("patch", 0)
+    size = 192 if patch else 256
+    top, rows = getattr(model, "rows_read", lambda size: (0, size))(size)
+    if patch:
+        top, rows = first_row(size, size, patch), patch
+    read = (rows, patch or size)
+    # All positions within a cell of 32 pixels, in the middle.
+    places = [np.random.default_rng(i).permutation(32) + read[i] // 2 - 16 for i in (0, 1)]
+    spots = np.zeros((32, size, size, 1), np.float32)
+    for image, row, column in zip(spots, *places):
+        image[top + row - 1 : top + row + 2, column - 1 : column + 2] = 3
+
+    def mirrored(leaf):
+        """Kernels that are their own mirror images, so that a cell weighs both sides alike."""
+        if leaf.ndim < 4:
+            return leaf
+        return ((leaf + leaf[::-1])[:, ::-1] + leaf + leaf[::-1]) / 4
+
+    variables = jax.tree.map(mirrored, jax.jit(model.init)(jax.random.key(0), spots[:1]))
+
+    @jax.jit
+    def see(image):
+        _, seen = model.apply(variables, image, mutable=["intermediates"])
+        return activation.by_name(seen["intermediates"])
+
+    before, after = see(np.zeros_like(spots[:1])), see(spots)
+    for each in names:
+        change = np.asarray(jnp.abs(after[each] - before[each]).sum(-1))
+        # What channel attention changes, it changes in all cells.
+        change = np.maximum(change - np.median(change, axis=(1, 2), keepdims=True), 0)
+        for axis, where in enumerate(places):
+            of_axis = change.sum(2 - axis)
+            cells = activation.cells_of(model, each, read[axis], of_axis.shape[1])
+            centres = cells.first + cells.step * np.arange(of_axis.shape[1])
+            off = (of_axis * centres).sum(1) / of_axis.sum(1) - (where + 0.5)
+            assert abs(off.mean()) < 0.1 * cells.step + 0.5, (each, axis, off.mean(), cells)
 
 
 class Middle(nn.Module):

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from knee_jax import models, targets
 from knee_jax.errors import UserError
-from knee_jax.models import efficientnet, heads, landmarks, resnet, senet
+from knee_jax.models import activation, efficientnet, heads, landmarks, resnet, senet
 from knee_jax.models.layers import BatchNorm, Conv, Linear
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
@@ -161,7 +161,7 @@ def test_the_contract_refuses_batch_statistics_that_training_does_not_update():
 
 @pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
 def test_every_network_lets_explanations_see_into_it(name, kwargs):
-    """Last maps whose perturbation reaches the logits, and features that the heads map to them."""
+    """Maps whose perturbation reaches the logits, and features that the heads map to them."""
     model = models.create(name, width=8, **kwargs)
     rng = np.random.default_rng(0)
     shape = SHAPES.get(name, (3, 96, 64, 1))
@@ -182,16 +182,25 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
         return logits, state["intermediates"], jax.grad(score)(state["perturbations"])
 
     logits, intermediates, gradients = see(variables)
-    siamese = name in ("siamese_gap", "tiulpin2018")
-    maps = {"maps_lateral", "maps_medial"} if siamese else {"maps"}
+    maps = {
+        "siamese_gap": set(),
+        "tiulpin2018": {"maps_lateral", "maps_medial"},
+    }.get(name, {"maps"})
+    blocks = ("", "_1") if kwargs.get("positions") == (1, 2) else ("",)
+    evidence = {
+        "keypoint_pooling": set(),
+        "tiulpin2018": set(),
+        "siamese_gap": {f"evidence_{s}{b}" for s in ("lateral", "medial") for b in blocks},
+    }.get(name, {"evidence"})
     one_for_all = (
         name not in ("keypoint_pooling", "landmarks")
         and kwargs.get("pooling") not in heads.POOLINGS[1:]
     )
-    own = {key for key in intermediates if key.startswith(("maps", "features"))}
-    assert own == maps | ({"features"} if one_for_all else set())
+    intermediates, gradients = map(activation.by_name, (intermediates, gradients))
+    own = {key for key in intermediates if key.startswith(("evidence", "maps", "features"))}
+    assert own == maps | evidence | ({"features"} if one_for_all else set())
     for key in own:
-        (value,) = intermediates[key]
+        value = intermediates[key]
         assert value.shape == gradients[key].shape
         assert value.ndim == (2 if key == "features" else 5 if name == "volumetric" else 4)
         assert jnp.any(gradients[key] != 0)
@@ -199,7 +208,7 @@ def test_every_network_lets_explanations_see_into_it(name, kwargs):
     if one_for_all and all("kernel" in head for head in heads_of.values()):
         for target, value in logits.items():
             head = heads_of[target]
-            features = np.asarray(intermediates["features"][0])
+            features = np.asarray(intermediates["features"])
             np.testing.assert_allclose(
                 value, features @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-6
             )

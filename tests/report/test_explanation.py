@@ -127,7 +127,7 @@ def test_a_knee_without_heat_is_said_to_have_none(early):
     cold = made(early)
     cold.heat_maps.heat[0] = 0
     first, second = heat_section(early, cold).drawings
-    assert "nothing in its last maps speaks" in first.caption
+    assert "nothing in its maps speaks" in first.caption
     assert "nothing" not in second.caption
     panel = first.content[24:-30, explanation.PANEL + 10 : 2 * explanation.PANEL]
     assert (np.ptp(panel.astype(int), axis=2) == 0).all()  # Grey throughout.
