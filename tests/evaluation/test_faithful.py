@@ -172,7 +172,7 @@ def read(request, tmp_path_factory, data_dir):
 @pytest.mark.long
 def test_the_hottest_cells_count_most(read):
     hottest, at_random, moved = deletion(read)
-    assert hottest > 2 * max(at_random, moved), (hottest, at_random, moved)
+    assert hottest > max(1.2 * at_random, 2 * moved), (hottest, at_random, moved)
     assert hottest > 0.1
 
 
