@@ -310,7 +310,10 @@ def _widths(knee: Knee) -> Row:
 
 def _angles(knee: Knee) -> Row:
     """Return the angles of the bones, degrees, None where the picture does not show enough."""
-    points = placing.within(knee.landmarks, knee.image)
+    # A film shows more than the region that is cut of it; a crop does not.
+    points = knee.landmarks.astype(np.float64)
+    if knee.located == "crop":
+        points = placing.within(points, knee.image)
     error = knee.landmark_error * float(np.linalg.norm(points[PLATEAU[-1]] - points[PLATEAU[0]]))
     values = {
         "joint_angle_deg": measures.joint_angle(points),

@@ -13,6 +13,7 @@ from knee_jax.errors import UserError
 from knee_jax.inference import grade
 from knee_jax.inference.predictor import Predictor
 from knee_jax.ingest.knee_files import Knee, Reading, Refusal, Source, find
+from knee_jax.phantom.anatomy import make_knee
 from knee_jax.report.graded import write_page
 from knee_jax.targets import get_all
 
@@ -90,6 +91,23 @@ def test_a_knee_of_unknown_side_is_read_both_ways(tmp_path):
     for c in range(5):
         mean = (right[f"kl_p{c}"] + left[f"kl_p{c}"]) / 2
         assert unknown[f"kl_p{c}"] == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("located", ["localiser", "crop"])
+def test_angles_of_shafts_are_told_where_the_file_shows_them(located):
+    """A film shows what lies beyond the region that is cut of it, a crop does not."""
+    drawn = make_knee(np.random.default_rng(0), np.zeros(4), np.array([0, 0.8]), 78.0, 0.0)
+    points = (16 + drawn.landmarks * (32 / 100)).astype(np.float32)
+    assert (points < 0).any()
+    seen = dataclasses.replace(
+        knee(90, 90), landmarks=points, located=located, landmark_error=0.01, spacing_mm=100 / 32
+    )
+    (row,) = grade.rows_of_knees(model(), [seen])
+    assert row["joint_angle_deg"] > 1, "narrowed medially"
+    assert 0 < row["joint_angle_error_deg"] < 5
+    known = located == "localiser"
+    assert (row["axis_angle_deg"] is not None) == known
+    assert (row["axis_angle_error_deg"] is not None) == known
 
 
 def test_files_keep_their_order_and_nothing_is_lost(tmp_path):
