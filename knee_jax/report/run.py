@@ -23,6 +23,7 @@ from knee_jax.report.comparison import comparison_section
 from knee_jax.report.confidence import confidence_section
 from knee_jax.report.examples import Example, choose_examples, show
 from knee_jax.report.explanation import features_section, heat_section, slices_section
+from knee_jax.report.folds import folds_section
 from knee_jax.report.front import Front, troubles_of_training
 from knee_jax.report.operating import decision_drawings, operating_table
 from knee_jax.report.page import read_history, write_report
@@ -81,6 +82,8 @@ def write_page(
         csv = tidy_metrics(held_out).to_csv(index=False, float_format="%.6g")
         write_text(workdir / "model_selection.csv", csv)
         sections.append(selection_section(held_out))
+    if "out_of_fold" in tables and (folds := folds_section(tables["out_of_fold"])):
+        sections.append(folds)
     results = {(config.paper_row, ""): metrics}
     results |= {(config.paper_row, name): each for name, each in networks.items()}
     mode = "cv" if "out_of_fold" in tables else "train"
@@ -144,7 +147,9 @@ def parts_of(run: Run, *, folded: bool) -> dict[str, pd.DataFrame]:
 def lead_of(config: RunConfig, networks: Iterable[str], parts: Mapping[str, pd.DataFrame]) -> str:
     """Say in a sentence what was trained, and on whom."""
     trained = parts.get("folds", parts.get("train", pd.DataFrame(columns=["subject"])))
-    readers = " and ".join(networks) or config.model.name
+    names = list(networks)
+    readers = " and ".join(names) or config.model.name
+    predict, were = ("predict", "were") if len(names) > 1 else ("predicts", "was")
     named = [name for name in config.targets if name not in OARSI_GRADES]
     words = [target_title(name) for name in named]
     if number := len(config.targets) - len(named):
@@ -152,8 +157,8 @@ def lead_of(config: RunConfig, networks: Iterable[str], parts: Mapping[str, pd.D
     predicted = " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
     unlabelled = f", and {len(parts['unlabelled']):,} unlabelled" if "unlabelled" in parts else ""
     return (
-        f"{readers}, which predicts {predicted}, was trained on {len(trained):,} knee images of "
-        f"{trained['subject'].nunique():,} subjects of {config.data.dataset}{unlabelled}."
+        f"{readers}, which {predict} {predicted}, {were} trained on {len(trained):,} knee images "
+        f"of {trained['subject'].nunique():,} subjects of {config.data.dataset}{unlabelled}."
     )
 
 
