@@ -22,9 +22,9 @@ Variants, after a colon; several are separated by commas (`configs/mri_progressi
     best       on the films of `xray`: EfficientNet-Lite0 from ImageNet weights (the extra
                `imagenet`), which learns progression and KL grade at once, from the knees whose
                progression is unknown too.
-    quick      the same at 128 px in five epochs, as `best,quick`. On 2 cores (AMD EPYC, 2026-11): 93
-               processor minutes for five folds, AUC 0.722 [0.700, 0.741], average precision 0.511
-               [0.477, 0.547]; with the readers' KL grade 0.764 and 0.538.
+    quick      the same at 128 px in five epochs, as `best,quick`. On 2 cores (AMD EPYC, 2026-11)
+               the five folds took 93 processor minutes: AUC 0.722 [0.700, 0.741], average precision
+               0.511 [0.477, 0.547]; with the readers' KL grade 0.764 and 0.538.
     scratch    from random weights (Table 2); after a network.
     oai        OAI's knees instead of the phantom's, in voxels that suit the view. Their folder is
                `--config.data.manual_dir`.

@@ -12,6 +12,9 @@ from knee_jax.targets import get_all
 
 SIDE = 128
 
+DARK = 60
+"""Grey of the background; darker ones look as if they were not exposed."""
+
 
 @functools.cache
 def template():
@@ -26,7 +29,7 @@ def picture(height, width, knees):
 
     Returns it, and the landmarks of each knee of (x, y, plateau's width, side).
     """
-    grey, planted = np.full((height, width), 60, np.uint8), []
+    grey, planted = np.full((height, width), DARK, np.uint8), []
     for x, y, size, side in knees:
         points = template() * size * ([1, 1] if side == "R" else [-1, 1]) + (x, y)
         for corner, value in ((points[47], 250), (points[63], 130)):
