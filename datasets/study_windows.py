@@ -109,7 +109,7 @@ class Builder(phantom_windows.Builder):
             seed=2,
         ),
         StudyConfig(
-            name="tiny", description="Of 12 films, and of each knee, for tests.", num_films=12
+            name="tiny", description="Of six films, and of each knee, for tests.", num_films=6
         ),
     ]
 
