@@ -45,7 +45,7 @@ METAL, BLACK = 0.97, 0.02
 
 MOST_ON_PATCHES = 0.25
 """Largest share of the joint's landmarks that may lie on metal, or where nothing was exposed. Of
-phantom knees with half a prosthesis 37 % and more lie on metal, of those with screws or nails
+phantom knees with half a prosthesis 30 % and more lie on metal, of those with screws or nails
 beside the joint none; of 826 crops of real knees 13 % at most, and of the 250 that have most black
 13 % at most lie on that.
 """
