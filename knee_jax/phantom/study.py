@@ -33,7 +33,7 @@ MEASURES = {
     "joint_angle": joint_angle,
     "shaft_angle": shaft_angle,
 }
-"""What the phantom's own geometry gives of each knee."""
+"""Measures of each knee by the phantom's own geometry."""
 
 
 def layout(study: str) -> Layout:

@@ -429,7 +429,7 @@ KINDS: dict[str, Callable[[np.random.Generator], Shot]] = {
 
 
 def placed(given: Shot, localiser: Localiser) -> Sequence[Knee | Refusal]:
-    """What the localiser makes of a film; landmarks of a knee are in mm on it."""
+    """Return the result of the localiser for a film; landmarks of a knee are in mm on it."""
 
     def read(job: KneeFileJob):
         return [
