@@ -1,7 +1,7 @@
 """DICOM structured report of the knees of a film: template TID 1500, one group per knee.
 
-Grades are qualitative evaluations; probabilities, expected grades and joint space widths are
-measurements. Concepts without a code in a public scheme have one of `SCHEME`, which the report
+Grades are qualitative evaluations; probabilities, expected grades, joint space widths and angles
+are measurements. Concepts without a code in a public scheme have one of `SCHEME`, which the report
 declares itself (PS3.3 C.12.1.1.1, Coding Scheme Identification).
 """
 
@@ -23,12 +23,16 @@ SCHEME = "99KNEEJAX"
 SERIES_NUMBER = 9901
 """Number of the series of reports; high, to come after those of films."""
 
-WIDTHS = {
+MEASURES = {
     "jsw_lateral_mm": "Minimum joint space width, lateral compartment",
     "jsw_medial_mm": "Minimum joint space width, medial compartment",
     "jsw_error_mm": "Expected error of joint space widths",
+    "joint_angle_deg": "Joint line convergence angle, positive in varus",
+    "joint_angle_error_deg": "Expected error of joint line convergence angle",
+    "axis_angle_deg": "Femorotibial angle of a short film, positive in varus",
+    "axis_angle_error_deg": "Expected error of femorotibial angle",
 }
-"""Columns of widths, mm, and their meanings."""
+"""Columns of measures from landmarks, in mm and degrees, and their meanings."""
 
 Row = Mapping[str, Any]
 
@@ -138,7 +142,7 @@ def _measurements(row: Row, targets: Sequence[Target]) -> Iterator[tuple[Any, fl
         if row.get(column) is not None:
             yield code(column, meaning), float(row[column]), unit
 
-    one, mm = codes.UCUM.NoUnits, codes.UCUM.Millimeter
+    one, mm, degrees = codes.UCUM.NoUnits, codes.UCUM.Millimeter, codes.UCUM.Degree
     for target in targets:
         if not isinstance(target, Classes):
             yield from of(f"{target.name}_pred", target.title, one)
@@ -150,8 +154,8 @@ def _measurements(row: Row, targets: Sequence[Target]) -> Iterator[tuple[Any, fl
         if row.get(f"{target.name}_calibrated"):
             meaning = f"Calibrated confidence in {target.title}"
             yield from of(f"{target.name}_confidence", meaning, one)
-    for column, meaning in WIDTHS.items():
-        yield from of(column, meaning, mm)
+    for column, meaning in MEASURES.items():
+        yield from of(column, meaning, mm if column.endswith("_mm") else degrees)
     yield from of("novelty", "Novelty; 1 is the limit of 99 % of held-out knees", one)
 
 

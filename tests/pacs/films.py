@@ -29,6 +29,10 @@ ROW = {
     "jsw_lateral_mm": 4.5,
     "jsw_medial_mm": 3.218,
     "jsw_error_mm": 0.31,
+    "joint_angle_deg": -1.25,
+    "joint_angle_error_deg": 2.1,
+    "axis_angle_deg": None,
+    "axis_angle_error_deg": None,
     "novelty": 0.734,
 }
 

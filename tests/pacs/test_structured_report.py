@@ -40,6 +40,8 @@ def test_a_report_says_what_the_rows_say(tmp_path):
     assert right["Calibrated confidence in KL grade"] == (ROW["kl_confidence"], "1")
     assert "Calibrated confidence in KL grade" not in left
     assert right["Minimum joint space width, medial compartment"] == (3.218, "mm")
+    assert right["Joint line convergence angle, positive in varus"] == (-1.25, "deg")
+    assert "Femorotibial angle of a short film, positive in varus" not in right
     assert right["Algorithm Name"] == "kl-kneekl224"
     assert right["Source of Measurement"] == header.SOPInstanceUID
 

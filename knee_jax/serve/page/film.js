@@ -44,6 +44,14 @@ export function figure(job, row, targets, ready) {
     const error = row.jsw_error_mm == null ? "" : ` (± ${row.jsw_error_mm.toFixed(1)} mm)`;
     caption.append(element("p", `Joint space: ${words}${error}`, { className: "soft" }));
   }
+  const angles = [["joint lines", "joint_angle"], ["bones' axes", "axis_angle"]].filter(([, name]) => row[`${name}_deg`] != null);
+  if (angles.length) {
+    const words = angles.map(([what, name]) => {
+      const error = row[`${name}_error_deg`];
+      return `${what} ${row[`${name}_deg`].toFixed(1)}°${error == null ? "" : ` (± ${error.toFixed(1)}°)`}`;
+    });
+    caption.append(element("p", `Angles, varus positive: ${words.join(", ")}`, { className: "soft" }));
+  }
   if (row.notes) made.append(problem("Note", row.notes));
   made.append(canvas, caption);
   server.picture(job, row.number)
