@@ -2,6 +2,7 @@ import logging
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -115,6 +116,14 @@ def test_figures_and_tables_are_files_too_where_they_are_wanted(make_workdir, ex
     drawn = {path.name for path in (workdir / "report" / "figures").iterdir()}
     assert {"test_confusion_oarsi.svg", "test_curves.pdf", "test_distribution.svg"} <= drawn
     assert "wrong_00.png" in drawn
+    for path in (workdir / "report" / "figures").glob("*.svg"):
+        # An editor opens what is well-formed, with a size, and holds all that it shows.
+        root = ElementTree.fromstring(path.read_bytes())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert min(map(float, root.get("viewBox").split()[2:])) > 0
+        ids = {f"#{each.get('id')}" for each in root.iter()}
+        links = {each.get("{http://www.w3.org/1999/xlink}href") for each in root.iter()} - {None}
+        assert all(link in ids or link.startswith("data:image/") for link in links)
     tables = sorted(path.name for path in (workdir / "report" / "tables").iterdir())
     assert tables[:2] == ["01_grades.csv", "01_grades.tex"]
     write_report(workdir, [], "Knees")
