@@ -7,6 +7,7 @@ import shutil
 import signal
 
 import pytest
+import requests
 
 from knee_jax.serve.routes import PAGE
 from knee_jax.serve.security import HEADERS
@@ -152,6 +153,28 @@ def test_one_film_is_shown_with_its_grades(opened, address, tmp_path):
     page.reload()
     page.wait_for_selector("figure canvas")
     assert page.locator("#list button").count() == 1
+
+
+def kept(address):
+    """Number of requests of which the server keeps the results."""
+    text = requests.get(f"{address}/metrics", timeout=10).text
+    return float(re.search(r"^knee_jax_requests_kept (\S+)$", text, re.M)[1])
+
+
+@pytest.mark.slow
+def test_a_sitting_is_cleared_while_its_films_are_graded(opened, address):
+    page, before = opened(address), kept(address)
+    page.set_input_files("#files", films(*[0] * 10))
+    page.wait_for_selector("#list button")
+    page.click("#clear")
+    page.wait_for_selector("text=The sitting is cleared")
+    (film,) = films(30)
+    page.set_input_files("#files", [{**film, "name": "new_R.png"}])
+    page.wait_for_selector("text=1 film in this sitting.")
+    page.wait_for_timeout(2000)
+    (listed,) = page.locator("#list button").all_inner_texts()
+    assert listed.split("\n") == ["new_R.png", "R: KL grade 3"]
+    assert kept(address) == before + 1
 
 
 @pytest.mark.slow

@@ -42,19 +42,28 @@ function send() {
   }
 }
 
+// A sitting may be cleared while its films are graded; what comes of them then is forgotten.
+const isGone = (film) => !films.includes(film);
+
 async function grade(film) {
-  const say = (state) => { film.state = state; list(); if (shown === film) show(film); };
+  const say = (state) => { film.state = state; if (!isGone(film)) list(); if (shown === film) show(film); };
   const size = film.files.reduce((sum, [, file]) => sum + file.size, 0);
   try {
     if (about && size > about.limits.upload_mb * 2 ** 20) {
       throw new server.Refused(413, `The file is larger than ${about.limits.upload_mb} MiB, the most that this server takes at once.`);
     }
     say("sending");
-    film.job = await server.grade(film.files, say);
+    const job = await server.submit(film.files, say);
+    film.job = job.id;
     film.files = [];
-    put(film, (await server.results([film.job])).rows);
+    if (isGone(film)) { server.forget(job.id); return; }
+    await server.finished(job, say);
+    const { rows } = await server.results([job.id]);
+    if (isGone(film)) return;
+    put(film, rows);
     remember();
   } catch (error) {
+    if (isGone(film)) return;
     film.files = [];
     film.problem = error.message;
     say("refused");
@@ -207,7 +216,7 @@ $("in").addEventListener("click", KEYS["+"]);
 $("out").addEventListener("click", KEYS["-"]);
 $("reset").addEventListener("click", reset);
 $("clear").addEventListener("click", () => {
-  jobs().forEach(server.forget);
+  new Set(films.map((film) => film.job).filter(Boolean)).forEach(server.forget);
   [films, waiting.length, shown] = [[], 0, null];
   remember();
   show(null);

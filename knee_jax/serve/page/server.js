@@ -35,8 +35,8 @@ export const results = async (ids) => (await ask(`jobs/${ids.join(",")}/results.
 export const picture = async (id, number) => (await ask(`jobs/${id}/knees/${number}`)).json();
 export const forget = (id) => ask(`jobs/${id}`, { method: "DELETE" }).catch(() => {});
 
-/** Send some files as one request, and return its name once it is graded. */
-export async function grade(files, tell) {
+/** Send some files as one request, and return its state. */
+export async function submit(files, tell) {
   const form = new FormData();
   for (const [name, file] of files) form.append("files", file, name);
   let job;
@@ -50,11 +50,15 @@ export async function grade(files, tell) {
       await new Promise((resolve) => setTimeout(resolve, 1000 * error.wait));
     }
   }
+  return job;
+}
+
+/** Wait until a request is graded. */
+export async function finished(job, tell) {
   while (job.state === "queued" || job.state === "running") {
     tell(job.files > 1 ? `grading: ${job.done} of ${job.files} files` : "grading");
     job = await (await ask(`jobs/${job.id}?wait=${job.files > 1 ? 2 : 30}`)).json();
   }
-  return job.id;
 }
 
 /** Save the results of all requests as a file. */
