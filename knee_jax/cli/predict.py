@@ -93,6 +93,11 @@ def main(words: list[str]) -> None:
         print(f"part {index} of {number} is finished; the others are not")
         return
     pictures = grade.pictures_of(table, out)
+    if others := len(results.done.keys() - {source.name for source in sources}):
+        print(
+            f"{others} files that were graded into {out} before are not in the table now: "
+            "name them too, or choose another --out"
+        )
     page = write_page(out, table, predictor.targets, pictures, predictor.name, grade.WARNING)
     refused = int((table["status"] == "refused").sum())
     print(f"{len(table) - refused} knees graded, {refused} refused, of {len(sources)} files")

@@ -140,6 +140,7 @@ def _parse(name: str, argv: list[str], choices: Sequence[str], takes_words: bool
     except flags.Error as error:
         # If a config file raises, ml_collections packs the whole traceback into the message.
         what, _, rest = str(error).partition("Error whilst parsing config file:")
+        what = re.sub(r"^flag (--\w+)=None: .* must have a value .*", r"\1=... is needed", what)
         last = rest.strip().splitlines()[-1:]
         fail(what + "".join(last).removeprefix("knee_jax.errors.UserError: "))
     if choices and not (len(words) == 1 and words[0] in choices):

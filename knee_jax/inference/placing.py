@@ -31,7 +31,7 @@ CERTAIN_ODDS = 3.0
 """Logarithm of the odds from which two knees that lie against a film's layout are believed."""
 
 ONLY_ONE = "only one knee was found on the film"
-SIDE_SEEN = "the side is that which it looks like"
+SIDE_SEEN = "the side was guessed from the picture"
 
 _WORDS = {"R": "right", "L": "left"}
 

@@ -38,3 +38,16 @@ def test_a_refusal_beside_a_grade_is_no_failure(tmp_path):
     done = run_here("knee_jax", *words, "--workers=1", "--roi=landmarks")
     assert done.returncode == 0, done.stderr
     assert "1 knees graded, 1 refused, of 2 files" in done.stdout
+    assert "before" not in done.stdout
+    # With one of the files alone, it is said that the other has left the table.
+    words = ("predict", tmp_path / "films" / "a_R.png", *words[2:])
+    done = run_here("knee_jax", *words, "--workers=1", "--roi=landmarks")
+    assert done.returncode == 0, done.stderr
+    assert "1 files that were graded into" in done.stdout
+
+
+def test_a_flag_that_is_needed_is_named(tmp_path):
+    done = run_here("knee_jax", "predict", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --out=... is needed")
+    assert done.stderr.count("\n") == 1
