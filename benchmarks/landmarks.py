@@ -54,7 +54,7 @@ def reliability(name: str, errors: np.ndarray, expected: np.ndarray) -> dict[str
     Args:
         name: Set of knees.
         errors: Radial errors [knees, points], mm; NaN where unknown.
-        expected: Errors as the localiser gives them, likewise.
+        expected: Errors that the localiser expects [knees, points], mm.
     """
     expected = np.where(np.isfinite(errors), 2 * expected, np.nan)
     of_knees = pd.DataFrame(

@@ -135,9 +135,11 @@ def single_mirrored(rng):
     return dataclasses.replace(found, knees={})
 
 
-def single_turned(quarters):
+def turned(draw, quarters):
+    """A film or crop, as another function draws it, turned by right angles."""
+
     def make(rng):
-        return dataclasses.replace(_turn(single(rng), quarters), knees={})
+        return dataclasses.replace(_turn(draw(rng), quarters), knees={})
 
     return make
 
@@ -305,13 +307,6 @@ def crop_of(change, **options):
     return lambda rng: crop(rng, change, **options)
 
 
-def crop_turned(quarters):
-    def make(rng):
-        return dataclasses.replace(_turn(crop(rng), quarters), knees={})
-
-    return make
-
-
 def crop_mirrored(rng):
     """A crop whose name tells the other side."""
     given = crop(rng)
@@ -400,8 +395,8 @@ KINDS: dict[str, Callable[[np.random.Generator], Shot]] = {
     "mirrored": mirrored,
     "one knee": single,
     "one knee, mirrored": single_mirrored,
-    "one knee, turned by 90": single_turned(1),
-    "one knee, turned by 180": single_turned(2),
+    "one knee, turned by 90": turned(single, 1),
+    "one knee, turned by 180": turned(single, 2),
     "cut off at a side": cut_off,
     "cut off above": cut_above,
     "prostheses": prosthesis,
@@ -422,8 +417,8 @@ KINDS: dict[str, Callable[[np.random.Generator], Shot]] = {
     "crop, text across": crop_of(text_across),
     "crop, screws": crop_of(screws),
     "crop of the wrong name": crop_mirrored,
-    "crop, turned by 90": crop_turned(1),
-    "crop, turned by 180": crop_turned(2),
+    "crop, turned by 90": turned(crop, 1),
+    "crop, turned by 180": turned(crop, 2),
     "crop, half black": crop_cut_off,
 }
 
