@@ -92,9 +92,11 @@ def ordinary(rng):
     return shot(rng)
 
 
-def turned(quarters):
+def turned(draw, quarters):
+    """A film or crop, as another function draws it, turned by right angles."""
+
     def make(rng):
-        return dataclasses.replace(_turn(shot(rng), quarters), knees={})
+        return dataclasses.replace(_turn(draw(rng), quarters), knees={})
 
     return make
 
@@ -133,15 +135,6 @@ def single_mirrored(rng):
     width = given.light.shape[1]
     found = given.moved(given.light[:, ::-1], lambda p: p * [-1, 1] - [-width, 0])
     return dataclasses.replace(found, knees={})
-
-
-def turned(draw, quarters):
-    """A film or crop, as another function draws it, turned by right angles."""
-
-    def make(rng):
-        return dataclasses.replace(_turn(draw(rng), quarters), knees={})
-
-    return make
 
 
 def cut_off(rng):
@@ -389,9 +382,9 @@ def _hips(rng):
 
 KINDS: dict[str, Callable[[np.random.Generator], Shot]] = {
     "ordinary": ordinary,
-    "turned by 90": turned(1),
-    "turned by 180": turned(2),
-    "turned by 270": turned(3),
+    "turned by 90": turned(shot, 1),
+    "turned by 180": turned(shot, 2),
+    "turned by 270": turned(shot, 3),
     "mirrored": mirrored,
     "one knee": single,
     "one knee, mirrored": single_mirrored,
