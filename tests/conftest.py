@@ -15,6 +15,8 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 if _CACHE not in os.environ:
     _folder = tempfile.TemporaryDirectory(prefix="knee_jax_compiled_")
     os.environ[_CACHE] = _folder.name
+# Small programs too: tests are made of them.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 REPOSITORY = Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"

@@ -64,6 +64,9 @@ def cache_programs() -> None:
         # A home folder that cannot be written to must not prevent training.
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Most programs compile in under a second, JAX's threshold; together they delay a start.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def bound(folder: Path, limit: int) -> None:

@@ -56,13 +56,21 @@ def test_programs_are_kept_in_the_users_cache_unless_the_environment_says_otherw
     import jax
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     before = jax.config.jax_compilation_cache_dir
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     process.cache_programs()
     assert jax.config.jax_compilation_cache_dir == before is not None
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         process.cache_programs()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "knee_jax" / "compiled")
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+        jax.config.update("jax_compilation_cache_dir", None)
+        process.cache_programs()
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 1
         jax.config.update("jax_compilation_cache_dir", None)
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -70,3 +78,4 @@ def test_programs_are_kept_in_the_users_cache_unless_the_environment_says_otherw
         assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
