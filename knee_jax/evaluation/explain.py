@@ -19,6 +19,7 @@ from knee_jax.data import mesh
 from knee_jax.data.batches import Batch
 from knee_jax.data.preprocessing import Intensities
 from knee_jax.errors import UserError
+from knee_jax.evaluation import deletion
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.models import activation
 from knee_jax.models.layers import Cells
@@ -46,12 +47,16 @@ class HeatMaps(NamedTuple):
             where there is none in favour of the class.
         patch: Side of the two patches that the network reads, pixels; 0 if it reads the whole knee.
         mm_per_pixel: Size of a pixel of the images; NaN if unknown.
+        losses: Loss of the predicted class's margin without the hottest tenth of each picture, and
+            without as much elsewhere, float32 [n, 2], as `knee_jax.evaluation.deletion` finds it;
+            None if the heat is of another class.
     """
 
     images: np.ndarray
     heat: np.ndarray
     patch: int = 0
     mm_per_pixel: float = float("nan")
+    losses: np.ndarray | None = None
 
 
 class SliceMaps(NamedTuple):
@@ -191,16 +196,25 @@ def heat_maps(
 
     def look(
         variables: Variables, constants: StepConstants, batch: Batch
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         images, keypoints = run.preprocessing(
             batch, jax.random.key(0), constants.intensities, train=False
         )
         heat = activation.heat_of(run.model, variables, images, keypoints, target, chosen)
         assert heat is not None
-        return batch["row"], (_grey(images, constants.intensities), heat)
+        found = (_grey(images, constants.intensities), heat)
+        if chosen is not None:
+            return batch["row"], found
 
-    images, heat = _map(run, variables, name, rows, look)
-    return HeatMaps(images, heat, activation.patch_of(run.model, names), mm_per_pixel(run, name))
+        def logits_of(images: jax.Array) -> jax.Array:
+            logits: Any = run.model.apply(variables, images, keypoints, train=False)
+            return logits[target]
+
+        return batch["row"], (*found, deletion.losses(logits_of, images, heat))
+
+    images, heat, *losses = _map(run, variables, name, rows, look)
+    patch = activation.patch_of(run.model, names)
+    return HeatMaps(images, heat, patch, mm_per_pixel(run, name), *losses)
 
 
 def mm_per_pixel(run: Run, name: str) -> float:

@@ -31,6 +31,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "≥": r"$\geq$",
+    "≤": r"$\leq$",
     "±": r"$\pm$",
     "²": r"\textsuperscript{2}",
     "→": r"$\rightarrow$",
@@ -156,4 +157,6 @@ def _one_line(cell: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in _one_line(text))
+    escaped = "".join(_LATEX.get(c, c) for c in _one_line(text))
+    # After the end of a row, either would be an argument of it.
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped

@@ -22,7 +22,12 @@ from knee_jax.report.coherence import loss_section, suspects_section
 from knee_jax.report.comparison import comparison_section
 from knee_jax.report.confidence import confidence_section
 from knee_jax.report.examples import Example, choose_examples, show
-from knee_jax.report.explanation import features_section, heat_section, slices_section
+from knee_jax.report.explanation import (
+    features_section,
+    heat_section,
+    misleads,
+    slices_section,
+)
 from knee_jax.report.folds import folds_section
 from knee_jax.report.front import Front, troubles_of_training
 from knee_jax.report.operating import decision_drawings, operating_table
@@ -103,6 +108,11 @@ def write_page(
         for name, each in sets.items()
         if (each.path / "flow.csv").exists()
     }
+    remarks = troubles_of(run, workdir, mode)
+    if explanation is not None and misleads(explanation.heat_maps):
+        remarks.append(
+            "The heat maps failed their test by deletion: they show nothing that counts."
+        )
     page = write_report(
         workdir,
         examples(run, tables[shown], shown),
@@ -111,7 +121,7 @@ def write_page(
         opening=[participants_section(parts, {} if mode == "cv" else run.flow, flows, run.targets)],
         extra_sections=sections,
         closing=[checklists_section(config, commit_of(workdir))],
-        shown=Front(lead_of(config, networks, parts), (), troubles_of(run, workdir, mode)),
+        shown=Front(lead_of(config, networks, parts), (), remarks),
         notes=run.notes,
         formats=formats,
     )
@@ -202,7 +212,7 @@ def remarks_on(config: RunConfig) -> tuple[str, ...]:
             "These knees were drawn by a program: the numbers are NOT comparable with a paper's."
         )
     if config.paper_row and config.model.options.get("width", 64) < 64:
-        remarks.append("The network is narrower than the published one.")
+        remarks.append("The network is not the published one, or narrower.")
     return tuple(remarks)
 
 

@@ -2,8 +2,11 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -44,6 +47,21 @@ def test_latex_is_well_formed():
     assert bare.isascii() or set(re.sub(r"[ -~\n]", "", bare)) == set()
     assert r"KL \textgreater{}= 2 \{x\}" in text
     assert r"\caption{Share in \% \& more. A note: 95 \%.}" in text
+
+
+def test_latex_is_typeset(tmp_path):
+    """By LaTeX itself, with the cells that it would read as commands."""
+    if not (latex := shutil.which("pdflatex")):
+        pytest.skip("no pdflatex on this machine")
+    rows = (*TABLE.rows, ("[0.1, 0.9]", "", ""), ("* a star", "é \u2212 \u2264", "a~b^c"))
+    text = latex_of(dataclasses.replace(TABLE, rows=rows))
+    (tmp_path / "table.tex").write_text(
+        rf"\documentclass{{article}}\begin{{document}}{text}\end{{document}}", "utf-8"
+    )
+    command = [latex, "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Output written on table.pdf (1 page" in done.stdout
 
 
 def test_the_page_holds_both():

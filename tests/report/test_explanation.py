@@ -1,3 +1,5 @@
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -121,6 +123,27 @@ def test_each_shown_knee_has_its_heat_and_caption(early):
         )
         assert drawing.content.shape[1] > 2 * explanation.PANEL
     assert "two patches of 20 px" in section.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("losses", "words", "misleads"),
+    [
+        ([[2.0, 0.5], [1.0, 0.5], [np.nan, np.nan]], "on 2 knees.* takes 1.50 off", False),
+        ([[0.5, 0.5], [0.5, 0.5]], "on 2 knees.* takes 0.50 off", True),
+        ([[-0.1, -0.5], [-0.1, -0.5]], "takes -0.10 off", True),
+        ([[np.nan, np.nan]], "was not tested", False),
+    ],
+)
+def test_heat_that_marks_nothing_is_said_to(losses, words, misleads, early):
+    maps = made(early).heat_maps._replace(losses=np.array(losses, np.float32))
+    notes = " ".join(heat_section(early, made(early, heat_maps=maps)).notes)
+    assert re.search(words, notes)
+    assert ("does NOT mark" in notes) == explanation.misleads(maps) == misleads
+
+
+def test_maps_that_were_not_tested_do_not_mislead(early):
+    assert not explanation.misleads(None)
+    assert not explanation.misleads(made(early).heat_maps)
 
 
 def test_a_knee_without_heat_is_said_to_have_none(early):
