@@ -1,7 +1,7 @@
 """Page of graded knees: one self-contained HTML file beside the table of `inference.grade`."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,29 @@ PAGE = "index.html"
 
 MOST_PICTURES = 300
 """Number of knees whose pictures are in the page; those of further ones stay in their folder."""
+
+
+MEASURES = (
+    (
+        "Joint space width",
+        (("lateral", "jsw_lateral_mm"), ("medial", "jsw_medial_mm")),
+        "jsw_error_mm",
+        " mm",
+    ),
+    (
+        "Joint line convergence angle, varus positive",
+        (("", "joint_angle_deg"),),
+        "joint_angle_error_deg",
+        "°",
+    ),
+    (
+        "Angle of the bones' axes, varus positive",
+        (("", "axis_angle_deg"),),
+        "axis_angle_error_deg",
+        "°",
+    ),
+)
+"""Title, columns with their words, column of the standard error and unit of what is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +79,7 @@ class Shown:
     side: str
     picture: str
     answers: tuple[Answer, ...]
+    measures: tuple[str, ...]
     notes: str
 
 
@@ -114,6 +138,7 @@ def render(
             side={"L": "left", "R": "right"}.get(row["side"], "side unknown"),
             picture=pictures.get(place, ""),
             answers=tuple(_answer(target, row) for target in targets),
+            measures=tuple(_measures(row)),
             notes=row["notes"],
         )
         for place, row in zip(places[:MOST_PICTURES], graded.to_dict("records"))
@@ -157,6 +182,20 @@ def _answer(target: Target, row: Any) -> Answer:
         "no confidence is told" if pd.isna(confidence) else f"confidence {confidence:.0%} ({kind})"
     )
     return Answer(target.title, target.class_label(int(predicted)), bars, ", ".join(remarks))
+
+
+def _measures(row: Mapping[Hashable, Any]) -> Iterator[str]:
+    """Say which joint space widths and angles were measured, with their standard errors."""
+    for title, names, error, unit in MEASURES:
+        found = [
+            f"{word} {row[name]:.1f}{unit}".strip()
+            for word, name in names
+            if pd.notna(row.get(name))
+        ]
+        if found:
+            spread = row.get(error)
+            within = f" (± {spread:.1f}{unit})" if pd.notna(spread) else ""
+            yield f"{title}: {', '.join(found)}{within}"
 
 
 def _counts(target: Classes, graded: pd.DataFrame) -> tuple[str, list[tuple[str, int]]]:
