@@ -8,7 +8,7 @@ its config: its folder is enough; an exported file does as well. Knees that the 
 by subject or by pixels, are left out, and counted in the first lines. RUN/evaluations/SET, or
 --out, receives predictions, metrics with 95 % intervals, and a report that puts them beside those
 of the run's own test knees. Several runs are compared in a table on the knees that none of them has
-learnt from.
+learnt from, beside the mean of their probabilities if they predict the same.
 
 FILE has one row per knee: subject, side, visit where there are several, and kl_p0 to kl_p4 (or the
 columns of other targets). Its labels are those of the set; without --data, its own column kl. For
@@ -254,8 +254,10 @@ def _names(words: Sequence[str]) -> list[str]:
 
 
 def _compare(scored: Sequence[Scored], out: Path | None) -> None:
-    """Compare runs and tables on the knees that all of them were scored on."""
+    """Compare runs and tables, and their mean, on the knees that all of them were scored on."""
     from knee_jax.files import write_text
+    from knee_jax.metrics import ensemble
+    from knee_jax.metrics.predictions import targets_in
     from knee_jax.metrics.summary import summarise
     from knee_jax.report.tables import beside, tidy_metrics
 
@@ -265,13 +267,17 @@ def _compare(scored: Sequence[Scored], out: Path | None) -> None:
         print("\nThey share no knee that none of them has learnt from, and cannot be compared.")
         return
     settings = scored[0].settings
-    summaries = {
-        each.name: summarise(
-            each.table[key.isin(common)].reset_index(drop=True),
-            settings.num_resamples,
-            scheme=settings.scheme,
-        )
+    tables = {
+        each.name: each.table[key.isin(common)].reset_index(drop=True)
         for each, key in zip(scored, keys, strict=True)
+    }
+    if len({tuple(targets_in(table)) for table in tables.values()}) == 1:
+        # The files of other software need not name the cohort.
+        alike = [table.drop(columns="cohort", errors="ignore") for table in tables.values()]
+        tables["mean of all"] = ensemble.average(alike)
+    summaries = {
+        name: summarise(table, settings.num_resamples, scheme=settings.scheme)
+        for name, table in tables.items()
     }
     table = beside(summaries)
     print(f"\nOn the {len(common):,} knees that all were scored on:\n\n{table.text()}")

@@ -11,7 +11,13 @@ from knee_jax.metrics.summary import Summary
 from knee_jax.report.front import Front
 from knee_jax.report.page import write_page
 from knee_jax.report.sections import Section
-from knee_jax.report.tables import METRIC_TITLES, Table, target_title
+from knee_jax.report.tables import (
+    METRIC_TITLES,
+    Table,
+    format_interval,
+    format_value,
+    target_title,
+)
 
 METRICS = ("accuracy", "f1", "roc_auc", "sensitivity", "specificity", "ece", "quadratic_kappa")
 """Metrics that the table shows if they are available; all are in the CSV."""
@@ -22,6 +28,7 @@ def write_sweep(
     results: Mapping[str, Mapping[int, Mapping[str, Summary]]],
     target: str,
     paper_rows: Mapping[str, str],
+    averaged: Mapping[str, Mapping[str, Summary]],
 ) -> str:
     """Write `sweep.csv`, `sweep.txt` and `sweep.html`.
 
@@ -30,19 +37,30 @@ def write_sweep(
         results: Metrics of each part, by variant and seed.
         target: Target that the table shows.
         paper_rows: Row of the papers' tables for each variant, such as `siamese_gap.py:ce`.
+        averaged: Metrics of each part of the mean of a variant's seeds, where there are several.
 
     Returns:
         Text of the table.
     """
     frame = tidy(results)
     parts = list(dict.fromkeys(frame["split"]))
-    tables = [part_table(frame, part, target, paper_rows) for part in parts]
+    tables = [
+        part_table(
+            frame,
+            part,
+            target,
+            paper_rows,
+            {variant: of_variant[part] for variant, of_variant in averaged.items()},
+        )
+        for part in parts
+    ]
     seeds = max(len(of_variant) for of_variant in results.values())
     title = f"Sweep: {_number(len(results), 'variant')}, {_number(seeds, 'seed')}"
     notes = [
         f"{target_title(target)}: mean over the seeds, and where there are several the standard "
         "deviation, lowest and highest. A seed changes initial weights, order of the knees, "
-        "augmentation and dropout, not the split.",
+        "augmentation and dropout, not the split. Averaged: the mean of the seeds' probabilities, "
+        "with its 95 % interval.",
         "The validation knees chose the checkpoints; choose a variant by them, and read its result "
         "off the test knees.",
     ]
@@ -99,7 +117,13 @@ def tidy(results: Mapping[str, Mapping[int, Mapping[str, Summary]]]) -> pd.DataF
     return pd.DataFrame(rows, columns=columns).astype({"value": float})
 
 
-def part_table(frame: pd.DataFrame, part: str, target: str, paper_rows: Mapping[str, str]) -> Table:
+def part_table(
+    frame: pd.DataFrame,
+    part: str,
+    target: str,
+    paper_rows: Mapping[str, str],
+    averaged: Mapping[str, Summary],
+) -> Table:
     """Make the table of the variants' metrics on the knees of a part, with any paper's values."""
     shown = frame[(frame["split"] == part) & (frame["target"] == target)]
     metrics = [metric for metric in METRICS if (shown["metric"] == metric).any()]
@@ -120,6 +144,9 @@ def part_table(frame: pd.DataFrame, part: str, target: str, paper_rows: Mapping[
                 lines.append(f"paper {paper}")
             cells.append("\n".join(lines))
         rows.append((str(variant), str(of_variant["seed"].nunique()), *cells))
+        if mean := averaged.get(str(variant), {}).get(target):
+            of_mean = [f"{format_value(mean[m])}\n{format_interval(mean[m])}" for m in metrics]
+            rows.append((f"{variant}, averaged", "", *of_mean))
     header = ("Variant", "Seeds", *(METRIC_TITLES[metric] for metric in metrics))
     return Table(f"{part.replace('_', ' ').capitalize()} knees", header, tuple(rows))
 
