@@ -251,23 +251,41 @@ def _infer() -> None:
     import shlex
 
     from knee_jax.foreign_tables import read_table
-    from knee_jax.ingest.label_table import describe, propose
+    from knee_jax.ingest import label_table
 
     options = flags.FLAGS
     table = read_table(path(options.labels), options.encoding)
-    proposal = propose(table)
+    proposal = label_table.propose(table)
     print(f"{options.labels}: {len(table):,} rows, {len(table.columns)} columns\n")
-    print(describe(proposal))
-    pairs = [f"{field}={column}" for field, column in proposal.columns.items() if field != column]
+    print(label_table.describe(proposal))
+    columns = {field: column for field, column in proposal.columns.items() if field != column}
+    columns |= dict.fromkeys(label_table.missing(proposal), "COLUMN")
+    files = table[proposal.columns["file"]].tolist() if "file" in proposal.columns else []
+    images = options.images or _folder_of(path(options.labels).parent, files)
     given = {name: options[name].value for name in ("images", "labels", "name", "encoding")}
-    given |= {"images": options.images or "FOLDER", "name": options.name or "mine"}
+    given |= {"images": images or "FOLDER", "name": options.name or "mine"}
     words = [f"--{name}={value}" for name, value in given.items() if value]
     # As absl reads a list: a column with a comma or quotation mark is quoted.
+    pairs = [f"{field}={column}" for field, column in columns.items()]
     quoted = ['"' + p.replace('"', '""') + '"' if set(p) & set(',"') else p for p in pairs]
     words += [f"--columns={','.join(quoted)}"] if pairs else []
     words += [f"--data_dir={options.data_dir}"] if options["data_dir"].present else []
-    print("\nif that is right:\n")
+    still = [] if images else ["FOLDER by the folder of the images"]
+    for field in label_table.missing(proposal):
+        what = "the column of a label" if field == "kl" else f"the column of each image's {field}"
+        or_file = ", or that of the file where every image is of another person"
+        still.append(f"COLUMN after {field}= by {what}{or_file if field == 'subject' else ''}")
+    print(f"\nif that is right{', once you have replaced ' if still else ''}{'; '.join(still)}:\n")
     print("   ", shlex.join(["knee-jax", "prepare", "folder", *words]))
+
+
+def _folder_of(beside: pathlib.Path, files: list[str]) -> str:
+    """Return the folder, that of a table or one in it, that holds the first of some files."""
+    known = [file.strip() for file in files if file.strip()][:1]
+    for folder in (beside, *sorted(each for each in beside.iterdir() if each.is_dir())):
+        if known and (folder / known[0]).is_file():
+            return str(folder)
+    return ""
 
 
 def _column(word: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ are not quoted in messages, since a name may stand in the wrong place.
 import dataclasses
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +37,20 @@ ONLY_SPLIT = "knees"
 HELD_OUT_LAST = ("test", "val", "train")
 """Splits in the order in which they keep a subject that several of them name."""
 
-SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+_SIDE_WORDS = {
+    "L": "l left links linke linkes li g gauche i izq izda izquierda izquierdo esquerda esquerdo "
+    "s sin sinister sinistra sinistro v vas vasen vänster venstre",
+    "R": "r right rechts rechte rechtes re d droite droit der dcha derecha derecho direita direito "
+    "dex dx dexter destra destro o oik oikea h höger højre høyre",
+}
+"""Words for both sides in English, German, Dutch, French, Spanish, Portuguese, Italian, Latin,
+Finnish, Swedish, Danish and Norwegian; no word is left in one of them and right in another.
+"""
+
+SIDES = {word: side for side, words in _SIDE_WORDS.items() for word in words.split()}
+
+_PLAIN_SIDES = {word for word in SIDES if len(word) > 2} | {"l", "r", "li", "re"}
+"""Words that mean a side in any column; others, such as `d`, only in one that is called so."""
 
 COHORT = "own"
 """Cohort of a table that names none: within a cohort, a subject's id stands for one person."""
@@ -171,7 +185,7 @@ def read_rows(
     for wrong, field, problem in (
         (names == "", "file", "is empty"),
         (subjects == "", "subject", "is empty"),
-        (("side" in columns) & (sides == ""), "side", "is neither L nor R, left nor right"),
+        (("side" in columns) & (sides == ""), "side", "names no side, such as L or R"),
         (~((visits >= 0) & (visits % 1 == 0) & (visits < 10_000)), "visit", "is no month"),
         (splits == "", "split", "is none of train, val and test"),
     ):
@@ -249,20 +263,32 @@ def _plain(value: float, target: Target) -> Label:
 
 
 _CALLED = {
-    "file": "file filename filepath path image imagefile imagename imagepath img png dicom picture "
-    "photo bild datei",
-    "subject": "subject subjectid participant participantid patient patientid person personid pid "
-    "id caseid case proband patnr",
-    "side": "side laterality kneeside knee leg lr rl seite",
-    "visit": "visit month months visitmonth timepoint followup monat",
+    "file": "file filename filepath path image imagefile imagename imagepath imageid img png dicom "
+    "picture photo xray radiograph film bild bilddatei datei dateiname fichier nomfichier cliche "
+    "archivo imagen imagem immagine bestand afbeelding tiedosto kuva fil",
+    "subject": "subject participant patient person case mrn proband studyid studynr studyno patid "
+    "pat pid sid id sujet paciente sujeto paziente soggetto proefpersoon deelnemer potilas "
+    "tutkittava",
+    "side": "side laterality kneeside knee leg lr rl seite koerperseite cote lateralite lado lato "
+    "zijde kant puoli sida",
+    "visit": "visit month months visitmonth timepoint followup monat monate besuch mois visite "
+    "mes visita maand bezoek kaynti kuukausi",
     "split": "split partition subset set part",
-    "cohort": "cohort study",
-    "site": "site centre center clinic",
-    "kl": "kl klg klgrade klscore kellgren kellgrenlawrence kellgrenlawrencegrade xrkl grade",
+    "cohort": "cohort study kohorte cohorte",
+    "site": "site centre center clinic zentrum",
+    "kl": "kl klg klgrade klscore klgrading klgrad klgraad klgrado klstade klaste kellgren "
+    "kellgrenlawrence kellgrenlawrencegrade kellgrenlawrencescore kellgrenlawrencegrad xrkl grade "
+    "grad stade grado graad aste",
     "jsw_medial": "jswmedial mcmjsw mjsw jsw",
     "progression": "progression progressor progressorclass",
 }
-"""Names of columns by field, without case and signs, the likeliest first."""
+"""Names of columns by field, without case, accents and signs, the likeliest first."""
+
+_NUMBERED = re.compile(
+    r"^(?:id|nr|no|n|numero|code|codice|codigo)"
+    r"|(?:id|nr|nro|no|num|number|nummer|numero|code|codice|codigo|kennung)$"
+)
+"""Words beside a subject's name for its number, as in `Patient Nr` and `Study ID`."""
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 _LEAST = 0.9
@@ -302,11 +328,28 @@ def propose(table: pd.DataFrame) -> Proposal:
     return Proposal(columns, fits, [name for name in names if name not in columns.values()])
 
 
+def missing(proposal: Proposal) -> list[str]:
+    """Return the fields that are needed and have no column; of the labels `kl` stands for any."""
+    needed = [field for field in REQUIRED if field not in proposal.columns]
+    return needed if set(proposal.columns) & set(label_fields()) else [*needed, "kl"]
+
+
 def _candidates(field: str, names: Iterable[str]) -> list[str]:
     called = _CALLED.get(field, f"{field} xr{field}").split()
-    plain = {name: re.sub(r"^v\d\d(?=xr|mc)|[^a-z0-9]", "", name.lower()) for name in names}
-    ranked = [(called.index(word), name) for name, word in plain.items() if word in called]
+    ranked = []
+    for name in names:
+        words = [re.sub(r"^v\d\d(?=xr|mc)", "", _bare(name))]
+        if field == "subject":
+            words.append(_NUMBERED.sub("", words[0]))
+        if known := [called.index(word) for word in words if word in called]:
+            ranked.append((known[0], name))
     return [name for _, name in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _bare(name: str) -> str:
+    """Return a column's name without case, accents and signs."""
+    letters = unicodedata.normalize("NFKD", name.lower().replace("ß", "ss"))
+    return re.sub(r"[^a-z0-9]", "", letters)
 
 
 def _fits(field: str, filled: pd.Series, called: bool) -> pd.Series:
@@ -315,7 +358,7 @@ def _fits(field: str, filled: pd.Series, called: bool) -> pd.Series:
     if field == "file":
         return lower.str.endswith(_IMAGES) | called
     if field == "side":
-        return lower.isin(SIDES)
+        return lower.isin(SIDES if called else _PLAIN_SIDES)
     if field == "visit":
         return numbers(filled) >= 0
     if field == "split":
@@ -333,13 +376,9 @@ def describe(proposal: Proposal) -> str:
         for field, name in proposal.columns.items()
         for fitting, filled in [proposal.fits[field]]
     ]
-    lines += [
-        f"{field:<{width}}no column looks like it; it is needed"
-        for field in REQUIRED
-        if field not in proposal.columns
-    ]
-    if not set(proposal.columns) & set(label_fields()):
-        lines.append(f"{'labels':<{width}}no column looks like any of {', '.join(label_fields())}")
+    for field in missing(proposal):
+        wanted = "it" if field in REQUIRED else f"a label ({', '.join(label_fields())})"
+        lines.append(f"{field:<{width}}no column looks like {wanted}; one is needed")
     if proposal.unused:
         lines.append(f"not used: {', '.join(proposal.unused)}")
     return "\n".join(lines)

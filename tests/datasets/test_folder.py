@@ -133,6 +133,36 @@ def test_a_proposal_is_a_command_and_reads_no_image(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_proposed_command_runs_as_it_stands(tmp_path):
+    """The images lie in a folder beside the table, and nothing but the table is named."""
+    (tmp_path / "Bilder").mkdir()
+    for number in (1, 2):
+        picture = np.random.default_rng(number).integers(0, 256, (90, 80), np.uint8)
+        cv2.imwrite(str(tmp_path / f"Bilder/{number}.png"), picture)
+    lines = ["Patient Nr;Bild;Seite;KL-Grad", "1;1.png;links;2", "2;2.png;rechts;0"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    words = [f"--labels={tmp_path / 't.csv'}", f"--data_dir={tmp_path / 'data'}"]
+    proposed = run_well("knee_jax", "prepare", "folder", "--infer", *words)
+    command = shlex.split(proposed.stdout.splitlines()[-1])
+    assert command[:3] == ["knee-jax", "prepare", "folder"]
+    made = run_well("knee_jax", *command[1:], "--workers=1")
+    assert "knees                                          2" in made.stdout
+
+
+def test_a_proposal_says_what_is_to_be_filled_in(tmp_path):
+    (tmp_path / "t.csv").write_text("a;b\nx.png;2\n")
+    done = run_here("prepare", "folder", f"--labels={tmp_path / 't.csv'}", "--infer")
+    *_, said, _, command = done.stdout.splitlines()
+    assert "FOLDER by the folder of the images" in said
+    assert (
+        "COLUMN after subject= by the column of each image's subject, or that of the file" in said
+    )
+    assert "COLUMN after kl= by the column of a label" in said
+    assert "--columns=file=a,subject=COLUMN,kl=COLUMN" in shlex.split(command)
+    assert "--images=FOLDER" in shlex.split(command)
+
+
+@pytest.mark.slow
 def test_renamed_and_resized_crops_are_prepared_and_trained_on(real_data, tmp_path):
     """As a stranger hands them in: JPEG, other sizes, an Excel table; every step by its command."""
     files = sorted((real_data / "kneekl224/train").rglob("*.png"))

@@ -88,7 +88,7 @@ def test_every_target_has_its_column(tmp_path):
 
 BAD = {
     "a.png,,L,1": ("bad_row", "line 2: subject is empty"),
-    "a.png,1,B,1": ("bad_row", "line 2: side is neither L nor R, left nor right"),
+    "a.png,1,B,1": ("bad_row", "line 2: side names no side, such as L or R"),
     ",1,L,1": ("bad_row", "line 2: file is empty"),
     "a.png,1,L,5": ("bad_label", "line 2: kl is 5, not a grade from 0 to 4"),
     "a.png,1,L,1.5": ("bad_label", "line 2: kl is 1.5, not a grade from 0 to 4"),
@@ -271,5 +271,44 @@ def test_columns_are_proposed_by_name_and_content(tmp_path):
 
 def test_a_proposal_tells_what_is_missing(tmp_path):
     told = label_table.describe(propose(table_of(tmp_path, "a,b\n1,2\n")))
-    assert "file         no column looks like it; it is needed" in told
-    assert "labels       no column looks like any of kl, osfl" in told
+    assert "file         no column looks like it; one is needed" in told
+    assert "kl           no column looks like a label (kl, osfl" in told
+
+
+WORDS = {
+    "German": ("Patient Nr;Bilddatei;Seite;KL-Grad;Monat", "links", "rechts"),
+    "German, short": ("Pat-ID;Datei;Körperseite;Grad;Besuch", "li", "re"),
+    "Dutch": ("Proefpersoon nummer;Bestand;Zijde;KL graad;Maand", "links", "rechts"),
+    "French": ("N° patient;Fichier;Côté;Stade;Mois", "G", "D"),
+    "French, whole": ("Sujet;Image;côté;KL;Visite", "gauche", "droite"),
+    "Spanish": ("Paciente;Archivo;Lado;Grado;Mes", "izquierda", "derecha"),
+    "Spanish, short": ("ID paciente;Imagen;lado;KL;mes", "izq", "dcha"),
+    "Italian": ("Codice paziente;Immagine;Lato;Grado;visita", "sinistro", "destro"),
+    "Finnish": ("Potilas nro;Kuva;Puoli;KL aste;Kuukausi", "vasen", "oikea"),
+    "Swedish": ("Patientnummer;Fil;Sida;KL grad;month", "vänster", "höger"),
+    "English": ("Study ID;Image File;Laterality;Kellgren-Lawrence grade;Visit", "Left", "RIGHT"),
+    "hospital": ("MRN;DICOM;Knee side;Kellgren Lawrence score;Time point", "l", "R"),
+    "number": ("Patient No.;x-ray;side;KLG;months", "left", "right"),
+}
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_tables_in_many_words_are_read(language, tmp_path):
+    header, left, right = WORDS[language]
+    text = f"{header}\na.png_1;a.png;{left};2;0\nb_2;b.png;{right};3;12\n"
+    table = table_of(tmp_path, text.replace("a.png_1", "a_1"))
+    found = propose(table).columns
+    assert list(found.values()) == [header.split(";")[n] for n in (1, 0, 2, 4, 3)], found
+    rows, exclusions = label_table.read_rows(table, found)
+    assert not exclusions
+    assert [(row.side, row.visit, row.grades[0]) for row in rows] == [("L", 0, 2), ("R", 12, 3)]
+
+
+def test_letters_are_a_side_only_under_its_name(tmp_path):
+    """`d` and `g` may be anything; a column of left and right is one of sides."""
+    assert "side" not in propose(table_of(tmp_path, "file,subject,x,kl\na.png,1,d,2\n")).columns
+    found = propose(table_of(tmp_path, "file,subject,x,kl\na.png,1,rechts,2\n")).columns
+    assert found["side"] == "x"
+    # A study is the cohort, its id the subject's.
+    found = propose(table_of(tmp_path, "file,Study,Study ID,kl\na.png,OAI,1,2\n")).columns
+    assert (found["cohort"], found["subject"]) == ("Study", "Study ID")
