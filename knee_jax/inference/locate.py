@@ -66,6 +66,12 @@ WINDOW_GRID, POINT_GRID = 1 / 4, 1 / 16
 sizes or other processors round differently, some 1e-4 pixels, is seldom seen beyond it.
 """
 
+PIXELS = 260
+"""Side of the window about a knee in which patches and rims are looked at."""
+
+RIM = 0.05
+"""Width of the rims along a bone's outline that are compared, in widths of the plateau."""
+
 JOINT = (*CONDYLES, *PLATEAU)
 
 BATCH_SIZES = (4, 16)
@@ -374,6 +380,30 @@ def is_plausible(knee: Found) -> bool:
     )
 
 
+def bone_contrast(picture: np.ndarray, knee: Found) -> float:
+    """Return how much brighter the bones are than what borders on them, below 0 in a negative.
+
+    It is the difference of the medians of two rims along their outlines, in standard deviations of
+    the window about the knee.
+
+    Args:
+        picture: Grey picture, uint8 [height, width].
+        knee: Knee in it.
+    """
+    window, bones, width = _about(picture, knee)
+    disc = _disc(2 * RIM * width)
+    inner = np.zeros(window.shape, bool)
+    outer = np.zeros(window.shape, bool)
+    for bone in bones:
+        inner |= (bone > 0) & (cv2.erode(bone, disc) == 0)
+        outer |= cv2.dilate(bone, disc) > 0
+    outer &= ~(bones[0] | bones[1]).astype(bool)
+    if not inner.any() or not outer.any():
+        return 0.0
+    difference = np.median(window[inner]) - np.median(window[outer])
+    return float(difference / max(window.std(), 1e-6))
+
+
 def on_patches(picture: np.ndarray, knee: Found) -> tuple[float, float]:
     """Return the shares of the joint's landmarks that lie on metal, and where nothing was exposed.
 
@@ -381,25 +411,40 @@ def on_patches(picture: np.ndarray, knee: Found) -> tuple[float, float]:
         picture: Grey picture, uint8 [height, width].
         knee: Knee in it.
     """
-    pixels = 260
-    square = dataclasses.replace(square_about(knee, 1.3), mirrored=False)
-    width = knee.width / square.side * pixels
-    window = square.cut(picture, pixels)
+    window, both, width = _about(picture, knee)
     metal, black = _patches(window, width)
-    points = (knee.points - square.centre) / square.side * pixels + pixels / 2
-    bones = np.zeros_like(window)
-    for bone in (FEMUR, TIBIA):
-        cv2.fillPoly(bones, [np.round(points[list(bone)]).astype(np.int32)], 1)
-    inside = bones > 0
+    inside = (both[0] | both[1]) > 0
     if not inside.any():
         return 0.0, 0.0
     if np.median(window[inside]) > WASHED_OUT * 255 or metal[inside].mean() > WHITE_BONE:
         metal[:] = 0
-    if black.any() and bones[black > 0].mean() > DARK_BONE:
+    if black.any() and inside[black > 0].mean() > DARK_BONE:
         black[:] = 0
-    columns, rows = points[list(JOINT)].astype(int).clip(0, pixels - 1).T
+    columns, rows = _in_window(knee, list(JOINT)).astype(int).clip(0, PIXELS - 1).T
     near = cv2.dilate(metal, _disc(2 * MARGIN * width))
     return float(near[rows, columns].mean()), float(black[rows, columns].mean())
+
+
+def _window(knee: Found) -> Square:
+    return dataclasses.replace(square_about(knee, 1.3), mirrored=False)
+
+
+def _in_window(knee: Found, chosen: Sequence[int]) -> np.ndarray:
+    """Return landmarks of a knee in pixels of the window about it, [n, 2]."""
+    square = _window(knee)
+    places = (knee.points[list(chosen)] - square.centre) / square.side * PIXELS + PIXELS / 2
+    return np.asarray(places)
+
+
+def _about(picture: np.ndarray, knee: Found) -> tuple[np.ndarray, list[np.ndarray], float]:
+    """Return a window about a knee, femur and tibia in it (1 inside), and the plateau's width."""
+    bones = []
+    for bone in (FEMUR, TIBIA):
+        mask = np.zeros((PIXELS, PIXELS), np.uint8)
+        cv2.fillPoly(mask, [np.round(_in_window(knee, list(bone))).astype(np.int32)], 1)
+        bones.append(mask)
+    square = _window(knee)
+    return square.cut(picture, PIXELS), bones, knee.width / square.side * PIXELS
 
 
 def _patches(picture: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.inference.locate import JOINT, Found, Localiser
-from knee_jax.ingest import landmarks
+from knee_jax.inference.locate import JOINT, Found, Localiser, bone_contrast
+from knee_jax.ingest import dicom, landmarks
 from knee_jax.ingest.knee_files import (
     CROP_MM,
+    CROP_RISE,
+    CROP_WIDTHS,
+    ROI_MM,
     UNKNOWN_SIDE_NOTE,
+    WIDTH_MM,
     Knee,
     KneeFileJob,
     Reading,
@@ -19,6 +23,7 @@ from knee_jax.ingest.knee_files import (
     Source,
     Unplaced,
 )
+from knee_jax.landmarks import PLATEAU_CENTRE
 
 OTHER_SIDE = (
     "it looks like a {looks} knee, and was said to be a {said} one: the name, the header or --side "
@@ -29,6 +34,22 @@ CERTAIN_SIDE = 0.9
 
 CERTAIN_ODDS = 3.0
 """Logarithm of the odds from which two knees that lie against a film's layout are believed."""
+
+CERTAIN_CONTRAST = 0.1
+"""Contrast of the bones from which a picture that was inverted is believed: of 300 real crops six
+are negatives, the others have 0.28 and more as they are, and none of their negatives more than
+-0.2; one of 147 further ones that was inverted has 0.23.
+"""
+
+INVERTED = dicom.NOTES["inverted_by_the_picture"]
+NO_SCALE = (
+    f"the pixel size is unknown: taken from a plateau of {WIDTH_MM:.0f} mm, and nothing is measured"
+)
+SMALL, OFF_CENTRE = 0.82, 0.2
+"""Share of the size that a model knows, and distance from the middle in widths of the plateau, from
+which a knee is cut out of a picture that might be a crop. Of 250 real crops, those of which the
+models know, the smallest has 0.9.
+"""
 
 ONLY_ONE = "only one knee was found on the film"
 SIDE_SEEN = "the side was guessed from the picture"
@@ -57,7 +78,7 @@ def place(
         if isinstance(each, Unplaced):
             placed += _cut(source, each, reading, localiser, read)
         elif isinstance(each, Knee) and each.located == "crop":
-            placed.append(_marked(each, localiser))
+            placed += _of_crop(source, each, reading, localiser, read)
         else:
             placed.append(each)
     return placed
@@ -71,13 +92,16 @@ def _cut(
     read: Callable[[KneeFileJob], list[Knee | Refusal | Unplaced]],
 ) -> list[Knee | Refusal]:
     """Find the knees of a film, and cut them."""
-    width_mm = film.picture.shape[1] * film.spacing_mm[0]
-    single = width_mm <= CROP_MM
+    single = film.assumed_mm is None and film.picture.shape[1] * film.spacing_mm[0] <= CROP_MM
     try:
         knees = localiser.find(film.picture, most=1 if single else 2)
     except UnusableKnee as error:
         return [Refusal(film.source, "", error.reason, error.detail)]
     knees = sided(film.picture, knees, localiser)
+    unscaled = film.assumed_mm is not None
+    if film.assumed_mm is not None:
+        film, reading = scaled(film, film.assumed_mm, reading, knees)
+    width_mm = film.picture.shape[1] * film.spacing_mm[0]
     if len(knees) == 1 and film.side and knees[0].looks != film.side:
         again = localiser.again(film.picture, knees[0], film.side)
         if again is None or again.side_probability < 1 - CERTAIN_SIDE:
@@ -107,16 +131,32 @@ def _cut(
         return [Refusal(film.source, reading.side, "no_knee", detail)]
     cut = read(KneeFileJob(source, reading, found={**points, **wrong}))
     errors = {knee.looks: knee.error for knee in knees}
-    notes = () if single or len(knees) > 1 else (ONLY_ONE,)
+    alone = len(knees) == 1 and not single
+    notes: tuple[str, ...] = (ONLY_ONE,) if alone and not unscaled else ()
+    if unscaled:
+        notes = (NO_SCALE, SIDE_SEEN) if alone and not film.side else (NO_SCALE,)
     return [
         dataclasses.replace(
-            each, notes=each.notes + notes, landmark_error=errors.get(each.side, math.nan)
+            each,
+            notes=each.notes + notes,
+            landmark_error=errors.get(each.side, math.nan),
+            spacing_mm=math.nan if unscaled else each.spacing_mm,
         )
         if isinstance(each, Knee)
         else each
         for each in cut
         if not isinstance(each, Unplaced)
     ]
+
+
+def scaled(
+    film: Unplaced, assumed_mm: float, reading: Reading, knees: Sequence[Found]
+) -> tuple[Unplaced, Reading]:
+    """Give a film the pixel size by which its plateaus are `WIDTH_MM` wide."""
+    factor = WIDTH_MM / float(np.mean([knee.width for knee in knees]) * film.spacing_mm[0])
+    x, y = film.spacing_mm
+    film = dataclasses.replace(film, spacing_mm=(x * factor, y * factor))
+    return film, dataclasses.replace(reading, spacing_mm=assumed_mm * factor)
 
 
 def within(points: np.ndarray, picture: np.ndarray) -> np.ndarray:
@@ -158,13 +198,40 @@ def sided(picture: np.ndarray, knees: Sequence[Found], localiser: Localiser) -> 
     return [new or old for new, old in zip(again, knees, strict=True)]
 
 
-def _marked(knee: Knee, localiser: Localiser) -> Knee | Refusal:
-    """Find the landmarks of a crop, and its side if that is unknown and the picture tells it."""
-    # Of known side it is mirrored already, if it is a left knee, and must look like a right one.
+def _of_crop(
+    source: Source,
+    knee: Knee,
+    reading: Reading,
+    localiser: Localiser,
+    read: Callable[[KneeFileJob], list[Knee | Refusal | Unplaced]],
+) -> list[Knee | Refusal]:
+    """Mark a crop of one knee; cut the knees out of a picture that only looks like one."""
     try:
-        found = _found_as_said(knee, localiser)
+        positive, found = _positive(knee, localiser)
     except UnusableKnee as error:
-        return Refusal(knee.source, knee.side, error.reason, error.detail)
+        return [Refusal(knee.source, knee.side, error.reason, error.detail)]
+    if _is_loose(found, reading):
+        again = read(KneeFileJob(source, reading, as_film=True))
+        films = [each for each in again if isinstance(each, Unplaced)]
+        cut = [k for film in films for k in _cut(source, film, reading, localiser, read)]
+        if any(isinstance(each, Knee) for each in cut):
+            return cut
+    return [_marked(positive, found)]
+
+
+def _is_loose(found: Found, reading: Reading) -> bool:
+    """Tell if a knee is smaller in its picture than models know it, or far from the middle."""
+    expected = 1 / CROP_WIDTHS if reading.like_crops else WIDTH_MM / ROI_MM
+    rise = CROP_RISE * found.width if reading.like_crops else 0.0
+    middle = np.array([0.0, rise]) + reading.pixels / 2
+    away = float(np.linalg.norm(found.points[PLATEAU_CENTRE] - middle))
+    size = found.width / (expected * reading.pixels)
+    return size < SMALL or (size < 1 and away > OFF_CENTRE * found.width)
+
+
+def _marked(knee: Knee, found: Found) -> Knee | Refusal:
+    """Give a crop its landmarks, and its side if that is unknown and the picture tells it."""
+    # Of known side it is mirrored already, if it is a left knee, and must look like a right one.
     if knee.side and (found.looks == "L" or found.side_probability < 1 - CERTAIN_SIDE):
         looks = "L" if knee.side == "R" else "R"
         return dataclasses.replace(knee, notes=(*knee.notes, _other_side(looks, knee.side)))
@@ -185,6 +252,28 @@ def _marked(knee: Knee, localiser: Localiser) -> Knee | Refusal:
         notes=notes,
         landmark_error=found.error,
     )
+
+
+def _positive(knee: Knee, localiser: Localiser) -> tuple[Knee, Found]:
+    """Find a crop's knee, in its negative if the crop is one."""
+    problem = None
+    try:
+        found = _found_as_said(knee, localiser)
+        if bone_contrast(knee.image, found) >= 0:
+            return knee, found
+    except UnusableKnee as error:
+        problem = error
+    notes = (*knee.notes, INVERTED)
+    inverted = dataclasses.replace(knee, image=255 - knee.image, notes=notes)
+    try:
+        again = _found_as_said(inverted, localiser)
+        if bone_contrast(inverted.image, again) > CERTAIN_CONTRAST:
+            return inverted, again
+    except UnusableKnee:
+        pass
+    if problem:
+        raise problem
+    return knee, found
 
 
 def _found_as_said(knee: Knee, localiser: Localiser) -> Found:

@@ -49,6 +49,7 @@ NOTES = {
     "grey_in_three_channels": "a grey film stored in three equal channels",
     "polarity_contradicts": "its header contradicts itself on whether bone is bright",
     "polarity_by_the_picture": "its header contradicts itself; inverted, as the picture says",
+    "inverted_by_the_picture": "the picture is a negative, with dark bones: it was inverted",
     "bones_look_dark": "bone looks dark, and is said or taken to be bright: is it a negative?",
     "padding_left_out": "PixelPaddingValue round the film was taken out of the grey levels",
 }

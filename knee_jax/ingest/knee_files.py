@@ -2,8 +2,8 @@
 
 A film is a DICOM file; its knees are cut by their landmark files, `X.pts` and `X_f.pts` for a film
 `X`, by landmarks that are given, or, if asked for, about the middle of each half. A picture (PNG,
-JPEG, TIFF) that is about as wide as high is a crop of one knee. Identity in headers is neither read
-nor passed on.
+JPEG, TIFF) that is about as wide as high is a crop of one knee, and another one a film, whose pixel
+size is unknown if none is given. Identity in headers is neither read nor passed on.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import math
 import pathlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -38,6 +38,9 @@ WIDTH_MM = 79.0
 
 CROP_MM = 200.0
 """Width up to which a film shows a crop of one knee, mm."""
+
+ASSUMED_MM = 430.0
+"""Longer side of a film whose pixel size is unknown, mm, until a plateau is found on it."""
 
 PICTURE_MM = 0.4
 """Pixel size of a film's picture for a localiser, mm, if its own are not larger."""
@@ -64,7 +67,8 @@ _INDEX = "DICOMDIR"
 REFUSALS = {
     "no_landmarks": "a film of both knees without landmark files; give --landmarks=FOLDER, crop "
     "each knee, or take the middle of each half by --roi=middle",
-    "not_a_crop": "the picture is too long for a crop of one knee; crop it",
+    "not_a_crop": "the picture is too long for a crop of one knee; crop it, or leave out --roi, so "
+    "that its knees are looked for",
     "too_long": "too long and thin for a film of knees; crop it",
     "flat_image": "the picture shows nothing",
     "link_out": "a link to a file outside of what was given",
@@ -136,12 +140,14 @@ class Unplaced:
         side: 'L' or 'R' as the header, the name or the user says, '' if unknown.
         picture: The film, uint8 [height, width], of pixels of `PICTURE_MM` or more.
         spacing_mm: Width and height of its pixels, mm.
+        assumed_mm: Pixel size of the file that was assumed, since it is unknown, mm; None: known.
     """
 
     source: str
     side: str
     picture: np.ndarray
     spacing_mm: tuple[float, float]
+    assumed_mm: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,11 +287,13 @@ class KneeFileJob:
         reading: How it is read.
         found: Landmarks by side that a localiser found on a film, float64 [74, 2], mm from its
             upper left corner, or why a knee cannot be used; None: it has not looked at it.
+        as_film: Whether a picture is a film, whatever its shape.
     """
 
     source: Source
     reading: Reading
     found: Mapping[str, np.ndarray | UnusableKnee] | None = None
+    as_film: bool = False
 
     def __call__(self) -> list[Knee | Refusal | Unplaced]:
         """Read the file."""
@@ -302,6 +310,8 @@ class KneeFileJob:
             picture = _picture(data)
             if picture is None:
                 return self._film()
+            if self._is_film(picture):
+                return self._picture_film(picture)
             return [self._crop(picture, self._side_of_name(), ())]
         except UnusableKnee as error:
             return [Refusal(self.source.name, "", error.reason, error.detail)]
@@ -341,6 +351,31 @@ class KneeFileJob:
         image = np.ascontiguousarray(image[:, ::-1] if side == "L" else image)
         return Knee(self.source.name, side, image, _unknown(), "crop", notes)
 
+    def _is_film(self, picture: np.ndarray) -> bool:
+        """Tell a film from a crop of one knee."""
+        if not self.reading.localise:
+            return False
+        width = picture.shape[1] * (self.reading.spacing_mm or 0.0)
+        is_long = max(picture.shape) > LONGEST * min(picture.shape)
+        return self.as_film or self.found is not None or is_long or width > CROP_MM
+
+    def _picture_film(self, picture: np.ndarray) -> list[Knee | Refusal | Unplaced]:
+        """Read a film that is a picture."""
+        known = self.reading.spacing_mm
+        notes: tuple[str, ...] = ()
+        spacing = known or ASSUMED_MM / max(picture.shape)
+        if polarity.brightness_of_bone(picture) < -polarity.DECIDED:
+            picture, notes = int(picture.max()) - picture, ("inverted_by_the_picture",)
+        radiograph = dicom.Film(picture, (spacing, spacing), notes)
+        window = film.intensity_window(picture)
+        found = self._knees(radiograph, window, self._side_of_name)
+        return [
+            dataclasses.replace(each, assumed_mm=None if known else spacing)
+            if isinstance(each, Unplaced)
+            else each
+            for each in found
+        ]
+
     def _film(self) -> list[Knee | Refusal | Unplaced]:
         """Read a DICOM film."""
         try:
@@ -351,7 +386,17 @@ class KneeFileJob:
                 raise
             raise UnusableKnee("not_dicom", f"{REFUSALS['not_dicom']}: {error.detail}") from error
         _check_part(header)
-        radiograph, window = self._radiograph()
+
+        def side() -> str:
+            header = dicom_header.read_header(self.source.path, _LATERALITY)
+            return self.reading.side or _side_of_header(header) or self._side_of_name()
+
+        return self._knees(*self._radiograph(), side)
+
+    def _knees(
+        self, radiograph: dicom.Film, window: tuple[float, float], side_of: Callable[[], str]
+    ) -> list[Knee | Refusal | Unplaced]:
+        """Cut the knees out of a film, if their places are known."""
         notes = tuple(dicom.NOTES[name] for name in radiograph.notes)
         height, width = radiograph.pixels.shape
         size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
@@ -360,18 +405,14 @@ class KneeFileJob:
             points, located = dict(self.found), "localiser"
         elif points:
             located = "landmarks"
-        elif size_mm[0] <= CROP_MM and max(size_mm) <= LONGEST * min(size_mm):
-            header = dicom_header.read_header(self.source.path, _LATERALITY)
-            side = self.reading.side or _side_of_header(header) or self._side_of_name()
-            return [self._crop(radiograph.pixels, side, notes)]
+        elif size_mm[0] <= CROP_MM and max(size_mm) <= LONGEST * min(size_mm) and not self.as_film:
+            return [self._crop(radiograph.pixels, side_of(), notes)]
         elif self.reading.middle:
             points, located = self._middles(size_mm), "middle"
         elif self.reading.localise:
             if max(size_mm) > LONGEST_FILM * min(size_mm):
                 raise _refusal("too_long", f"{width} x {height} pixels")
-            header = dicom_header.read_header(self.source.path, _LATERALITY)
-            side = self.reading.side or _side_of_header(header) or self._side_of_name()
-            return [Unplaced(self.source.name, side, *picture_of(radiograph, window))]
+            return [Unplaced(self.source.name, side_of(), *picture_of(radiograph, window))]
         else:
             raise _refusal("no_landmarks")
         knees: list[Knee | Refusal | Unplaced] = []

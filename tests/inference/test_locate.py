@@ -14,6 +14,7 @@ from knee_jax.ingest.film import intensity_window
 from knee_jax.ingest.knee_files import (
     UNKNOWN_SIDE_NOTE,
     Knee,
+    KneeFileJob,
     Reading,
     Refusal,
     Source,
@@ -102,7 +103,7 @@ def placed(*read):
 
 
 def test_a_crop_of_unknown_side_is_read_as_it_looks():
-    grey, (points,) = picture(224, 224, [(160, 115, 100, "L")])
+    grey, (points,) = picture(224, 224, [(175, 115, 126, "L")])
     (read,) = placed(knee(grey, "", (UNKNOWN_SIDE_NOTE,)))
     assert (read.side, read.notes) == ("L", (placing.SIDE_SEEN,))
     np.testing.assert_array_equal(read.image, grey[:, ::-1])
@@ -110,7 +111,7 @@ def test_a_crop_of_unknown_side_is_read_as_it_looks():
 
 
 def test_a_crop_that_looks_like_the_other_side_is_told():
-    grey, _ = picture(224, 224, [(160, 115, 100, "L")])
+    grey, _ = picture(224, 224, [(175, 115, 126, "L")])
     (read,) = placed(knee(grey, "R"))
     assert read.side == "R"
     assert "looks like a left knee" in read.notes[0]
@@ -121,6 +122,95 @@ def test_a_crop_without_a_knee_is_refused():
     (read,) = placed(knee(np.zeros((224, 224), np.uint8), "R"))
     assert isinstance(read, Refusal)
     assert read.reason == "no_knee"
+
+
+@pytest.fixture(scope="module")
+def phantom_film(tmp_path_factory):
+    """Picture of a phantom film of both knees, and its spacing, mm."""
+    folder = tmp_path_factory.mktemp("film")
+    write_study(folder, num_subjects=1, visits=(0,), rows=900, progress=False)
+    (path,) = folder.rglob("001")
+    film = dicom.read_film(path)
+    grey, (spacing, _) = picture_of(film, intensity_window(film.pixels))
+    return grey, spacing
+
+
+def placed_file(path, grey, **reading):
+    """The knees of a picture in a file."""
+    cv2.imwrite(str(path), grey)
+    source, how = Source(path, path.name), Reading(pixels=224, localise=True, **reading)
+    return placing.place(source, KneeFileJob(source, how)(), how, locate.shipped())
+
+
+def plateau(knee):
+    """Width of a knee's plateau, a share of its image."""
+    return np.linalg.norm(knee.landmarks[63] - knee.landmarks[47]) / 224
+
+
+@pytest.mark.parametrize("like_crops", [False, True])
+def test_a_film_that_is_a_picture_is_cut_by_its_plateaus(like_crops, phantom_film, tmp_path):
+    """As one whose pixel size is known, but that both plateaus are 79 mm wide on average."""
+    grey, spacing = phantom_film
+    known = placed_file(tmp_path / "a.png", grey, spacing_mm=spacing, like_crops=like_crops)
+    unknown = placed_file(tmp_path / "b.png", grey, like_crops=like_crops)
+    negative = placed_file(tmp_path / "c.png", 255 - grey, like_crops=like_crops)
+    for knees in (known, unknown, negative):
+        assert [(knee.side, knee.located) for knee in knees] == [
+            ("R", "localiser"),
+            ("L", "localiser"),
+        ]
+    for one, other, inverted in zip(known, unknown, negative, strict=True):
+        assert not one.notes
+        assert one.spacing_mm > 0
+        assert other.notes == (placing.NO_SCALE,)
+        assert np.isnan(other.spacing_mm)
+        assert inverted.notes == (placing.INVERTED, placing.NO_SCALE)
+        np.testing.assert_allclose(inverted.image.astype(int), other.image, atol=2)
+        assert plateau(other) == pytest.approx(1 / 1.273 if like_crops else 79 / 140, rel=0.05)
+    if like_crops:
+        # These are cut by their own plateaus, whatever the pixel size.
+        for one, other in zip(known, unknown, strict=True):
+            np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1)
+
+
+def test_a_loose_crop_is_cut_again_and_a_close_one_left(phantom_film, tmp_path):
+    """Half of a film, as a picture; and both knees in one that is nearly square."""
+    grey, _ = phantom_film
+    height, width = grey.shape
+    half = grey[(height - width // 2) // 2 :][: width // 2, : width // 2]
+    (loose,) = placed_file(tmp_path / "a.png", half, like_crops=True)
+    assert (loose.side, loose.located) == ("R", "localiser")
+    assert loose.notes == (placing.NO_SCALE, placing.SIDE_SEEN)
+    (close,) = placed_file(tmp_path / "b.png", loose.image, like_crops=True)
+    assert (close.side, close.located) == ("R", "crop")
+    np.testing.assert_array_equal(close.image, loose.image)
+    square = grey[:, (width - height * 5 // 4) // 2 :][:, : height * 5 // 4]
+    both = placed_file(tmp_path / "c.png", square, like_crops=True)
+    assert [(knee.side, knee.located) for knee in both] == [("R", "localiser"), ("L", "localiser")]
+
+
+def test_negatives_are_inverted_and_nothing_else_is():
+    """Phantom knees of either brightness, by the shipped localiser."""
+    near = [w for w in windows.draw(4_242, 12, 224) if w.shown == RIGHT and w.spacing_mm < 0.62]
+    for window in near[:4]:
+        shown = [knee(image, "R") for image in (window.image, 255 - window.image)]
+        one, other = (placing._positive(each, locate.shipped())[0] for each in shown)
+        inverted = [placing.INVERTED in each.notes for each in (one, other)]
+        assert sorted(inverted) == [False, True]
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+@pytest.mark.real
+def test_negatives_of_real_crops_are_told(real_data):
+    """Of real crops that are none themselves."""
+    files = sorted((real_data / "kneekl224/val/2").glob("*.png"))[:12]
+    for file in files:
+        crop = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        (found,) = locate.shipped().find(crop, most=1)
+        assert locate.bone_contrast(crop, found) > placing.CERTAIN_CONTRAST
+        negative, _ = placing._positive(knee(255 - crop, ""), locate.shipped())
+        assert placing.INVERTED in negative.notes
+        np.testing.assert_array_equal(negative.image, crop)
 
 
 def test_two_knees_of_one_side_are_refused():
