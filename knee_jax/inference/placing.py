@@ -257,14 +257,15 @@ def _marked(knee: Knee, found: Found) -> Knee | Refusal:
 def _positive(knee: Knee, localiser: Localiser) -> tuple[Knee, Found]:
     """Find a crop's knee, in its negative if the crop is one."""
     problem = None
+    # Outlines tell more than the profile of a film, by which this note came.
+    notes = tuple(note for note in knee.notes if note != dicom.NOTES["bones_look_dark"])
     try:
         found = _found_as_said(knee, localiser)
         if bone_contrast(knee.image, found) >= 0:
-            return knee, found
+            return dataclasses.replace(knee, notes=notes), found
     except UnusableKnee as error:
         problem = error
-    notes = (*knee.notes, INVERTED)
-    inverted = dataclasses.replace(knee, image=255 - knee.image, notes=notes)
+    inverted = dataclasses.replace(knee, image=255 - knee.image, notes=(*notes, INVERTED))
     try:
         again = _found_as_said(inverted, localiser)
         if bone_contrast(inverted.image, again) > CERTAIN_CONTRAST:

@@ -193,10 +193,12 @@ def test_negatives_are_inverted_and_nothing_else_is():
     """Phantom knees of either brightness, by the shipped localiser."""
     near = [w for w in windows.draw(4_242, 12, 224) if w.shown == RIGHT and w.spacing_mm < 0.62]
     for window in near[:4]:
-        shown = [knee(image, "R") for image in (window.image, 255 - window.image)]
+        doubt = (dicom.NOTES["bones_look_dark"],)
+        shown = [knee(image, "R", doubt) for image in (window.image, 255 - window.image)]
         one, other = (placing._positive(each, locate.shipped())[0] for each in shown)
         inverted = [placing.INVERTED in each.notes for each in (one, other)]
         assert sorted(inverted) == [False, True]
+        assert not any(set(doubt) & set(each.notes) for each in (one, other))
         np.testing.assert_array_equal(one.image, other.image)
 
 
