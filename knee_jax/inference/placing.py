@@ -264,6 +264,8 @@ def _positive(knee: Knee, localiser: Localiser) -> tuple[Knee, Found]:
         if bone_contrast(knee.image, found) >= 0:
             return dataclasses.replace(knee, notes=notes), found
     except UnusableKnee as error:
+        if error.reason not in ("no_knee", "not_marked"):
+            raise
         problem = error
     inverted = dataclasses.replace(knee, image=255 - knee.image, notes=(*notes, INVERTED))
     try:

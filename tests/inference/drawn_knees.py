@@ -25,7 +25,7 @@ def template():
 
 
 def picture(height, width, knees):
-    """Dark, with a large light and a large grey dot at the plateau's lateral and medial corner.
+    """Dark and grainy, a large light dot at the plateau's lateral corner, a grey at the medial.
 
     Returns it, and the landmarks of each knee of (x, y, plateau's width, side).
     """
@@ -35,7 +35,9 @@ def picture(height, width, knees):
         for corner, value in ((points[47], 250), (points[63], 130)):
             cv2.circle(grey, tuple(np.round(corner - 0.5).astype(int)), round(size / 9), value, -1)
         planted.append(points)
-    return grey, planted
+    # Patches of one grey value would cover the joint.
+    grain = np.random.default_rng(0).integers(-3, 4, grey.shape, np.int8)
+    return (grey.astype(np.int16) + grain).astype(np.uint8), planted
 
 
 def centre_of(image, low, high):

@@ -210,6 +210,7 @@ def test_negatives_of_real_crops_are_told(real_data):
         crop = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         (found,) = locate.shipped().find(crop, most=1)
         assert locate.bone_contrast(crop, found) > placing.CERTAIN_CONTRAST
+        assert found.covered == found.black == 0
         negative, _ = placing._positive(knee(255 - crop, ""), locate.shipped())
         assert placing.INVERTED in negative.notes
         np.testing.assert_array_equal(negative.image, crop)
@@ -326,34 +327,76 @@ def test_knees_that_cannot_be_marked_are_refused_by_name(kind):
     assert set(found) <= REFUSED[kind]
 
 
+def grained(grey):
+    """A picture of one grey value [300, 300], with the grain that films have."""
+    grain = np.random.default_rng(0).normal(0, 4, (300, 300))
+    return np.clip(grey + grain, 1, 254).astype(np.uint8)
+
+
+def bones_of(points):
+    """A grainy picture of two bones."""
+    shown = grained(90).astype(np.int16)
+    for bone in (locate.FEMUR, locate.TIBIA):
+        mask = np.zeros((300, 300), np.uint8)
+        cv2.fillPoly(mask, [np.round(points[list(bone)]).astype(np.int32)], 1)
+        shown += 60 * mask
+    return shown.astype(np.uint8)
+
+
 def test_metal_on_the_joint_is_no_bone_and_metal_beside_it_is_none_of_its():
     _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
-    plain = np.full((300, 300), 90, np.uint8)
-    assert locate.on_patches(plain, found(points)) == (0, 0)
+    assert not any(locate.on_patches(grained(90), found(points)).values())
     for top, bottom, replaced in ((140, 160, True), (20, 50, False)):
-        metal = plain.copy()
+        metal = grained(90)
         metal[top:bottom, 130:230] = 255
-        on, black = locate.on_patches(metal, found(points))
-        assert (on > locate.MOST_ON_PATCHES) == replaced
-        assert black == 0
-    washed_out = np.full((300, 300), 252, np.uint8)
-    assert locate.on_patches(washed_out, found(points)) == (0, 0)
+        on = locate.on_patches(metal, found(points))
+        assert (on["metal"] > locate.MOST_ON_PATCHES) == replaced
+        assert on["black"] == on["covered"] == 0
+    assert not any(locate.on_patches(grained(250), found(points)).values())
 
 
 def test_a_joint_that_was_not_exposed_is_no_joint():
     _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
-    half = np.full((300, 300), 90, np.uint8)
-    half[:, 140:] = 0
-    knee = dataclasses.replace(found(points), black=locate.on_patches(half, found(points))[1])
+    half = bones_of(points)
+    half[100:, 140:] = 0
+    knee = dataclasses.replace(found(points), **locate.on_patches(half, found(points)))
     assert 0.4 < knee.black < 0.7
     assert knee.problem.reason == "joint_cut_off"
-    gap = np.full((300, 300), 90, np.uint8)
-    gap[143:150] = 0
-    assert locate.on_patches(gap, found(points)) == (0, 0), "a joint space may be black"
-    negative = np.full((300, 300), 150, np.uint8)
+    gap = bones_of(points)
+    gap[143:150, 20:280] = 0
+    assert not any(locate.on_patches(gap, found(points)).values()), "a joint space may be black"
+    negative = grained(150)
     for bone in (locate.FEMUR, locate.TIBIA):
         cv2.fillPoly(negative, [np.round(points[list(bone)]).astype(np.int32)], 0)
-    assert locate.on_patches(negative, found(points)) == (0, 0), "bones may be black"
+    assert not any(locate.on_patches(negative, found(points)).values()), "bones may be black"
+
+
+COVERS = {
+    "left": np.s_[:, :140],
+    "right": np.s_[:, 140:],
+    "upper half": np.s_[:150],
+    "lower half": np.s_[145:],
+    "middle": np.s_[100:200, 100:200],
+    "corner": np.s_[100:, 130:],
+}
+
+
+@pytest.mark.parametrize(
+    ("cover", "grey"),
+    # A white patch that ends within the picture may be bone that was exposed too much.
+    [(c, g) for c in COVERS for g in (0, 30, 128, 220, 255) if g < 255 or "half" in c],
+)
+def test_a_joint_that_something_covers_is_refused(cover, grey):
+    _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
+    shown = bones_of(points)
+    shown[COVERS[cover]] = grey
+    knee = dataclasses.replace(found(points), **locate.on_patches(shown, found(points)))
+    assert knee.problem is not None
+    assert knee.problem.reason in ("joint_covered", "joint_cut_off", "replaced_joint")
+    beside = bones_of(points)
+    beside[250:] = grey
+    knee = dataclasses.replace(found(points), **locate.on_patches(beside, found(points)))
+    assert knee.problem is None
 
 
 def test_a_knee_with_metal_is_refused_beside_one_that_is_read():
