@@ -242,9 +242,10 @@ def _arrays(knees: Sequence[Knee]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def name_of(source: str, side: str) -> str:
-    """Return the name of a knee's files: that of its source, made unique by a checksum of it."""
-    stem = Path(source).stem
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:60]
+    """Return the name of a knee's files: its source's path, made unique by a checksum of it."""
+    parts = [part for part in Path(source).with_suffix("").parts if part not in ("/", "..")]
+    # Of a long path the end tells most.
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in "_".join(parts))[-60:]
     digest = hashlib.sha256(source.encode()).hexdigest()[:8]
     return "_".join(part for part in (plain, digest, side) if part)
 

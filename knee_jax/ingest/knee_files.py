@@ -11,6 +11,7 @@ import functools
 import io
 import itertools
 import math
+import os
 import pathlib
 import re
 import warnings
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.TiffImagePlugin
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest import archives, dicom, dicom_header, film, landmarks, polarity
@@ -204,7 +206,9 @@ def _landmark_place(source: Source, folder: pathlib.Path | None) -> tuple[pathli
 def find(paths: list[pathlib.Path]) -> Iterator[Source]:
     """List the files in files, folders and archives, in order.
 
-    Hidden files and landmark files are left out. A damaged archive is listed itself.
+    Their names are relative to the folder that all given paths have in common, so that files of one
+    name in two folders are told apart, in whatever order they are given. Hidden files and landmark
+    files are left out. A damaged archive is listed itself.
 
     Raises:
         FileNotFoundError: A path does not exist.
@@ -212,36 +216,42 @@ def find(paths: list[pathlib.Path]) -> Iterator[Source]:
     for given in paths:
         if not given.exists():
             raise FileNotFoundError(2, "no such file or folder", str(given))
+    places = [pathlib.Path(os.path.abspath(given)) for given in paths]
+    top = pathlib.Path(os.path.commonpath(places)) if places else pathlib.Path()
+    top = top if top.is_dir() else top.parent
+    for given, place in zip(paths, places, strict=True):
+        name = place.relative_to(top).as_posix()
         if given.is_dir():
-            yield from _in_folder(given)
+            yield from _in_folder(given, "" if place == top else f"{name}/")
         elif archives.stem(given.name):
-            yield from _in_archive(given, given.name)
+            yield from _in_archive(given, name)
         else:
-            yield Source(given, _shown(given.name))
+            yield Source(given, _shown(name))
 
 
 def unique(found: Iterable[Source]) -> list[Source]:
-    """Return files, each once; of equal names from several folders the later get a number."""
+    """Return files, each once; of equal names, as of uploads, the later get a number."""
     sources: list[Source] = []
     names: set[str] = set()
-    paths: set[pathlib.Path] = set()
+    paths: set[str] = set()
     for source in found:
-        if source.path in paths:
+        path = os.path.abspath(source.path)
+        if path in paths:
             continue
         name, count = source.name, 1
         while name in names:
             count += 1
             name = f"{source.name} ({count})"
         names.add(name)
-        paths.add(source.path)
+        paths.add(path)
         sources.append(dataclasses.replace(source, name=name))
     return sources
 
 
-def _in_folder(root: pathlib.Path) -> Iterator[Source]:
+def _in_folder(root: pathlib.Path, prefix: str) -> Iterator[Source]:
     inside = root.resolve()
     for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
+        name = prefix + path.relative_to(root).as_posix()
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(root).parts):
             continue
         if path.suffix.lower() == ".pts":
@@ -578,7 +588,7 @@ def _picture(data: bytes) -> np.ndarray | None:
     """Decode a picture, [height, width], in the file's depth; None if it is none.
 
     Raises:
-        UnusableKnee: too_large, colour_image or corrupt_pixels.
+        UnusableKnee: too_large, multi_frame, colour_image or corrupt_pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -587,12 +597,16 @@ def _picture(data: bytes) -> np.ndarray | None:
             with PIL.Image.open(io.BytesIO(data)) as opened:
                 width, height = opened.size
                 turned = _orientation(opened)
+                several = _holds_several(opened)
     except PIL.Image.DecompressionBombError as error:
         raise _refusal("too_large") from error
     except Exception:
         return None
     if width * height > MOST_PIXELS:
         raise _refusal("too_large", f"{width} x {height}")
+    if several:
+        detail = "several pages or frames instead of 1; save every picture as a file of its own"
+        raise UnusableKnee("multi_frame", detail)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UnusableKnee("corrupt_pixels", "no decoder reads it, or its data are cut short")
@@ -605,6 +619,26 @@ def _picture(data: bytes) -> np.ndarray | None:
         raise _refusal("colour_image")
     return np.ascontiguousarray(image[..., 0 if image.shape[-1] < 3 else 1])
 
+
+def _holds_several(opened: PIL.Image.Image) -> bool:
+    """Tell if a file holds further pictures, other than smaller versions and masks of its own."""
+    if opened.format in ("GIF", "PNG", "WEBP"):
+        return getattr(opened, "n_frames", 1) > 1
+    if not isinstance(opened, PIL.TiffImagePlugin.TiffImageFile):
+        return False
+    try:
+        for page in itertools.count(1):
+            opened.seek(page)
+            if not opened.tag_v2.get(_SUBFILE, 0) & _VERSION_OR_MASK:
+                return True
+    except Exception:
+        # The end, or a damaged page; the first one may be whole.
+        return False
+    return False
+
+
+_SUBFILE, _VERSION_OR_MASK = 0x00FE, 0b101
+"""TIFF's tag of what a page is, and its bits of a smaller version or a mask of another page."""
 
 _ORIENTATION = 0x0112
 """EXIF's tag of how a picture is to be turned."""

@@ -207,6 +207,9 @@ def test_names_of_files_do_not_collide_or_lead_out():
     }
     assert len(names) == 6
     assert all("/" not in name and ".." not in name and len(name) < 100 for name in names)
+    # A person finds a knee's files by its folder and name.
+    assert grade.name_of("2019/smith/x.png", "L").startswith("2019_smith_x_")
+    assert "_film_7_" in grade.name_of("folder/" * 40 + "film_7.dcm", "R")
 
 
 def test_files_that_break_their_reader_are_refused_alone(tmp_path):

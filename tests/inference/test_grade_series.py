@@ -149,3 +149,13 @@ def test_a_model_of_other_volumes_is_told():
     with pytest.raises(UserError, match="whose preparation is not known"):
         grade_series.preparation_for(model("mine"))
     assert grade_series.preparation_for(model()) == TINY
+
+
+def test_series_of_one_name_in_two_folders_are_both_listed(tmp_path):
+    for place in ("a/knee.nii.gz", "b/knee.nii.gz", "a/sag/1.dcm", "b/sag/1.dcm"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    found = knee_series.find([tmp_path / "b", tmp_path / "a"])
+    named = {source.name: source.path.relative_to(tmp_path).as_posix() for source in found}
+    series = ("a/knee.nii.gz", "b/knee.nii.gz", "a/sag", "b/sag")
+    assert named == {name: name for name in series}

@@ -5,6 +5,7 @@ import os
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,15 @@ import PIL.ImageOps
 import pytest
 
 from knee_jax.ingest import knee_files
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, find
+from knee_jax.ingest.knee_files import (
+    Knee,
+    KneeFileJob,
+    Reading,
+    Refusal,
+    Source,
+    find,
+    unique,
+)
 from knee_jax.phantom import study
 from tests.serve.films import small_film
 
@@ -161,6 +170,27 @@ def test_folders_archives_and_links_are_listed_and_nothing_leads_out(tmp_path):
     np.testing.assert_array_equal(results["more.zip/d_R.png"].image, results["a_R.png"].image)
     with pytest.raises(FileNotFoundError):
         list(find([tmp_path / "absent"]))
+
+
+def test_names_tell_files_of_several_folders_apart_in_any_order(tmp_path, monkeypatch):
+    for place in ("a/x.png", "b/x.png", "b/deep/x.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    with zipfile.ZipFile(tmp_path / "a/z.zip", "w") as archive:
+        archive.writestr("x.png", b"")
+    a, b = tmp_path / "a", tmp_path / "b"
+    every = {"a/x.png", "a/z.zip/x.png", "b/x.png", "b/deep/x.png"}
+
+    def names(*paths):
+        return {source.name for source in unique(find(list(paths)))}
+
+    # Of each way of naming them, by files, by folders or by what lies above, the same names.
+    assert names(a, b) == names(b, a) == names(tmp_path) == names(a, b, a / "x.png") == every
+    assert names(a / "x.png", b / "x.png") == {"a/x.png", "b/x.png"}
+    assert names(a) == {"x.png", "z.zip/x.png"}
+    assert names(a / "x.png") == names(a / "x.png", a / "x.png") == {"x.png"}
+    monkeypatch.chdir(tmp_path)
+    assert names(Path("a"), b, b / "../a") == every
 
 
 def test_a_damaged_archive_is_refused_and_harms_no_other(tmp_path):
@@ -334,3 +364,26 @@ def test_a_strip_is_no_film(tmp_path):
     path.write_bytes(small_film(grey.astype(np.uint16).reshape(16, 4000)))
     (refusal,) = read(path, localise=True)
     assert (refusal.reason, "4000 x 16 pixels" in refusal.detail) == ("too_long", True)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "png", "webp"])
+def test_pages_and_frames_beyond_the_first_are_not_dropped_in_silence(suffix, tmp_path):
+    first = PIL.Image.fromarray(knee_like())
+    path = tmp_path / f"a_R.{suffix}"
+    first.save(path, save_all=True, append_images=[PIL.ImageOps.flip(PIL.ImageOps.mirror(first))])
+    (refused,) = read(path)
+    assert (refused.reason, "a file of its own" in refused.detail) == ("multi_frame", True)
+    first.save(path, save_all=True)
+    assert isinstance(read(path)[0], Knee)
+
+
+def test_a_smaller_version_in_a_tiff_is_no_further_picture(tmp_path):
+    path = tmp_path / "a_R.tif"
+    whole = PIL.Image.fromarray(knee_like())
+    small = whole.resize((60, 60))
+    small.encoderinfo = {"tiffinfo": {0x00FE: 1}}
+    whole.save(path, save_all=True, append_images=[small])
+    with PIL.Image.open(path) as opened:
+        opened.seek(1)
+        assert opened.tag_v2[0x00FE] == 1
+    assert isinstance(read(path)[0], Knee)
