@@ -1,9 +1,12 @@
 """`knee-jax predict`: what it says at the end."""
 
+import os
+import subprocess
+
 import pytest
 
 from knee_jax.inference import models
-from tests.commands import run_here
+from tests.commands import REPOSITORY, run_here
 from tests.serve.conftest import knee, means
 
 
@@ -51,3 +54,56 @@ def test_a_flag_that_is_needed_is_named(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: --out=... is needed")
     assert done.stderr.count("\n") == 1
+
+
+def task_of_slurm(tmp_path, number, *words, first=1, last=3, count=3):
+    """Run the script of a task in which `knee-jax` only prints its arguments, one a line."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    command = tmp_path / "bin" / "knee-jax"
+    command.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    command.chmod(0o755)
+    environment = {
+        "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_ARRAY_TASK_ID": str(number),
+        "SLURM_ARRAY_TASK_MIN": str(first),
+        "SLURM_ARRAY_TASK_MAX": str(last),
+        "SLURM_ARRAY_TASK_COUNT": str(count),
+    }
+    script = REPOSITORY / "docs/how-to/scripts/slurm_predict.sh"
+    return subprocess.run(
+        ["bash", script, *map(str, words)], env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_tasks_of_the_slurm_array_write_the_table_of_one_command(tmp_path):
+    films = tmp_path / "my films"
+    for place in ("a/x_R.png", "b/x_R.png", "b/y_L.png", "c/z_R.png"):
+        (films / place).parent.mkdir(parents=True, exist_ok=True)
+        (films / place).write_bytes(knee(20 + 30 * len(list(films.rglob("*.png")))))
+    (films / "notes.txt").write_text("a text")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = run_here(
+        "knee_jax", "predict", films, f"--out={whole}", "--roi=landmarks", "--workers=1"
+    )
+    assert done.returncode == 0, done.stderr
+    for number in (3, 1, 2):
+        assert not (parts / "predictions.csv").exists()
+        task = task_of_slurm(tmp_path, number, films, f"--out={parts}", "--roi=landmarks")
+        assert (task.returncode, task.stderr) == (0, "")
+        done = run_here("knee_jax", *task.stdout.splitlines())
+        assert done.returncode == 0, done.stderr
+    table = (whole / "predictions.csv").read_bytes()
+    assert (parts / "predictions.csv").read_bytes() == table
+    assert table.count(b",graded,") == 4
+    names = {path.name for path in (whole / "knees").iterdir()}
+    assert names == {path.name for path in (parts / "knees").iterdir()}
+    assert {name[:4] for name in names} == {"a_x_", "b_x_", "b_y_", "c_z_"}
+
+
+@pytest.mark.parametrize("array", [(2, 3, 2), (1, 5, 3), (0, 2, 3)])
+def test_the_slurm_script_refuses_an_array_that_leaves_films_out(array, tmp_path):
+    first, last, count = array
+    task = task_of_slurm(tmp_path, last, "films", first=first, last=last, count=count)
+    assert (task.returncode, task.stdout) == (1, "")
+    assert "sbatch --array=1-N" in task.stderr
