@@ -35,9 +35,10 @@ def picture(height, width, knees):
         for corner, value in ((points[47], 250), (points[63], 130)):
             cv2.circle(grey, tuple(np.round(corner - 0.5).astype(int)), round(size / 9), value, -1)
         planted.append(points)
-    # Patches of one grey value would cover the joint.
-    grain = np.random.default_rng(0).integers(-3, 4, grey.shape, np.int8)
-    return (grey.astype(np.int16) + grain).astype(np.uint8), planted
+    # Patches of one grey value would cover the joint; a repeated one keeps files small.
+    tile = np.random.default_rng(0).integers(-3, 4, (8, 8))
+    grain = np.tile(tile, (-(-height // 8), -(-width // 8)))[:height, :width]
+    return (grey + grain).astype(np.uint8), planted
 
 
 def centre_of(image, low, high):

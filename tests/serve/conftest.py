@@ -24,10 +24,11 @@ SIDE = 224
 
 
 def means():
-    """A model whose grade is the darkest grey above `DARK`: 0 to 40 is KL 0 to 4."""
+    """A model whose grade is a low grey above `DARK`: 0 to 40 is KL 0 to 4."""
 
     def forward(batch):
-        level = (np.asarray(batch["image"]).min((1, 2)) - float(drawn_knees.DARK)) / 10
+        low = np.percentile(np.asarray(batch["image"]), 40, (1, 2))
+        level = (low - float(drawn_knees.DARK)) / 10
         weights = np.exp(-2 * np.abs(np.arange(5) - level[:, None]))
         return {"kl": (weights / weights.sum(1, keepdims=True)).astype(np.float32)}
 
@@ -47,7 +48,8 @@ def knee(level, side="R"):
     """PNG of a crop that `means` grades by its level and the drawn localiser finds."""
     x = 60 if side == "R" else SIDE - 60
     grey, _ = drawn_knees.picture(SIDE, SIDE, [(x, 115, 100, side)])
-    good, data = cv2.imencode(".png", np.maximum(grey, np.uint8(drawn_knees.DARK + level)))
+    lighter = np.where(grey < drawn_knees.DARK + 10, grey + np.uint8(level), grey)
+    good, data = cv2.imencode(".png", lighter)
     assert good
     return data.tobytes()
 

@@ -232,14 +232,19 @@ def test_an_answer_that_takes_too_long_is_given_up(serve):
 
 
 def test_uploads_beyond_the_room_are_refused_until_there_is_some(serve):
-    client = serve(spool_mb=0.01)
-    answer = post(client, ("a", b"x" * 8000))
+    size = len(knee(0))
+    client = serve(spool_mb=3 * size / 2**20)
+    answer = post(client, ("a", b"x" * 2 * size))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert post(client, ("a_R.png", knee(0))).status_code == 200
 
 
 def test_results_are_forgotten_by_age_and_by_size(serve):
-    client = serve(keep_mb=0.006)
+    first = serve()
+    job = post(first, ("a_R.png", knee(0)), path="/jobs").json()["id"]
+    first.get(f"/jobs/{job}?wait=20")
+    _, size = first.app.state.engine.jobs.kept
+    client = serve(keep_mb=2.5 * size / 2**20)
     ids = []
     for level in (0, 10, 20):
         job = post(client, ("a_R.png", knee(level)), path="/jobs").json()["id"]

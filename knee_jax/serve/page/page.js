@@ -216,6 +216,7 @@ $("in").addEventListener("click", KEYS["+"]);
 $("out").addEventListener("click", KEYS["-"]);
 $("reset").addEventListener("click", reset);
 $("clear").addEventListener("click", () => {
+  server.abandon();
   new Set(films.map((film) => film.job).filter(Boolean)).forEach(server.forget);
   [films, waiting.length, shown] = [[], 0, null];
   remember();

@@ -16,7 +16,15 @@ export class Refused extends Error {
   }
 }
 
-async function ask(path, options = {}) {
+let questions = new AbortController();
+
+/** Wait for no answer any more; what is being sent or deleted is done to its end. */
+export function abandon() {
+  questions.abort();
+  questions = new AbortController();
+}
+
+async function ask(path, options = { signal: questions.signal }) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   let answer;
   try {
