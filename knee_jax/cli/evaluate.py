@@ -5,10 +5,11 @@
 
 SET is a prepared set in --data_dir, FOLDER one anywhere. A run needs neither its training set nor
 its config: its folder is enough; an exported file does as well. Knees that the run has learnt from,
-by subject or by pixels, are left out, and counted in the first lines. RUN/evaluations/SET, or
---out, receives predictions, metrics with 95 % intervals, and a report that puts them beside those
-of the run's own test knees. Several runs are compared in a table on the knees that none of them has
-learnt from, beside the mean of their probabilities if they predict the same.
+by subject or by pixels, are left out, and counted in the first lines; with --training_knees they
+are scored too, and the results are marked. RUN/evaluations/SET, or --out, receives predictions,
+metrics with 95 % intervals, and a report that puts them beside those of the run's own test knees.
+Several runs are compared in a table on the knees that none of them has learnt from, beside the mean
+of their probabilities if they predict the same.
 
 FILE has one row per knee: subject, side, visit where there are several, and kl_p0 to kl_p4 (or the
 columns of other targets). Its labels are those of the set; without --data, its own column kl. For
@@ -45,6 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", "data", "Folder of prepared sets.")
     flags.DEFINE_list("predictions", [], "Tables of predictions of other software (CSV).")
     flags.DEFINE_string("encoding", None, "Encoding of these tables; default: UTF-8.")
+    flags.DEFINE_bool("training_knees", False, "Score knees that a run has learnt from, too.")
     flags.DEFINE_string("out", None, "Folder to write to; default: RUN/evaluations/SET.")
 
 
@@ -59,6 +61,7 @@ class Scored:
         notes: What a reader must know first.
         facts: What was scored.
         own: Metrics of the run's own test knees.
+        known: Number of knees that the run has learnt from.
         folder: Folder that the results go to where none is named.
     """
 
@@ -68,6 +71,7 @@ class Scored:
     notes: Sequence[str]
     facts: Mapping[str, Any]
     own: "Summary | None" = None
+    known: int = 0
     folder: Path | None = None
 
 
@@ -76,6 +80,10 @@ def main(words: list[str]) -> None:
     options = flags.FLAGS
     if not words and not options.predictions:
         raise UserError("name a run: knee-jax evaluate RUN --data=SET, or --predictions=FILE.csv")
+    if options.training_knees and not words:
+        raise UserError(
+            "--training_knees: whom predictions were learnt from is unknown; name a run"
+        )
     if words and not options.data:
         raise UserError("name what the run is scored on: --data=SET")
     files = [path(name) for name in options.predictions]
@@ -101,6 +109,7 @@ def main(words: list[str]) -> None:
         place = out / each.name if out and len(scored) > 1 else out or each.folder
         assert place is not None
         title = f"{each.name} on {prepared.name}" if prepared else each.name
+        title += ", training knees among them" if each.known else ""
         summary = on_set.write(
             place,
             each.table,
@@ -170,6 +179,7 @@ def _score_run(word: str, name: str, prepared: "PreparedSet") -> Scored:
         with_landmarks=predictor.needs_landmarks
         and (config is None or config.data.without_keypoints == "drop"),
         wholly_read=config is not None and config.data.partially_labelled == "drop",
+        training_knees=flags.FLAGS.training_knees,
     )
     notes = list(chosen.notes)
     if predictor.reads == "image" and predictor.side not in (0, prepared.image_shape[0]):
@@ -191,10 +201,15 @@ def _score_run(word: str, name: str, prepared: "PreparedSet") -> Scored:
             "prepared": prepared.fingerprint,
             "scored": len(chosen.rows),
             "left_out": chosen.left_out,
+            "training_knees": chosen.known,
             "knee_jax": knee_jax.__version__,
         },
         own=own,
-        folder=folder / "evaluations" / prepared.name.replace("/", "_"),
+        known=chosen.known,
+        # Never in the place of what new knees say.
+        folder=folder
+        / "evaluations"
+        / (prepared.name.replace("/", "_") + ("_training_knees" if chosen.known else "")),
     )
 
 
@@ -280,9 +295,12 @@ def _compare(scored: Sequence[Scored], out: Path | None) -> None:
         for name, table in tables.items()
     }
     table = beside(summaries)
-    print(f"\nOn the {len(common):,} knees that all were scored on:\n\n{table.text()}")
+    text = table.text()
+    if known := [each.name for each in scored if each.known]:
+        text = f"Training knees are among those of {', '.join(known)}.\n\n{text}"
+    print(f"\nOn the {len(common):,} knees that all were scored on:\n\n{text}")
     if out:
-        write_text(out / "comparison.txt", table.text() + "\n")
+        write_text(out / "comparison.txt", text + "\n")
         csv = tidy_metrics(summaries).to_csv(index=False, float_format="%.6g")
         write_text(out / "comparison.csv", csv)
         print(f"\nin {out}: comparison.txt, comparison.csv")

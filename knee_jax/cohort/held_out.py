@@ -1,4 +1,4 @@
-"""Knees of any prepared set that a finished run may be scored on: those that it does not know."""
+"""Knees of any prepared set that a finished run is scored on: those that it does not know."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +21,13 @@ class HeldOut(NamedTuple):
         rows: Rows of the set's index, int64 [n], ascending.
         left_out: Number of knees that are left out, by reason.
         notes: What a reader of the results must know about them, one sentence each.
+        known: Number of knees to be scored that the network has learnt from.
     """
 
     rows: np.ndarray
     left_out: dict[str, int]
     notes: tuple[str, ...]
+    known: int = 0
 
 
 def learnt_by(run: Path) -> pd.DataFrame | None:
@@ -51,6 +53,7 @@ def choose(
     *,
     with_landmarks: bool = False,
     wholly_read: bool = False,
+    training_knees: bool = False,
 ) -> HeldOut:
     """Choose the knees of a set that a network can be scored on.
 
@@ -60,6 +63,7 @@ def choose(
         learnt: Knees that the network has learnt from; None: unknown, which a note says.
         with_landmarks: Whether knees without landmarks are left out.
         wholly_read: Whether knees are left out that were read for some of the targets only.
+        training_knees: Whether knees that the network has learnt from are kept, which a note says.
 
     Raises:
         UserError: No knee is left.
@@ -86,6 +90,7 @@ def choose(
         raise UserError(f"{prepared.name}: no knee of the set can be scored: {said}")
     if said:
         notes.append(f"Left out of {len(index):,} knees: {said}.")
+    kept = 0
     if learnt is None:
         notes.insert(
             0,
@@ -97,11 +102,18 @@ def choose(
         known = knees.leaks(learnt, present)
         if (known != "").any():
             told, counts = knees.say_leaks(prepared.name, present, known)
-            if (known != "").all():
-                raise UserError(
-                    f"{told}, so that none is left to be scored (subjects are known by cohort and "
-                    "id: `knee-jax prepare folder --cohort` names another cohort)"
+            if training_knees:
+                kept = int((known != "").sum())
+                notes.insert(
+                    0, f"{told}, and scored with the others: the metrics do not tell of new knees."
                 )
-            notes.insert(0, f"{told}, and left out.")
-            rows, left_out = rows[known == ""], left_out | counts
-    return HeldOut(rows, left_out, tuple(notes))
+            elif (known != "").all():
+                raise UserError(
+                    f"{told}, so that none is left to be scored; score another set, or these all "
+                    "the same with --training_knees, and the results say so (subjects are known by "
+                    "cohort and id: `knee-jax prepare folder --cohort` names another cohort)"
+                )
+            else:
+                notes.insert(0, f"{told}, and left out.")
+                rows, left_out = rows[known == ""], left_out | counts
+    return HeldOut(rows, left_out, tuple(notes), kept)

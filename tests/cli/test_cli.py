@@ -172,7 +172,7 @@ FLAGS = {
     "upload_seconds idle_seconds read_seconds answer_seconds keep_mb keep_minutes",
     "locate": "out model side size workers",
     "listen": "spool send_to title host port callers most_mb model workers",
-    "evaluate": "data data_dir predictions encoding out",
+    "evaluate": "data data_dir predictions encoding training_knees out",
     "finetune": "data workdir data_dir targets seed epochs",
     "export": "out half card data_dir",
     "dry-run": "config topology inference out",

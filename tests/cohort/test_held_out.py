@@ -41,6 +41,22 @@ def test_subjects_and_pictures_that_were_learnt_from_are_left_out(prepared):
     assert len(held_out.choose(prepared, KL, elsewhere).rows) == len(read)
 
 
+def test_training_knees_are_scored_if_asked_for_and_told(prepared):
+    listed = knees.describe(prepared)
+    read = np.flatnonzero(prepared.index["kl"] >= 0)
+    with pytest.raises(UserError, match=r"none is left to be scored; .* with --training_knees"):
+        held_out.choose(prepared, KL, listed)
+    found = held_out.choose(prepared, KL, listed, training_knees=True)
+    assert found.rows.tolist() == read.tolist()
+    assert found.known == len(read)
+    assert f"{len(read)} of {len(read)}" in found.notes[0]
+    assert "do not tell of new knees" in found.notes[0]
+    assert not any(why.endswith("trained_on") for why in found.left_out)
+    # Of knees that are all new nothing is marked.
+    unknown = held_out.choose(prepared, KL, listed.iloc[:0], training_knees=True)
+    assert (unknown.known, unknown.rows.tolist()) == (0, read.tolist())
+
+
 def test_what_cannot_be_scored_is_left_out_and_said(prepared):
     none = knees.describe(prepared).iloc[:0]
     index = prepared.index.copy()

@@ -175,6 +175,13 @@ def test_a_run_is_evaluated_on_another_set_without_its_own(tmp_path, tiny_data_d
     refused = run_here("evaluate", run, *trained_on)
     assert refused.returncode == 1
     assert "so that none is left to be scored" in refused.stderr
+    done = run_well("knee_jax", "evaluate", run, *trained_on, "--training_knees")
+    assert "training knees among them" in done.stdout
+    place = run / "evaluations/phantom_xray_tiny_training_knees"
+    facts = json.loads((place / "evaluation.json").read_text())
+    assert facts["training_knees"] == facts["scored"] > 0
+    assert "training knees among them" in (place / "report/index.html").read_text()
+    assert not (run / "evaluations/phantom_xray_tiny").exists()
     knees = pd.read_csv(copy / "knees.csv", dtype=str, keep_default_na=False)
     some = sorted(learnt)[: len(learnt) // 2]
     knees[~knees["subject"].isin(some)].to_csv(copy / "knees.csv", index=False)
@@ -193,7 +200,7 @@ def test_a_run_is_evaluated_on_another_set_without_its_own(tmp_path, tiny_data_d
     done = run_well("knee_jax", "evaluate", *both, "--data=phantom_most/tiny", where)
     table = pd.read_csv(tmp_path / "out/comparison.csv")
     kappa = table[(table["target"] == "kl") & (table["metric"] == "quadratic_kappa")]
-    assert kappa["row"].tolist() == ["run", "run_2", "theirs"]
+    assert kappa["row"].tolist() == ["run", "run_2", "theirs", "mean of all"]
     assert set(kappa["n"]) == {len(own) - 5}
     assert kappa["value"].round(3).nunique() == 1
     assert f"On the {len(own) - 5} knees that all were scored on" in done.stdout
