@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from knee_jax.config import load
 from knee_jax.config.load import parse
 from knee_jax.configs import kpn, mri_progression, oarsi, siamese_gap
 from knee_jax.evaluation import explain
 from knee_jax.evaluation.evaluate import evaluate_checkpoint
+from knee_jax.inference import models
 from knee_jax.training import train
 from knee_jax.training.run import set_up
 
@@ -45,25 +45,34 @@ class Read:
         self._apply = jax.jit(
             lambda images, points: run.model.apply(variables, images, points)[self.target]
         )
-        logits = self._apply(self.images, self.points)
-        self.classes = np.asarray(logits).argmax(-1)[:, None]
+        self.look()
+
+    def logits(self, images):
+        return np.asarray(self._apply(images, self.points))
+
+    def look(self):
+        """Note the predicted classes, and their margins."""
+        logits = self.logits(self.images)
+        self.classes = logits.argmax(-1)[:, None]
         self.margin = self._margin(logits)
 
     def _margin(self, logits):
         """Logit of the class that was predicted, above the mean of the others."""
-        logits = np.asarray(logits)
         of_class = np.take_along_axis(logits, self.classes, 1)[:, 0]
         return of_class - (logits.sum(1) - of_class) / (logits.shape[1] - 1)
 
-    def heat(self, variables):
-        """Heat for the predicted class of every cell of a picture, as it is drawn."""
+    def drawn(self, variables):
+        """Heat for the predicted class, as it is drawn."""
         options = self.run, variables, "validation", self.rows, self.target
         if self.images.ndim == 4:
-            heat = explain.heat_maps(*options).heat
-        else:
-            (maps,) = explain.slice_maps(*options).values()
-            assert maps.numbers.shape[1] == self.images.shape[1]
-            heat = maps.heat
+            return explain.heat_maps(*options).heat
+        (maps,) = explain.slice_maps(*options).values()
+        assert maps.numbers.shape[1] == self.images.shape[1]
+        return maps.heat
+
+    def heat(self, variables):
+        """Heat for the predicted class of every cell of a picture."""
+        heat = self.drawn(variables)
         for axis, side in enumerate(self.cell, 1):
             whole = heat.shape[axis] // side * side
             heat = np.moveaxis(np.moveaxis(heat, axis, -1)[..., :whole], -1, axis)
@@ -84,7 +93,23 @@ class Read:
         smooth = [cv2.GaussianBlur(p, (0, 0), sigma).reshape(p.shape) for p in planes]
         smooth = np.stack(smooth).reshape(self.images.shape)
         without = np.where(mask[..., None], smooth, self.images)
-        return float((self.margin - self._margin(self._apply(without, self.points))).mean())
+        return float((self.margin - self._margin(self.logits(without))).mean())
+
+
+class Shipped(Read):
+    """Real knees as the EfficientNet that comes with the project reads them."""
+
+    def __init__(self, crops):
+        self.images, self.cell, self.variables = crops[..., None], CELL, None
+        self.model = models.load("kl-kneekl224")
+        self.look()
+
+    def logits(self, images):
+        chances = self.model.predict(images[..., 0])["kl"]
+        return np.log(np.maximum(chances, 1e-9))
+
+    def drawn(self, variables):
+        return self.model.explain(self.images[..., 0])
 
 
 def highest(scores):
@@ -141,16 +166,9 @@ def siamese_demo():
     return config
 
 
-def efficientnet_demo():
-    config = kpn.get_config("no_kpn,no_cl,demo")
-    config.model = load.model("efficientnet", width=16)
-    return small(config, 10)
-
-
 SYSTEMS = {
     "kpn": kpn_demo,
     "resnet": lambda: small(kpn.get_config("resnet18,demo"), 8),
-    "efficientnet": efficientnet_demo,
     "oarsi": lambda: small(oarsi.get_config("se_resnext50,demo"), 8),
     "siamese_gap": siamese_demo,
     "mri_progression": lambda: small(mri_progression.get_config("demo"), 6),
@@ -172,7 +190,16 @@ def read(request, tmp_path_factory, data_dir):
 @pytest.mark.long
 def test_the_hottest_cells_count_most(read):
     hottest, at_random, moved = deletion(read)
-    assert hottest > max(1.2 * at_random, 2 * moved), (hottest, at_random, moved)
+    assert hottest > 1.2 * max(at_random, moved), (hottest, at_random, moved)
+
+
+@pytest.mark.long
+@pytest.mark.real
+def test_the_shipped_network_looks_where_it_counts(real_data):
+    files = sorted((real_data / "kneekl224/val").rglob("*.png"))[::35]
+    crops = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files]
+    hottest, at_random, moved = deletion(Shipped(np.stack(crops)))
+    assert hottest > 2 * max(at_random, moved), (hottest, at_random, moved)
 
 
 @pytest.mark.long
