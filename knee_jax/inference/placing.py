@@ -93,10 +93,18 @@ def _cut(
 ) -> list[Knee | Refusal]:
     """Find the knees of a film, and cut them."""
     single = film.assumed_mm is None and film.picture.shape[1] * film.spacing_mm[0] <= CROP_MM
+
+    def find(picture: np.ndarray) -> list[Found]:
+        return localiser.find(picture, most=1 if single else 2)
+
     try:
-        knees = localiser.find(film.picture, most=1 if single else 2)
+        knees, inverted = (
+            _seen(film.picture, find) if film.is_picture else (find(film.picture), False)
+        )
     except UnusableKnee as error:
         return [Refusal(film.source, "", error.reason, error.detail)]
+    if inverted:
+        film = dataclasses.replace(film, picture=255 - film.picture)
     knees = sided(film.picture, knees, localiser)
     unscaled = film.assumed_mm is not None
     if film.assumed_mm is not None:
@@ -129,7 +137,7 @@ def _cut(
     if not points:
         detail = f"no {_WORDS[reading.side]} knee was found"
         return [Refusal(film.source, reading.side, "no_knee", detail)]
-    cut = read(KneeFileJob(source, reading, found={**points, **wrong}))
+    cut = read(KneeFileJob(source, reading, found={**points, **wrong}, inverted=inverted))
     errors = {knee.looks: knee.error for knee in knees}
     alone = len(knees) == 1 and not single
     notes: tuple[str, ...] = (ONLY_ONE,) if alone and not unscaled else ()
@@ -256,27 +264,41 @@ def _marked(knee: Knee, found: Found) -> Knee | Refusal:
 
 def _positive(knee: Knee, localiser: Localiser) -> tuple[Knee, Found]:
     """Find a crop's knee, in its negative if the crop is one."""
-    problem = None
+
+    def find(image: np.ndarray) -> list[Found]:
+        return [_found_as_said(dataclasses.replace(knee, image=image), localiser)]
+
+    (found,), inverted = _seen(knee.image, find)
     # Outlines tell more than the profile of a film, by which this note came.
     notes = tuple(note for note in knee.notes if note != dicom.NOTES["bones_look_dark"])
+    if not inverted:
+        return dataclasses.replace(knee, notes=notes), found
+    return dataclasses.replace(knee, image=255 - knee.image, notes=(*notes, INVERTED)), found
+
+
+def _seen(
+    picture: np.ndarray, find: Callable[[np.ndarray], list[Found]]
+) -> tuple[list[Found], bool]:
+    """Find the knees of a picture, or of its inverse; tell which. Raises UnusableKnee as `find`."""
+    problem = None
     try:
-        found = _found_as_said(knee, localiser)
-        if bone_contrast(knee.image, found) >= 0:
-            return dataclasses.replace(knee, notes=notes), found
+        found = find(picture)
+        if bone_contrast(picture, found[0]) >= 0:
+            return found, False
     except UnusableKnee as error:
         if error.reason not in ("no_knee", "not_marked"):
             raise
         problem = error
-    inverted = dataclasses.replace(knee, image=255 - knee.image, notes=(*notes, INVERTED))
+    inverse = 255 - picture
     try:
-        again = _found_as_said(inverted, localiser)
-        if bone_contrast(inverted.image, again) > CERTAIN_CONTRAST:
-            return inverted, again
+        again = find(inverse)
+        if bone_contrast(inverse, again[0]) > CERTAIN_CONTRAST:
+            return again, True
     except UnusableKnee:
         pass
     if problem:
         raise problem
-    return knee, found
+    return found, False
 
 
 def _found_as_said(knee: Knee, localiser: Localiser) -> Found:

@@ -143,6 +143,7 @@ class Unplaced:
         picture: The film, uint8 [height, width], of pixels of `PICTURE_MM` or more.
         spacing_mm: Width and height of its pixels, mm.
         assumed_mm: Pixel size of the file that was assumed, since it is unknown, mm; None: known.
+        is_picture: Whether the file is a picture, whose bones may be dark; headers say so of films.
     """
 
     source: str
@@ -150,6 +151,7 @@ class Unplaced:
     picture: np.ndarray
     spacing_mm: tuple[float, float]
     assumed_mm: float | None = None
+    is_picture: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,12 +300,14 @@ class KneeFileJob:
         found: Landmarks by side that a localiser found on a film, float64 [74, 2], mm from its
             upper left corner, or why a knee cannot be used; None: it has not looked at it.
         as_film: Whether a picture is a film, whatever its shape.
+        inverted: Whether a picture is a negative, and to be inverted.
     """
 
     source: Source
     reading: Reading
     found: Mapping[str, np.ndarray | UnusableKnee] | None = None
     as_film: bool = False
+    inverted: bool = False
 
     def __call__(self) -> list[Knee | Refusal | Unplaced]:
         """Read the file."""
@@ -374,13 +378,13 @@ class KneeFileJob:
         known = self.reading.spacing_mm
         notes: tuple[str, ...] = ()
         spacing = known or ASSUMED_MM / max(picture.shape)
-        if polarity.brightness_of_bone(picture) < -polarity.DECIDED:
+        if self.inverted:
             picture, notes = int(picture.max()) - picture, ("inverted_by_the_picture",)
         radiograph = dicom.Film(picture, (spacing, spacing), notes)
         window = film.intensity_window(picture)
         found = self._knees(radiograph, window, self._side_of_name)
         return [
-            dataclasses.replace(each, assumed_mm=None if known else spacing)
+            dataclasses.replace(each, assumed_mm=None if known else spacing, is_picture=True)
             if isinstance(each, Unplaced)
             else each
             for each in found
