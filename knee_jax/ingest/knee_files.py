@@ -614,6 +614,8 @@ def _picture(data: bytes) -> np.ndarray | None:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UnusableKnee("corrupt_pixels", "no decoder reads it, or its data are cut short")
+    if not np.isfinite(image).all():
+        raise UnusableKnee("corrupt_pixels", "it has values that are no numbers, or infinite")
     image = _turned(image, turned)
     if image.ndim == 2:
         return image

@@ -165,7 +165,8 @@ def test_a_film_that_is_a_picture_is_cut_by_its_plateaus(like_crops, phantom_fil
         assert other.notes == (placing.NO_SCALE,)
         assert np.isnan(other.spacing_mm)
         assert inverted.notes == (placing.INVERTED, placing.NO_SCALE)
-        np.testing.assert_allclose(inverted.image.astype(int), other.image, atol=8)
+        # The localiser's view of it has the percentiles of the negative.
+        assert np.abs(inverted.image.astype(int) - other.image).mean() < 1
         assert plateau(other) == pytest.approx(1 / 1.273 if like_crops else 79 / 140, rel=0.05)
     if like_crops:
         # These are cut by their own plateaus, whatever the pixel size.

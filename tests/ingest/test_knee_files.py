@@ -115,6 +115,13 @@ def png_of(width, height):
     return found
 
 
+def tiff_with(value):
+    """A crop of floats, one of which has a value."""
+    image = knee_like().astype(np.float32)
+    image[3, 4] = value
+    return cv2.imencode(".tif", image)[1].tobytes()
+
+
 BAD = {
     "empty.png": (lambda: b"", "empty_file"),
     "text.dcm": (lambda: b"hello\n" * 99, "not_dicom"),
@@ -132,6 +139,8 @@ BAD = {
         ].tobytes(),
         "colour_image",
     ),
+    "nan.tif": (lambda: tiff_with(np.nan), "corrupt_pixels"),
+    "infinite.tif": (lambda: tiff_with(np.inf), "corrupt_pixels"),
     "DICOMDIR": (lambda: b"\0" * 128 + b"DICM", "index_of_files"),
 }
 
