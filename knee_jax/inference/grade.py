@@ -381,16 +381,22 @@ def _origin(predictor: Predictor) -> Row:
 def picture(predictor: Predictor, knee: Knee, row: Row, heat: np.ndarray | None) -> np.ndarray:
     """Draw the region, with landmarks, and beside it where the evidence for the answer lay.
 
+    It is shown as it lies on the film: networks see left knees mirrored, people do not.
+
     Returns:
         Picture, uint8 [rows, columns, 3], red, green, blue.
     """
+    image, points = knee.image, knee.landmarks
     sides = pictures.FILM_SIDES if knee.side else ("", "")
-    read = pictures.knee(
-        knee.image, PANEL, keypoints=knee.landmarks, sides=sides, mm_per_pixel=knee.spacing_mm
-    )
-    panels = [("as read", read)]
+    if knee.side == "L":
+        image = np.ascontiguousarray(image[:, ::-1])
+        points = points * [-1, 1] + [image.shape[1], 0]
+        heat = None if heat is None else np.ascontiguousarray(heat[:, ::-1])
+        sides = sides[::-1]
+    read = pictures.knee(image, PANEL, keypoints=points, sides=sides, mm_per_pixel=knee.spacing_mm)
+    panels = [("region read, as on the film", read)]
     if heat is not None:
-        seen = pictures.evidence(knee.image, heat, PANEL, sides=sides, mm_per_pixel=knee.spacing_mm)
+        seen = pictures.evidence(image, heat, PANEL, sides=sides, mm_per_pixel=knee.spacing_mm)
         panels.append((f"evidence for {_answer(predictor.targets[0], row)}", seen))
     return pictures.row(panels, bar=heat is not None)
 

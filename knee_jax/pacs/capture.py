@@ -9,8 +9,8 @@ from knee_jax.pacs.film import evidence, file_with
 from knee_jax.pacs.structured_report import SERIES_NUMBER, new_uid
 
 WORDS = {
-    "R": "Right knee.",
-    "L": "Left knee, mirrored: shown as a right one.",
+    "R": "Right knee, as on the film.",
+    "L": "Left knee, as on the film.",
     "": "Knee of unknown side.",
 }
 """What is written over a picture, by side."""
@@ -39,7 +39,7 @@ def labelled(picture: np.ndarray, side: str) -> np.ndarray:
 def capture(film: Dataset, picture: np.ndarray, side: str, series_uid: str, number: int) -> Dataset:
     """Return a picture of a knee as an object of the film's study.
 
-    A knee is shown with its lateral side at the left, so that a left one is mirrored.
+    A knee is shown as it lies on the film, the body's left at the right.
 
     Args:
         film: What refers to the film (`film.read`).
@@ -62,7 +62,7 @@ def capture(film: Dataset, picture: np.ndarray, side: str, series_uid: str, numb
         instance_number=number,
         manufacturer="knee_jax",
         laterality=side or None,
-        patient_orientation=("R" if side == "L" else "L", "F"),
+        patient_orientation=("L", "F"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
     )
     made.SoftwareVersions = knee_jax.__version__

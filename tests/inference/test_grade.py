@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knee_jax import pictures
 from knee_jax.errors import UserError
 from knee_jax.inference import grade
 from knee_jax.inference.predictor import Predictor
@@ -198,6 +199,22 @@ def test_the_page_stands_alone_and_says_what_it_is_for(tmp_path):
     text = write_page(folder.out, table, TARGETS, pictures, "means", grade.WARNING).read_text()
     assert "no confidence is told" in text
     assert "nan%" not in text
+
+
+def test_a_left_knee_is_drawn_as_it_lies_on_its_film():
+    """Networks see it mirrored: its picture is that of the film's own pixels, marks and all."""
+    shades = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    points = np.random.default_rng(1).uniform(4, 28, (74, 2)).astype(np.float32)
+    heat = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    left = dataclasses.replace(knee(0, 0, "L"), image=shades, landmarks=points, spacing_mm=0.4)
+    drawn = grade.picture(model(), left, {"kl_pred": 2}, heat)
+    on_film, there = shades[:, ::-1].copy(), np.stack([32 - points[:, 0], points[:, 1]], axis=1)
+    look = {"sides": ("medial", "lateral"), "mm_per_pixel": 0.4}
+    read = pictures.knee(on_film, grade.PANEL, keypoints=there, **look)
+    seen = pictures.evidence(on_film, heat[:, ::-1].copy(), grade.PANEL, **look)
+    np.testing.assert_array_equal(drawn[-len(read) :, : grade.PANEL], read)
+    second = drawn[-len(seen) :, grade.PANEL + 4 : 2 * grade.PANEL + 4]
+    np.testing.assert_array_equal(second, seen)
 
 
 def test_names_of_files_do_not_collide_or_lead_out():
