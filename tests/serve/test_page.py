@@ -1,14 +1,18 @@
 """The page, in the Chromium of the system: what a reader does, sees and is told."""
 
+import base64
 import csv
 import json
 import re
 import shutil
 import signal
 
+import cv2
+import numpy as np
 import pytest
 import requests
 
+from knee_jax import pictures
 from knee_jax.serve.routes import PAGE
 from knee_jax.serve.security import HEADERS
 from tests.commands import wait_for
@@ -120,6 +124,7 @@ def test_one_film_is_shown_with_its_grades(opened, address, tmp_path):
     page.set_input_files("#files", films(30))
     page.wait_for_selector("figure canvas")
     assert page.locator("figure h3").inner_text() == "Right knee"
+    assert "as they lie on the film" in page.locator("#lie").inner_text()
     assert re.search(
         r"KL grade 3 confidence \d\d % \(calibrated\)", page.locator(".answer").inner_text()
     )
@@ -180,7 +185,7 @@ def test_a_sitting_is_cleared_while_its_films_are_graded(opened, address):
 @pytest.mark.slow
 def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tmp_path):
     page = opened(address, color_scheme="dark")
-    text = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"a text"}
+    text = {"name": "notes.png", "mimeType": "image/png", "buffer": b"a text"}
     cruel = {
         "name": "<img src=x onerror=alert(1)>_R.png",
         "mimeType": "image/png",
@@ -188,10 +193,10 @@ def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tm
     }
     page.set_input_files("#files", [*films(*(10 * (i % 5) for i in range(10))), text, cruel])
     page.wait_for_selector("text=12 films in this sitting, 1 with a refusal.")
-    listed = page.locator("#list button span").all_inner_texts()
+    listed = page.locator("#list button .found").all_inner_texts()
     # By name: that of markup comes first.
     assert listed == ["R: KL grade 0", *(f"R: KL grade {i % 5}" for i in range(10)), "refused"]
-    page.click("text=notes.txt")
+    page.click("text=notes.png")
     assert page.locator(".problem").inner_text() == (
         "Refused: neither a film (DICOM) nor a picture (PNG, JPEG, TIFF): no DICOM preamble and no "
         "DICOM element at its start; give a DICOM film"
@@ -213,6 +218,112 @@ def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tm
 
 
 @pytest.mark.slow
+def test_what_a_folder_brings_along_is_summed_up_and_in_the_table(opened, address, tmp_path):
+    folder = tmp_path / "2019" / "study"
+    folder.mkdir(parents=True)
+    (folder / "a_R.png").write_bytes(knee(10))
+    (folder / "table.csv").write_text("file,kl\na_R.png,1\n")
+    (folder / "b.txt").write_text("a text")
+    (folder / "z.dcm.pts").write_text("n_points: 74")
+    page = opened(address)
+    page.wait_for_selector("text=Model: means")
+    page.set_input_files("#folder", tmp_path / "2019")
+    page.wait_for_selector("text=1 film in this sitting.")
+    assert page.locator("#list button").inner_text() == "a_R.png\n2019/study\nR: KL grade 1"
+    assert page.locator("#film-title").get_attribute("title") == "2019/study/a_R.png"
+    # Chromium's choice of a folder leaves hidden files out, a drop does not.
+    hidden = {"name": ".DS_Store", "mimeType": "", "buffer": b"\0\0\0\1Bud1"}
+    page.set_input_files("#files", [hidden])
+    page.click("#strays summary")
+    assert page.locator("#strays summary").inner_text() == "4 files are no pictures"
+    told = dict(t.split("\n") for t in page.locator("#strays li").all_inner_texts())
+    assert told[".DS_Store"] == "hidden, not sent"
+    assert told["2019/study/z.dcm.pts"] == "landmarks without their film, not sent"
+    with page.expect_download() as download:
+        page.click("#csv")
+    with open(download.value.path(), encoding="utf-8") as file:
+        status = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    assert status == {
+        "2019/study/a_R.png": "",
+        "2019/study/b.txt": "not_dicom",
+        "2019/study/table.csv": "not_dicom",
+    }
+    page.click("#clear")
+    assert page.locator("#sitting").is_hidden()
+
+
+@pytest.mark.slow
+def test_evidence_has_a_scale_a_class_and_an_opacity(opened, address):
+    page = opened(address)
+    page.set_input_files("#files", films(30))
+    page.wait_for_selector("figure canvas")
+    assert page.locator(".legend").is_hidden()
+    assert page.locator("#opacities").is_hidden()
+    page.click("#heat")
+    legend = page.locator(".legend")
+    assert legend.inner_text() == "Evidence for KL grade 3: none  most, in this knee"
+    assert legend.locator("img").bounding_box()["width"] > 50
+    row = page.request.get(
+        f"{address}/jobs/{json.loads(page.evaluate('sessionStorage.jobs'))[0]}/results.json"
+    ).json()["rows"][0]
+    share = f"{100 * row['kl_confidence']:.0f} %"
+    words = page.locator("figure > .soft").inner_text()
+    assert f"about {share} were graded right; the bars below are the model's raw" in words
+
+    def middle():
+        page.wait_for_timeout(100)
+        return page.evaluate(
+            """() => {
+              const shown = document.querySelector("canvas");
+              const one = document.createElement("canvas");
+              one.width = one.height = 1;
+              const context = one.getContext("2d", { willReadFrequently: true });
+              context.drawImage(shown, -shown.width / 2, -shown.height / 2);
+              return [...context.getImageData(0, 0, 1, 1).data];
+            }"""
+        )
+
+    def colour():
+        red, green, blue, _ = middle()
+        return max(red, green, blue) - min(red, green, blue)
+
+    page.click("#landmarks")
+    strong = colour()
+    page.locator("#opacity").fill("20")
+    weak = colour()
+    page.locator("#opacity").fill("0")
+    assert strong > weak > colour() == 0
+
+
+def test_heat_has_the_colours_of_the_report():
+    stops = re.search(r"const HEAT = (\[\[.*?\]\]);", (PAGE / "view.js").read_text())[1]
+    colours = np.array(json.loads(stops))
+    expected = pictures._heat_colours(np.linspace(0, 1, len(colours))[None])[0]
+    assert np.abs(colours - expected).max() <= 4
+
+
+@pytest.mark.slow
+def test_a_left_knee_lies_as_in_its_file(opened, address):
+    """Its light corner, which is lateral, is at the right, and so is the word."""
+    page = opened(address)
+    page.set_input_files(
+        "#files", [{"name": "a_L.png", "mimeType": "image/png", "buffer": knee(0, "L")}]
+    )
+    page.wait_for_selector("figure canvas")
+    page.click("#landmarks")
+    page.wait_for_timeout(300)
+    data = page.evaluate("document.querySelector('canvas').toDataURL()").partition(",")[2]
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_GRAYSCALE)
+    file = cv2.imdecode(np.frombuffer(knee(0, "L"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    rows = round(0.9 * len(file))  # Below are the words.
+    seen = cv2.resize(shown, file.shape[::-1], interpolation=cv2.INTER_AREA)[:rows]
+    likeness, mirrored = (
+        np.corrcoef(seen.ravel(), each[:rows].ravel())[0, 1] for each in (file, file[:, ::-1])
+    )
+    assert likeness > 0.95 > mirrored
+
+
+@pytest.mark.slow
 def test_it_fits_a_phone(opened, address, tmp_path):
     page = opened(address, viewport={"width": 390, "height": 844}, has_touch=True)
     page.wait_for_selector("text=Model: means")
@@ -220,9 +331,20 @@ def test_it_fits_a_phone(opened, address, tmp_path):
     long = {"name": f"{'a' * 150}_R.png", "mimeType": "image/png", "buffer": knee(0)}
     page.set_input_files("#files", [*films(0), long])
     page.wait_for_selector("text=2 films in this sitting.")
-    page.click("#list li:last-child button")
+    page.click("#next")
+    page.wait_for_selector("figure canvas")
+    assert page.locator("#place").inner_text() == "2 of 2"
+    page.click("#previous")
     page.wait_for_selector("figure canvas")
     assert page.evaluate(TOO_WIDE) == 0
+    # The film comes before the list, and a long name is shortened in its middle, told whole below.
+    film, names = (page.locator(at).bounding_box()["y"] for at in ("figure canvas", "#list"))
+    assert film < 844
+    assert film < names
+    title = page.locator("#film-title")
+    assert re.fullmatch(r"a+….*_R\.png", title.inner_text())
+    assert title.get_attribute("title") == long["name"]
+    assert page.locator("#path").text_content() == long["name"]
     page.screenshot(path=tmp_path / "phone.png", full_page=True)
 
 
@@ -256,12 +378,15 @@ def test_the_keyboard_suffices(opened, address):
     page.keyboard.press("e")
     assert page.is_checked("#heat")
     page.keyboard.press("p")
-    tab_to("csv")
-    with page.expect_download():
-        page.keyboard.press("Enter")
+    tab_to("opacity")
+    page.keyboard.press("ArrowLeft")
+    assert page.input_value("#opacity") == "79"
     tab_to("level")
     page.keyboard.press("ArrowRight")
     assert page.input_value("#level") == "129"
+    tab_to("csv")
+    with page.expect_download():
+        page.keyboard.press("Enter")
     page.keyboard.press("+")
     page.wait_for_selector("figure canvas")
     canvas = page.locator("figure canvas")

@@ -1,7 +1,7 @@
 // What is shown of a film: its knees with grades, or why there are none.
 
 import * as server from "./server.js";
-import { View } from "./view.js";
+import { View, ramp } from "./view.js";
 
 const SIDES = { R: "Right knee", L: "Left knee", "": "Knee of unknown side" };
 
@@ -19,8 +19,15 @@ export function answer(target, row) {
   return target.classes.length ? `${target.title} ${target.classes[value]}` : `${target.title} ${value}`;
 }
 
-export function problem(title, text) {
-  const made = element("div", "", { className: "problem" });
+/** The file's name without its folders, its middle left out where it is long. */
+export function short(name, most) {
+  const last = [...name.slice(name.lastIndexOf("/") + 1)], half = Math.floor((most - 1) / 2);
+  return last.length > most ? `${last.slice(0, half).join("")}…${last.slice(-half).join("")}` : last.join("");
+}
+
+/** Words beside a mark: of a `problem`, or of a `note`, which is none. */
+export function problem(title, text, className = "problem") {
+  const made = element("div", "", { className });
   const words = element("p");
   words.append(element("strong", `${title}: `), text);
   made.append(words);
@@ -36,8 +43,9 @@ export function figure(job, row, targets, ready) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `${SIDES[row.side]}: region that was read. ${targets.map((t) => answer(t, row)).join(", ")}`);
   made.append(element("h3", SIDES[row.side]), ...targets.map((target) => headline(target, row)));
-  const all = targets.filter((target) => target.classes.length);
-  caption.append(...all.map((target) => bars(target, row, all.length > 1)));
+  const graded = targets.filter((target) => target.classes.length);
+  if (graded.length) made.append(element("p", meaning(graded, row), { className: "soft" }));
+  caption.append(...graded.map((target) => bars(target, row, graded.length > 1)));
   const widths = [["lateral", row.jsw_lateral_mm], ["medial", row.jsw_medial_mm]].filter(([, mm]) => mm != null);
   if (widths.length) {
     const words = widths.map(([side, mm]) => `${side} ${mm.toFixed(1)} mm`).join(", ");
@@ -52,13 +60,34 @@ export function figure(job, row, targets, ready) {
     });
     caption.append(element("p", `Angles, varus positive: ${words.join(", ")}`, { className: "soft" }));
   }
-  if (row.notes) made.append(problem("Note", row.notes));
   made.append(canvas, caption);
+  if (row.notes) caption.prepend(problem("Note", row.notes, "note"));
   server.picture(job, row.number)
-    .then((picture) => View.of(canvas, picture, row.side === "" ? null : row.side === "L"))
+    .then((picture) => {
+      if (picture.heat) caption.prepend(legend(targets[0], row));
+      return View.of(canvas, picture, row.side === "" ? null : row.side === "L");
+    })
     .then(ready)
     .catch((error) => canvas.replaceWith(problem("No picture", error.message)));
   return made;
+}
+
+/** The scale of the evidence, and what it speaks for. */
+function legend(target, row) {
+  const made = element("p", "", { className: "legend soft" });
+  const what = target.classes.length ? answer(target, row) : `a high ${target.title}`;
+  const colours = element("img", "", { className: "ramp", src: ramp().toDataURL(), alt: "" });
+  made.append(element("strong", `Evidence for ${what}: `), "none ", colours, " most, in this knee");
+  return made;
+}
+
+/** What the confidence says, and why it is not the percentage of the bar. */
+function meaning(targets, row) {
+  const told = targets.find((target) => row[`${target.name}_confidence`] != null);
+  if (!told) return "No confidence: the picture is unlike most that the model was trained on.";
+  if (!row[`${told.name}_calibrated`]) return "The confidence is the model's own highest bar: nobody has checked how often it is right.";
+  const share = percent(row[`${told.name}_confidence`]);
+  return `Of validation knees with such a confidence about ${share} were graded right; the bars below are the model's raw probabilities, and may differ.`;
 }
 
 /** The grade, above the picture: it is what one looks for. */

@@ -2,13 +2,16 @@
 // Names of files are text, and never markup: everything is made by `textContent`.
 
 import * as server from "./server.js";
-import { answer, element, figure, problem, refused } from "./film.js";
+import { answer, element, figure, problem, refused, short } from "./film.js";
 import { look } from "./view.js";
 
 const AT_ONCE = 3;
 const $ = (id) => document.getElementById(id);
 
-let about = null, films = [], shown = null, views = [];
+// Files that are no pictures, which a folder brings along, are no films: `strays`.
+const NO_PICTURE = ["not_dicom", "index_of_files"], OF_PICTURES = /\.(dcm|dicom|png|jpe?g|tiff?)$/i;
+
+let about = null, films = [], strays = [], shown = null, views = [];
 const waiting = [];
 let sending = 0;
 
@@ -19,8 +22,11 @@ const tell = (text) => { $("status").textContent = text; };
 function add(files) {
   const names = new Map(files.map(([name, file]) => [name, file]));
   const isMark = (name) => name.toLowerCase().endsWith(".pts");
+  const marksFilm = (name) => [".pts", "_f.pts"].some((end) => name.endsWith(end) && names.has(name.slice(0, -end.length)));
   const isHidden = (name) => name.split("/").some((part) => part.startsWith("."));
   for (const [name, file] of files) {
+    if (isHidden(name)) strays.push({ name, why: "hidden, not sent" });
+    else if (isMark(name) && !marksFilm(name)) strays.push({ name, why: "landmarks without their film, not sent" });
     if (isMark(name) || isHidden(name)) continue;
     const marks = [".pts", "_f.pts"].map((end) => name + end).filter((mark) => names.has(mark));
     const film = { name, rows: [], state: "waiting", job: null };
@@ -75,7 +81,7 @@ async function grade(film) {
 function count() {
   const left = films.filter((each) => !each.done && !each.problem).length;
   const refused = films.filter((film) => film.problem || film.rows.some((row) => row.status === "refused")).length;
-  const all = `${films.length} ${films.length > 1 ? "films" : "film"} in this sitting`;
+  const all = `${films.length} ${films.length === 1 ? "film" : "films"} in this sitting`;
   tell(left ? `${left} still to be graded.` : `${all}${refused ? `, ${refused} with a refusal` : ""}.`);
 }
 
@@ -87,9 +93,12 @@ function put(film, rows) {
     groups.get(row.file).push({ ...row, number });
   });
   const made = [...groups].map(([name, found]) => ({ name, rows: found, job: film.job, done: true, state: "" }));
-  films.splice(films.indexOf(film), 1, ...made);
+  const isStray = ({ name, rows: found }) => NO_PICTURE.includes(found[0].reason) && !OF_PICTURES.test(name);
+  const kept = made.filter((each) => !isStray(each)), place = films.indexOf(film);
+  strays.push(...made.filter(isStray).map((each) => ({ ...each, why: each.rows[0].detail })));
+  films.splice(place, 1, ...kept);
   list();
-  if (shown === film) show(made[0] || null);
+  if (shown === film) show(films[place] || films[place - 1] || null);
 }
 
 function summary(film) {
@@ -104,12 +113,23 @@ function summary(film) {
 
 function list() {
   const focused = document.activeElement?.dataset?.place;
-  $("sitting").hidden = !films.length;
-  document.body.classList.toggle("begun", films.length > 0);
+  const begun = films.length + strays.length > 0;
+  $("sitting").hidden = !begun;
+  $("film").hidden = $("list").hidden = !films.length;
+  document.body.classList.toggle("begun", begun);
+  $("strays").hidden = !strays.length;
+  $("strays").querySelector("summary").textContent = strays.length === 1 ? "1 file is no picture" : `${strays.length} files are no pictures`;
+  $("strays").querySelector("ul").replaceChildren(...strays.map(({ name, why }) => {
+    const item = element("li", name);
+    item.append(element("span", why));
+    return item;
+  }));
   $("list").replaceChildren(...films.map((film, place) => {
-    const button = element("button", film.name, { type: "button" });
+    const button = element("button", short(film.name, 28), { type: "button", title: film.name });
     button.dataset.place = place;
-    button.append(element("span", summary(film)));
+    const folder = film.name.slice(0, Math.max(0, film.name.lastIndexOf("/")));
+    if (folder) button.append(element("span", folder.replace(/^.*(\/[^/]+\/[^/]+)$/, "…$1"), { className: "folder" }));
+    button.append(element("span", summary(film), { className: "found" }));
     if (film === shown) button.setAttribute("aria-current", "true");
     button.addEventListener("click", () => show(film));
     const item = element("li");
@@ -122,7 +142,7 @@ function list() {
   for (const id of ["csv", "json", "html"]) $(id).disabled = !ids.length;
 }
 
-const jobs = () => [...new Set(films.filter((film) => film.done).map((film) => film.job))];
+const jobs = () => [...new Set([...films, ...strays].filter((film) => film.done).map((film) => film.job))];
 const remember = () => sessionStorage.setItem("jobs", JSON.stringify(jobs()));
 
 async function show(film) {
@@ -131,11 +151,16 @@ async function show(film) {
   list();
   if (!film) { $("knees").replaceChildren(); $("film-title").textContent = ""; return; }
   $("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
-  $("film-title").textContent = film.name;
+  Object.assign($("film-title"), { textContent: short(film.name, 60), title: film.name });
+  $("path").textContent = film.name;
+  const place = films.indexOf(film);
+  $("place").textContent = `${place + 1} of ${films.length}`;
+  $("previous").disabled = !place;
+  $("next").disabled = place === films.length - 1;
   if (film.problem) $("knees").replaceChildren(problem("Refused", film.problem));
   else if (!film.done) $("knees").replaceChildren(element("p", `${film.state}…`));
   else $("knees").replaceChildren(...film.rows.map((row) => (row.status === "refused" ? refused(row) : figure(film.job, row, about.targets, (view) => { if (shown === film) views.push(view); }))));
-  $("tools").hidden = !film.rows.some((row) => row.picture);
+  $("tools").hidden = $("lie").hidden = !film.rows.some((row) => row.picture);
 }
 
 function step(by) {
@@ -212,13 +237,17 @@ for (const input of [$("files"), $("folder")]) input.addEventListener("change", 
 for (const id of ["landmarks", "heat"]) $(id).addEventListener("change", () => { look[id] = $(id).checked; redraw(); });
 for (const id of ["level", "window"]) $(id).addEventListener("input", () => { look[id] = Number($(id).value); redraw(); });
 for (const kind of ["csv", "json", "html"]) $(kind).addEventListener("click", () => server.download(jobs(), kind).catch((error) => tell(error.message)));
+$("heat").addEventListener("change", () => { $("opacities").hidden = !look.heat; document.body.classList.toggle("heated", look.heat); });
+$("opacity").addEventListener("input", () => { look.opacity = $("opacity").value / 100; redraw(); });
+$("previous").addEventListener("click", KEYS.p);
+$("next").addEventListener("click", KEYS.n);
 $("in").addEventListener("click", KEYS["+"]);
 $("out").addEventListener("click", KEYS["-"]);
 $("reset").addEventListener("click", reset);
 $("clear").addEventListener("click", () => {
   server.abandon();
-  new Set(films.map((film) => film.job).filter(Boolean)).forEach(server.forget);
-  [films, waiting.length, shown] = [[], 0, null];
+  new Set([...films, ...strays].map((film) => film.job).filter(Boolean)).forEach(server.forget);
+  [films, strays, waiting.length, shown] = [[], [], 0, null];
   remember();
   show(null);
   tell("The sitting is cleared, here and on the server.");

@@ -5,7 +5,16 @@ const LATERAL = "rgb(230,159,0)", MEDIAL = "rgb(86,180,233)";
 const HEAT = [[87, 16, 110], [137, 34, 106], [188, 55, 84], [227, 89, 51], [249, 140, 10], [249, 201, 50], [252, 255, 164]];
 
 /** What all pictures share. */
-export const look = { landmarks: true, heat: false, level: 128, window: 255 };
+export const look = { landmarks: true, heat: false, opacity: 0.8, level: 128, window: 255 };
+
+/** Colour of heat from 0 to 1. */
+function colour(value) {
+  const place = value * (HEAT.length - 1), low = HEAT[Math.floor(place)], high = HEAT[Math.ceil(place)];
+  return low.map((c, n) => c + (high[n] - c) * (place % 1));
+}
+
+/** The colours of heat, from none at the left to the strongest at the right. */
+export const ramp = () => painted(100, 1, (i) => [...colour(i / 99), 255]);
 
 async function pixels(uri) {
   const image = new Image();
@@ -19,13 +28,13 @@ async function pixels(uri) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-function painted(width, height, colour) {
+function painted(width, height, paint) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) image.data.set(colour(i), 4 * i);
+  for (let i = 0; i < width * height; i++) image.data.set(paint(i), 4 * i);
   context.putImageData(image, 0, 0);
   return canvas;
 }
@@ -35,9 +44,8 @@ export class View {
   constructor(canvas, picture, region, heat, mirrored) {
     Object.assign(this, { canvas, picture, region, mirrored });
     this.heat = heat && painted(heat.width, heat.height, (i) => {
-      const value = heat.data[4 * i] / 255, place = value * (HEAT.length - 1);
-      const low = HEAT[Math.floor(place)], high = HEAT[Math.ceil(place)], share = place % 1;
-      return [...low.map((c, n) => c + (high[n] - c) * share), 204 * value ** 0.75];
+      const value = heat.data[4 * i] / 255;
+      return [...colour(value), 255 * value ** 0.75];
     });
     this.reset();
     canvas.addEventListener("keydown", (event) => this.key(event));
@@ -98,14 +106,19 @@ export class View {
     context.translate(side / 2 + this.x * devicePixelRatio, side / 2 + this.y * devicePixelRatio);
     context.scale(this.mirrored ? -scale : scale, scale);
     context.translate(-region.width / 2, -region.height / 2);
-    const least = look.level - look.window / 2, dim = look.heat && this.heat ? 0.62 : 1;
+    const least = look.level - look.window / 2, heat = look.heat && this.heat, dim = heat ? 1 - 0.475 * look.opacity : 1;
     const grey = painted(region.width, region.height, (i) => {
       const value = dim * 255 * Math.min(Math.max((region.data[4 * i] - least) / look.window, 0), 1);
       return [value, value, value, 255];
     });
     context.imageSmoothingQuality = "high";
+    // Enlarged, the pixels themselves are of interest.
+    context.imageSmoothingEnabled = this.zoom < 2;
     context.drawImage(grey, 0, 0);
-    if (look.heat && this.heat) context.drawImage(this.heat, 0, 0, region.width, region.height);
+    context.imageSmoothingEnabled = true;
+    context.globalAlpha = look.opacity;
+    if (heat) context.drawImage(heat, 0, 0, region.width, region.height);
+    context.globalAlpha = 1;
     if (look.landmarks && this.picture.landmarks) this.mark(context, scale);
     this.name(canvas.getContext("2d"), side);
   }
