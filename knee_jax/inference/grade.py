@@ -25,7 +25,7 @@ import knee_jax
 from knee_jax import pictures
 from knee_jax.errors import UserError
 from knee_jax.files import atomic_write, write_json, write_text
-from knee_jax.inference import locate, measures, placing
+from knee_jax.inference import locate, measures, models, placing
 from knee_jax.inference import novelty as novelties
 from knee_jax.inference.predictor import BATCH_SIZE, Predictor
 from knee_jax.ingest import archives
@@ -112,7 +112,7 @@ def reading_for(predictor: Predictor, **fields: Any) -> Reading:
     if any(isinstance(target, Places) for target in predictor.targets):
         raise UserError(
             f"{predictor.name} finds landmarks, and grades nothing: it is for `knee-jax locate`; "
-            "choose another model"
+            f"choose from {', '.join(models.graders())}, or a run of your own"
         )
     if predictor.reads != "image":
         raise UserError(

@@ -14,6 +14,9 @@ from knee_jax.errors import UserError
 from knee_jax.inference import exported, run
 from knee_jax.inference.predictor import NOVELTY, Batch, Predictor
 
+LOCALISER = "landmarks"
+"""Model that finds knees, and grades none."""
+
 
 @functools.cache
 def names() -> tuple[str, ...]:
@@ -21,6 +24,11 @@ def names() -> tuple[str, ...]:
     files = resources.files("knee_jax.weights").iterdir()
     found = (file.name for file in files if file.name.endswith(exported.SUFFIX))
     return tuple(sorted(name.removesuffix(exported.SUFFIX) for name in found))
+
+
+def graders() -> tuple[str, ...]:
+    """List the models that come with the project and grade knees, by name."""
+    return tuple(name for name in names() if name != LOCALISER)
 
 
 def find(model: str | Path) -> Path:
@@ -36,7 +44,8 @@ def find(model: str | Path) -> Path:
     if path.exists() or path.suffix == exported.SUFFIX:
         return path
     raise UserError(
-        f"{name}: no model of that name, no folder of a run and no file; {nearest(name, names())}"
+        f"{name}: no model of that name, no folder of a run and no file; "
+        f"{nearest(name, graders())} (for `knee-jax locate`: {LOCALISER})"
     )
 
 
@@ -73,7 +82,7 @@ def average(models: Sequence[Predictor]) -> Predictor:
         UserError: They predict different targets, or read different things.
     """
     if not models:
-        raise UserError("no model is named: choose from " + ", ".join(names()))
+        raise UserError("no model is named: choose from " + ", ".join(graders()))
     first, *others = models
     if not others:
         return first

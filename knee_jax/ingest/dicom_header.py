@@ -90,7 +90,7 @@ def _other_kind(begin: bytes) -> str:
     for place, bytes_, name in _KINDS:
         if begin[place:].startswith(bytes_):
             return f"a picture of the kind {name}, as a photograph or screenshot of a film is"
-    return "no DICOM preamble and no DICOM element at its start; give a DICOM film"
+    return "no DICOM preamble and no DICOM element at its start; give a film"
 
 
 def value(header: pydicom.Dataset, keyword: str, default: Any = None) -> Any:

@@ -58,7 +58,7 @@ MOST_PIXELS = 2**26
 MOST_COLOUR = 12
 """Grey levels by which the channels of a grey picture may differ after compression."""
 
-UNKNOWN_SIDE_NOTE = "the side is unknown: read as both, and averaged; --side names it"
+UNKNOWN_SIDE_NOTE = "the side is unknown: read as both, and averaged; _L or _R in its name tells it"
 """Note on a crop of unknown side."""
 
 _SIDE_IN_NAME = re.compile(
@@ -562,6 +562,7 @@ _OTHER_PARTS = (
     "HEEL",
 )
 # fmt: on
+_GIVE = "give a frontal film of the knees, or mend its header (BodyPartExamined, ViewPosition)"
 _OTHER_VIEWS = ("LL", "RL", "LAT", "LATERAL", "SKYLINE", "SUNRISE", "MERCHANT", "AXIAL")
 
 
@@ -572,9 +573,9 @@ def _check_part(header: object) -> None:
         for keyword in ("BodyPartExamined", "ViewPosition")
     )
     if "KNEE" not in part and (named := [each for each in _OTHER_PARTS if each in part]):
-        raise UnusableKnee("other_body_part", f"its header says {named[0]}, not KNEE")
+        raise UnusableKnee("other_body_part", f"its header says {named[0]}, not KNEE; {_GIVE}")
     if view in _OTHER_VIEWS:
-        raise UnusableKnee("other_view", f"its header says view {view}, not a frontal one")
+        raise UnusableKnee("other_view", f"its header says view {view}, not a frontal one; {_GIVE}")
 
 
 _LATERALITY = ("ImageLaterality", "Laterality")

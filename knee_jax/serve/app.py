@@ -53,16 +53,14 @@ def create(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = Engine(limits, room, metrics, lanes, spool)
+        engine = Engine(limits, room, metrics, lanes, spool, make_grader)
         app.state.engine = engine
-        starting = asyncio.create_task(run_in_threadpool(engine.start, make_grader))
+        engine.start()
         cleaning = asyncio.create_task(engine.clean_for_ever())
         try:
             yield
         finally:
             cleaning.cancel()
-            with contextlib.suppress(Exception):
-                await starting
             await run_in_threadpool(engine.stop)
 
     app = FastAPI(

@@ -1,6 +1,7 @@
 """What lives as long as the server does: models, readers, queue and uploads."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from knee_jax.serve.jobs import Jobs
 from knee_jax.serve.limits import Limits
 from knee_jax.serve.telemetry import Metrics, log, log_fault
 
+STOP_SECONDS = 3.0
+"""Time for which the end waits for models that are still being loaded: nothing breaks that off."""
+
 
 class Engine:
     """Models, readers, queue and uploads of one server.
@@ -24,26 +28,49 @@ class Engine:
         metrics: Metrics.
         lanes: Number of files that are worked on at once.
         spool: Folder for the files of unfinished requests; None: the system's temporary one.
+        make_grader: Function that loads the models and starts the readers.
     """
 
     def __init__(
-        self, limits: Limits, room: Room, metrics: Metrics, lanes: int, spool: Path | None
+        self,
+        limits: Limits,
+        room: Room,
+        metrics: Metrics,
+        lanes: int,
+        spool: Path | None,
+        make_grader: Callable[[Metrics], Grader],
     ):
         self.limits, self.metrics, self.lanes = limits, metrics, lanes
         self.spool = uploads.Spool(room, spool)
         self.grader: Grader | None = None
         self.jobs: Jobs | None = None
         self.failed = ""
+        self._loading = threading.Thread(
+            target=self._load, args=(make_grader,), name="loading", daemon=True
+        )
+        self._stopped = False
 
-    def start(self, make_grader: Callable[[Metrics], Grader]) -> None:
-        """Load the models and warm them."""
+    def start(self) -> None:
+        """Begin to load the models and to warm them."""
+        self._loading.start()
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the models are being loaded or warmed."""
+        return self._loading.is_alive()
+
+    def _load(self, make_grader: Callable[[Metrics], Grader]) -> None:
         try:
             grader = make_grader(self.metrics)
             grader.warm()
         except Exception as error:
             self.failed = type(error).__name__
             log_fault(error)
-            raise
+            return
+        if self._stopped:
+            grader.reader.stop()
+            grader.batcher.stop()
+            return
         self.grader = grader
         self.jobs = Jobs(grader, self.limits, self.spool.remove, self.lanes, self.metrics.result)
         jobs = self.jobs
@@ -61,6 +88,8 @@ class Engine:
 
     def stop(self) -> None:
         """Stop the threads and processes, and delete what is left of uploads."""
+        self._stopped = True
+        self._loading.join(STOP_SECONDS)
         if self.grader:
             self.grader.reader.stop()
         if self.jobs:

@@ -104,6 +104,10 @@ def serve(
     )
     telemetry.write_lines()
     run(application, host, port)
+    if application.state.engine.is_loading:
+        telemetry.log("stopped", words="stopped while the models were still being loaded")
+        # Threads that compile would hold up an end in good order; nothing is left to be saved.
+        os._exit(0)
 
 
 def run(application: FastAPI, host: str, port: int) -> None:

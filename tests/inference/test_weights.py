@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import knee_jax
+from knee_jax.errors import UserError
 from knee_jax.inference import exported, models
 from knee_jax.targets.places import Places
 from tests.commands import run_well
@@ -30,6 +31,17 @@ def test_they_are_small_together():
     assert models.names()
     assert sum(file_of(name).stat().st_size for name in models.names()) <= MOST_BYTES
     assert file_of("landmarks").stat().st_size <= MOST_BYTES_OF_LOCALISER
+
+
+def test_only_those_that_grade_are_proposed_for_it():
+    for name in models.names():
+        places = any(isinstance(target, Places) for target in knee_jax.load(name).targets)
+        assert (name in models.graders()) == (not places)
+    with pytest.raises(UserError) as told:
+        models.find("landmark")
+    proposed, _, for_locate = str(told.value).partition(" (")
+    assert proposed.endswith("choose from " + ", ".join(models.graders()))
+    assert for_locate == "for `knee-jax locate`: landmarks)"
 
 
 @pytest.mark.parametrize("name", models.names())

@@ -314,6 +314,8 @@ def test_films_of_other_parts_and_absurd_scales_are_refused(film, tmp_path, chan
     header.save_as(tmp_path / "film.dcm")
     found = read(tmp_path / "film.dcm", middle=True)
     assert [getattr(each, "reason", "") for each in found] == ([reason] if reason else ["", ""])
+    if reason.startswith("other_"):
+        assert "give a frontal film of the knees" in found[0].detail
 
 
 @pytest.mark.parametrize("like_crops", [False, True])

@@ -199,7 +199,7 @@ def test_ten_films_and_refusals_in_the_place_where_one_looks(opened, address, tm
     page.click("text=notes.png")
     assert page.locator(".problem").inner_text() == (
         "Refused: neither a film (DICOM) nor a picture (PNG, JPEG, TIFF): no DICOM preamble and no "
-        "DICOM element at its start; give a DICOM film"
+        "DICOM element at its start; give a film"
     )
     assert page.locator("#tools").is_hidden()
     assert page.locator("#list img").count() == 0

@@ -5,6 +5,8 @@ import dataclasses
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +19,7 @@ from knee_jax.cli import serve as command
 from knee_jax.inference import grade
 from knee_jax.ingest.knee_files import KneeFileJob
 from knee_jax.serve.reader import Reader
-from tests.commands import run_here
+from tests.commands import REPOSITORY, run_here
 from tests.serve.conftest import knee
 
 
@@ -64,7 +66,7 @@ def test_only_the_file_that_harms_its_reader_is_refused(serve):
         (["--files=0"], "--files"),
         (["--token_file=none.txt"], "none.txt: no such file"),
         (["--model=nothing"], "no model of that name"),
-        (["--model=landmarks"], "finds landmarks, and grades nothing"),
+        (["--model=landmarks"], "choose from early-kneekl224, kl-kneekl224, or a run"),
     ],
 )
 def test_mistakes_are_told_in_a_line(arguments, words, monkeypatch):
@@ -81,6 +83,41 @@ def test_without_its_libraries_it_says_how_to_get_them(monkeypatch):
     assert done.returncode == 1
     assert "pip install 'knee_jax[serve]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+SLOW = """
+import dataclasses, time
+from tests.serve import drawn_server
+drawn_server.means = lambda means=drawn_server.means: dataclasses.replace(
+    means(), forward=lambda batch: time.sleep(120)
+)
+drawn_server.main()
+"""
+"""A server whose model takes two minutes to compile."""
+
+
+@pytest.mark.slow
+def test_it_ends_within_seconds_while_its_models_are_loaded(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as process:
+        try:
+            address = process.stdout.readline().strip()
+            assert requests.get(f"{address}/ready", timeout=10).status_code == 503
+            begin = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert time.monotonic() - begin < 10
+    assert "stopped while the models were still being loaded" in told
+    assert not list(tmp_path.glob("knee_jax*"))
 
 
 def test_a_port_that_is_taken_is_named():
