@@ -167,9 +167,12 @@ def _listed(
 def shown_name(name: str) -> str:
     """Return the name of a file as it is shown: relative, without control characters."""
     plain = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "", name.replace("\\", "/"))
-    parts = [part for part in PurePosixPath(plain).parts if part not in ("/", "..", ".")]
+    parts = [part for part in plain.split("/") if part not in ("", "..", ".")]
     text = "/".join(parts).encode("utf-8", "replace").decode()
-    return text[-MOST_NAME:] or "file"
+    if len(text) > MOST_NAME:
+        # What is left of a part may be two dots.
+        text = text[-MOST_NAME:].lstrip("./")
+    return text or "file"
 
 
 def disk_names(names: Sequence[str]) -> list[str]:

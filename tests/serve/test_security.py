@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
@@ -94,6 +94,9 @@ def test_an_address_that_others_reach_needs_a_token(host):
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=8))
+@example(["\\\\"])
+@example(["//a", "///"])
+@example([f"a../{'b' * (uploads.MOST_NAME - 3)}"])
 def test_no_name_leads_out_of_its_folder(names):
     shown = [uploads.shown_name(name) for name in names]
     places = uploads.disk_names(shown)
