@@ -102,6 +102,25 @@ def roi_to_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
     return np.column_stack([linear, centre - linear @ np.full(2, roi.pixels / 2)])
 
 
+def corners_on_film(landmarks_mm: np.ndarray, side: str, roi: Roi) -> np.ndarray:
+    """Return the corners of the ROI on the film, clockwise from the ROI's upper left one.
+
+    Args:
+        landmarks_mm: Landmarks on the film, as of `roi_to_film`.
+        side: 'L' or 'R'.
+        roi: Region of interest.
+
+    Returns:
+        Corners, float64 [4, 2], (x, y) in mm.
+    """
+    return (roi_to_film(landmarks_mm, side, roi) @ _corners(roi.pixels)).T
+
+
+def _corners(size: int) -> np.ndarray:
+    """Return the corners of a square of so many pixels, columns (x, y, 1)."""
+    return np.array([[0, size, size, 0], [0, 0, size, size], [1, 1, 1, 1]])
+
+
 def _resample(
     pixels: np.ndarray, window: tuple[float, float], matrix: np.ndarray, size: int
 ) -> np.ndarray:
@@ -113,7 +132,7 @@ def _resample(
     k = math.ceil(np.linalg.norm(matrix[:, :2], axis=1).max()) + 1
     low, high = window
     # Only the part of the film that the ROI touches.
-    corners = matrix @ np.array([[0, size, size, 0], [0, 0, size, size], [1, 1, 1, 1]])
+    corners = matrix @ _corners(size)
     height, width = pixels.shape
     left, top = np.clip(np.floor(corners.min(axis=1)) - 2, 0, (width, height)).astype(int)
     right, bottom = np.clip(np.ceil(corners.max(axis=1)) + 2, 0, (width, height)).astype(int)

@@ -121,6 +121,8 @@ class Knee:
         landmark_error: Error to be expected of the joint's landmarks that a localiser found, as a
             share of the plateau's width; NaN where none did.
         spacing_mm: Pixel size of the image, mm; NaN where unknown.
+        corners: Corners of the image on its film, clockwise in the image from its upper left one,
+            float64 [4, 2], (x, y) as shares of the film's width and height; None of a crop.
     """
 
     source: str
@@ -131,6 +133,7 @@ class Knee:
     notes: tuple[str, ...] = ()
     landmark_error: float = math.nan
     spacing_mm: float = math.nan
+    corners: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,6 +304,7 @@ class KneeFileJob:
             upper left corner, or why a knee cannot be used; None: it has not looked at it.
         as_film: Whether a picture is a film, whatever its shape.
         inverted: Whether a picture is a negative, and to be inverted.
+        whole: Whether a film is returned as it is, though landmark files say where its knees are.
     """
 
     source: Source
@@ -308,6 +312,7 @@ class KneeFileJob:
     found: Mapping[str, np.ndarray | UnusableKnee] | None = None
     as_film: bool = False
     inverted: bool = False
+    whole: bool = False
 
     def __call__(self) -> list[Knee | Refusal | Unplaced]:
         """Read the file."""
@@ -414,7 +419,7 @@ class KneeFileJob:
         notes = tuple(dicom.NOTES[name] for name in radiograph.notes)
         height, width = radiograph.pixels.shape
         size_mm = (width * radiograph.spacing_mm[0], height * radiograph.spacing_mm[1])
-        points = self._landmarks(size_mm)
+        points = {} if self.whole else self._landmarks(size_mm)
         if self.found is not None:
             points, located = dict(self.found), "localiser"
         elif points:
@@ -438,7 +443,8 @@ class KneeFileJob:
             image, keypoints = film.cut_roi(radiograph, window, found, side, roi)
             keypoints = _unknown() if located == "middle" else keypoints.astype(np.float32)
             knee = Knee(self.source.name, side, image, keypoints, located, notes)
-            knees.append(dataclasses.replace(knee, spacing_mm=roi.spacing_mm))
+            corners = film.corners_on_film(found, side, roi) / size_mm
+            knees.append(dataclasses.replace(knee, spacing_mm=roi.spacing_mm, corners=corners))
         return knees
 
     def _radiograph(self) -> tuple[dicom.Film, tuple[float, float]]:

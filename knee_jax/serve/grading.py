@@ -11,7 +11,7 @@ from knee_jax.inference import grade, placing
 from knee_jax.inference.grade import Row
 from knee_jax.inference.locate import Localiser
 from knee_jax.inference.predictor import Predictor
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Source, Unplaced
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, Unplaced
 from knee_jax.serve.batching import Batcher
 from knee_jax.serve.reader import Reader
 
@@ -27,16 +27,19 @@ class Shown:
         knee: Knee, without its region.
         region: Region that was read, PNG.
         heat: Where the evidence lay, PNG of 0 to 255; None if the network does not show it.
+        film: Whole film that the knee was cut from, JPEG; None of a crop.
     """
 
     knee: Knee
     region: bytes
     heat: bytes | None
+    film: bytes | None
 
     @property
     def size(self) -> int:
         """Bytes that it takes, about."""
-        return len(self.region) + len(self.heat or b"") + self.knee.landmarks.nbytes
+        pictures = len(self.region) + len(self.heat or b"") + len(self.film or b"")
+        return pictures + self.knee.landmarks.nbytes
 
     def draw(self, predictor: Predictor, row: Row) -> np.ndarray:
         """Draw it as `knee-jax predict` does, uint8 [rows, columns, 3]."""
@@ -107,7 +110,9 @@ class Grader:
             knees = [each for each in placed if isinstance(each, Knee)]
             rows = grade.rows_of_knees(self.predictor, knees) if knees else []
             took("grade")
-            graded = iter(self._with_pictures(knees, rows))
+            graded = iter(
+                self._with_pictures(knees, rows, self._film(source, reading, found, knees))
+            )
             took("explain")
         return [
             next(graded) if isinstance(each, Knee) else Graded(grade.refused(self.predictor, each))
@@ -115,28 +120,52 @@ class Grader:
             if not isinstance(each, Unplaced)
         ]
 
-    def _with_pictures(self, knees: Sequence[Knee], rows: Sequence[Row]) -> list[Graded]:
+    def _film(
+        self,
+        source: Source,
+        reading: Reading,
+        found: Sequence[Knee | Refusal | Unplaced],
+        knees: Sequence[Knee],
+    ) -> bytes | None:
+        """Return the whole film of knees that were cut out of one, JPEG; None of a crop."""
+        if all(knee.corners is None for knee in knees):
+            return None
+        films = [each for each in found if isinstance(each, Unplaced)]
+        if not films:
+            # It had landmark files, or looked like a crop.
+            again = self.reader.read(KneeFileJob(source, reading, as_film=True, whole=True))
+            films = [each for each in again if isinstance(each, Unplaced)]
+        if not films:
+            return None
+        inverted = any(placing.INVERTED in knee.notes for knee in knees)
+        whole = 255 - films[0].picture if inverted and films[0].is_picture else films[0].picture
+        return _encoded(whole, ".jpg")
+
+    def _with_pictures(
+        self, knees: Sequence[Knee], rows: Sequence[Row], film: bytes | None
+    ) -> list[Graded]:
         """Return the rows of some knees, those that are graded with pictures."""
         kept = [k for k, row in zip(knees, rows, strict=True) if row["status"] == "graded"]
         heats = iter(grade.evidence(self.predictor, kept) if kept else ())
         return [
-            Graded(row, _shown(knee, next(heats)) if row["status"] == "graded" else None)
+            Graded(row, _shown(knee, next(heats), film) if row["status"] == "graded" else None)
             for knee, row in zip(knees, rows, strict=True)
         ]
 
 
-def _shown(knee: Knee, heat: np.ndarray | None) -> Shown:
+def _shown(knee: Knee, heat: np.ndarray | None, film: bytes | None) -> Shown:
     nothing = np.empty((0, 0), np.uint8)
     seen = None if heat is None else np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
     return Shown(
         dataclasses.replace(knee, image=nothing),
         _encoded(knee.image),
         None if seen is None else _encoded(seen),
+        film,
     )
 
 
-def _encoded(image: np.ndarray) -> bytes:
-    good, data = cv2.imencode(".png", image)
+def _encoded(image: np.ndarray, form: str = ".png") -> bytes:
+    good, data = cv2.imencode(form, image)
     assert good
     return data.tobytes()
 

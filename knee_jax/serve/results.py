@@ -66,13 +66,14 @@ def picture(shown: Shown) -> dict[str, Any]:
     """Return the picture of a knee, its evidence and landmarks, in pixels of the picture."""
     points = shown.knee.landmarks
     known = bool(np.isfinite(points).any())
-    spacing = shown.knee.spacing_mm
+    spacing, corners = shown.knee.spacing_mm, shown.knee.corners
     return {
         "region": _uri(shown.region),
         "heat": None if shown.heat is None else _uri(shown.heat),
         "landmarks": np.round(points, 2).tolist() if known and np.isfinite(points).all() else None,
         "medial": MEDIAL,
         "spacing_mm": None if np.isnan(spacing) else spacing,
+        "corners": None if shown.film is None or corners is None else corners.round(5).tolist(),
     }
 
 

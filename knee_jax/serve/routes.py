@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from knee_jax.serve import jobs as job_states
 from knee_jax.serve import results, uploads
 from knee_jax.serve.engine import Engine
-from knee_jax.serve.grading import Graded, Grader
+from knee_jax.serve.grading import Graded, Grader, Shown
 from knee_jax.serve.jobs import Job
 from knee_jax.serve.schema import (
     FORM,
@@ -161,11 +161,27 @@ def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
         summary="Picture, landmarks and evidence of a knee, by the number of its row from 0",
     )
     async def knee(id: str, number: int) -> Picture:
+        return Picture(**results.picture(shown_of(id, number)))
+
+    @app.get(
+        "/jobs/{id}/knees/{number}/film",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, 404: {"model": Problem}},
+        summary="Whole film that a knee was cut from, JPEG",
+    )
+    async def film(id: str, number: int) -> Response:
+        shown = shown_of(id, number)
+        if shown.film is None:
+            raise HTTPException(404, "This row was cut from no film.")
+        return Response(shown.film, media_type="image/jpeg")
+
+    def shown_of(id: str, number: int) -> Shown:
+        """Return the picture of a row."""
         found = engine().ready()[1].get(id).results
         shown = found[number].shown if 0 <= number < len(found) else None
         if shown is None:
             raise HTTPException(404, "This row has no picture.")
-        return Picture(**results.picture(shown))
+        return shown
 
 
 def _state(job: Job) -> State:

@@ -110,6 +110,10 @@ class Picture(BaseModel):
     landmarks: list[list[float]] | None = Field(description="74 points, pixels of the region.")
     medial: list[bool] = Field(description="Whether each landmark is medial.")
     spacing_mm: float | None = Field(description="Pixel size, mm.")
+    corners: list[list[float]] | None = Field(
+        description="Corners of the region on the whole film, clockwise from the region's upper "
+        "left one, as shares of the film's width and height; none of a crop."
+    )
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {

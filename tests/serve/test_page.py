@@ -9,10 +9,12 @@ import signal
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import requests
 
 from knee_jax import pictures
+from knee_jax.phantom import study
 from knee_jax.serve.routes import PAGE
 from knee_jax.serve.security import HEADERS
 from tests.commands import wait_for
@@ -321,6 +323,41 @@ def test_a_left_knee_lies_as_in_its_file(opened, address):
         np.corrcoef(seen.ravel(), each[:rows].ravel())[0, 1] for each in (file, file[:, ::-1])
     )
     assert likeness > 0.95 > mirrored
+
+
+@pytest.mark.slow
+def test_the_whole_film_is_shown_with_its_regions(opened, address, tmp_path):
+    study.write_study(tmp_path / "tree", num_subjects=1, visits=(0,), rows=512, progress=False)
+    (film,) = (tmp_path / "tree").rglob("001")
+    page = opened(address)
+    page.set_input_files("#files", films(0))
+    page.wait_for_selector("text=1 film in this sitting.")
+    page.wait_for_selector("figure canvas")
+    page.wait_for_timeout(300)
+    assert page.locator("#wholes").is_hidden(), "a crop is whole"
+    page.set_input_files("#files", [film, film.with_name("001.pts"), film.with_name("001_f.pts")])
+    page.wait_for_selector("text=2 films in this sitting.")
+    page.keyboard.press("n")
+    page.wait_for_selector("#wholes:not([hidden])")
+    page.keyboard.press("w")
+    canvas = page.locator(".whole canvas")
+    canvas.wait_for()
+    size, stored = canvas.bounding_box(), pydicom.dcmread(film)
+    assert size["width"] / size["height"] == pytest.approx(stored.Columns / stored.Rows, rel=0.02)
+    page.wait_for_timeout(200)
+    data = page.evaluate("document.querySelector('.whole canvas').toDataURL()").partition(",")[2]
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_GRAYSCALE)
+    for job in json.loads(page.evaluate("sessionStorage.jobs"))[1:]:
+        for number in range(2):
+            told = page.request.get(f"{address}/jobs/{job}/knees/{number}").json()
+            corners = np.array(told["corners"]) * shown.shape[::-1]
+            # Half way along the lower edge, which is drawn white.
+            x, y = np.rint(np.sort(corners[corners[:, 1].argsort()[2:]], axis=0).mean(0)).astype(
+                int
+            )
+            assert shown[y - 3 : y + 4, x].max() > 240
+    page.keyboard.press("w")
+    assert canvas.count() == 0
 
 
 @pytest.mark.slow

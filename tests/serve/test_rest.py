@@ -1,5 +1,6 @@
 """The REST interface: what is sent is what `knee-jax predict` says of it, or a sentence why not."""
 
+import base64
 import csv
 import io
 import json
@@ -9,15 +10,18 @@ import threading
 import time
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 
-from knee_jax.inference import grade, locate
-from knee_jax.ingest.knee_files import Refusal
+from knee_jax.inference import grade, locate, placing
+from knee_jax.ingest.knee_files import Knee, Refusal, Source, Unplaced
+from knee_jax.phantom import study
 from knee_jax.serve import telemetry
 from knee_jax.serve.grading import Grader
+from knee_jax.serve.telemetry import Metrics
 from tests.inference import drawn_knees
-from tests.serve.conftest import Here, knee, means
+from tests.serve.conftest import Here, grader_with, knee, means
 from tests.serve.films import small_film
 
 
@@ -117,6 +121,49 @@ def test_landmark_files_lie_beside_their_film(serve):
     (row,) = post(serve(), *files).json()["rows"]
     assert (row["file"], row["side"]) == ("f/001", "L")
     assert row["reason"] == "landmarks_unreadable"
+
+
+def test_a_knee_can_be_found_again_on_its_whole_film(serve, tmp_path):
+    """What its corners enclose on the film is its region; a left knee's is mirrored."""
+    study.write_study(tmp_path / "tree", num_subjects=1, visits=(0,), rows=512, progress=False)
+    (film,) = (tmp_path / "tree").rglob("001")
+    files = [
+        ("files", (path.name, path.read_bytes()))
+        for path in (film, film.with_name("001.pts"), film.with_name("001_f.pts"))
+    ]
+    client = serve()
+    job = client.post("/jobs", files=[*files, ("files", ("a_R.png", knee(0)))]).json()["id"]
+    client.get(f"/jobs/{job}?wait=20")
+    for number, side in enumerate("RL"):
+        assert client.get(f"/jobs/{job}/results.json").json()["rows"][number]["side"] == side
+        told = client.get(f"/jobs/{job}/knees/{number}").json()
+        answer = client.get(f"/jobs/{job}/knees/{number}/film")
+        assert answer.headers["content-type"] == "image/jpeg"
+        whole = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert whole.shape[1] > whole.shape[0] * 1.1
+        png = base64.b64decode(told["region"].partition(",")[2])
+        region = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        corners = np.float32(told["corners"]) * np.float32(whole.shape[::-1]) - 0.5
+        ends = np.float32([[0, 0], [1, 0], [1, 1]]) * len(region) - 0.5
+        matrix = cv2.getAffineTransform(corners[:3], ends)
+        again = cv2.warpAffine(whole, matrix, region.shape)
+        likeness = np.corrcoef(again.ravel(), region.ravel())[0, 1]
+        assert likeness > 0.98 > np.corrcoef(again[:, ::-1].ravel(), region.ravel())[0, 1]
+    assert client.get(f"/jobs/{job}/knees/2").json()["corners"] is None
+    assert client.get(f"/jobs/{job}/knees/2/film").status_code == 404
+
+
+def test_a_negative_is_shown_whole_as_it_was_read():
+    grader = grader_with(Here())(Metrics())
+    shades = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    film = Unplaced("a.png", "", shades, (1.0, 1.0), is_picture=True)
+    nothing = np.empty((0, 0))
+    for notes, expected in (((), shades), ((placing.INVERTED,), 255 - shades)):
+        seen = Knee("a.png", "R", nothing, nothing, "localiser", notes, corners=np.zeros((4, 2)))
+        data = grader._film(Source(None, "a.png"), grader.reading, [film], [seen])
+        shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert np.abs(shown.astype(int) - expected).max() < 8
+    grader.batcher.stop()
 
 
 @pytest.mark.parametrize(

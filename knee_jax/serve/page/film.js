@@ -67,9 +67,20 @@ export function figure(job, row, targets, ready) {
       if (picture.heat) caption.prepend(legend(targets[0], row));
       return View.of(canvas, picture, row.side === "" ? null : row.side === "L");
     })
-    .then(ready)
+    .then((view) => ready(Object.assign(view, { row })))
     .catch((error) => canvas.replaceWith(problem("No picture", error.message)));
   return made;
+}
+
+/** The whole film, with the regions of the knees of some views; and its own view. */
+export async function whole(job, views, targets) {
+  const made = element("figure", "", { className: "whole" }), canvas = element("canvas");
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "Whole film, with the regions that were read");
+  made.append(element("h3", "Whole film"), canvas, element("figcaption", "Framed: the regions that were read.", { className: "soft" }));
+  const outlines = views.map(({ row, picture }) => ({ corners: picture.corners, words: `${SIDES[row.side]}: ${answer(targets[0], row)}` }));
+  return [made, await View.whole(canvas, await server.film(job, views[0].row.number), outlines)];
 }
 
 /** The scale of the evidence, and what it speaks for. */

@@ -2,7 +2,7 @@
 // Names of files are text, and never markup: everything is made by `textContent`.
 
 import * as server from "./server.js";
-import { answer, element, figure, problem, refused, short } from "./film.js";
+import { answer, element, figure, problem, refused, short, whole } from "./film.js";
 import { look } from "./view.js";
 
 const AT_ONCE = 3;
@@ -148,6 +148,7 @@ const remember = () => sessionStorage.setItem("jobs", JSON.stringify(jobs()));
 async function show(film) {
   shown = film;
   views = [];
+  $("wholes").hidden = true;
   list();
   if (!film) { $("knees").replaceChildren(); $("film-title").textContent = ""; return; }
   $("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
@@ -159,9 +160,27 @@ async function show(film) {
   $("next").disabled = place === films.length - 1;
   if (film.problem) $("knees").replaceChildren(problem("Refused", film.problem));
   else if (!film.done) $("knees").replaceChildren(element("p", `${film.state}…`));
-  else $("knees").replaceChildren(...film.rows.map((row) => (row.status === "refused" ? refused(row) : figure(film.job, row, about.targets, (view) => { if (shown === film) views.push(view); }))));
+  else $("knees").replaceChildren(...film.rows.map((row) => (row.status === "refused" ? refused(row) : figure(film.job, row, about.targets, (view) => { if (shown === film) { views.push(view); reframe(); } }))));
   $("tools").hidden = $("lie").hidden = !film.rows.some((row) => row.picture);
 }
+
+/** Show the whole film above its knees, or take it away. */
+async function frame() {
+  const film = shown, cut = views.filter((view) => view.picture.corners);
+  const isWanted = () => shown === film && $("whole").checked && !$("knees").querySelector(".whole");
+  $("wholes").hidden = !cut.length;
+  if (!$("whole").checked) {
+    $("knees").querySelector(".whole")?.remove();
+    views = views.filter((view) => !view.picture.outlines);
+  }
+  if (!cut.length || views.length < film.rows.filter((row) => row.picture).length || !isWanted()) return;
+  const [made, view] = await whole(film.job, cut, about.targets);
+  if (!isWanted()) return;
+  $("knees").prepend(made);
+  views.push(view);
+}
+
+const reframe = () => frame().catch((error) => tell(error.message));
 
 function step(by) {
   const next = films[films.indexOf(shown) + by];
@@ -178,7 +197,7 @@ function reset() {
 }
 
 const KEYS = {
-  n: () => step(1), p: () => step(-1), l: () => $("landmarks").click(), e: () => $("heat").click(),
+  n: () => step(1), p: () => step(-1), l: () => $("landmarks").click(), e: () => $("heat").click(), w: () => $("wholes").hidden || $("whole").click(),
   "+": () => magnify(1.25), "=": () => magnify(1.25), "-": () => magnify(0.8), 0: reset,
 };
 
@@ -238,6 +257,7 @@ for (const id of ["landmarks", "heat"]) $(id).addEventListener("change", () => {
 for (const id of ["level", "window"]) $(id).addEventListener("input", () => { look[id] = Number($(id).value); redraw(); });
 for (const kind of ["csv", "json", "html"]) $(kind).addEventListener("click", () => server.download(jobs(), kind).catch((error) => tell(error.message)));
 $("heat").addEventListener("change", () => { $("opacities").hidden = !look.heat; document.body.classList.toggle("heated", look.heat); });
+$("whole").addEventListener("change", reframe);
 $("opacity").addEventListener("input", () => { look.opacity = $("opacity").value / 100; redraw(); });
 $("previous").addEventListener("click", KEYS.p);
 $("next").addEventListener("click", KEYS.n);

@@ -41,6 +41,7 @@ async function ask(path, options = { signal: questions.signal }) {
 export const about = async () => (await ask("about")).json();
 export const results = async (ids) => (await ask(`jobs/${ids.join(",")}/results.json`)).json();
 export const picture = async (id, number) => (await ask(`jobs/${id}/knees/${number}`)).json();
+export const film = async (id, number) => (await ask(`jobs/${id}/knees/${number}/film`)).blob();
 export const forget = (id) => ask(`jobs/${id}`, { method: "DELETE" }).catch(() => {});
 
 /** Send some files as one request, and return its state. */

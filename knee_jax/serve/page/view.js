@@ -63,6 +63,14 @@ export class View {
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
+  /** Make the picture of a whole film, in which the regions of some knees are outlined. */
+  static async whole(canvas, blob, outlines) {
+    const uri = URL.createObjectURL(blob), film = await pixels(uri);
+    URL.revokeObjectURL(uri);
+    canvas.style.aspectRatio = `${film.width} / ${film.height}`;
+    return new View(canvas, { outlines }, film, null, null);
+  }
+
   static async of(canvas, picture, mirrored) {
     const heat = picture.heat ? await pixels(picture.heat) : null;
     return new View(canvas, picture, await pixels(picture.region), heat, mirrored);
@@ -81,9 +89,9 @@ export class View {
 
   /** Move the picture by pixels of the page, no further than its edges. */
   pan(x, y) {
-    const most = (this.canvas.clientWidth * (this.zoom - 1)) / 2;
-    this.x = Math.min(Math.max(this.x + x, -most), most);
-    this.y = Math.min(Math.max(this.y + y, -most), most);
+    const within = (place, size) => Math.min(Math.max(place, (-size * (this.zoom - 1)) / 2), (size * (this.zoom - 1)) / 2);
+    this.x = within(this.x + x, this.canvas.clientWidth);
+    this.y = within(this.y + y, this.canvas.clientHeight);
     this.draw();
   }
 
@@ -100,26 +108,32 @@ export class View {
     const { canvas, region } = this;
     // A page scrolls by a picture that cannot be moved.
     canvas.style.touchAction = this.zoom > 1 ? "none" : "auto";
-    canvas.width = canvas.height = side;
+    canvas.width = side;
+    canvas.height = Math.round((side * region.height) / region.width);
     const context = canvas.getContext("2d");
     const scale = (side / region.width) * this.zoom;
-    context.translate(side / 2 + this.x * devicePixelRatio, side / 2 + this.y * devicePixelRatio);
+    context.translate(side / 2 + this.x * devicePixelRatio, canvas.height / 2 + this.y * devicePixelRatio);
     context.scale(this.mirrored ? -scale : scale, scale);
     context.translate(-region.width / 2, -region.height / 2);
     const least = look.level - look.window / 2, heat = look.heat && this.heat, dim = heat ? 1 - 0.475 * look.opacity : 1;
-    const grey = painted(region.width, region.height, (i) => {
-      const value = dim * 255 * Math.min(Math.max((region.data[4 * i] - least) / look.window, 0), 1);
-      return [value, value, value, 255];
-    });
+    const looks = [least, look.window, dim].join();
+    if (looks !== this.looks) {
+      this.looks = looks;
+      this.grey = painted(region.width, region.height, (i) => {
+        const value = dim * 255 * Math.min(Math.max((region.data[4 * i] - least) / look.window, 0), 1);
+        return [value, value, value, 255];
+      });
+    }
     context.imageSmoothingQuality = "high";
     // Enlarged, the pixels themselves are of interest.
     context.imageSmoothingEnabled = this.zoom < 2;
-    context.drawImage(grey, 0, 0);
+    context.drawImage(this.grey, 0, 0);
     context.imageSmoothingEnabled = true;
     context.globalAlpha = look.opacity;
     if (heat) context.drawImage(heat, 0, 0, region.width, region.height);
     context.globalAlpha = 1;
     if (look.landmarks && this.picture.landmarks) this.mark(context, scale);
+    (this.picture.outlines || []).forEach((outline) => this.outline(context, scale, outline));
     this.name(canvas.getContext("2d"), side);
   }
 
@@ -141,6 +155,25 @@ export class View {
         context.fill();
       }
     });
+  }
+
+  /** Draw the edge of a region, and its words above it. */
+  outline(context, scale, { words, corners }) {
+    const places = corners.map(([x, y]) => [x * this.region.width, y * this.region.height]);
+    context.beginPath();
+    places.forEach((place) => context.lineTo(...place));
+    context.closePath();
+    context.lineWidth = (2 * devicePixelRatio) / scale;
+    context.strokeStyle = "#fff";
+    context.stroke();
+    context.font = `${(14 * devicePixelRatio) / scale}px system-ui, sans-serif`;
+    context.strokeStyle = "#000";
+    context.fillStyle = "#fff";
+    const left = Math.min(...places.map(([x]) => x)), top = Math.min(...places.map(([, y]) => y));
+    const place = [Math.max(left, 0), Math.max(top - (6 * devicePixelRatio) / scale, (16 * devicePixelRatio) / scale)];
+    context.lineWidth *= 2;
+    context.strokeText(words, ...place);
+    context.fillText(words, ...place);
   }
 
   /** Name the sides of the joint at the lower edge, where the side of the knee is known. */
