@@ -297,7 +297,11 @@ class Localiser:
                 "something like a knee was found, but no landmarks that are certain: it may have a "
                 "prosthesis or open growth plates, be seen from the side, or be cut off",
             )
-        return UnusableKnee("no_knee", "no knee was found in the picture, as seen from the front")
+        return UnusableKnee(
+            "no_knee",
+            "no knee was found in the picture, as seen from the front; give a frontal film of the "
+            "knees, upright, or a crop of one knee",
+        )
 
 
 def load(model: str = MODEL) -> Localiser:

@@ -75,6 +75,7 @@ def test_what_is_no_knee_is_refused_and_a_turned_one_by_name():
     with pytest.raises(UnusableKnee) as nothing:
         localiser().find(np.zeros((300, 400), np.uint8))
     assert nothing.value.reason == "no_knee"
+    assert "give a frontal film of the knees" in str(nothing.value)
     grey, _ = picture(224, 224, [(60, 115, 100, "R")])
     with pytest.raises(UnusableKnee) as turned:
         localiser().find(np.ascontiguousarray(np.rot90(grey)), most=1)
