@@ -56,7 +56,7 @@ class Engine:
 
     @property
     def is_loading(self) -> bool:
-        """Whether the models are being loaded or warmed."""
+        """True while the models are being loaded or warmed."""
         return self._loading.is_alive()
 
     def _load(self, make_grader: Callable[[Metrics], Grader]) -> None:

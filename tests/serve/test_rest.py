@@ -124,7 +124,7 @@ def test_landmark_files_lie_beside_their_film(serve):
 
 
 def test_a_knee_can_be_found_again_on_its_whole_film(serve, tmp_path):
-    """What its corners enclose on the film is its region; a left knee's is mirrored."""
+    """The region is what its corners enclose on the film; a left knee's is mirrored."""
     study.write_study(tmp_path / "tree", num_subjects=1, visits=(0,), rows=512, progress=False)
     (film,) = (tmp_path / "tree").rglob("001")
     files = [
