@@ -51,6 +51,9 @@ which a knee is cut out of a picture that might be a crop. Of 250 real crops, th
 models know, the smallest has 0.9.
 """
 
+TWO_KNEES = ("same_side", "sides_swapped")
+"""Reasons to refuse a picture of two knees, which is no crop of one."""
+
 ONLY_ONE = "only one knee was found on the film"
 SIDE_SEEN = "the side was guessed from the picture"
 
@@ -222,7 +225,8 @@ def _of_crop(
         again = read(KneeFileJob(source, reading, as_film=True))
         films = [each for each in again if isinstance(each, Unplaced)]
         cut = [k for film in films for k in _cut(source, film, reading, localiser, read)]
-        if any(isinstance(each, Knee) for each in cut):
+        # If it found none, or one of another side, the crop is read as it is, with its notes.
+        if any(isinstance(k, Knee) or k.reason in TWO_KNEES for k in cut):
             return cut
     return [_marked(positive, found)]
 

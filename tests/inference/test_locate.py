@@ -189,6 +189,9 @@ def test_a_loose_crop_is_cut_again_and_a_close_one_left(phantom_film, tmp_path):
     square = grey[:, (width - height * 5 // 4) // 2 :][:, : height * 5 // 4]
     both = placed_file(tmp_path / "c.png", square, like_crops=True)
     assert [(knee.side, knee.located) for knee in both] == [("R", "localiser"), ("L", "localiser")]
+    swapped = np.roll(square, square.shape[1] // 2, axis=1)
+    refused = placed_file(tmp_path / "d.png", swapped, like_crops=True)
+    assert {each.reason for each in refused} == {"sides_swapped"}
 
 
 def test_negatives_are_inverted_and_nothing_else_is():
