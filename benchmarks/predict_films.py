@@ -31,7 +31,7 @@ import torch
 
 from knee_jax.inference import grade, models
 from knee_jax.inference.predictor import Predictor
-from knee_jax.ingest.knee_files import Source, find
+from knee_jax.ingest.sources import Source, find
 from knee_jax.phantom.study import write_study
 
 RESULTS = Path(__file__).parent / "results" / "predict_films.csv"

@@ -32,7 +32,8 @@ def define_flags() -> None:
 def main(words: list[str]) -> None:
     """Find the knees, write them, and print how many were found."""
     from knee_jax.inference import landmark_table, locate
-    from knee_jax.ingest.knee_files import Reading, find, unique
+    from knee_jax.ingest.knee_files import Reading
+    from knee_jax.ingest.sources import find, unique
 
     options = flags.FLAGS
     if not words:

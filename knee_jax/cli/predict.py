@@ -28,7 +28,7 @@ from knee_jax.errors import UserError
 if TYPE_CHECKING:
     from knee_jax.inference.grade import Read, Row
     from knee_jax.inference.predictor import Predictor
-    from knee_jax.ingest.knee_files import Source
+    from knee_jax.ingest.sources import Source
 
     Graded = Iterator[tuple[Read, list[Row]]]
     Work = tuple[list[Source], dict[str, Any], Callable[[list[Source], int], Graded]]
@@ -109,7 +109,7 @@ def main(words: list[str]) -> None:
 def _films(predictor: "Predictor", places: list[Path], out: Path) -> "Work":
     """Return the films and crops to grade, what their grades depend on, and how they are made."""
     from knee_jax.inference import grade
-    from knee_jax.ingest.knee_files import find, unique
+    from knee_jax.ingest.sources import find, unique
     from knee_jax.pacs import results as dicom_results
 
     options = flags.FLAGS
@@ -142,7 +142,7 @@ def _series(predictor: "Predictor", places: list[Path], out: Path) -> "Work":
     """Return the MR series to grade, what their grades depend on, and how they are made."""
     from knee_jax.inference import grade_series
     from knee_jax.ingest import knee_series
-    from knee_jax.ingest.knee_files import unique
+    from knee_jax.ingest.sources import unique
 
     options = flags.FLAGS
     if options.dicom_sr:

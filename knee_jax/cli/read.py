@@ -77,7 +77,8 @@ def _knees(places: list[Path], workers: int) -> "Iterator[Knee]":
     """Yield the knees of files, with progress, and say what is refused."""
     from tqdm import tqdm
 
-    from knee_jax.ingest.knee_files import Refusal, find, unique
+    from knee_jax.ingest.knee_files import Refusal
+    from knee_jax.ingest.sources import find, unique
     from knee_jax.reading import knees
 
     sources = unique(find(places))

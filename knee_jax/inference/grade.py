@@ -35,12 +35,11 @@ from knee_jax.ingest.knee_files import (
     KneeFileJob,
     Reading,
     Refusal,
-    Source,
     Unplaced,
-    find,
     landmark_files,
 )
 from knee_jax.ingest.pool import Failure, run_in_order
+from knee_jax.ingest.sources import Source, find
 from knee_jax.landmarks import PLATEAU
 from knee_jax.metrics import calibration
 from knee_jax.targets.kinds import Classes, Ordinal, Target

@@ -12,9 +12,10 @@ from knee_jax.errors import UserError
 from knee_jax.files import write_json
 from knee_jax.inference import grade
 from knee_jax.inference.predictor import Predictor
-from knee_jax.ingest.knee_files import Knee, Refusal, Source
+from knee_jax.ingest.knee_files import Knee, Refusal
 from knee_jax.ingest.knee_series import SeriesJob, SeriesKnee
 from knee_jax.ingest.pool import Failure, run_in_order
+from knee_jax.ingest.sources import Source
 from knee_jax.ingest.volume import Preparation, preparation_of
 from knee_jax.landmarks import NUM_LANDMARKS
 

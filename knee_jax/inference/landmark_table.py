@@ -13,8 +13,9 @@ from knee_jax.files import write_text
 from knee_jax.inference import grade, placing
 from knee_jax.inference.locate import Localiser
 from knee_jax.ingest import contact_sheet
-from knee_jax.ingest.knee_files import Knee, Reading, Refusal, Source
+from knee_jax.ingest.knee_files import Knee, Reading, Refusal
 from knee_jax.ingest.report import example
+from knee_jax.ingest.sources import Source
 from knee_jax.landmarks import NUM_LANDMARKS
 from knee_jax.targets.grades import GRADES
 

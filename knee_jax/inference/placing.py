@@ -20,9 +20,9 @@ from knee_jax.ingest.knee_files import (
     KneeFileJob,
     Reading,
     Refusal,
-    Source,
     Unplaced,
 )
+from knee_jax.ingest.sources import Source
 from knee_jax.landmarks import PLATEAU_CENTRE
 
 OTHER_SIDE = (

@@ -8,22 +8,17 @@ size is unknown if none is given. Identity in headers is neither read nor passed
 
 import dataclasses
 import functools
-import io
-import itertools
 import math
-import os
 import pathlib
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
-import PIL.Image
-import PIL.TiffImagePlugin
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest import archives, dicom, dicom_header, film, landmarks, polarity
+from knee_jax.ingest import archives, dicom, dicom_header, film, landmarks, picture_files, polarity
+from knee_jax.ingest.sources import Source
 from knee_jax.landmarks import NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE
 
 ROI_MM = 140.0
@@ -52,12 +47,6 @@ LONGEST, LONGEST_FILM = 1.35, 6.0
 is looked at: of both legs whole it is about 3.
 """
 
-MOST_PIXELS = 2**26
-"""Number of pixels up to which a picture is decoded."""
-
-MOST_COLOUR = 12
-"""Grey levels by which the channels of a grey picture may differ after compression."""
-
 UNKNOWN_SIDE_NOTE = "the side is unknown: read as both, and averaged; _L or _R in its name tells it"
 """Note on a crop of unknown side."""
 
@@ -75,9 +64,7 @@ REFUSALS = {
     "flat_image": "the picture shows nothing",
     "link_out": "a link to a file outside of what was given",
     "index_of_files": "an index of DICOM files, which are read themselves",
-    "too_large": f"more than {MOST_PIXELS:,} pixels; make it smaller",
     "not_dicom": "neither a film (DICOM) nor a picture (PNG, JPEG, TIFF)",
-    "colour_image": "a picture in colours; radiographs are grey",
 }
 """Reasons of this module, and what can be done; other reasons are those of `dicom`."""
 
@@ -174,23 +161,6 @@ class Refusal:
     detail: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One file to read.
-
-    Attributes:
-        path: Path to read from, possibly within an archive (`archives`).
-        name: Path to show.
-        outside: Whether it is a link to somewhere else.
-        never_read: Reason why it is listed only, such as a link in an archive; '' to read it.
-    """
-
-    path: pathlib.Path
-    name: str
-    outside: bool = False
-    never_read: str = ""
-
-
 def landmark_files(source: Source, folder: pathlib.Path | None) -> list[pathlib.Path]:
     """Return the possible paths of the landmark files of a film, there or not.
 
@@ -206,91 +176,6 @@ def _landmark_place(source: Source, folder: pathlib.Path | None) -> tuple[pathli
     if folder is not None:
         return folder, source.name
     return source.path.parent, source.path.name
-
-
-def find(paths: list[pathlib.Path]) -> Iterator[Source]:
-    """List the files in files, folders and archives, in order.
-
-    Their names are relative to the folder that all given paths have in common, so that files of one
-    name in two folders are told apart, in whatever order they are given. Hidden files and landmark
-    files are left out. A damaged archive is listed itself.
-
-    Raises:
-        FileNotFoundError: A path does not exist.
-    """
-    for given in paths:
-        if not given.exists():
-            raise FileNotFoundError(2, "no such file or folder", str(given))
-    places = [pathlib.Path(os.path.abspath(given)) for given in paths]
-    top = pathlib.Path(os.path.commonpath(places)) if places else pathlib.Path()
-    top = top if top.is_dir() else top.parent
-    for given, place in zip(paths, places, strict=True):
-        name = place.relative_to(top).as_posix()
-        if given.is_dir():
-            yield from _in_folder(given, "" if place == top else f"{name}/")
-        elif archives.stem(given.name):
-            yield from _in_archive(given, name)
-        else:
-            yield Source(given, _shown(name))
-
-
-def unique(found: Iterable[Source]) -> list[Source]:
-    """Return files, each once; of equal names, as of uploads, the later get a number."""
-    sources: list[Source] = []
-    names: set[str] = set()
-    paths: set[str] = set()
-    for source in found:
-        path = os.path.abspath(source.path)
-        if path in paths:
-            continue
-        name, count = source.name, 1
-        while name in names:
-            count += 1
-            name = f"{source.name} ({count})"
-        names.add(name)
-        paths.add(path)
-        sources.append(dataclasses.replace(source, name=name))
-    return sources
-
-
-def _in_folder(root: pathlib.Path, prefix: str) -> Iterator[Source]:
-    inside = root.resolve()
-    for path in sorted(root.rglob("*")):
-        name = prefix + path.relative_to(root).as_posix()
-        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(root).parts):
-            continue
-        if path.suffix.lower() == ".pts":
-            continue
-        if archives.stem(path.name):
-            yield from _in_archive(path, name)
-        else:
-            outside = path.is_symlink() and not path.resolve().is_relative_to(inside)
-            special = path.exists() and not path.is_file()
-            yield Source(path, _shown(name), outside, "no plain file" if special else "")
-
-
-def _in_archive(archive: pathlib.Path, name: str) -> Iterator[Source]:
-    folder = archive.with_name(archives.stem(archive.name))
-    try:
-        members, left_out = sorted(archives.files(archive)), archives.left_out(archive)
-    except OSError as error:
-        yield Source(
-            archive,
-            _shown(name),
-            never_read=error.strerror or "its archive is damaged; pack it, or copy it, again",
-        )
-        return
-    for member, reason in sorted(left_out.items()):
-        yield Source(archive, _shown(f"{name}/{member}"), never_read=reason)
-    for member in members:
-        hidden = any(part.startswith(".") for part in pathlib.PurePosixPath(member).parts)
-        if not hidden and not member.lower().endswith(".pts"):
-            yield Source(folder / member, _shown(f"{name}/{member}"))
-
-
-def _shown(name: str) -> str:
-    """Return a name that can be written as text, whatever bytes the disk has for it."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,7 +211,7 @@ class KneeFileJob:
             data = archives.read(self.source.path)
             if not data:
                 raise UnusableKnee("empty_file", "the file is empty; copy it again")
-            picture = _picture(data)
+            picture = picture_files.decode(data)
             if picture is None:
                 return self._film()
             if self._is_film(picture):
@@ -515,27 +400,6 @@ def _kept_film(
     return _read_film(path, spacing_mm)
 
 
-@dataclasses.dataclass(frozen=True)
-class ListJob:
-    """Job that lists the files of an archive, or a file that is none.
-
-    Attributes:
-        path: File.
-        name: Name to show, that of the archive's folder without its suffix.
-        most: Number of files from which on the rest is not listed.
-    """
-
-    path: pathlib.Path
-    name: str
-    most: int
-
-    def __call__(self) -> list[Source]:
-        """List them."""
-        if not archives.stem(self.path.name):
-            return [Source(self.path, _shown(self.name))]
-        return list(itertools.islice(_in_archive(self.path, self.name), self.most))
-
-
 def picture_of(
     radiograph: dicom.Film, window: tuple[float, float]
 ) -> tuple[np.ndarray, tuple[float, float]]:
@@ -593,90 +457,6 @@ def _side_of_header(header: object) -> str:
         "R",
     }
     return named.pop() if len(named) == 1 else ""
-
-
-def _picture(data: bytes) -> np.ndarray | None:
-    """Decode a picture, [height, width], in the file's depth; None if it is none.
-
-    Raises:
-        UnusableKnee: too_large, multi_frame, colour_image or corrupt_pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of pictures that are too large for here anyway.
-            warnings.simplefilter("ignore")
-            with PIL.Image.open(io.BytesIO(data)) as opened:
-                width, height = opened.size
-                turned = _orientation(opened)
-                several = _holds_several(opened)
-    except PIL.Image.DecompressionBombError as error:
-        raise _refusal("too_large") from error
-    except Exception:
-        return None
-    if width * height > MOST_PIXELS:
-        raise _refusal("too_large", f"{width} x {height}")
-    if several:
-        detail = "several pages or frames instead of 1; save every picture as a file of its own"
-        raise UnusableKnee("multi_frame", detail)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UnusableKnee("corrupt_pixels", "no decoder reads it, or its data are cut short")
-    if not np.isfinite(image).all():
-        raise UnusableKnee("corrupt_pixels", "it has values that are no numbers, or infinite")
-    image = _turned(image, turned)
-    if image.ndim == 2:
-        return image
-    colours = image[..., :3].astype(np.int32)
-    most = MOST_COLOUR * (257 if image.dtype == np.uint16 else 1)
-    if image.shape[-1] >= 3 and np.ptp(colours, axis=-1).max() > most:
-        raise _refusal("colour_image")
-    return np.ascontiguousarray(image[..., 0 if image.shape[-1] < 3 else 1])
-
-
-def _holds_several(opened: PIL.Image.Image) -> bool:
-    """Tell if a file holds further pictures, other than smaller versions and masks of its own."""
-    if opened.format in ("GIF", "PNG", "WEBP"):
-        return getattr(opened, "n_frames", 1) > 1
-    if not isinstance(opened, PIL.TiffImagePlugin.TiffImageFile):
-        return False
-    try:
-        for page in itertools.count(1):
-            opened.seek(page)
-            if not opened.tag_v2.get(_SUBFILE, 0) & _VERSION_OR_MASK:
-                return True
-    except Exception:
-        # The end, or a damaged page; the first one may be whole.
-        return False
-    return False
-
-
-_SUBFILE, _VERSION_OR_MASK = 0x00FE, 0b101
-"""TIFF's tag of what a page is, and its bits of a smaller version or a mask of another page."""
-
-_ORIENTATION = 0x0112
-"""EXIF's tag of how a picture is to be turned."""
-
-
-def _orientation(opened: PIL.Image.Image) -> int:
-    """Return the orientation that is still to be applied, 1 (upright) to 8."""
-    if opened.format == "TIFF":
-        return 1  # OpenCV applies it itself.
-    try:
-        return int(opened.getexif().get(_ORIENTATION, 1))
-    except Exception:
-        # Whatever a damaged tag leads to; the picture itself may be whole.
-        return 1
-
-
-def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror a picture as its EXIF orientation says, 1 to 8."""
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
 
 
 def _unknown() -> np.ndarray:

@@ -10,10 +10,11 @@ import pathlib
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.ingest import archives, knee_files
+from knee_jax.ingest import archives, knee_files, sources
 from knee_jax.ingest.dicom import NOTES
-from knee_jax.ingest.knee_files import Refusal, Source
+from knee_jax.ingest.knee_files import Refusal
 from knee_jax.ingest.series import read_volume
+from knee_jax.ingest.sources import Source
 from knee_jax.ingest.volume import Preparation, prepare
 
 _NIFTI = (".nii", ".nii.gz")
@@ -43,7 +44,7 @@ def find(paths: list[pathlib.Path]) -> list[Source]:
         FileNotFoundError: A path does not exist.
     """
     found: dict[str, Source] = {}
-    for each in knee_files.find(paths):
+    for each in sources.find(paths):
         is_one = each.name.lower().endswith(_NIFTI) or each.never_read or each.outside
         folder = each.path.parent
         at_top = "/" not in each.name

@@ -17,7 +17,7 @@ import pandas as pd
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.foreign_tables import read_table
 from knee_jax.ingest import archives, dicom, dicom_header
-from knee_jax.ingest.knee_files import ROI_MM, Knee, KneeFileJob, Reading, Source, Unplaced, find
+from knee_jax.ingest.knee_files import ROI_MM, Knee, KneeFileJob, Reading, Unplaced
 from knee_jax.ingest.label_table import (
     COHORT,
     HELD_OUT_LAST,
@@ -27,6 +27,7 @@ from knee_jax.ingest.label_table import (
     read_rows,
 )
 from knee_jax.ingest.report import Example, Exclusion, Note, example
+from knee_jax.ingest.sources import Source, find
 from knee_jax.targets.grades import GRADES
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from knee_jax.errors import UnusableKnee
 from knee_jax.inference import grade
 from knee_jax.inference.predictor import Predictor
-from knee_jax.ingest.knee_files import Reading, Source
+from knee_jax.ingest.knee_files import Reading
+from knee_jax.ingest.sources import Source
 from knee_jax.pacs import node, results
 from knee_jax.pacs.spool import Spool
 

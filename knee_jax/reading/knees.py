@@ -6,7 +6,8 @@ import cv2
 
 from knee_jax.inference import grade
 from knee_jax.ingest.knee_files import Knee as Found
-from knee_jax.ingest.knee_files import Reading, Refusal, Source
+from knee_jax.ingest.knee_files import Reading, Refusal
+from knee_jax.ingest.sources import Source
 from knee_jax.reading.study import Knee, subject_of
 
 PIXELS = 700

@@ -11,7 +11,8 @@ from knee_jax.inference import grade, placing
 from knee_jax.inference.grade import Row
 from knee_jax.inference.locate import Localiser
 from knee_jax.inference.predictor import Predictor
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, Unplaced
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Unplaced
+from knee_jax.ingest.sources import Source
 from knee_jax.serve.batching import Batcher
 from knee_jax.serve.reader import Reader
 

@@ -13,7 +13,8 @@ from typing import Literal
 from starlette.exceptions import HTTPException
 
 from knee_jax.inference import grade
-from knee_jax.ingest.knee_files import Reading, Refusal, Source
+from knee_jax.ingest.knee_files import Reading, Refusal
+from knee_jax.ingest.sources import Source
 from knee_jax.serve import telemetry
 from knee_jax.serve.grading import Graded, Grader
 from knee_jax.serve.limits import MIB, Limits

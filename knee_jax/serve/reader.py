@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from knee_jax.inference import grade
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, ListJob, Refusal, Source, Unplaced
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Refusal, Unplaced
 from knee_jax.ingest.pool import Failure, Workers
+from knee_jax.ingest.sources import ListJob, Source
 
 
 class Reader:

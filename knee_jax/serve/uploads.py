@@ -17,9 +17,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from knee_jax.ingest import archives
-from knee_jax.ingest.knee_files import Source, unique
 from knee_jax.ingest.landmarks import SUFFIXES
 from knee_jax.ingest.pool import Failure
+from knee_jax.ingest.sources import Source, unique
 from knee_jax.serve.bodies import Room
 from knee_jax.serve.limits import MIB, Limits
 from knee_jax.serve.reader import Reader

@@ -17,7 +17,8 @@ import numpy as np
 from knee_jax.inference import locate, placing
 from knee_jax.inference.locate import Localiser
 from knee_jax.ingest.film import intensity_window
-from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Source, Unplaced
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal, Unplaced
+from knee_jax.ingest.sources import Source
 from knee_jax.landmarks import CONDYLES, PLATEAU
 from knee_jax.phantom import film
 from knee_jax.phantom.anatomy import make_knee

@@ -13,7 +13,8 @@ from knee_jax import pictures
 from knee_jax.errors import UserError
 from knee_jax.inference import grade
 from knee_jax.inference.predictor import Predictor
-from knee_jax.ingest.knee_files import Knee, Reading, Refusal, Source, find
+from knee_jax.ingest.knee_files import Knee, Reading, Refusal
+from knee_jax.ingest.sources import Source, find
 from knee_jax.phantom.anatomy import make_knee
 from knee_jax.report.graded import write_page
 from knee_jax.targets import get_all

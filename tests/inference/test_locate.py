@@ -17,10 +17,10 @@ from knee_jax.ingest.knee_files import (
     KneeFileJob,
     Reading,
     Refusal,
-    Source,
     Unplaced,
     picture_of,
 )
+from knee_jax.ingest.sources import Source
 from knee_jax.phantom import windows
 from knee_jax.phantom.study import read_points, write_study
 from knee_jax.targets.knee_shown import RIGHT

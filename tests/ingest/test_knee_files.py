@@ -14,15 +14,8 @@ import PIL.ImageOps
 import pytest
 
 from knee_jax.ingest import knee_files
-from knee_jax.ingest.knee_files import (
-    Knee,
-    KneeFileJob,
-    Reading,
-    Refusal,
-    Source,
-    find,
-    unique,
-)
+from knee_jax.ingest.knee_files import Knee, KneeFileJob, Reading, Refusal
+from knee_jax.ingest.sources import Source, find, unique
 from knee_jax.phantom import study
 from tests.serve.films import small_film
 
@@ -398,3 +391,16 @@ def test_a_smaller_version_in_a_tiff_is_no_further_picture(tmp_path):
         opened.seek(1)
         assert opened.tag_v2[0x00FE] == 1
     assert isinstance(read(path)[0], Knee)
+
+
+def test_what_is_transparent_is_not_read(tmp_path):
+    seen = knee_like()
+    hidden = np.full_like(seen, 255)
+    hidden[:40] = 0
+    write(tmp_path / "alpha_R.png", np.dstack([seen, seen, seen, hidden]))
+    black = seen.copy()
+    black[:40] = 0
+    write(tmp_path / "black_R.png", black)
+    (found,), (expected,) = read(tmp_path / "alpha_R.png"), read(tmp_path / "black_R.png")
+    assert seen[:40].max() > 50
+    np.testing.assert_array_equal(found.image, expected.image)

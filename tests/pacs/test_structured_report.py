@@ -11,7 +11,7 @@ from highdicom.sr import srread
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.inference import grade
-from knee_jax.ingest.knee_files import Source
+from knee_jax.ingest.sources import Source
 from knee_jax.pacs import capture, results, structured_report
 from knee_jax.pacs import film as films
 from tests.pacs.films import ROW, TARGETS, film, groups

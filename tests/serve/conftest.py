@@ -11,7 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from knee_jax.inference.predictor import Predictor
-from knee_jax.ingest.knee_files import KneeFileJob, ListJob
+from knee_jax.ingest.knee_files import KneeFileJob
+from knee_jax.ingest.sources import ListJob
 from knee_jax.serve import app
 from knee_jax.serve.batching import Batcher
 from knee_jax.serve.grading import Grader

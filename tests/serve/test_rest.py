@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from knee_jax.inference import grade, locate, placing
-from knee_jax.ingest.knee_files import Knee, Refusal, Source, Unplaced
+from knee_jax.ingest.knee_files import Knee, Refusal, Unplaced
+from knee_jax.ingest.sources import Source
 from knee_jax.phantom import study
 from knee_jax.serve import telemetry
 from knee_jax.serve.grading import Grader
