@@ -96,56 +96,28 @@ def _cut(
 ) -> list[Knee | Refusal]:
     """Find the knees of a film, and cut them."""
     single = film.assumed_mm is None and film.picture.shape[1] * film.spacing_mm[0] <= CROP_MM
-
-    def find(picture: np.ndarray) -> list[Found]:
-        return localiser.find(picture, most=1 if single else 2)
-
     try:
-        knees, inverted = (
-            _seen(film.picture, find) if film.is_picture else (find(film.picture), False)
-        )
+        film, knees, inverted = _look(film, localiser, 1 if single else 2)
     except UnusableKnee as error:
         return [Refusal(film.source, "", error.reason, error.detail)]
-    if inverted:
-        film = dataclasses.replace(film, picture=255 - film.picture)
-    knees = sided(film.picture, knees, localiser)
     unscaled = film.assumed_mm is not None
     if film.assumed_mm is not None:
         film, reading = scaled(film, film.assumed_mm, reading, knees)
-    width_mm = film.picture.shape[1] * film.spacing_mm[0]
-    if len(knees) == 1 and film.side and knees[0].looks != film.side:
-        again = localiser.again(film.picture, knees[0], film.side)
-        if again is None or again.side_probability < 1 - CERTAIN_SIDE:
-            detail = _other_side(knees[0].looks, film.side)
-            return [Refusal(film.source, film.side, "side_mismatch", detail)]
-        knees = [again]
-    sides = [knee.looks for knee in knees]
-    if len(set(sides)) < len(sides):
-        detail = f"both knees of the film look like a {_WORDS[sides[0]]} one"
-        return [Refusal(film.source, "", "same_side", detail)]
-    points = {knee.looks: knee.points * film.spacing_mm for knee in knees}
-    wrong = landmarks.check_orientation(points, None if single or len(knees) == 1 else width_mm)
-    size_mm = (width_mm, film.picture.shape[0] * film.spacing_mm[1])
-    for side, of_knee in points.items():
-        try:
-            landmarks.check_place(of_joint(of_knee), size_mm)
-        except UnusableKnee as error:
-            wrong.setdefault(side, error)
-    wrong |= {knee.looks: knee.problem for knee in knees if knee.problem is not None}
-    # Of a joint that is on the film, what of the shafts leaves it is seen by nobody.
-    points = {knee.looks: within(knee.points, film.picture) * film.spacing_mm for knee in knees}
+    believed = _of_their_sides(film, knees, localiser)
+    if isinstance(believed, Refusal):
+        return [believed]
+    knees = believed
+    alone = len(knees) == 1 and not single
+    places = _places(film, knees, has_layout=len(knees) > 1 and not single)
     if reading.side:
-        points = {side: p for side, p in points.items() if side == reading.side}
-        wrong = {side: p for side, p in wrong.items() if side == reading.side}
-    if not points:
+        places = {side: place for side, place in places.items() if side == reading.side}
+    if not places:
         detail = f"no {_WORDS[reading.side]} knee was found"
         return [Refusal(film.source, reading.side, "no_knee", detail)]
-    cut = read(KneeFileJob(source, reading, found={**points, **wrong}, inverted=inverted))
-    errors = {knee.looks: knee.error for knee in knees}
-    alone = len(knees) == 1 and not single
     notes: tuple[str, ...] = (ONLY_ONE,) if alone and not unscaled else ()
     if unscaled:
         notes = (NO_SCALE, SIDE_SEEN) if alone and not film.side else (NO_SCALE,)
+    errors = {knee.looks: knee.error for knee in knees}
     return [
         dataclasses.replace(
             each,
@@ -155,9 +127,67 @@ def _cut(
         )
         if isinstance(each, Knee)
         else each
-        for each in cut
+        for each in read(KneeFileJob(source, reading, found=places, inverted=inverted))
         if not isinstance(each, Unplaced)
     ]
+
+
+def _look(film: Unplaced, localiser: Localiser, most: int) -> tuple[Unplaced, list[Found], bool]:
+    """Return a film with bright bones, its knees, and whether it had to be inverted for that.
+
+    Raises:
+        UnusableKnee: There is no knee, or none that can be used.
+    """
+
+    def find(picture: np.ndarray) -> list[Found]:
+        return localiser.find(picture, most=most)
+
+    knees, inverted = _seen(film.picture, find) if film.is_picture else (find(film.picture), False)
+    if inverted:
+        film = dataclasses.replace(film, picture=255 - film.picture)
+    return film, sided(film.picture, knees, localiser), inverted
+
+
+def _of_their_sides(
+    film: Unplaced, knees: list[Found], localiser: Localiser
+) -> list[Found] | Refusal:
+    """Return a film's knees as of the sides that they are said to be, or why they are not."""
+    if len(knees) == 1 and film.side and knees[0].looks != film.side:
+        again = localiser.again(film.picture, knees[0], film.side)
+        if again is None or again.side_probability < 1 - CERTAIN_SIDE:
+            detail = _other_side(knees[0].looks, film.side)
+            return Refusal(film.source, film.side, "side_mismatch", detail)
+        knees = [again]
+    sides = [knee.looks for knee in knees]
+    if len(set(sides)) < len(sides):
+        detail = f"both knees of the film look like a {_WORDS[sides[0]]} one"
+        return Refusal(film.source, "", "same_side", detail)
+    return knees
+
+
+def _places(
+    film: Unplaced, knees: list[Found], *, has_layout: bool
+) -> dict[str, np.ndarray | UnusableKnee]:
+    """Return landmarks by side, mm, or why a knee cannot be used.
+
+    Args:
+        film: Film.
+        knees: Its knees, each of its own side.
+        has_layout: Whether the right knee must lie at the left.
+    """
+    height, width = film.picture.shape
+    size_mm = (width * film.spacing_mm[0], height * film.spacing_mm[1])
+    points = {knee.looks: knee.points * film.spacing_mm for knee in knees}
+    wrong = landmarks.check_orientation(points, size_mm[0] if has_layout else None)
+    for side, of_knee in points.items():
+        try:
+            landmarks.check_place(of_joint(of_knee), size_mm)
+        except UnusableKnee as error:
+            wrong.setdefault(side, error)
+    wrong |= {knee.looks: knee.problem for knee in knees if knee.problem is not None}
+    # Of a joint that is on the film, what of the shafts leaves it is seen by nobody.
+    points = {knee.looks: within(knee.points, film.picture) * film.spacing_mm for knee in knees}
+    return {**points, **wrong}
 
 
 def scaled(
