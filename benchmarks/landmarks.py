@@ -22,6 +22,7 @@ import pandas as pd
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.inference import locate, measures, placing
+from knee_jax.inference.found import Found
 from knee_jax.ingest import dicom
 from knee_jax.ingest.film import intensity_window
 from knee_jax.ingest.knee_files import picture_of
@@ -148,7 +149,7 @@ def films(localiser: locate.Localiser, subjects: int) -> list[dict[str, float]]:
 
 
 def against_geometry(
-    points: np.ndarray, knee: locate.Found, spacing: float, true: pd.Series
+    points: np.ndarray, knee: Found, spacing: float, true: pd.Series
 ) -> list[tuple[float, float]]:
     """Difference from the drawn knee, and its standard error: medial width and both angles."""
     if knee.looks == "L":

@@ -11,11 +11,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.inference import models
+from knee_jax.inference.found import POINT_GRID, Found, Square, on_grid, square_about
+from knee_jax.inference.occlusion import on_patches
 from knee_jax.inference.predictor import Predictor
 from knee_jax.landmarks import CONDYLES, FEMUR, PLATEAU, PLATEAU_CENTRE, TIBIA
 from knee_jax.targets.knee_shown import LEFT, NONE, REPLACED, RIGHT, TURNED
@@ -40,144 +41,8 @@ LARGEST_ERROR = 0.035
 529 real knees none had more than 0.017; what is no knee and yet taken for one, 0.048 or more.
 """
 
-METAL, BLACK = 0.97, 0.02
-"""Brightness, of white, from which a patch is metal, and up to which nothing was exposed there."""
-
-MOST_ON_PATCHES = 0.25
-"""Largest share of the joint's landmarks that may lie on metal, or where nothing was exposed. Of
-phantom knees with half a prosthesis 30 % and more lie on metal, of those with screws or nails
-beside the joint none; of 826 crops of real knees 13 % at most, and of the 250 that have most black
-13 % at most lie on that.
-"""
-
-WASHED_OUT, WHITE_BONE = 0.82, 0.15
-"""Median brightness of the bones, of white, and share of them that is white, from which they are
-washed out and no metal. (Chosen on windows of `phantom.windows`, seed 77.)
-"""
-
-EVEN_WIDTH, LEAST_RANGE, MOST_COVERED, ABRUPT, WITHIN_BONE = 0.12, 40, 0.09, 60, 0.95
-"""Least width of a patch of one grey value, in widths of the plateau, that covers what is below it;
-range of grey values, from the 5th percentile to the 95th, from which such patches are looked
-for; largest share of the joint's landmarks that may lie on them; difference of grey values from
-which a black or white patch ends abruptly, and share of it within the bones from which it is
-bone itself. On 826 real crops none lies on the joint, nor on 60 of them as JPEG of quality 20,
-blurred, enlarged, shrunk, and with other gammas (but on 11 of 64 if the contrast is stretched
-2.5 times, so that much is clipped); where a half, a third or the middle is covered 20 % and more
-of the landmarks lie on it, where the upper half is, 10 % and more.
-"""
-
-METAL_WIDTH, BLACK_WIDTH, MARGIN = 0.045, 0.15, 0.018
-"""Least widths of such patches, wider than lines of bone and than joint spaces, and how far off
-metal a landmark may lie to be on it; in widths of the plateau.
-"""
-
-WINDOW_GRID, POINT_GRID = 1 / 4, 1 / 16
-"""Grid of windows and of the landmarks in the end, pixels of the picture: what batches of other
-sizes or other processors round differently, some 1e-4 pixels, is seldom seen beyond it.
-"""
-
-PIXELS = 260
-"""Side of the window about a knee in which patches and rims are looked at."""
-
-RIM = 0.05
-"""Width of the rims along a bone's outline that are compared, in widths of the plateau."""
-
-JOINT = (*CONDYLES, *PLATEAU)
-
 BATCH_SIZES = (4, 16)
 """Numbers of windows in a batch, each a program of its own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Square:
-    """Square window of a picture.
-
-    Attributes:
-        centre: Middle, (x, y) in pixels of the picture, the first pixel's centre at 0.5.
-        side: Side, pixels of the picture.
-        mirrored: Whether it is looked at mirrored.
-    """
-
-    centre: tuple[float, float]
-    side: float
-    mirrored: bool
-
-    def cut(self, picture: np.ndarray, pixels: int) -> np.ndarray:
-        """Return the window, uint8 [pixels, pixels], black beyond the picture."""
-        scale = self.side / pixels
-        # Shrunk by means over areas first, so that fine grain does not alias.
-        factor = max(1, min(int(scale), *picture.shape))
-        if factor > 1:
-            height, width = (size // factor * factor for size in picture.shape)
-            size = (width // factor, height // factor)
-            picture = cv2.resize(picture[:height, :width], size, interpolation=cv2.INTER_AREA)
-        # OpenCV counts from the first pixel's centre.
-        matrix = self._matrix(pixels)
-        matrix[:, 2] += matrix[:, :2].sum(1) * 0.5
-        matrix /= factor
-        matrix[:, 2] -= 0.5
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpAffine(picture, matrix, (pixels, pixels), flags=how))
-
-    def _matrix(self, pixels: int) -> np.ndarray:
-        """Return the map from pixels of the window to those of the picture, [2, 3]."""
-        scale = self.side / pixels
-        across = -scale if self.mirrored else scale
-        x, y = self.centre
-        return np.array(
-            [[across, 0, x - across * pixels / 2], [0, scale, y - scale * pixels / 2]], np.float64
-        )
-
-    def to_picture(self, shares: np.ndarray) -> np.ndarray:
-        """Map points [..., 2], as shares of the window's side, to pixels of the picture."""
-        matrix = self._matrix(1)
-        return np.asarray(shares @ matrix[:, :2].T + matrix[:, 2])
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """Knee found in a picture.
-
-    Attributes:
-        points: Landmarks in pixels of the picture, float64 [74, 2].
-        errors: Error to be expected of each, pixels, float64 [74].
-        looks: 'R' or 'L', the side that it looks like: fibula at the picture's left or right.
-        probability: Probability that an upright knee is shown.
-        side_probability: Probability that it is one of that look, if it is one.
-        metal: Share of the joint's landmarks that lie on metal, as those of a prosthesis do.
-        black: Share of them that lie where nothing was exposed.
-        covered: Share of them that lie under a patch of one grey value.
-    """
-
-    points: np.ndarray
-    errors: np.ndarray
-    looks: str
-    probability: float
-    side_probability: float = 1.0
-    metal: float = 0.0
-    black: float = 0.0
-    covered: float = 0.0
-
-    @property
-    def width(self) -> float:
-        """Width of the plateau, pixels."""
-        return float(np.linalg.norm(self.points[PLATEAU[-1]] - self.points[PLATEAU[0]]))
-
-    @property
-    def problem(self) -> UnusableKnee | None:
-        """Why it cannot be used although it was found, None if it can."""
-        if self.metal > MOST_ON_PATCHES:
-            return UnusableKnee("replaced_joint", "metal lies on the joint's surfaces, no bone")
-        if self.black > MOST_ON_PATCHES:
-            return UnusableKnee("joint_cut_off", "a part of the joint is black, as if not exposed")
-        if self.covered > MOST_COVERED:
-            return UnusableKnee("joint_covered", "a patch of one grey value covers the joint")
-        return None
-
-    @property
-    def error(self) -> float:
-        """Mean expected error of the joint's landmarks, in widths of the plateau."""
-        return float(self.errors[list(JOINT)].mean() / max(self.width, 1e-6))
 
 
 class Localiser:
@@ -343,17 +208,6 @@ def first_squares(height: int, width: int) -> list[Square]:
     return [Square((x, y), side, mirrored) for x, y, side in places for mirrored in (False, True)]
 
 
-def square_about(knee: Found, zoom: float) -> Square:
-    """Return the window about a knee, of `zoom` widths of its plateau."""
-    x, y = _on_grid(knee.points[list(JOINT)].mean(0), WINDOW_GRID)
-    side = float(_on_grid(zoom * max(knee.width, 8.0), WINDOW_GRID))
-    return Square((float(x), float(y)), side, knee.looks == "L")
-
-
-def _on_grid(values: Any, grid: float) -> Any:
-    return np.round(np.asarray(values) / grid) * grid
-
-
 def _found(square: Square, probabilities: np.ndarray, places: np.ndarray) -> Found:
     points = square.to_picture(places[:, :2].astype(np.float64))
     looks = "L" if square.mirrored else "R"
@@ -368,7 +222,7 @@ def _mean(knees: Sequence[Found]) -> Found:
     errors = np.stack([knee.errors for knee in knees])
     spread = points.std(0).mean(-1)
     return Found(
-        _on_grid(points.mean(0), POINT_GRID),
+        on_grid(points.mean(0), POINT_GRID),
         np.hypot(errors.mean(0), spread),
         knees[0].looks,
         float(np.mean([knee.probability for knee in knees])),
@@ -395,148 +249,6 @@ def is_plausible(knee: Found) -> bool:
         and above
         and joint
     )
-
-
-def bone_contrast(picture: np.ndarray, knee: Found) -> float:
-    """Return how much brighter the bones are than what borders on them, below 0 in a negative.
-
-    It is the difference of the medians of two rims along their outlines, in standard deviations of
-    the window about the knee.
-
-    Args:
-        picture: Grey picture, uint8 [height, width].
-        knee: Knee in it.
-    """
-    window, bones, width = _about(picture, knee)
-    disc = _disc(2 * RIM * width)
-    inner = np.zeros(window.shape, bool)
-    outer = np.zeros(window.shape, bool)
-    for bone in bones:
-        inner |= (bone > 0) & (cv2.erode(bone, disc) == 0)
-        outer |= cv2.dilate(bone, disc) > 0
-    outer &= ~(bones[0] | bones[1]).astype(bool)
-    if not inner.any() or not outer.any():
-        return 0.0
-    difference = np.median(window[inner]) - np.median(window[outer])
-    return float(difference / max(window.std(), 1e-6))
-
-
-def on_patches(picture: np.ndarray, knee: Found) -> dict[str, float]:
-    """Return the shares of the joint's landmarks that lie on patches of no bone.
-
-    Args:
-        picture: Grey picture, uint8 [height, width].
-        knee: Knee in it.
-
-    Returns:
-        Shares by the names of the attributes of `Found`: metal, black and covered.
-    """
-    window, both, width = _about(picture, knee)
-    inside = (both[0] | both[1]) > 0
-    metal, black, covered = _patches(window, inside, width)
-    shown = _window(knee).cut(np.full_like(picture, 255), PIXELS) == 255
-    if not inside.any():
-        return {}
-    if np.median(window[inside]) > WASHED_OUT * 255 or metal[inside].mean() > WHITE_BONE:
-        metal[:] = 0
-    if bone_contrast(picture, knee) < 0:
-        # Of a negative, what is black is bone.
-        black[:] = 0
-    columns, rows = _in_window(knee, list(JOINT)).astype(int).clip(0, PIXELS - 1).T
-    on = {
-        "metal": cv2.dilate(metal, _disc(2 * MARGIN * width)),
-        "black": black,
-        "covered": covered | _wide(_even_lines(window, shown), EVEN_WIDTH * width),
-    }
-    return {name: float(patch[rows, columns].mean()) for name, patch in on.items()}
-
-
-def _window(knee: Found) -> Square:
-    return dataclasses.replace(square_about(knee, 1.3), mirrored=False)
-
-
-def _in_window(knee: Found, chosen: Sequence[int]) -> np.ndarray:
-    """Return landmarks of a knee in pixels of the window about it, [n, 2]."""
-    square = _window(knee)
-    places = (knee.points[list(chosen)] - square.centre) / square.side * PIXELS + PIXELS / 2
-    return np.asarray(places)
-
-
-def _about(picture: np.ndarray, knee: Found) -> tuple[np.ndarray, list[np.ndarray], float]:
-    """Return a window about a knee, femur and tibia in it (1 inside), and the plateau's width."""
-    bones = []
-    for bone in (FEMUR, TIBIA):
-        mask = np.zeros((PIXELS, PIXELS), np.uint8)
-        cv2.fillPoly(mask, [np.round(_in_window(knee, list(bone))).astype(np.int32)], 1)
-        bones.append(mask)
-    square = _window(knee)
-    return square.cut(picture, PIXELS), bones, knee.width / square.side * PIXELS
-
-
-def _patches(
-    picture: np.ndarray, inside: np.ndarray, width: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return where metal is, where nothing was exposed, and where all is of one grey value.
-
-    Bone is mostly white in lines and specks alone; joint spaces are narrow, where they are black.
-
-    Args:
-        picture: Grey picture, uint8 [height, width].
-        inside: Where bones are, bool.
-        width: Width of a plateau, pixels.
-
-    Returns:
-        Masks, uint8 of 0 and 1 as the picture.
-    """
-    near = np.ones((5, 5), np.uint8)
-    even = cv2.dilate(picture, near) == cv2.erode(picture, near)
-    even &= np.ptp(np.percentile(picture, (5, 95))) >= LEAST_RANGE
-    # Black and white have reasons of their own to be even, but end gradually, or with a bone, then.
-    clipped = (picture <= BLACK * 255) | (picture >= METAL * 255)
-    found = _wide(even & ~clipped, EVEN_WIDTH * width) | _abrupt(
-        picture, _wide(even & clipped, EVEN_WIDTH * width), inside
-    )
-    # The rim, where a neighbour differs, belongs to the patch.
-    covered = cv2.dilate(found, _disc(0.06 * width))
-    return (
-        _wide(picture >= METAL * 255, METAL_WIDTH * width),
-        _wide(picture <= BLACK * 255, BLACK_WIDTH * width),
-        covered,
-    )
-
-
-def _abrupt(picture: np.ndarray, mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return the parts of a mask that end abruptly, and not with a bone, uint8."""
-    number, parts = cv2.connectedComponents(mask)
-    kept = np.zeros_like(mask)
-    for part in range(1, number):
-        one = (parts == part).astype(np.uint8)
-        rim = cv2.dilate(one, _disc(10)) - cv2.dilate(one, _disc(4))
-        beside = np.abs(picture[rim > 0].astype(int) - int(np.median(picture[one > 0])))
-        is_bone = inside[one > 0].mean() > WITHIN_BONE
-        if len(beside) and np.median(beside) > ABRUPT and not is_bone:
-            kept |= one
-    return kept
-
-
-def _wide(mask: np.ndarray, least: float) -> np.ndarray:
-    """Return the parts of a mask that a disc of some pixels fits in, uint8."""
-    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disc(least)))
-
-
-def _even_lines(picture: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Return which whole rows and columns, as far as they are shown, are of one grey value."""
-    even = np.zeros(picture.shape, np.uint8)
-    rows, columns = shown.any(1), shown.any(0)
-    part = picture[rows][:, columns]
-    even[:, np.flatnonzero(columns)[np.ptp(part, axis=0) == 0]] = 1
-    even[np.flatnonzero(rows)[np.ptp(part, axis=1) == 0]] = 1
-    return even
-
-
-def _disc(width: float) -> np.ndarray:
-    size = 2 * round(width / 2) + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
 
 
 def _apart(knees: Sequence[Found]) -> list[Found]:

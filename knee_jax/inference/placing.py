@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.inference.locate import JOINT, Found, Localiser, bone_contrast
+from knee_jax.inference.found import JOINT, Found
+from knee_jax.inference.locate import Localiser
+from knee_jax.inference.occlusion import bone_contrast
 from knee_jax.ingest import dicom, landmarks
 from knee_jax.ingest.knee_files import (
     CROP_MM,

@@ -15,7 +15,8 @@ import pandas as pd
 from knee_jax import targets
 from knee_jax.errors import UnusableKnee
 from knee_jax.inference import placing
-from knee_jax.inference.locate import JOINT, ZOOM, Found, Localiser, square_about
+from knee_jax.inference.found import JOINT, Found, square_about
+from knee_jax.inference.locate import ZOOM, Localiser
 from knee_jax.ingest import archives, crops, dicom, film, landmarks
 from knee_jax.ingest.knee_files import picture_of
 from knee_jax.ingest.landmark_tables import KneeLocation, KneeLocations

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from knee_jax.datasets.adapted_windows import CropWindowsJob
 from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.inference.locate import Found
+from knee_jax.inference.found import Found
 from knee_jax.inference.study_landmarks import Comparison, localise
 from knee_jax.ingest import crops
 from knee_jax.ingest.film import Roi

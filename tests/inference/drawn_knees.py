@@ -5,6 +5,7 @@ import functools
 import cv2
 import numpy as np
 
+from knee_jax.inference.found import Found
 from knee_jax.inference.locate import Localiser
 from knee_jax.inference.predictor import Predictor
 from knee_jax.phantom.anatomy import make_knee
@@ -84,3 +85,8 @@ def localiser():
             heat=None,
         )
     )
+
+
+def knee_at(points, looks="R", probability=0.9, error=1.0):
+    """A knee that was found, of landmarks [74, 2]."""
+    return Found(points, np.full(74, error), looks, probability)

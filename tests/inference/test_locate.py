@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from knee_jax.errors import UnusableKnee, UserError
-from knee_jax.inference import locate, placing
-from knee_jax.inference.locate import Found, Square
+from knee_jax.inference import locate, occlusion, placing
+from knee_jax.inference.found import Square
 from knee_jax.ingest import dicom
 from knee_jax.ingest.film import intensity_window
 from knee_jax.ingest.knee_files import (
@@ -25,7 +25,7 @@ from knee_jax.phantom import windows
 from knee_jax.phantom.study import read_points, write_study
 from knee_jax.targets.knee_shown import RIGHT
 from tests.inference import odd_films
-from tests.inference.drawn_knees import localiser, picture
+from tests.inference.drawn_knees import knee_at, localiser, picture
 
 ENDS = {"R": "_f.pts", "L": ".pts"}
 
@@ -82,17 +82,13 @@ def test_what_is_no_knee_is_refused_and_a_turned_one_by_name():
     assert turned.value.reason == "turned"
 
 
-def found(points, looks="R", probability=0.9, error=1.0):
-    return Found(points, np.full(74, error), looks, probability)
-
-
 def test_landmarks_out_of_order_are_not_believed():
     _, (points,) = picture(224, 224, [(60, 115, 100, "R")])
-    assert locate.is_plausible(found(points))
-    assert not locate.is_plausible(found(points, "L"))
-    assert not locate.is_plausible(found(points * [1, -1]))
-    assert not locate.is_plausible(found(points, probability=0.4))
-    assert not locate.is_plausible(found(points, error=9.0))
+    assert locate.is_plausible(knee_at(points))
+    assert not locate.is_plausible(knee_at(points, "L"))
+    assert not locate.is_plausible(knee_at(points * [1, -1]))
+    assert not locate.is_plausible(knee_at(points, probability=0.4))
+    assert not locate.is_plausible(knee_at(points, error=9.0))
 
 
 def knee(image, side, notes=()):
@@ -214,7 +210,7 @@ def test_negatives_of_real_crops_are_told(real_data):
     for file in files:
         crop = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         (found,) = locate.shipped().find(crop, most=1)
-        assert locate.bone_contrast(crop, found) > placing.CERTAIN_CONTRAST
+        assert occlusion.bone_contrast(crop, found) > placing.CERTAIN_CONTRAST
         assert found.covered == found.black == 0
         negative, _ = placing._positive(knee(255 - crop, ""), locate.shipped())
         assert placing.INVERTED in negative.notes
@@ -262,7 +258,7 @@ def test_a_knee_that_is_cut_off_by_the_film_is_refused_and_the_other_is_read(tmp
     points = {side: read_points(path.with_name(f"001{end}")) for side, end in ENDS.items()}
     points["R"][:, 0] = width_mm - points["R"][:, 0]
     points["L"][:, 0] += width_mm - points["L"][60, 0]
-    knees = [found(points[side] / spacing, side) for side in ("R", "L")]
+    knees = [knee_at(points[side] / spacing, side) for side in ("R", "L")]
 
     class Knows:
         def find(self, picture, most=2, looks=""):
@@ -332,79 +328,10 @@ def test_knees_that_cannot_be_marked_are_refused_by_name(kind):
     assert set(found) <= REFUSED[kind]
 
 
-def grained(grey):
-    """A picture of one grey value [300, 300], with the grain that films have."""
-    grain = np.random.default_rng(0).normal(0, 4, (300, 300))
-    return np.clip(grey + grain, 1, 254).astype(np.uint8)
-
-
-def bones_of(points):
-    """A grainy picture of two bones."""
-    shown = grained(90).astype(np.int16)
-    for bone in (locate.FEMUR, locate.TIBIA):
-        mask = np.zeros((300, 300), np.uint8)
-        cv2.fillPoly(mask, [np.round(points[list(bone)]).astype(np.int32)], 1)
-        shown += 60 * mask
-    return shown.astype(np.uint8)
-
-
-def test_metal_on_the_joint_is_no_bone_and_metal_beside_it_is_none_of_its():
-    _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
-    assert not any(locate.on_patches(grained(90), found(points)).values())
-    for top, bottom, replaced in ((140, 160, True), (20, 50, False)):
-        metal = grained(90)
-        metal[top:bottom, 130:230] = 255
-        on = locate.on_patches(metal, found(points))
-        assert (on["metal"] > locate.MOST_ON_PATCHES) == replaced
-        assert on["black"] == on["covered"] == 0
-    assert not any(locate.on_patches(grained(250), found(points)).values())
-
-
-def test_a_joint_that_was_not_exposed_is_no_joint():
-    _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
-    half = bones_of(points)
-    half[100:, 140:] = 0
-    knee = dataclasses.replace(found(points), **locate.on_patches(half, found(points)))
-    assert 0.4 < knee.black < 0.7
-    assert knee.problem.reason == "joint_cut_off"
-    gap = bones_of(points)
-    gap[143:150, 20:280] = 0
-    assert not any(locate.on_patches(gap, found(points)).values()), "a joint space may be black"
-    negative = grained(150)
-    for bone in (locate.FEMUR, locate.TIBIA):
-        cv2.fillPoly(negative, [np.round(points[list(bone)]).astype(np.int32)], 0)
-    assert not any(locate.on_patches(negative, found(points)).values()), "bones may be black"
-
-
-COVERS = {
-    "left": np.s_[:, :140],
-    "right": np.s_[:, 140:],
-    "upper half": np.s_[:150],
-    "lower half": np.s_[145:],
-    "middle": np.s_[100:200, 100:200],
-    "corner": np.s_[100:, 130:],
-}
-
-
-@pytest.mark.parametrize("grey", [0, 30, 128, 220, 250, 255])
-@pytest.mark.parametrize("cover", COVERS)
-def test_a_joint_that_something_covers_is_refused(cover, grey):
-    _, (points,) = picture(300, 300, [(60, 150, 160, "R")])
-    shown = bones_of(points)
-    shown[COVERS[cover]] = grey
-    knee = dataclasses.replace(found(points), **locate.on_patches(shown, found(points)))
-    assert knee.problem is not None
-    assert knee.problem.reason in ("joint_covered", "joint_cut_off", "replaced_joint")
-    beside = bones_of(points)
-    beside[250:] = grey
-    knee = dataclasses.replace(found(points), **locate.on_patches(beside, found(points)))
-    assert knee.problem is None
-
-
 def test_a_knee_with_metal_is_refused_beside_one_that_is_read():
     grey, planted = picture(700, 900, [(160, 330, 160, "R"), (760, 350, 170, "L")])
     knees = [
-        dataclasses.replace(found(points, side), metal=metal)
+        dataclasses.replace(knee_at(points, side), metal=metal)
         for points, side, metal in zip(planted, "RL", (0.5, 0.0))
     ]
 
