@@ -63,7 +63,7 @@ def main(words: list[str]) -> None:
     """Grade, write the results, and print where they are."""
     from tqdm import tqdm
 
-    from knee_jax.inference import grade, models
+    from knee_jax.inference import grade, models, results_folder
     from knee_jax.report.graded import write_page
 
     options = flags.FLAGS
@@ -81,7 +81,7 @@ def main(words: list[str]) -> None:
         sources, settings, grading = _films(predictor, places, out)
     if not sources:
         raise UserError(f"{', '.join(words)}: no files are in there")
-    results = grade.Results(out, settings, part)
+    results = results_folder.Results(out, settings, part)
     index, number = part
     remaining = results.remaining(sources[index - 1 :: number])
     graded = grading(remaining, min(options.workers, max(len(remaining), 1)))
@@ -92,7 +92,7 @@ def main(words: list[str]) -> None:
     if table is None:
         print(f"part {index} of {number} is finished; the others are not")
         return
-    pictures = grade.pictures_of(table, out)
+    pictures = results_folder.pictures_of(table, out)
     if others := len(results.done.keys() - {source.name for source in sources}):
         print(
             f"{others} files that were graded into {out} before are not in the table now: "
@@ -103,12 +103,12 @@ def main(words: list[str]) -> None:
     print(f"{len(table) - refused} knees graded, {refused} refused, of {len(sources)} files")
     print(f"{grade.WARNING}\n\n{page}")
     if refused == len(table):
-        raise UserError(f"no knee was graded; the reasons are in {out / grade.TABLE}")
+        raise UserError(f"no knee was graded; the reasons are in {out / results_folder.TABLE}")
 
 
 def _films(predictor: "Predictor", places: list[Path], out: Path) -> "Work":
     """Return the films and crops to grade, what their grades depend on, and how they are made."""
-    from knee_jax.inference import grade
+    from knee_jax.inference import grade, results_folder
     from knee_jax.ingest.sources import find, unique
     from knee_jax.pacs import results as dicom_results
 
@@ -122,7 +122,7 @@ def _films(predictor: "Predictor", places: list[Path], out: Path) -> "Work":
         localise=options.roi == "localiser",
     )
     sources = unique([each for each in find(places) if not each.path.is_relative_to(out)])
-    settings = grade.settings_of(predictor, reading)
+    settings = results_folder.settings_of(predictor, reading)
     if options.dicom_sr:
         dicom_results.require()
         settings["dicom_sr"] = True

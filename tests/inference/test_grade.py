@@ -11,8 +11,9 @@ import pytest
 
 from knee_jax import pictures
 from knee_jax.errors import UserError
-from knee_jax.inference import grade
+from knee_jax.inference import grade, results_folder
 from knee_jax.inference.predictor import Predictor
+from knee_jax.inference.results_folder import Results, pictures_of, settings_of, stamp
 from knee_jax.ingest.knee_files import Knee, Reading, Refusal
 from knee_jax.ingest.sources import Source, find
 from knee_jax.phantom.anatomy import make_knee
@@ -51,8 +52,8 @@ def knee(left, right, side="R", source="a.png"):
 
 def results(tmp_path, reads, predictor=None, part=(1, 1), **changes):
     predictor = predictor or model()
-    settings = grade.settings_of(predictor, Reading(pixels=32, **changes))
-    folder = grade.Results(tmp_path / "out", settings, part)
+    settings = settings_of(predictor, Reading(pixels=32, **changes))
+    folder = Results(tmp_path / "out", settings, part)
     rows = list(folder.add(grade.rows_of(predictor, reads, folder.out)))
     return folder, rows
 
@@ -63,7 +64,7 @@ def read_of(*found, name="a.png"):
 
 @pytest.fixture(autouse=True)
 def no_stamps(monkeypatch):
-    monkeypatch.setattr(grade, "stamp", lambda *_: [0, 0])
+    monkeypatch.setattr(results_folder, "stamp", lambda *_: [0, 0])
 
 
 def test_rows_have_grade_probabilities_expectation_and_confidence(tmp_path):
@@ -137,7 +138,7 @@ def test_a_stopped_command_goes_on_and_a_torn_line_is_done_again(tmp_path):
     folder, _ = results(tmp_path, reads[:3])
     with folder.lines.open("a") as file:
         file.write('{"file": "3.png", "sta')
-    again = grade.Results(folder.out, grade.settings_of(model(), Reading(pixels=32)))
+    again = Results(folder.out, settings_of(model(), Reading(pixels=32)))
     assert [source.name for source in again.remaining(sources)] == ["3.png"]
     assert again.write_table(sources) is None
     list(again.add(grade.rows_of(model(), reads[3:], again.out)))
@@ -171,11 +172,11 @@ def test_results_of_other_settings_and_other_folders_are_refused(tmp_path):
         results(tmp_path, [], model(name="another"))
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file; name a folder"):
-        grade.Results(tmp_path / "file", {})
+        Results(tmp_path / "file", {})
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(UserError, match="holds something else"):
-        grade.Results(tmp_path / "full", {})
+        Results(tmp_path / "full", {})
 
 
 def test_the_page_stands_alone_and_says_what_it_is_for(tmp_path):
@@ -185,7 +186,7 @@ def test_the_page_stands_alone_and_says_what_it_is_for(tmp_path):
     ]
     folder, _ = results(tmp_path, reads)
     table = folder.write_table([read.source for read in reads])
-    pictures = grade.pictures_of(table, folder.out)
+    pictures = pictures_of(table, folder.out)
     assert list(pictures) == [0]
     page = write_page(folder.out, table, TARGETS, pictures, "means", grade.WARNING)
     text = page.read_text()
@@ -268,7 +269,7 @@ def test_models_of_one_name_and_other_weights_are_told_apart():
     )
     assert one != other
     settings = [
-        grade.settings_of(dataclasses.replace(model(), facts={"weights": each}), Reading(pixels=32))
+        settings_of(dataclasses.replace(model(), facts={"weights": each}), Reading(pixels=32))
         for each in (one, other)
     ]
     assert settings[0] != settings[1]
@@ -282,7 +283,7 @@ def test_lines_that_are_damaged_are_done_again(tmp_path):
     folder.lines.write_bytes(
         lines[0] + b'{"file": "1.png", "stamp": [0, 0]}\n' + b"\xff\xfe" + lines[2]
     )
-    again = grade.Results(folder.out, grade.settings_of(model(), Reading(pixels=32)))
+    again = Results(folder.out, settings_of(model(), Reading(pixels=32)))
     assert [source.name for source in again.remaining(sources)] == ["1.png", "2.png"]
 
 
@@ -292,7 +293,7 @@ def test_a_file_that_changed_is_graded_again(tmp_path, monkeypatch, change):
     path = tmp_path / "a_R.dcm"
     path.write_bytes(b"1234")
     source = Source(path, path.name)
-    before = grade.stamp(source)
+    before = stamp(source)
     if change == "another file":
         status = path.stat()
         (tmp_path / "b").write_bytes(b"5678")
@@ -300,7 +301,7 @@ def test_a_file_that_changed_is_graded_again(tmp_path, monkeypatch, change):
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     else:
         (tmp_path / "a_R.dcm.pts").write_text("x")
-    assert grade.stamp(source) != before
+    assert stamp(source) != before
 
 
 def test_no_model_is_no_model():

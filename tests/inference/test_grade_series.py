@@ -9,6 +9,7 @@ import pytest
 from knee_jax.errors import UserError
 from knee_jax.inference import grade, grade_series
 from knee_jax.inference.predictor import Predictor
+from knee_jax.inference.results_folder import TABLE, Results, pictures_of
 from knee_jax.ingest import knee_series
 from knee_jax.ingest.series import read_volume
 from knee_jax.ingest.volume import PHANTOMS, preparation_of, prepare
@@ -101,19 +102,19 @@ def test_results_go_on_and_the_page_shows_slices(tmp_path):
         series(root / name)
     sources, predictor = knee_series.find([root]), model()
     settings = grade_series.settings_of(predictor, "")
-    results = grade.Results(tmp_path / "out", settings)
+    results = Results(tmp_path / "out", settings)
     for _ in results.add(grade_series.rows_of(predictor, sources[:1], TINY, "", 1, results.out)):
         pass
-    again = grade.Results(tmp_path / "out", settings)
+    again = Results(tmp_path / "out", settings)
     assert [source.name for source in again.remaining(sources)] == ["b"]
     list(again.add(grade_series.rows_of(predictor, sources[1:], TINY, "", 1, again.out)))
     table = again.write_table(sources)
     assert table["file"].tolist() == ["a", "b"]
-    shown = grade.pictures_of(table, again.out)
+    shown = pictures_of(table, again.out)
     assert len(shown) == 2
     page = write_page(again.out, table, predictor.targets, shown, "means", grade.WARNING)
     assert page.read_text().count("data:image") == 2
-    written = pd.read_csv(again.out / grade.TABLE)
+    written = pd.read_csv(again.out / TABLE)
     assert written["progression_pred"].tolist() == table["progression_pred"].tolist()
 
 
