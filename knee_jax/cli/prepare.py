@@ -180,7 +180,7 @@ def _finder(name: str) -> tuple[Callable[[Any], Any], Callable[[pathlib.Path], N
     if not name.endswith(f"/{COMPARED}"):
         return functools.partial(_localise, comparison=None), None
 
-    from knee_jax.inference.study_landmarks import Comparison
+    from knee_jax.inference.landmark_comparison import Comparison
     from knee_jax.report import landmark_quality
 
     comparison = Comparison()

@@ -13,7 +13,8 @@ from knee_jax.datasets.adapted_windows import CropWindowsJob
 from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UnusableKnee, UserError
 from knee_jax.inference.found import Found
-from knee_jax.inference.study_landmarks import Comparison, localise
+from knee_jax.inference.landmark_comparison import Comparison
+from knee_jax.inference.study_landmarks import localise
 from knee_jax.ingest import crops
 from knee_jax.ingest.film import Roi
 from knee_jax.ingest.report import Exclusion, Note
