@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
+from knee_jax.inference import side_marker
 from knee_jax.inference.found import JOINT, Found
 from knee_jax.inference.locate import Localiser
 from knee_jax.inference.occlusion import bone_contrast
@@ -109,6 +110,10 @@ def _cut(
     if isinstance(believed, Refusal):
         return [believed]
     knees = believed
+    try:
+        side_marker.check(film.picture, film.spacing_mm, knees)
+    except UnusableKnee as error:
+        return [Refusal(film.source, "", error.reason, error.detail)]
     alone = len(knees) == 1 and not single
     places = _places(film, knees, has_layout=len(knees) > 1 and not single)
     if reading.side:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from knee_jax.errors import UnusableKnee
-from knee_jax.inference import placing
+from knee_jax.inference import placing, side_marker
 from knee_jax.inference.found import JOINT, Found
 from knee_jax.inference.landmark_comparison import Comparison, Look
 from knee_jax.inference.locate import Localiser
@@ -103,6 +103,7 @@ def _look(job: FilmJob, localiser: Localiser) -> Look:
     knees: dict[str, Found | UnusableKnee] = dict.fromkeys(file.readings, NOT_FOUND)
     try:
         found = placing.sided(picture, localiser.find(picture), localiser)
+        side_marker.check(picture, spacing_mm, found)
         knees |= {knee.looks: knee.problem or knee for knee in found if knee.looks in knees}
     except UnusableKnee as problem:
         knees = dict.fromkeys(knees, problem)

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from knee_jax.datasets.adapted_windows import CropWindowsJob
 from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UnusableKnee, UserError
+from knee_jax.inference import side_marker
 from knee_jax.inference.found import Found
 from knee_jax.inference.landmark_comparison import Comparison
 from knee_jax.inference.study_landmarks import localise
@@ -143,7 +144,7 @@ class FromFiles:
         ]
 
 
-def test_films_without_landmark_files_are_cut_as_by_the_files(tmp_path):
+def test_films_without_landmark_files_are_cut_as_by_the_files(tmp_path, monkeypatch):
     write_study(tmp_path, num_subjects=1, visits=(0,), rows=512, progress=False)
     job, *_ = plan_study(tmp_path, "OAI", Roi(pixels=100))[0]
     by_files = {knee["side"]: knee for knee in job() if isinstance(knee, dict)}
@@ -164,6 +165,9 @@ def test_films_without_landmark_files_are_cut_as_by_the_files(tmp_path):
     assert left["landmark_error"] > 0
     np.testing.assert_allclose(right["keypoints"], by_files["R"]["keypoints"], atol=1e-3)
     swapped = FromFiles({"L": points["R"]}, width_mm)
+    kept, excluded = localise(job, swapped)()
+    assert (kept["side"], excluded.reason) == ("R", "side_mismatch"), "its letter is at the other"
+    monkeypatch.setattr(side_marker, "read", lambda *_: [])
     kept, excluded = localise(job, swapped)()
     assert (kept["side"], excluded.reason) == ("R", "no_landmarks"), "the right knee is no left one"
     film.with_name(film.name + "_f.pts").unlink()

@@ -294,6 +294,7 @@ RIGHT_AGAIN = ("ordinary", "screws", "white border", "text across", "inverted", 
 """Kinds of odd films whose knees are marked all the same, or are missed."""
 
 REFUSED = {
+    "mirrored": {"mirrored_film"},
     "turned by 90": {"turned"},
     "turned by 180": {"turned"},
     "one knee, mirrored": {"side_mismatch"},

@@ -49,7 +49,9 @@ def test_a_reason_of_no_stage_is_not_lost():
 def test_every_reason_of_the_ingest_has_one_stage_and_every_stage_s_reason_occurs():
     assert len(set(REASONS)) == len(REASONS)
     written, raised = set(), set(progression.REASONS)
-    for path in pathlib.Path(knee_jax.ingest.__file__).parent.glob("*.py"):
+    ingest = pathlib.Path(knee_jax.ingest.__file__).parent
+    found = [ingest.parent / "inference" / f"{n}.py" for n in ("found", "locate", "side_marker")]
+    for path in (*ingest.glob("*.py"), *found):
         if path.name == "flow.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
