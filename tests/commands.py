@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,12 +30,18 @@ SMALL = (
 """Overrides that make any config a matter of seconds."""
 
 
+LONGEST = 600
+"""Seconds from which on a command hangs."""
+
+
 def command(*arguments: str | Path, devices: int = 1) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment for `subprocess` of `python -m ARGUMENTS`."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # Compiling is most of a tiny run; networks and steps are tested fully optimised elsewhere.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        # Of one that hangs, `run` shows where.
+        "PYTHONFAULTHANDLER": "1",
     }
     return [sys.executable, "-m", *map(str, arguments)], environment
 
@@ -42,9 +49,22 @@ def command(*arguments: str | Path, devices: int = 1) -> tuple[list[str], dict[s
 def run(*arguments: str | Path, devices: int = 1) -> subprocess.CompletedProcess:
     """Runs `python -m ARGUMENTS` in the repository's root and returns what it printed."""
     line, environment = command(*arguments, devices=devices)
-    return subprocess.run(
-        line, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(line, env=environment, cwd=REPOSITORY, **pipes)
+    out, err = wait_for_end(process)
+    return subprocess.CompletedProcess(line, process.returncode, out, err)
+
+
+def wait_for_end(process: subprocess.Popen) -> tuple[str, str]:
+    """Returns what a process of `command` prints; fails with its threads' stacks if it hangs."""
+    try:
+        return process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        errors = process.communicate(timeout=60)[1] or ""
+        raise AssertionError(f"{process.args} hangs: {errors[-9000:]}") from None
+    finally:
+        process.kill()
 
 
 def run_well(*arguments: str | Path, devices: int = 1) -> subprocess.CompletedProcess:

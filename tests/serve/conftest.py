@@ -133,7 +133,8 @@ def started(tmp_path_factory):
     yield start
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from knee_jax.errors import STOPPED
-from tests.commands import REPOSITORY, command, train_flags
+from tests.commands import REPOSITORY, command, train_flags, wait_for_end
 
 CHANGES = (
     "--config.checkpoint_every=3",
@@ -134,7 +134,7 @@ def stop(process, workdir, rng) -> bool:
     """Send SIGTERM, as schedulers do; the step is saved."""
     wait_for_lines(process, workdir, rng.randint(1, 4))
     process.send_signal(signal.SIGTERM)
-    errors = process.communicate()[1]
+    errors = wait_for_end(process)[1]
     assert "Traceback" not in errors
     if process.returncode == STOPPED:
         step = newest(workdir).name
@@ -146,7 +146,7 @@ def interrupt(process, workdir, rng) -> bool:
     """Press Ctrl-C."""
     wait_for_lines(process, workdir, rng.randint(1, 4))
     process.send_signal(signal.SIGINT)
-    errors = process.communicate()[1]
+    errors = wait_for_end(process)[1]
     assert "Traceback" not in errors
     if process.returncode == 130:
         assert errors.splitlines()[-1] == "interrupted"
@@ -161,7 +161,7 @@ def fill_the_disk(process, workdir, rng) -> bool:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
     except ProcessLookupError:
         return False
-    errors = process.communicate()[1]
+    errors = wait_for_end(process)[1]
     assert "Traceback" not in errors, errors[-3000:]
     if process.returncode == 1:
         assert "the disk is full" in errors.splitlines()[-1]
@@ -207,7 +207,7 @@ def disturb(
         )
     flags = train_flags(workdir, data_dir, "kpn.py:demo", (*CHANGES, *changes))
     last = start(flags, subprocess.PIPE)
-    errors = last.communicate()[1]
+    errors = wait_for_end(last)[1]
     assert last.returncode == 0, errors[-3000:]
     if done["damage"]:
         assert any((workdir / "set_aside").iterdir())
