@@ -106,6 +106,13 @@ def run_here(module: str, *arguments: str | Path) -> subprocess.CompletedProcess
     return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
+def run_here_well(*arguments: str | Path) -> subprocess.CompletedProcess:
+    """As `run_here`, of a `knee-jax` command, and fails where the command does."""
+    done = run_here("knee_jax", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 def train_flags(workdir: Path, data_dir: Path, config: str, changes: Sequence[str]) -> list[str]:
     """The module and flags of a small run."""
     return [

@@ -20,7 +20,7 @@ from knee_jax.phantom.mri import write_mri_study
 from knee_jax.targets import knee_shown
 from knee_jax.targets.grades import GRADES
 from knee_jax.targets.kinds import Classes
-from tests.commands import run, run_here, run_well, train_flags
+from tests.commands import run, run_here, run_here_well, run_well, train_flags
 
 OARSI = (
     "--config.data.split=k_fold",
@@ -125,7 +125,7 @@ def test_progression_is_learnt_from_volumes_and_told_in_a_report(tmp_path, tiny_
     study = tmp_path / "series"
     write_mri_study(study, num_subjects=2, seed=9, shape=(52, 52, 40), progress=False)
     out = f"--out={tmp_path / 'graded'}"
-    run_well("knee_jax", "predict", study, f"--model={tmp_path}", out, "--workers=1")
+    run_here_well("predict", study, f"--model={tmp_path}", out, "--workers=1")
     graded = pd.read_csv(tmp_path / "graded" / "predictions.csv")
     assert (graded["status"] == "graded").sum() == 4
     assert set(graded.loc[graded["status"] == "refused", "file"]) == {"tables"}
@@ -154,10 +154,12 @@ def test_a_localiser_is_trained_exported_and_looks_at_files(tmp_path, tiny_data_
         assert np.linalg.norm(found - true, axis=1)[inside].mean() < 160
         assert 0 < metrics[split]["landmarks"]["radial_error"]["value"] < 200
     model = tmp_path / "drawn.knee"
-    run_well("knee_jax", "export", tmp_path / "run", f"--out={model}", "--half")
+    run_here_well("export", tmp_path / "run", f"--out={model}", "--half")
     blank = tmp_path / "blank_R.png"
     cv2.imwrite(str(blank), np.random.default_rng(0).integers(0, 256, (99, 99), np.uint8))
-    done = run("knee_jax", "locate", blank, f"--model={model}", f"--out={tmp_path / 'located'}")
+    done = run_here(
+        "knee_jax", "locate", blank, f"--model={model}", f"--out={tmp_path / 'located'}"
+    )
     (row,) = pd.read_csv(tmp_path / "located" / "landmarks.csv").to_dict("records")
     assert row["status"] in ("refused", "located")
     assert done.returncode == (1 if row["status"] == "refused" else 0), done.stderr[-3000:]

@@ -15,7 +15,7 @@ from knee_jax.errors import UserError
 from knee_jax.ingest.fingerprint import checksum, perceptual_hash
 from knee_jax.ingest.knee_files import Reading
 from knee_jax.ingest.labelled_folder import LabelledFolder
-from tests.commands import run_here, run_well
+from tests.commands import run_here, run_here_well, run_well
 from tests.folders import contents
 
 
@@ -142,10 +142,10 @@ def test_a_proposed_command_runs_as_it_stands(tmp_path):
     lines = ["Patient Nr;Bild;Seite;KL-Grad", "1;1.png;links;2", "2;2.png;rechts;0"]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     words = [f"--labels={tmp_path / 't.csv'}", f"--data_dir={tmp_path / 'data'}"]
-    proposed = run_well("knee_jax", "prepare", "folder", "--infer", *words)
+    proposed = run_here_well("prepare", "folder", "--infer", *words)
     command = shlex.split(proposed.stdout.splitlines()[-1])
     assert command[:3] == ["knee-jax", "prepare", "folder"]
-    made = run_well("knee_jax", *command[1:], "--workers=1")
+    made = run_here_well(*command[1:], "--workers=1")
     assert "knees                                          2" in made.stdout
 
 
@@ -177,11 +177,11 @@ def test_renamed_and_resized_crops_are_prepared_and_trained_on(real_data, tmp_pa
         subject, side, grade = file.stem[:-1], file.stem[-1], file.parent.name
         lines.append(f"Aufnahme {number:03d}.JPG;{subject};{side.lower()};{grade},0;")
     table.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
-    proposed = run_well("knee_jax", "prepare", "folder", f"--labels={table}", "--infer")
+    proposed = run_here_well("prepare", "folder", f"--labels={table}", "--infer")
     columns = next(w for w in shlex.split(proposed.stdout.splitlines()[-1]) if "--columns=" in w)
     data, run = tmp_path / "data", tmp_path / "run"
     where = [f"--images={images}", f"--labels={table}", "--name=mine", f"--data_dir={data}"]
-    made = run_well("knee_jax", "prepare", "folder", *where, columns, "--workers=1")
+    made = run_here_well("prepare", "folder", *where, columns, "--workers=1")
     assert "split knees                                         30" in made.stdout
     # The originals are known again, under whatever name, size and format.
     listed = knees.describe(open_set(data / "mine/1.0.0"))
@@ -213,7 +213,7 @@ def test_renamed_and_resized_crops_are_prepared_and_trained_on(real_data, tmp_pa
     for row in predictions.itertuples():
         assert truth[row.subject, row.side] == row.kl
     # Of its own set it is scored on its test knees alone.
-    run_well("knee_jax", "evaluate", run, "--data=mine", f"--data_dir={data}")
+    run_here_well("evaluate", run, "--data=mine", f"--data_dir={data}")
     scored = pd.read_csv(run / "evaluations/mine/predictions/test.csv", dtype={"subject": str})
     key = ["subject", "side"]
     assert scored[key].values.tolist() == predictions[key].values.tolist()

@@ -14,7 +14,7 @@ from knee_jax.datasets.prepare import prepare
 from knee_jax.errors import UserError
 from knee_jax.evaluation import on_set
 from knee_jax.inference.predictor import Predictor
-from tests.commands import run_here, run_well, train_flags
+from tests.commands import run_here, run_here_well, run_well, train_flags
 
 SETTINGS = Evaluation(num_resamples=20)
 
@@ -149,7 +149,7 @@ def test_a_run_is_evaluated_on_another_set_without_its_own(tmp_path, tiny_data_d
     shutil.rmtree(other / "phantom_xray")
 
     where = f"--data_dir={other}"
-    done = run_well("knee_jax", "evaluate", run, "--data=phantom_most/tiny", where)
+    done = run_here_well("evaluate", run, "--data=phantom_most/tiny", where)
     out = run / "evaluations/phantom_most_tiny"
     found = pd.read_csv(out / "predictions/test.csv", dtype={"subject": str})
     key = ["subject", "side", "visit"]
@@ -175,7 +175,7 @@ def test_a_run_is_evaluated_on_another_set_without_its_own(tmp_path, tiny_data_d
     refused = run_here("evaluate", run, *trained_on)
     assert refused.returncode == 1
     assert "so that none is left to be scored" in refused.stderr
-    done = run_well("knee_jax", "evaluate", run, *trained_on, "--training_knees")
+    done = run_here_well("evaluate", run, *trained_on, "--training_knees")
     assert "training knees among them" in done.stdout
     place = run / "evaluations/phantom_xray_tiny_training_knees"
     facts = json.loads((place / "evaluation.json").read_text())
@@ -186,7 +186,7 @@ def test_a_run_is_evaluated_on_another_set_without_its_own(tmp_path, tiny_data_d
     some = sorted(learnt)[: len(learnt) // 2]
     knees[~knees["subject"].isin(some)].to_csv(copy / "knees.csv", index=False)
     (copy / "manifest.json").unlink()
-    run_well("knee_jax", "evaluate", copy, *trained_on)
+    run_here_well("evaluate", copy, *trained_on)
     out = copy / "evaluations/phantom_xray_tiny"
     scored = pd.read_csv(out / "predictions/test.csv", dtype={"subject": str})
     assert set(scored["subject"]) <= set(some)
@@ -197,7 +197,7 @@ def test_a_run_is_evaluated_on_another_set_without_its_own(tmp_path, tiny_data_d
     file = tmp_path / "theirs.csv"
     own[[*key, *chances]].iloc[:-5].to_csv(file, index=False)
     both = [run, copy, f"--predictions={file}", f"--out={tmp_path / 'out'}"]
-    done = run_well("knee_jax", "evaluate", *both, "--data=phantom_most/tiny", where)
+    done = run_here_well("evaluate", *both, "--data=phantom_most/tiny", where)
     table = pd.read_csv(tmp_path / "out/comparison.csv")
     kappa = table[(table["target"] == "kl") & (table["metric"] == "quadratic_kappa")]
     assert kappa["row"].tolist() == ["run", "run_2", "theirs", "mean of all"]
