@@ -107,7 +107,10 @@ def test_a_list_survives_its_file(open_set, tmp_path):
 SUBJECTS = st.sets(st.integers(0, 60), min_size=12, max_size=40)
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "examples",
+    [8, pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.long)],
+)
 def test_no_training_subject_is_ever_scored_as_test(open_set, examples):
     settings(deadline=None, max_examples=examples)(
         given(SUBJECTS, SUBJECTS, st.integers(0, 3))(
