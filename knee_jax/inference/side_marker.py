@@ -29,7 +29,7 @@ HEIGHTS_MM, STROKE_MM = (4.0, 28.0), 7.0
 CONTRAST = 64
 """Grey values by which a stroke is brighter than what surrounds it."""
 
-LEAST_LIKE, LEAST_APART = 0.7, 0.12
+LEAST_LIKE, LEAST_APART = 0.7, 0.1
 """Least correlation with an R or an L, and least amount by which that exceeds the one with any
 other character, for it to be one. On 2,271 real crops, which show no letter, one L and one mirrored
 L were found.
@@ -191,14 +191,14 @@ def _templates() -> tuple[np.ndarray, list[tuple[str, bool]]]:
 def _glyphs(name: str) -> Iterator[np.ndarray]:
     """Draw a character in several fonts and weights, uint8."""
     for strokes in (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX):
-        for thick in (4, 9, 14):
-            canvas = np.zeros((160, 160), np.uint8)
-            cv2.putText(canvas, name, (40, 120), strokes, 3.4, 255, thick, cv2.LINE_AA)
+        for thick in (2, 5, 7):
+            canvas = np.zeros((80, 80), np.uint8)
+            cv2.putText(canvas, name, (20, 60), strokes, 1.7, 255, thick, cv2.LINE_AA)
             yield canvas
-    font = PIL.ImageFont.load_default(100)
-    for thick in (0, 3, 6):
-        page = PIL.Image.new("L", (160, 160))
-        PIL.ImageDraw.Draw(page).text((40, 20), name, 255, font, stroke_width=thick)
+    font = PIL.ImageFont.load_default(50)
+    for thick in (0, 2, 3):
+        page = PIL.Image.new("L", (80, 80))
+        PIL.ImageDraw.Draw(page).text((20, 10), name, 255, font, stroke_width=thick)
         yield np.asarray(page)
 
 
