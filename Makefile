@@ -41,13 +41,13 @@ test-added: install
 	$(BIN)/python -m pytest -m 'slow and not long'
 
 test-long: install
-	$(BIN)/python -m pytest -m long --timeout=14400
+	$(BIN)/python -m pytest -m long
 
 .beam/apache_beam: | $(call installed,$(EXTRAS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target .beam apache-beam==2.77.0
 
 test-beam: install .beam/apache_beam
-	PYTHONPATH=.beam $(BIN)/python -m pytest -m 'long or not long' --timeout=14400 tests/datasets/test_beam.py
+	PYTHONPATH=.beam $(BIN)/python -m pytest -m 'long or not long' tests/datasets/test_beam.py
 
 chaos: install
 	$(BIN)/python -m tests.training.chaos

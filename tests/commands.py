@@ -31,7 +31,7 @@ SMALL = (
 
 
 LONGEST = 600
-"""Seconds from which on a command hangs."""
+"""Seconds after which a command is taken to hang; more in long tests (`conftest.py`)."""
 
 
 def command(*arguments: str | Path, devices: int = 1) -> tuple[list[str], dict[str, str]]:
@@ -40,7 +40,7 @@ def command(*arguments: str | Path, devices: int = 1) -> tuple[list[str], dict[s
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # Compiling is most of a tiny run; networks and steps are tested fully optimised elsewhere.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        # Of one that hangs, `run` shows where.
+        # `run` shows where a hanging command stands.
         "PYTHONFAULTHANDLER": "1",
     }
     return [sys.executable, "-m", *map(str, arguments)], environment
@@ -61,7 +61,9 @@ def wait_for_end(process: subprocess.Popen) -> tuple[str, str]:
         return process.communicate(timeout=LONGEST)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)
-        errors = process.communicate(timeout=60)[1] or ""
+        errors = "its pipes stay open"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            errors = process.communicate(timeout=60)[1] or ""
         raise AssertionError(f"{process.args} hangs: {errors[-9000:]}") from None
     finally:
         process.kill()

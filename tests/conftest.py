@@ -23,6 +23,21 @@ REAL_DATA = REPOSITORY.parent / "shared" / "data"
 CASES = REPOSITORY.parent / "shared" / "cases"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave long tests their time."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
+@pytest.fixture(autouse=True)
+def _no_limit_of_long_commands(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if request.node.get_closest_marker("long"):
+        monkeypatch.setattr("tests.commands.LONGEST", None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real knees beside the repository; the test skips where there is none."""

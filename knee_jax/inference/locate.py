@@ -41,6 +41,9 @@ LARGEST_ERROR = 0.035
 529 real knees none had more than 0.017; what is no knee and yet taken for one, 0.048 or more.
 """
 
+TURNS = {1: "90 degrees counterclockwise", 2: "180 degrees", 3: "90 degrees clockwise"}
+"""Quarter turns that bring a picture upright, in words."""
+
 BATCH_SIZES = (4, 16)
 """Numbers of windows in a batch, each a program of its own."""
 
@@ -147,7 +150,7 @@ class Localiser:
             found, _ = self._seen(turned, first_squares(*turned.shape))
             if any(knee.problem is None for knee in found):
                 return UnusableKnee(
-                    "turned", f"the picture shows a knee turned by {90 * turns} degrees; turn it"
+                    "turned", f"the picture shows a knee that is turned; turn it by {TURNS[turns]}"
                 )
         shown = classes.max(0)
         highest = int(shown[NONE + 1 :].argmax()) + NONE + 1

@@ -29,8 +29,8 @@ from knee_jax.ingest.sources import Source
 from knee_jax.landmarks import PLATEAU_CENTRE
 
 OTHER_SIDE = (
-    "it looks like a {looks} knee, and was said to be a {said} one: the name, the header or --side "
-    "is wrong, or the picture is mirrored"
+    "it looks like a {looks} knee, and was said to be a {said} one: its name, its header or the "
+    "side that was given is wrong, or the picture is mirrored"
 )
 CERTAIN_SIDE = 0.9
 """Probability from which a side that a knee looks like is believed, or told."""
@@ -46,7 +46,8 @@ are negatives, the others have 0.28 and more as they are, and none of their nega
 
 INVERTED = dicom.NOTES["inverted_by_the_picture"]
 NO_SCALE = (
-    f"the pixel size is unknown: taken from a plateau of {WIDTH_MM:.0f} mm, and nothing is measured"
+    f"the pixel size is unknown: taken from a plateau of {WIDTH_MM:.0f} mm, and no width is "
+    "measured"
 )
 SMALL, OFF_CENTRE = 0.82, 0.2
 """Share of the size that a model knows, and distance from the middle in widths of the plateau, from
@@ -54,7 +55,7 @@ which a knee is cut out of a picture that might be a crop. Of 250 real crops, th
 models know, the smallest has 0.9.
 """
 
-TWO_KNEES = ("same_side", "sides_swapped")
+TWO_KNEES = ("same_side", "sides_swapped", "mirrored_film", "letter_mismatch")
 """Reasons to refuse a picture of two knees, which is no crop of one."""
 
 ONLY_ONE = "only one knee was found on the film"

@@ -116,6 +116,7 @@ STAGES = {
         "landmarks_outside",
         "landmarks_reversed",
         "landmarks_unreadable",
+        "letter_mismatch",
         "mirrored_film",
         "no_knee",
         "no_landmarks",

@@ -61,12 +61,16 @@ def decode(data: bytes) -> np.ndarray | None:
 
 
 def _seen(image: np.ndarray) -> np.ndarray:
-    """Return the colours of a picture with transparency, [height, width, 4], on black."""
-    colours, opacity = image[..., :3], image[..., 3:]
-    opaque = np.iinfo(image.dtype).max
-    if (opacity == opaque).all():
-        return colours
-    return np.rint(colours * (opacity / opaque)).astype(image.dtype)
+    """Return the colours of a picture, [height, width, 4], black where it is rather transparent.
+
+    Opacity is taken as all or nothing, since some decoders have multiplied by it already. A picture
+    of no opacity anywhere has none that means anything.
+    """
+    colours, opacity = image[..., :3], image[..., 3]
+    hidden = opacity < np.iinfo(image.dtype).max / 2
+    if hidden.any() and opacity.any():
+        colours[hidden] = 0
+    return colours
 
 
 def _holds_several(opened: PIL.Image.Image) -> bool:

@@ -73,9 +73,10 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """One graded knee on the page."""
+    """One graded knee on the page; `begins_film` where the other knee of its film follows."""
 
     file: str
+    begins_film: bool
     side: str
     picture: str
     answers: tuple[Answer, ...]
@@ -132,16 +133,20 @@ def render(
     """
     graded = table[table["status"] == "graded"]
     places = np.flatnonzero(table["status"] == "graded").tolist()
+    files = graded["file"].tolist()
     shown = [
         Shown(
             file=row["file"],
+            begins_film=row["file"] == following and row["file"] != before,
             side={"L": "left", "R": "right"}.get(row["side"], "side unknown"),
             picture=pictures.get(place, ""),
             answers=tuple(_answer(target, row) for target in targets),
             measures=tuple(_measures(row)),
             notes=row["notes"],
         )
-        for place, row in zip(places[:MOST_PICTURES], graded.to_dict("records"))
+        for place, row, before, following in zip(
+            places[:MOST_PICTURES], graded.to_dict("records"), ["", *files], [*files[1:], ""]
+        )
     ]
     refused = table[table["status"] == "refused"]
     return template("graded.html").render(

@@ -166,7 +166,7 @@ def test_films_without_landmark_files_are_cut_as_by_the_files(tmp_path, monkeypa
     np.testing.assert_allclose(right["keypoints"], by_files["R"]["keypoints"], atol=1e-3)
     swapped = FromFiles({"L": points["R"]}, width_mm)
     kept, excluded = localise(job, swapped)()
-    assert (kept["side"], excluded.reason) == ("R", "side_mismatch"), "its letter is at the other"
+    assert (kept["side"], excluded.reason) == ("R", "letter_mismatch"), "its letter is at the other"
     monkeypatch.setattr(side_marker, "read", lambda *_: [])
     kept, excluded = localise(job, swapped)()
     assert (kept["side"], excluded.reason) == ("R", "no_landmarks"), "the right knee is no left one"

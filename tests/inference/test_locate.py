@@ -290,6 +290,21 @@ def test_a_model_that_finds_no_landmarks_is_no_localiser():
         locate.load("kl-kneekl224")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_square", [False, True])
+def test_a_mirrored_film_is_told_as_a_picture_too(is_square, tmp_path):
+    """Its size in mm is unknown, and it might be a crop of one knee."""
+    shown = odd_films.KINDS["mirrored"](np.random.default_rng([3, 405])).picture()
+    if is_square:
+        side = max(shown.shape)
+        shown = np.pad(shown, [(0, side - n) for n in shown.shape])
+    cv2.imwrite(str(tmp_path / "film.png"), shown)
+    source, reading = Source(tmp_path / "film.png", "film.png"), Reading(350, localise=True)
+    job = KneeFileJob(source, reading)
+    (refusal,) = placing.place(source, job(), reading, locate.shipped())
+    assert refusal.reason == "mirrored_film"
+
+
 RIGHT_AGAIN = ("ordinary", "screws", "white border", "text across", "inverted", "crop, screws")
 """Kinds of odd films whose knees are marked all the same, or are missed."""
 

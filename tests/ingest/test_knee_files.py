@@ -393,14 +393,25 @@ def test_a_smaller_version_in_a_tiff_is_no_further_picture(tmp_path):
     assert isinstance(read(path)[0], Knee)
 
 
-def test_what_is_transparent_is_not_read(tmp_path):
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_what_is_transparent_is_not_read(tmp_path, suffix):
     seen = knee_like()
-    hidden = np.full_like(seen, 255)
-    hidden[:40] = 0
-    write(tmp_path / "alpha_R.png", np.dstack([seen, seen, seen, hidden]))
+    opacity = np.full_like(seen, 255)
+    opacity[:40] = 0
+    opacity[-40:] = 128
+    PIL.Image.fromarray(np.dstack([seen, seen, seen, opacity])).save(tmp_path / f"alpha_R{suffix}")
     black = seen.copy()
     black[:40] = 0
     write(tmp_path / "black_R.png", black)
-    (found,), (expected,) = read(tmp_path / "alpha_R.png"), read(tmp_path / "black_R.png")
+    (found,), (expected,) = read(tmp_path / f"alpha_R{suffix}"), read(tmp_path / "black_R.png")
     assert seen[:40].max() > 50
+    rows = np.s_[: found.image.shape[0] * 2 // 3]
+    np.testing.assert_array_equal(found.image[rows], expected.image[rows])
+
+
+def test_opacity_of_nothing_means_nothing(tmp_path):
+    seen = knee_like()
+    write(tmp_path / "alpha_R.png", np.dstack([seen, seen, seen, np.zeros_like(seen)]))
+    write(tmp_path / "plain_R.png", seen)
+    (found,), (expected,) = read(tmp_path / "alpha_R.png"), read(tmp_path / "plain_R.png")
     np.testing.assert_array_equal(found.image, expected.image)

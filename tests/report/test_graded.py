@@ -48,6 +48,25 @@ def test_nothing_is_told_of_what_was_not_measured(measured, page):
     assert "nan" not in text
 
 
+def test_the_knees_of_a_film_stand_in_one_row():
+    kl = targets.get("kl")
+    of_all = {"status": "graded", "notes": "", "kl_pred": 2, "reason": "", "detail": ""}
+    of_all |= dict.fromkeys(kl.output_columns(), 0.2) | {
+        "kl_expected": 2.0,
+        "kl_confidence": 0.6,
+        "kl_calibrated": True,
+    }
+    names = ["a.png", "film", "film", "b.png"]
+    table = pd.DataFrame(
+        [of_all | {"file": name, "side": side} for name, side in zip(names, "RRLR")]
+    )
+    text = render(table, (kl,), {}, "a model", WARNING)
+    figures = text.split("<figure")[1:]
+    assert ['class="begins"' in each.partition(">")[0] for each in figures] == [
+        name == "film" and number == 1 for number, name in enumerate(names)
+    ]
+
+
 def test_widths_without_an_error_stand_alone(page):
     text = page(**MEASURED | {"jsw_error_mm": None, "joint_angle_deg": None})
     assert "Joint space width: lateral 5.0 mm, medial 3.5 mm</p>" in text

@@ -3,6 +3,7 @@
 import * as server from "./server.js";
 import { View, ramp } from "./view.js";
 
+const LANDMARKS = { localiser: "found by the localiser", files: "of the film's landmark files" };
 const SIDES = { R: "Right knee", L: "Left knee", "": "Knee of unknown side" };
 
 const percent = (share) => `${Math.round(100 * share)} %`;
@@ -34,6 +35,14 @@ export function problem(title, text, className = "problem") {
   return made;
 }
 
+const OTHER_SIDE = "it looks like a", UNLIKE = "unlike most training knees";
+
+/** Whether a grade is told without a confidence, or the knee may be of the other side. */
+export function isDoubtful(row) {
+  const confidences = Object.keys(row).filter((name) => name.endsWith("_confidence"));
+  return row.status === "graded" && (confidences.some((name) => row[name] == null) || Boolean(row.notes?.includes(OTHER_SIDE)));
+}
+
 export const refused = (row) => problem(row.side ? `${SIDES[row.side]} refused` : "Refused", row.detail);
 
 /** A graded knee; `ready` is given its view once there is one. */
@@ -44,24 +53,28 @@ export function figure(job, row, targets, ready) {
   canvas.setAttribute("aria-label", `${SIDES[row.side]}: region that was read. ${targets.map((t) => answer(t, row)).join(", ")}`);
   made.append(element("h3", SIDES[row.side]), ...targets.map((target) => headline(target, row)));
   const graded = targets.filter((target) => target.classes.length);
+  // That a knee is unlike others is said where the confidence is.
+  const notes = row.notes === UNLIKE ? "" : row.notes;
+  if (notes && isDoubtful(row)) made.append(problem("Doubt", notes, "caution"));
   if (graded.length) made.append(element("p", meaning(graded, row), { className: "soft" }));
   caption.append(...graded.map((target) => bars(target, row, graded.length > 1)));
   const widths = [["lateral", row.jsw_lateral_mm], ["medial", row.jsw_medial_mm]].filter(([, mm]) => mm != null);
   if (widths.length) {
     const words = widths.map(([side, mm]) => `${side} ${mm.toFixed(1)} mm`).join(", ");
-    const error = row.jsw_error_mm == null ? "" : ` (± ${row.jsw_error_mm.toFixed(1)} mm)`;
-    caption.append(element("p", `Joint space: ${words}${error}`, { className: "soft" }));
+    const error = row.jsw_error_mm == null ? "" : ` (standard error ${row.jsw_error_mm.toFixed(1)} mm)`;
+    caption.append(element("p", `Joint space width: ${words}${error}`, { className: "soft" }));
   }
   const angles = [["joint lines", "joint_angle"], ["bones' axes", "axis_angle"]].filter(([, name]) => row[`${name}_deg`] != null);
   if (angles.length) {
     const words = angles.map(([what, name]) => {
       const error = row[`${name}_error_deg`];
-      return `${what} ${row[`${name}_deg`].toFixed(1)}°${error == null ? "" : ` (± ${error.toFixed(1)}°)`}`;
+      return `${what} ${row[`${name}_deg`].toFixed(1)}°${error == null ? "" : ` (standard error ${error.toFixed(1)}°)`}`;
     });
     caption.append(element("p", `Angles, varus positive: ${words.join(", ")}`, { className: "soft" }));
   }
   made.append(canvas, caption);
-  if (row.notes) caption.prepend(problem("Note", row.notes, "note"));
+  if (row.landmarks_by) caption.append(element("p", `Landmarks: ${LANDMARKS[row.landmarks_by] || row.landmarks_by}`, { className: "soft" }));
+  if (notes && !isDoubtful(row)) caption.prepend(problem("Note", notes, "note"));
   server.picture(job, row.number)
     .then((picture) => {
       if (picture.heat) caption.prepend(legend(targets[0], row));
@@ -79,7 +92,7 @@ export async function whole(job, views, targets) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", "Whole film, with the regions that were read");
   made.append(element("h3", "Whole film"), canvas, element("figcaption", "Framed: the regions that were read.", { className: "soft" }));
-  const outlines = views.map(({ row, picture }) => ({ corners: picture.corners, words: `${SIDES[row.side]}: ${answer(targets[0], row)}` }));
+  const outlines = views.map(({ row, picture }) => ({ corners: picture.corners, words: `${row.side ? `${row.side}: ` : ""}${answer(targets[0], row)}` }));
   return [made, await View.whole(canvas, await server.film(job, views[0].row.number), outlines)];
 }
 
@@ -98,7 +111,7 @@ function meaning(targets, row) {
   if (!told) return "No confidence: the picture is unlike most that the model was trained on.";
   if (!row[`${told.name}_calibrated`]) return "The confidence is the model's own highest bar: nobody has checked how often it is right.";
   const share = percent(row[`${told.name}_confidence`]);
-  return `Of validation knees with such a confidence about ${share} were graded right; the bars below are the model's raw probabilities, and may differ.`;
+  return `Of the knees that the model was validated on, about ${share} of those with such a confidence were graded right; the bars below are the model's raw probabilities, and may differ.`;
 }
 
 /** The grade, above the picture: it is what one looks for. */

@@ -2,10 +2,10 @@
 // Names of files are text, and never markup: everything is made by `textContent`.
 
 import * as server from "./server.js";
-import { answer, element, figure, problem, refused, short, whole } from "./film.js";
+import { answer, element, figure, isDoubtful, problem, refused, short, whole } from "./film.js";
 import { look } from "./view.js";
 
-const AT_ONCE = 3;
+const AT_ONCE = 3, CLEAR = "Clear the sitting";
 const $ = (id) => document.getElementById(id);
 
 // Files that are no pictures, which a folder brings along, are no films: `strays`.
@@ -26,7 +26,7 @@ function add(files) {
   const isHidden = (name) => name.split("/").some((part) => part.startsWith("."));
   for (const [name, file] of files) {
     if (isHidden(name)) strays.push({ name, why: "hidden, not sent" });
-    else if (isMark(name) && !marksFilm(name)) strays.push({ name, why: "landmarks without their film, not sent" });
+    else if (isMark(name) && !marksFilm(name)) strays.push({ name, why: "landmarks of no film that is here, not sent: those of film.dcm are film.dcm.pts (left) and film.dcm_f.pts (right)" });
     if (isMark(name) || isHidden(name)) continue;
     const marks = [".pts", "_f.pts"].map((end) => name + end).filter((mark) => names.has(mark));
     const film = { name, rows: [], state: "waiting", job: null };
@@ -70,9 +70,11 @@ async function grade(film) {
     remember();
   } catch (error) {
     if (isGone(film)) return;
-    film.files = [];
+    film.lost = error.status === 0;
+    // What no server has seen can be sent again.
+    if (!film.lost) film.files = [];
     film.problem = error.message;
-    say("refused");
+    say(film.lost ? "not sent" : "refused");
     if (error.status === 401) askForToken();
   }
   count();
@@ -80,9 +82,20 @@ async function grade(film) {
 
 function count() {
   const left = films.filter((each) => !each.done && !each.problem).length;
-  const refused = films.filter((film) => film.problem || film.rows.some((row) => row.status === "refused")).length;
-  const all = `${films.length} ${films.length === 1 ? "film" : "films"} in this sitting`;
-  tell(left ? `${left} still to be graded.` : `${all}${refused ? `, ${refused} with a refusal` : ""}.`);
+  const lost = films.filter((film) => film.lost).length, doubtful = films.filter((film) => film.rows.some(isDoubtful)).length;
+  const refused = films.filter((film) => (film.problem && !film.lost) || film.rows.some((row) => row.status === "refused")).length;
+  const words = [`${films.length} ${films.length === 1 ? "film" : "films"} in this sitting`];
+  if (refused) words.push(`${refused} with a refusal`);
+  if (doubtful) words.push(`${doubtful} in doubt`);
+  if (lost) words.push(`${lost} not sent`);
+  tell(left ? `${left} still to be graded.` : `${words.join(", ")}.`);
+}
+
+function again(film) {
+  Object.assign(film, { problem: "", lost: false, state: "waiting" });
+  waiting.push(film);
+  show(film);
+  send();
 }
 
 // An archive becomes as many films as it holds.
@@ -95,19 +108,20 @@ function put(film, rows) {
   const made = [...groups].map(([name, found]) => ({ name, rows: found, job: film.job, done: true, state: "" }));
   const isStray = ({ name, rows: found }) => NO_PICTURE.includes(found[0].reason) && !OF_PICTURES.test(name);
   const kept = made.filter((each) => !isStray(each)), place = films.indexOf(film);
-  strays.push(...made.filter(isStray).map((each) => ({ ...each, why: each.rows[0].detail })));
+  const why = { not_dicom: "neither a film nor a picture", index_of_files: "an index of other files" };
+  strays.push(...made.filter(isStray).map((each) => ({ ...each, why: why[each.rows[0].reason] })));
   films.splice(place, 1, ...kept);
   list();
   if (shown === film) show(films[place] || films[place - 1] || null);
 }
 
 function summary(film) {
-  if (film.problem) return `refused: ${film.problem}`;
+  if (film.problem) return `${film.lost ? "not sent" : "refused"}: ${film.problem}`;
   if (!film.done) return film.state;
   return film.rows.map((row) => {
     const side = row.side ? `${row.side}: ` : "";
     if (row.status === "refused") return `${side}refused`;
-    return side + about.targets.map((target) => answer(target, row)).join(", ");
+    return side + about.targets.map((target) => answer(target, row)).join(", ") + (isDoubtful(row) ? ", in doubt" : "");
   }).join(" · ");
 }
 
@@ -131,15 +145,22 @@ function list() {
     if (folder) button.append(element("span", folder.replace(/^.*(\/[^/]+\/[^/]+)$/, "…$1"), { className: "folder" }));
     button.append(element("span", summary(film), { className: "found" }));
     if (film === shown) button.setAttribute("aria-current", "true");
-    button.addEventListener("click", () => show(film));
+    button.addEventListener("click", () => {
+      show(film);
+      // On a phone the film is above the list.
+      if ($("film").getBoundingClientRect().bottom < 0 || matchMedia("(max-width: 760px)").matches) $("film").scrollIntoView();
+    });
     const item = element("li");
     item.classList.toggle("bad", Boolean(film.problem) || film.rows.some((row) => row.status === "refused"));
     item.append(button);
     return item;
   }));
   if (focused !== undefined) $("list").querySelector(`[data-place="${focused}"]`)?.focus();
-  const ids = jobs();
+  const ids = jobs(), place = films.indexOf(shown);
   for (const id of ["csv", "json", "html"]) $(id).disabled = !ids.length;
+  $("place").textContent = `${place + 1} of ${films.length}`;
+  $("previous").disabled = place <= 0;
+  $("next").disabled = place === films.length - 1;
 }
 
 const jobs = () => [...new Set([...films, ...strays].filter((film) => film.done).map((film) => film.job))];
@@ -154,11 +175,11 @@ async function show(film) {
   $("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
   Object.assign($("film-title"), { textContent: short(film.name, 60), title: film.name });
   $("path").textContent = film.name;
-  const place = films.indexOf(film);
-  $("place").textContent = `${place + 1} of ${films.length}`;
-  $("previous").disabled = !place;
-  $("next").disabled = place === films.length - 1;
-  if (film.problem) $("knees").replaceChildren(problem("Refused", film.problem));
+  if (film.lost) {
+    const button = element("button", "Try again", { type: "button" });
+    button.addEventListener("click", () => again(film));
+    $("knees").replaceChildren(problem("Not sent", film.problem), button);
+  } else if (film.problem) $("knees").replaceChildren(problem("Refused", film.problem));
   else if (!film.done) $("knees").replaceChildren(element("p", `${film.state}…`));
   else $("knees").replaceChildren(...film.rows.map((row) => (row.status === "refused" ? refused(row) : figure(film.job, row, about.targets, (view) => { if (shown === film) { views.push(view); reframe(); } }))));
   $("tools").hidden = $("lie").hidden = !film.rows.some((row) => row.picture);
@@ -244,7 +265,7 @@ async function connect() {
       films.push(film);
       await server.results([id]).then(({ rows }) => put(film, rows), () => films.splice(films.indexOf(film), 1));
     }
-    if (films.length && !shown) show(films[0]);
+    if (films.length && !shown) { show(films[0]); count(); }
   } catch (error) {
     $("model").textContent = error.message;
     if (error.status === 401) askForToken();
@@ -264,7 +285,11 @@ $("next").addEventListener("click", KEYS.n);
 $("in").addEventListener("click", KEYS["+"]);
 $("out").addEventListener("click", KEYS["-"]);
 $("reset").addEventListener("click", reset);
+$("clear").addEventListener("blur", () => { $("clear").textContent = CLEAR; });
 $("clear").addEventListener("click", () => {
+  // Nothing brings a sitting back.
+  if ($("clear").textContent === CLEAR) { $("clear").textContent = "Clear it for good"; return; }
+  $("clear").textContent = CLEAR;
   server.abandon();
   new Set([...films, ...strays].map((film) => film.job).filter(Boolean)).forEach(server.forget);
   [films, strays, waiting.length, shown] = [[], [], 0, null];

@@ -139,9 +139,7 @@ export class View {
 
   mark(context, scale) {
     const size = (2.2 * devicePixelRatio * Math.sqrt(this.zoom)) / scale;
-    context.lineWidth = (1.4 * devicePixelRatio) / scale;
     context.fillStyle = LATERAL;
-    context.strokeStyle = MEDIAL;
     this.picture.landmarks.forEach(([x, y], index) => {
       context.beginPath();
       if (this.picture.medial[index]) {
@@ -149,11 +147,15 @@ export class View {
         context.lineTo(x + size, y + size);
         context.moveTo(x - size, y + size);
         context.lineTo(x + size, y - size);
-        context.stroke();
-      } else {
-        context.arc(x, y, size, 0, 2 * Math.PI);
-        context.fill();
-      }
+      } else context.arc(x, y, size, 0, 2 * Math.PI);
+      // Bone is as bright as either colour.
+      context.lineWidth = (3 * devicePixelRatio) / scale;
+      context.strokeStyle = "rgba(0,0,0,.7)";
+      context.stroke();
+      context.lineWidth = (1.4 * devicePixelRatio) / scale;
+      context.strokeStyle = MEDIAL;
+      if (this.picture.medial[index]) context.stroke();
+      else context.fill();
     });
   }
 
@@ -170,7 +172,8 @@ export class View {
     context.strokeStyle = "#000";
     context.fillStyle = "#fff";
     const left = Math.min(...places.map(([x]) => x)), top = Math.min(...places.map(([, y]) => y));
-    const place = [Math.max(left, 0), Math.max(top - (6 * devicePixelRatio) / scale, (16 * devicePixelRatio) / scale)];
+    const room = Math.max(this.region.width - context.measureText(words).width, 0);
+    const place = [Math.min(Math.max(left, 0), room), Math.max(top - (6 * devicePixelRatio) / scale, (16 * devicePixelRatio) / scale)];
     context.lineWidth *= 2;
     context.strokeText(words, ...place);
     context.fillText(words, ...place);
