@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from knee_jax.ingest import archives
 
@@ -61,14 +61,20 @@ def unique(found: Iterable[Source]) -> list[Source]:
         path = os.path.abspath(source.path)
         if path in paths:
             continue
-        name, count = source.name, 1
-        while name in names:
-            count += 1
-            name = f"{source.name} ({count})"
+        name = numbered(source.name, names)
         names.add(name)
         paths.add(path)
         sources.append(dataclasses.replace(source, name=name))
     return sources
+
+
+def numbered(name: str, taken: Container[str]) -> str:
+    """Return a name that is not taken yet: itself, or with the first free number."""
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name} ({count})"
+    return free
 
 
 def _in_folder(root: pathlib.Path, prefix: str) -> Iterator[Source]:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from knee_jax.inference import grade
 from knee_jax.ingest.knee_files import Reading, Refusal
-from knee_jax.ingest.sources import Source
+from knee_jax.ingest.sources import Source, numbered
 from knee_jax.serve import telemetry
 from knee_jax.serve.grading import Graded, Grader
 from knee_jax.serve.limits import MIB, Limits
@@ -247,5 +247,19 @@ class Jobs:
 
 
 def results_of(jobs: Iterable[Job]) -> list[Graded]:
-    """Return the results of several requests, one after another."""
-    return [each for job in jobs for each in job.results]
+    """Return the results of several requests, one after another.
+
+    Of files that have one name in two requests, the later get a number.
+    """
+    found: list[Graded] = []
+    taken: set[str] = set()
+    for job in jobs:
+        names = {each.row["file"]: "" for each in job.results}
+        for name in names:
+            names[name] = numbered(name, taken)
+            taken.add(names[name])
+        found += [
+            dataclasses.replace(each, row={**each.row, "file": names[each.row["file"]]})
+            for each in job.results
+        ]
+    return found

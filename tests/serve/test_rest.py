@@ -102,6 +102,8 @@ def test_jobs_go_from_the_queue_to_results_of_one_or_several(serve):
     assert [row["kl_pred"] for row in found] == ["4", ""]
     both = client.get(f"/jobs/{','.join(ids)}/results.json").json()["rows"]
     assert [row.get("kl_pred") for row in both] == [0, None, 4, None]
+    # Two films may have one name, and are told apart all the same.
+    assert [row["file"] for row in both] == ["a_R.png", "b.txt", "a_R.png (2)", "b.txt (2)"]
     assert client.get(f"/jobs/{','.join(ids)}/results.html").status_code == 200
     picture = client.get(f"/jobs/{ids[0]}/knees/0").json()
     assert picture["region"].startswith("data:image/png;base64,")
