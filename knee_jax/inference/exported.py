@@ -259,6 +259,7 @@ def load(path: str | Path) -> Predictor:
         heat=compiled("heat") if shows_heat else None,
         temperatures=metadata["temperatures"],
         facts={"version": metadata["version"], "created": metadata["created"], **metadata["facts"]},
+        card=file.read(CARD).decode(errors="replace") if CARD in archive.namelist() else "",
     )
 
 

@@ -116,4 +116,5 @@ def average(models: Sequence[Predictor]) -> Predictor:
         forward=forward,
         heat=first.heat,
         facts={"models": [dict(model.facts) for model in models]},
+        card="\n\n".join(model.card for model in models if model.card),
     )

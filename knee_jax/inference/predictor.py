@@ -55,6 +55,7 @@ class Predictor:
         temperatures: Temperature by which the probabilities of a target are calibrated, as fitted
             on validation knees; a target without one is not calibrated.
         facts: What is known of the model, as its file or its run's folder tells it.
+        card: Text of its model card, Markdown; '' if it has none.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Predictor:
     batch_sizes: tuple[int, ...] = (BATCH_SIZE,)
     temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    card: str = ""
 
     def predict(
         self,

@@ -26,6 +26,7 @@ def about(predictor: Predictor) -> dict[str, Any]:
         "model": predictor.name,
         "knee_jax": knee_jax.__version__,
         "warning": WARNING,
+        "has_card": bool(predictor.card),
         "targets": [
             {
                 "name": target.name,

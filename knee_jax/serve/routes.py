@@ -89,6 +89,18 @@ def add(app: FastAPI, engine: Callable[[], Engine]) -> None:
         grader, _ = engine().ready()
         return results.about(grader.predictor) | {"limits": dataclasses.asdict(engine().limits)}
 
+    @app.get(
+        "/card",
+        response_class=PlainTextResponse,
+        responses={404: {"model": Problem}},
+        summary="Model card, Markdown",
+    )
+    async def card() -> Response:
+        grader, _ = engine().ready()
+        if not grader.predictor.card:
+            raise HTTPException(404, "The model has no card.")
+        return PlainTextResponse(grader.predictor.card)
+
     @app.get("/metrics", response_class=PlainTextResponse, summary="Metrics for Prometheus")
     async def of_metrics() -> Response:
         text = await run_in_threadpool(engine().metrics.text)

@@ -58,6 +58,7 @@ def test_each_loads_predicts_and_has_a_card(name):
             np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
             assert model.temperatures[target.name] > 0
     card = card_of(name)
+    assert model.card == card == file_of(name).with_suffix(".md").read_text()
     for word in ("Intended use", "Training data", "Limits", "not a medical device", "licence"):
         assert word in card
 

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import logging
@@ -340,6 +341,16 @@ def test_requests_are_counted_and_logged_without_names(serve, caplog):
     lines = [telemetry._Lines().format(record) for record in caplog.records]
     assert sum(json.loads(line)["event"] == "request" for line in lines) == 3
     assert not any("planted" in line.lower() for line in [*lines, text])
+
+
+def test_the_card_is_handed_out_where_there_is_one(serve):
+    client = serve()
+    assert client.get("/card").status_code == 404
+    assert client.get("/about").json()["has_card"] is False
+    client = serve(predictor=dataclasses.replace(means(), card="# A card, 70 % right"))
+    assert client.get("/card").text == "# A card, 70 % right"
+    assert client.get("/card").headers["content-type"].startswith("text/plain")
+    assert client.get("/about").json()["has_card"] is True
 
 
 def test_the_interface_is_described_and_nothing_is_loaded_from_elsewhere(serve):

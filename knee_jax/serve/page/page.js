@@ -259,7 +259,8 @@ async function connect() {
   try {
     about = await server.about();
     $("token").hidden = true;
-    $("model").textContent = `Model: ${about.model} (knee_jax ${about.knee_jax})`;
+    $("model").textContent = `Model: ${about.model} (knee_jax ${about.knee_jax}). `;
+    if (about.has_card) $("model").append(element("a", "How good it is, and its limits", { href: "card", target: "_blank", rel: "noopener" }));
     for (const id of JSON.parse(sessionStorage.getItem("jobs") || "[]")) {
       const film = { name: "", rows: [], job: id };
       films.push(film);
