@@ -42,6 +42,7 @@ def means():
         forward=forward,
         heat=lambda batch: batch["image"].astype(np.float32) / 255,
         temperatures={"kl": 2.0},
+        card="# means, a model that reads brightness",
     )
 
 

@@ -474,6 +474,13 @@ def test_the_keyboard_suffices(opened, address):
 
 
 @pytest.mark.slow
+def test_the_models_card_is_on_the_page(opened, address):
+    page = opened(address)
+    page.click("#card summary")
+    page.wait_for_selector("text=a model that reads brightness")
+
+
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_the_server_ends_well(opened, started):
     process, address, folder = started(TOKEN)
     page = opened(address)

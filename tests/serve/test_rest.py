@@ -345,12 +345,12 @@ def test_requests_are_counted_and_logged_without_names(serve, caplog):
 
 def test_the_card_is_handed_out_where_there_is_one(serve):
     client = serve()
-    assert client.get("/card").status_code == 404
-    assert client.get("/about").json()["has_card"] is False
-    client = serve(predictor=dataclasses.replace(means(), card="# A card, 70 % right"))
-    assert client.get("/card").text == "# A card, 70 % right"
+    assert client.get("/card").text == "# means, a model that reads brightness"
     assert client.get("/card").headers["content-type"].startswith("text/plain")
     assert client.get("/about").json()["has_card"] is True
+    client = serve(predictor=dataclasses.replace(means(), card=""))
+    assert client.get("/card").status_code == 404
+    assert client.get("/about").json()["has_card"] is False
 
 
 def test_the_interface_is_described_and_nothing_is_loaded_from_elsewhere(serve):

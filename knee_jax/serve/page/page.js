@@ -259,8 +259,8 @@ async function connect() {
   try {
     about = await server.about();
     $("token").hidden = true;
-    $("model").textContent = `Model: ${about.model} (knee_jax ${about.knee_jax}). `;
-    if (about.has_card) $("model").append(element("a", "How good it is, and its limits", { href: "card", target: "_blank", rel: "noopener" }));
+    $("model").textContent = `Model: ${about.model} (knee_jax ${about.knee_jax})`;
+    $("card").hidden = !about.has_card;
     for (const id of JSON.parse(sessionStorage.getItem("jobs") || "[]")) {
       const film = { name: "", rows: [], job: id };
       films.push(film);
@@ -274,6 +274,10 @@ async function connect() {
   }
 }
 
+$("card").addEventListener("toggle", async () => {
+  const text = $("card").querySelector("pre");
+  if (!text.textContent) text.textContent = await server.card().catch((error) => error.message);
+});
 for (const input of [$("files"), $("folder")]) input.addEventListener("change", () => chosen(input));
 for (const id of ["landmarks", "heat"]) $(id).addEventListener("change", () => { look[id] = $(id).checked; redraw(); });
 for (const id of ["level", "window"]) $(id).addEventListener("input", () => { look[id] = Number($(id).value); redraw(); });

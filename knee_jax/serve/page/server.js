@@ -39,6 +39,7 @@ async function ask(path, options = { signal: questions.signal }) {
 }
 
 export const about = async () => (await ask("about")).json();
+export const card = async () => (await ask("card")).text();
 export const results = async (ids) => (await ask(`jobs/${ids.join(",")}/results.json`)).json();
 export const picture = async (id, number) => (await ask(`jobs/${id}/knees/${number}`)).json();
 export const film = async (id, number) => (await ask(`jobs/${id}/knees/${number}/film`)).blob();
