@@ -7,6 +7,9 @@ that lie on the joint surfaces.
 
 import types
 
+SIDE_WORDS = {"R": "right", "L": "left"}
+"""Side of a knee → its word."""
+
 NUM_LANDMARKS = 74
 FEMUR = range(0, 37)
 TIBIA = range(37, 74)

@@ -1,4 +1,4 @@
-"""What hides a knee's joint, or its bones: metal, black without exposure, patches, a negative."""
+"""Metal, black borders and patches on a knee's joint, and bones that are dark as in a negative."""
 
 import dataclasses
 from collections.abc import Sequence

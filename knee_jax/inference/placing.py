@@ -26,10 +26,11 @@ from knee_jax.ingest.knee_files import (
     Unplaced,
 )
 from knee_jax.ingest.sources import Source
-from knee_jax.landmarks import PLATEAU_CENTRE
+from knee_jax.landmarks import PLATEAU_CENTRE, SIDE_WORDS
 
+_LOOKS = "it looks like a"
 OTHER_SIDE = (
-    "it looks like a {looks} knee, and was said to be a {said} one: its name, its header or the "
+    f"{_LOOKS} {{looks}} knee, and was said to be a {{said}} one: its name, its header or the "
     "side that was given is wrong, or the picture is mirrored"
 )
 CERTAIN_SIDE = 0.9
@@ -60,8 +61,6 @@ TWO_KNEES = ("same_side", "sides_swapped", "mirrored_film", "letter_mismatch")
 
 ONLY_ONE = "only one knee was found on the film"
 SIDE_SEEN = "the side was guessed from the picture"
-
-_WORDS = {"R": "right", "L": "left"}
 
 
 def place(
@@ -120,7 +119,7 @@ def _cut(
     if reading.side:
         places = {side: place for side, place in places.items() if side == reading.side}
     if not places:
-        detail = f"no {_WORDS[reading.side]} knee was found"
+        detail = f"no {SIDE_WORDS[reading.side]} knee was found"
         return [Refusal(film.source, reading.side, "no_knee", detail)]
     notes: tuple[str, ...] = (ONLY_ONE,) if alone and not unscaled else ()
     if unscaled:
@@ -168,7 +167,7 @@ def _of_their_sides(
         knees = [again]
     sides = [knee.looks for knee in knees]
     if len(set(sides)) < len(sides):
-        detail = f"both knees of the film look like a {_WORDS[sides[0]]} one"
+        detail = f"both knees of the film look like a {SIDE_WORDS[sides[0]]} one"
         return Refusal(film.source, "", "same_side", detail)
     return knees
 
@@ -353,5 +352,10 @@ def _found_as_said(knee: Knee, localiser: Localiser) -> Found:
     return localiser.find(knee.image, most=1)[0]
 
 
+def may_be_other_side(notes: str) -> bool:
+    """Tell if notes say that a knee looks like the other side than it was said to be."""
+    return _LOOKS in notes
+
+
 def _other_side(looks: str, said: str) -> str:
-    return OTHER_SIDE.format(looks=_WORDS[looks], said=_WORDS[said])
+    return OTHER_SIDE.format(looks=SIDE_WORDS[looks], said=SIDE_WORDS[said])

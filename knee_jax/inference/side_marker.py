@@ -19,6 +19,7 @@ import PIL.ImageFont
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.inference.found import Found
+from knee_jax.landmarks import SIDE_WORDS
 
 PIXEL_MM = 0.4
 """Pixel size at which letters are looked for, mm."""
@@ -87,7 +88,7 @@ def check(picture: np.ndarray, spacing_mm: tuple[float, float], knees: Sequence[
     ]
     if not pairs or any(letter.name == knee.looks for letter, knee in pairs):
         return
-    name, looks = pairs[0][0].name, {"R": "right", "L": "left"}[pairs[0][1].looks]
+    name, looks = pairs[0][0].name, SIDE_WORDS[pairs[0][1].looks]
     if all(letter.mirrored for letter, _ in pairs):
         raise UnusableKnee(
             "mirrored_film", f"its letter {name} is mirrored: left and right are swapped; flip it"

@@ -15,7 +15,7 @@ import numpy as np
 
 from knee_jax.errors import UnusableKnee
 from knee_jax.ingest import archives
-from knee_jax.landmarks import CONDYLES, NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE
+from knee_jax.landmarks import CONDYLES, NUM_LANDMARKS, PLATEAU, PLATEAU_CENTRE, SIDE_WORDS
 
 SUFFIXES = {"L": ".pts", "R": "_f.pts"}
 """Suffix of the landmark file of each side, which follows the film's name."""
@@ -122,7 +122,8 @@ def check_orientation(
     }
     if any(side != found for side, found in half.items()):
         detail = ", ".join(
-            f"the {_NAMES[side]} knee is in the film's {_HALVES[half[side]]} half" for side in half
+            f"the {SIDE_WORDS[side]} knee is in the film's {_HALVES[half[side]]} half"
+            for side in half
         )
         one_half = len(half) > len(set(half.values()))
         reason = "same_half" if one_half else "sides_swapped" if len(half) == 2 else "wrong_half"
@@ -135,7 +136,6 @@ def check_orientation(
     return wrong
 
 
-_NAMES = {"R": "right", "L": "left"}
 _HALVES = {"R": "left", "L": "right"}
 """Halves of the film in which the patient's right and left knees are."""
 

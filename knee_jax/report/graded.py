@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from knee_jax.files import write_text
+from knee_jax.landmarks import SIDE_WORDS
 from knee_jax.pictures import data_uri
 from knee_jax.report.templates import template
 from knee_jax.targets import of_kind
@@ -138,7 +139,7 @@ def render(
         Shown(
             file=row["file"],
             begins_film=row["file"] == following and row["file"] != before,
-            side={"L": "left", "R": "right"}.get(row["side"], "side unknown"),
+            side=SIDE_WORDS.get(row["side"], "side unknown"),
             picture=pictures.get(place, ""),
             answers=tuple(_answer(target, row) for target in targets),
             measures=tuple(_measures(row)),

@@ -8,7 +8,7 @@ import numpy as np
 
 import knee_jax
 from knee_jax import pictures
-from knee_jax.inference import grade
+from knee_jax.inference import grade, placing
 from knee_jax.inference.grade import WARNING
 from knee_jax.inference.predictor import Predictor
 from knee_jax.landmarks import NUM_LANDMARKS, compartment
@@ -41,8 +41,19 @@ def about(predictor: Predictor) -> dict[str, Any]:
 
 def as_json(predictor: Predictor, results: Sequence[Graded]) -> dict[str, Any]:
     """Return the rows, and what they mean."""
-    rows = [dict(each.row, picture=each.shown is not None) for each in results]
+    rows = [
+        dict(each.row, picture=each.shown is not None, in_doubt=is_in_doubt(each.row))
+        for each in results
+    ]
     return about(predictor) | {"rows": rows}
+
+
+def is_in_doubt(row: grade.Row) -> bool:
+    """Tell if a knee is graded without a confidence, or may be of the other side."""
+    confidences = [value for name, value in row.items() if name.endswith("_confidence")]
+    return row["status"] == "graded" and (
+        None in confidences or placing.may_be_other_side(row["notes"])
+    )
 
 
 def as_csv(results: Sequence[Graded]) -> str:

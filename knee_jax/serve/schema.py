@@ -91,6 +91,7 @@ class About(BaseModel):
     knee_jax: str
     warning: str
     targets: list[TargetOfModel]
+    has_card: bool = Field(description="Whether `GET /card` has a model card.")
 
 
 class Results(About):
@@ -98,7 +99,8 @@ class Results(About):
 
     rows: list[dict[str, Any]] = Field(
         description="One per knee, or per refused file with the reason, with the columns of "
-        "`predictions.csv` of `knee-jax predict`, and whether it has a picture."
+        "`predictions.csv` of `knee-jax predict`, whether it has a picture, and whether it is in "
+        "doubt."
     )
 
 

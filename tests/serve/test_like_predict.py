@@ -30,6 +30,7 @@ def test_rows_of_a_film_are_those_of_predict_whatever_the_batch(serve, tmp_path,
     rows = client.post("/predict", files=files).json()["rows"]
     for row, wanted in zip(rows, expected, strict=True):
         assert row.pop("picture")
+        assert row.pop("in_doubt") in (True, False)
         numbers = {name for name in wanted if name.startswith(COUNTED) and wanted[name] is not None}
         for name in numbers:
             # Angles are told in hundredths of a degree, to which a hair's breadth may round them.

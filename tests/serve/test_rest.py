@@ -53,6 +53,7 @@ def test_rows_are_those_of_predict(serve, tmp_path, monkeypatch):
     assert answer.status_code == 200
     rows = answer.json()["rows"]
     assert [row.pop("picture") for row in rows] == [True, True, False]
+    assert not any(row.pop("in_doubt") for row in rows)
     assert json.loads(grade.table_of(rows).to_json()) == json.loads(expected.to_json())
     assert [row.get("kl_pred") for row in rows] == [0, 3, None]
     text = post(client, *files, path="/predict?format=csv").text

@@ -35,14 +35,6 @@ export function problem(title, text, className = "problem") {
   return made;
 }
 
-const OTHER_SIDE = "it looks like a", UNLIKE = "unlike most training knees";
-
-/** Whether a grade is told without a confidence, or the knee may be of the other side. */
-export function isDoubtful(row) {
-  const confidences = Object.keys(row).filter((name) => name.endsWith("_confidence"));
-  return row.status === "graded" && (confidences.some((name) => row[name] == null) || Boolean(row.notes?.includes(OTHER_SIDE)));
-}
-
 export const refused = (row) => problem(row.side ? `${SIDES[row.side]} refused` : "Refused", row.detail);
 
 /** A graded knee; `ready` is given its view once there is one. */
@@ -53,10 +45,9 @@ export function figure(job, row, targets, ready) {
   canvas.setAttribute("aria-label", `${SIDES[row.side]}: region that was read. ${targets.map((t) => answer(t, row)).join(", ")}`);
   made.append(element("h3", SIDES[row.side]), ...targets.map((target) => headline(target, row)));
   const graded = targets.filter((target) => target.classes.length);
-  // That a knee is unlike others is said where the confidence is.
-  const notes = row.notes === UNLIKE ? "" : row.notes;
-  if (notes && isDoubtful(row)) made.append(problem("Doubt", notes, "caution"));
-  if (graded.length) made.append(element("p", meaning(graded, row), { className: "soft" }));
+  if (row.notes && row.in_doubt) made.append(problem("Doubt", row.notes, "caution"));
+  const words = meaning(graded, row);
+  if (words) made.append(element("p", words, { className: "soft" }));
   caption.append(...graded.map((target) => bars(target, row, graded.length > 1)));
   const widths = [["lateral", row.jsw_lateral_mm], ["medial", row.jsw_medial_mm]].filter(([, mm]) => mm != null);
   if (widths.length) {
@@ -74,7 +65,7 @@ export function figure(job, row, targets, ready) {
   }
   made.append(canvas, caption);
   if (row.landmarks_by) caption.append(element("p", `Landmarks: ${LANDMARKS[row.landmarks_by] || row.landmarks_by}`, { className: "soft" }));
-  if (notes && !isDoubtful(row)) caption.prepend(problem("Note", notes, "note"));
+  if (row.notes && !row.in_doubt) caption.prepend(problem("Note", row.notes, "note"));
   server.picture(job, row.number)
     .then((picture) => {
       if (picture.heat) caption.prepend(legend(targets[0], row));
@@ -105,10 +96,10 @@ function legend(target, row) {
   return made;
 }
 
-/** What the confidence says, and why it is not the percentage of the bar. */
+/** What the confidence says, and why it is not the percentage of the bar; '' if there is none. */
 function meaning(targets, row) {
   const told = targets.find((target) => row[`${target.name}_confidence`] != null);
-  if (!told) return "No confidence: the picture is unlike most that the model was trained on.";
+  if (!told) return "";
   if (!row[`${told.name}_calibrated`]) return "The confidence is the model's own highest bar: nobody has checked how often it is right.";
   const share = percent(row[`${told.name}_confidence`]);
   return `Of the knees that the model was validated on, about ${share} of those with such a confidence were graded right; the bars below are the model's raw probabilities, and may differ.`;

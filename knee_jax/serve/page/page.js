@@ -2,7 +2,7 @@
 // Names of files are text, and never markup: everything is made by `textContent`.
 
 import * as server from "./server.js";
-import { answer, element, figure, isDoubtful, problem, refused, short, whole } from "./film.js";
+import { answer, element, figure, problem, refused, short, whole } from "./film.js";
 import { look } from "./view.js";
 
 const AT_ONCE = 3, CLEAR = "Clear the sitting";
@@ -82,7 +82,7 @@ async function grade(film) {
 
 function count() {
   const left = films.filter((each) => !each.done && !each.problem).length;
-  const lost = films.filter((film) => film.lost).length, doubtful = films.filter((film) => film.rows.some(isDoubtful)).length;
+  const lost = films.filter((film) => film.lost).length, doubtful = films.filter((film) => film.rows.some((row) => row.in_doubt)).length;
   const refused = films.filter((film) => (film.problem && !film.lost) || film.rows.some((row) => row.status === "refused")).length;
   const words = [`${films.length} ${films.length === 1 ? "film" : "films"} in this sitting`];
   if (refused) words.push(`${refused} with a refusal`);
@@ -121,7 +121,7 @@ function summary(film) {
   return film.rows.map((row) => {
     const side = row.side ? `${row.side}: ` : "";
     if (row.status === "refused") return `${side}refused`;
-    return side + about.targets.map((target) => answer(target, row)).join(", ") + (isDoubtful(row) ? ", in doubt" : "");
+    return side + about.targets.map((target) => answer(target, row)).join(", ") + (row.in_doubt ? ", in doubt" : "");
   }).join(" · ");
 }
 
